@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.data.shapes import (
+    BACKGROUND,
+    COLOURS,
+    LABELS,
+    REACH,
+    SHAPES,
+    SPLITS,
+    Clip,
+    ShapesSpec,
+    coverage,
+    make_clip,
+    make_shapes,
+    read_clips,
+    rgb,
+)
+from vidiff.data.video import VideoReader
+
+ROOT = Path(__file__).parents[2]
+TINY = ShapesSpec(size=32, frames=4, train=2, test=1)
+
+
+def clips(spec: ShapesSpec, split: str = "train") -> list[Clip]:
+    numbers = range(getattr(spec, split))
+    return [make_clip(spec, split, label, number) for label in LABELS for number in numbers]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_labels_are_numbered_as_sorted_class_folders_are() -> None:
+    assert list(LABELS) == sorted(LABELS)
+    assert len(LABELS) == 12
+    assert LABELS[2 * len(SHAPES) + 1] == "red_square"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_area_and_centre_of_mass_are_as_asked(shape: str) -> None:
+    centre, size = torch.tensor([[30.3, 33.8], [28.9, 31.1]]), torch.tensor([7.0, 11.0])
+    amount = coverage(shape, centre, size, 64, 64).double()
+    area = amount.sum((1, 2))
+    torch.testing.assert_close(area, math.pi * size.double() ** 2, rtol=0.01, atol=0)
+    place = torch.arange(64) + 0.5
+    x, y = (amount.sum(1) * place).sum(1) / area, (amount.sum(2) * place).sum(1) / area
+    torch.testing.assert_close(torch.stack([x, y], 1), centre.double(), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_coverage_agrees_with_counting_fine_samples(shape: str) -> None:
+    centre, size = torch.tensor([[15.3, 16.8]]), torch.tensor([7.6])
+    fine = 16
+    sampled = (coverage(shape, centre * fine, size * fine, 32 * fine, 32 * fine) > 0.5).float()
+    sampled = sampled.unflatten(2, (32, fine)).unflatten(1, (32, fine)).mean((2, 4))
+    error = (coverage(shape, centre, size, 32, 32) - sampled).abs()
+    assert error.max() < 0.3  # at the triangle's tips; elsewhere far less
+    assert error.mean() < 0.003
+
+
+def test_unknown_shape_is_named() -> None:
+    with pytest.raises(ValueError, match="no shape 'star'; choose one of disc, square, triangle"):
+        coverage("star", torch.zeros(1, 2), torch.ones(1), 8, 8)
+
+
+def test_drawing_has_the_colour_inside_and_the_background_outside() -> None:
+    video = Clip("green_square", 8.0, (20.0, 30.0), (1.0, 0.0), 64).video(3)
+    assert video.shape == (3, 3, 64, 64)
+    assert video.dtype == torch.float32
+    for i in range(3):
+        torch.testing.assert_close(video[:, i, 30, 20 + i], rgb(COLOURS["green"]))
+        torch.testing.assert_close(video[:, i, 50, 50], rgb(BACKGROUND))
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_objects_stay_inside_and_keep_size_and_speed_in_range(size: int) -> None:
+    for clip in clips(ShapesSpec(size=size, train=20)):
+        across, up, down = (clip.size * reach for reach in REACH[clip.label.split("_")[1]])
+        path = clip.path(200)
+        assert torch.equal(path[0], torch.tensor(clip.position, dtype=torch.float64))
+        assert path[:, 0].min() - across >= -1e-9
+        assert path[:, 0].max() + across <= size + 1e-9
+        assert path[:, 1].min() - up >= -1e-9
+        assert path[:, 1].max() + down <= size + 1e-9
+        assert 7 <= clip.size * 64 / size <= 11
+        assert 1 <= clip.speed * 64 / size <= 4
+
+
+def test_velocity_is_constant_but_for_its_sign_at_walls() -> None:
+    for clip in clips(ShapesSpec(train=10)):
+        step = clip.path(64).diff(dim=0)  # f-1 2
+        speed = torch.tensor(clip.velocity, dtype=torch.float64).abs()
+        whole = torch.isclose(step.abs(), speed, rtol=0, atol=1e-9)
+        assert (step.abs() <= speed + 1e-9).all()  # shorter only in the step in which it bounces
+        turned = step.sign().diff(dim=0) != 0  # f-2 2
+        beside = whole[:-1] & whole[1:]
+        assert not (~whole[1:] & ~whole[:-1]).any()  # a bounce takes one step
+        assert (turned & beside).sum() == (turned & beside & (step[1:] == -step[:-1])).sum()
+        assert whole.double().mean() > 0.7
+
+
+def test_bounce_by_hand() -> None:
+    """A disc of radius 8 has its centre in [8, 56]: from x = 53 at 2 a frame it reaches 57, that is, 55."""
+    path = Clip("red_disc", 8.0, (53.0, 9.5), (2.0, -1.0), 64).path(5)
+    assert path[:, 0].tolist() == [53, 55, 55, 53, 51]
+    assert path[:, 1].tolist() == [9.5, 8.5, 8.5, 9.5, 10.5]
+
+
+@pytest.mark.parametrize(
+    ("velocity", "direction"),
+    [((-2.0, 1.0), "left"), ((2.0, -1.9), "right"), ((0.5, -1.0), "up"), ((1.0, 3.0), "down")],
+)
+def test_caption_names_the_larger_component(velocity: tuple[float, float], direction: str) -> None:
+    clip = Clip("red_square", 8.0, (30.0, 30.0), velocity, 64)
+    assert clip.caption == f"a red square moves {direction}"
+
+
+def test_no_two_clips_share_a_trajectory() -> None:
+    specs = [ShapesSpec(seed=seed) for seed in (0, 1)]
+    starts = [clip.position for spec in specs for split in SPLITS for clip in clips(spec, split)]
+    assert len(set(starts)) == len(starts) == 2 * 12 * (64 + 8)
+
+
+def test_a_clip_depends_on_its_own_name_alone() -> None:
+    few, many = ShapesSpec(train=1), ShapesSpec(train=50, test=50, frames=8)
+    assert make_clip(few, "test", "blue_disc", 3) == make_clip(many, "test", "blue_disc", 3)
+
+
+def test_files_are_the_same_byte_for_byte(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert make_shapes(tmp_path / name, TINY, progress=False) == 12 * 3
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert len(files(tmp_path / "a")) == 12 * 3 + 2
+
+
+def test_files_hold_what_was_asked_and_captions_tell_the_truth(tmp_path: Path) -> None:
+    make_shapes(tmp_path, TINY, progress=False)
+    truth = read_clips(tmp_path)
+    assert set(truth) == set(tmp_path.rglob("*.mp4"))
+    for path, clip in truth.items():
+        split, label, name = path.relative_to(tmp_path).parts
+        assert clip == make_clip(TINY, split, label, int(Path(name).stem))
+        with VideoReader(path) as reader:
+            assert (reader.frames, reader.size) == (4, (32, 32))
+    lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    for line in lines:
+        clip = truth[tmp_path / line["path"]]
+        assert line["caption"] == clip.caption
+        assert line["speed"] == math.hypot(*line["velocity"])
+    assert sum(line["path"].startswith("test/") for line in lines) == 12
+
+
+def test_a_second_run_writes_only_what_is_missing(tmp_path: Path) -> None:
+    make_shapes(tmp_path, TINY, progress=False)
+    before = files(tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
+    assert make_shapes(tmp_path, TINY, progress=False) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")} == written
+    (tmp_path / "train" / "red_disc" / "0001.mp4").unlink()
+    assert make_shapes(tmp_path, TINY, progress=False) == 1
+    assert files(tmp_path) == before
+
+
+def test_an_interrupted_run_is_made_anew(tmp_path: Path) -> None:
+    make_shapes(tmp_path, replace(TINY, seed=5, train=3), progress=False)
+    (tmp_path / "spec.json").unlink()  # it is written last
+    assert make_shapes(tmp_path, TINY, progress=False) == 12 * 3
+    make_shapes(tmp_path.with_name("fresh"), TINY, progress=False)
+    assert files(tmp_path) == files(tmp_path.with_name("fresh"))
+
+
+def test_other_options_are_refused_unless_forced(tmp_path: Path) -> None:
+    make_shapes(tmp_path, replace(TINY, train=3), progress=False)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"choose another folder, or replace the set with --force"):
+        make_shapes(tmp_path, TINY, progress=False)
+    assert files(tmp_path) == before
+    mine = tmp_path / "train" / "red_disc" / "mine.mp4"
+    mine.write_bytes(b"kept")
+    assert make_shapes(tmp_path, TINY, force=True, progress=False) == 12 * 3
+    assert mine.read_bytes() == b"kept"
+    mine.unlink()
+    assert set(read_clips(tmp_path)) == set(tmp_path.rglob("*.mp4"))  # none of the old set's files stayed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 63}, "size is 63; give an even number"),
+        ({"size": 16}, "size is 16; give an even number of pixels from 32 on"),
+        ({"frames": 0}, "frames is 0; give a whole number from 1 on"),
+        ({"seed": -1}, "seed is -1"),
+        ({"train": 0, "test": 0}, "ask for at least one clip a label"),
+    ],
+)
+def test_impossible_sets_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShapesSpec(**options)
+
+
+def test_a_folder_without_captions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"captions\.jsonl; make the set with: python tools/make_shapes\.py"):
+        read_clips(tmp_path)
+
+
+def test_the_command_makes_the_set_and_tells_errors_in_one_line(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "tools" / "make_shapes.py"), "--out", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    small = ("--train", "1", "--test", "0", "--size", "32", "--frames", "2")
+    first = run(*small)
+    assert (first.returncode, first.stdout) == (0, f"{tmp_path}: wrote 12 clips\n")
+    refused = run(*small, "--seed", "1")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("make_shapes: ")
+    assert refused.stderr.count("\n") == 1

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vidiff.diffusion.condition import Condition
+
+
+def full(count: int = 4) -> Condition:
+    return Condition(
+        label=torch.arange(count),
+        text=torch.randn(count, 5, 2),
+        text_mask=torch.arange(5).expand(count, 5) < torch.arange(1, count + 1)[:, None],
+        lowres=torch.randn(count, 3, 2, 4, 4),
+        stride=torch.full((count,), 2),
+    )
+
+
+def test_each_sample_is_dropped_on_its_own() -> None:
+    condition = Condition(label=torch.zeros(20_000, dtype=torch.int64))
+    dropped = condition.drop(0.1, torch.Generator().manual_seed(0)).label == -1
+    assert abs(float(dropped.float().mean()) - 0.1) < 0.007  # 3 standard deviations
+    batches = dropped.view(-1, 10).sum(1)  # binomial(10, 0.1), not all or nothing
+    assert abs(float(((batches > 0) & (batches < 10)).float().mean()) - (1 - 0.9**10)) < 0.033
+
+
+def test_label_and_text_are_dropped_together_and_the_rest_stays() -> None:
+    condition = full(200)
+    dropped = condition.drop(0.5, torch.Generator().manual_seed(0))
+    gone = dropped.label == -1
+    assert 0 < int(gone.sum()) < 200
+    assert torch.equal(dropped.text_mask.any(1), ~gone)
+    assert torch.equal(dropped.label[~gone], condition.label[~gone])
+    assert torch.equal(dropped.text_mask[~gone], condition.text_mask[~gone])
+    assert dropped.lowres is condition.lowres and dropped.stride is condition.stride
+
+
+def test_dropping_repeats_with_its_generator() -> None:
+    first, second = (full(50).drop(0.5, torch.Generator().manual_seed(3)).label for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_drop_at_its_ends() -> None:
+    condition = full()
+    assert condition.drop(0.0) is condition
+    assert (condition.drop(1.0).label == -1).all() and not condition.drop(1.0).text_mask.any()
+    null = condition.null()
+    assert (null.label == -1).all() and not null.text_mask.any() and null.lowres is condition.lowres
+    assert Condition().null() == Condition().drop(0.5) == Condition()
+    assert (condition.label >= 0).all()  # the given condition is as it was
+
+
+def test_text_without_a_mask_is_masked_when_dropped() -> None:
+    null = Condition(text=torch.randn(2, 3, 4)).null()
+    assert null.text_mask.shape == (2, 3) and not null.text_mask.any()
+
+
+def test_cat_repeat_and_rows() -> None:
+    condition = full()
+    both = condition.cat(condition.null())
+    assert both.label.tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+    assert both.stride.shape == (8,) and both.lowres.shape[0] == 8
+    assert condition[1:3].label.tolist() == [1, 2]
+    assert condition[torch.tensor([3, 0])].label.tolist() == [3, 0]
+    assert condition.repeat(2).label.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert torch.equal(condition.repeat(2).text[5], condition.text[2])
+    assert condition.to("cpu").text_mask.dtype == torch.bool
+    plain = Condition(text=torch.randn(1, 5, 2))
+    assert plain.cat(Condition(text=plain.text, text_mask=torch.zeros(1, 5).bool())).text_mask.any(
+        1
+    ).tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match=r"drop probability 1\.5"):
+        full().drop(1.5)
+    with pytest.raises(ValueError, match="only 1 of 2 have 'stride'"):
+        Condition(label=torch.zeros(1)).cat(Condition(label=torch.zeros(1), stride=torch.ones(1)))

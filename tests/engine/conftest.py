@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vidiff.engine import checkpoint
+from vidiff.engine.log import read_metrics
+
+SCRIPT = Path(__file__).with_name("tiny.py")
+
+
+class Runs:
+    """Trainings of tiny.py as processes of their own, and what they leave.
+
+    They are forked from a server that has imported torch once, so that each takes a fraction of a second.
+    """
+
+    script = SCRIPT
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["torch._dynamo", "vidiff.engine.loop"])
+        self.started: list[BaseProcess] = []
+
+    def start(self, run: Path, **arguments: Any) -> BaseProcess:
+        text = json.dumps({"run": str(run), **arguments})
+        process = self.context.Process(target=runpy.run_path, args=(str(SCRIPT), {"ARGUMENTS": text}, "__main__"))
+        process.start()
+        self.started.append(process)
+        return process
+
+    def end(self, process: BaseProcess, seconds: float = 60) -> int:
+        """Waits for a process; its exit code, negative for a signal."""
+        process.join(seconds)
+        assert process.exitcode is not None, f"still running after {seconds} s"
+        return process.exitcode
+
+    def finish(self, run: Path, **arguments: Any) -> int:
+        return self.end(self.start(run, **arguments))
+
+    def wait(self, condition: Callable[[], object], seconds: float = 30) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.005)
+
+    def said(self, run: Path) -> str:
+        """What the processes of a run printed."""
+        file = Path(f"{run}.out")
+        return file.read_text() if file.exists() else ""
+
+    def step(self, run: Path) -> int:
+        """The last step that was logged."""
+        return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
+
+    def saved(self, run: Path) -> int:
+        """The step of the checkpoint that a run would go on from, 0 for none."""
+        path = checkpoint.newest(run / "checkpoints")
+        return int(path.name.removeprefix("step-")) if path else 0
+
+    def assert_same(self, run: Path, other: Path) -> None:
+        """Weights, average, optimizer, counters, and every logged loss: bit for bit."""
+        found = []
+        for folder in (run, other):
+            path = checkpoint.newest(folder / "checkpoints")
+            assert path is not None
+            state = checkpoint.load(path).state
+            state["counters"].pop("seconds")
+            files = [(path / name).read_bytes() for name in ("model.safetensors", "ema.safetensors")]
+            lines = read_metrics(folder / "metrics.jsonl")
+            logged = [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
+            found.append((path.name, files, state, logged))
+        assert found[0][0] == found[1][0]
+        assert found[0][1] == found[1][1]
+        assert _same(found[0][2], found[1][2])
+        assert found[0][3] == found[1][3]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
+
+
+@pytest.fixture
+def runs() -> Iterator[Runs]:
+    made = Runs()
+    yield made
+    for process in made.started:
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """tiny.py, to run in this process."""
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))

@@ -1,0 +1,123 @@
+"""Real processes, ended at the worst moments: what they leave goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from vidiff.engine import checkpoint
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny) -> Path:
+    """An uninterrupted run of six steps, saved at every second."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    tiny.train(run)
+    return run
+
+
+def test_killed_in_the_middle_of_a_save(runs, whole: Path, tmp_path: Path) -> None:
+    """At points all through three saves, the first with nothing before it and the last with something to remove."""
+    points = range(2, 90, 8)
+    codes = []
+    for point in points:
+        run = tmp_path / f"at{point}"
+        codes.append(runs.finish(run, die_at=point, keep=2))
+        left = runs.saved(run)  # raises where nothing sound is left
+        assert left >= runs.step(run) - 2, f"more than one save was lost at point {point}"
+        assert runs.finish(run, keep=2) == 0
+        runs.assert_same(run, whole)
+        assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")], "debris stays"
+    assert codes.count(-signal.SIGKILL) >= len(points) - 1, codes
+
+
+def test_killed_at_any_moment(runs, whole: Path, tmp_path: Path) -> None:
+    """One run, killed from outside again and again until it is through."""
+    chance = random.Random(0)
+    run = tmp_path / "run"
+    kills = 0
+    while runs.saved(run) < 6:
+        process = runs.start(run, pause=0.02)
+        before = runs.step(run)
+        runs.wait(lambda: process.exitcode is not None or runs.step(run) != before or runs.saved(run) == 6)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        kills += runs.end(process) == -signal.SIGKILL
+    assert kills >= 2
+    assert runs.finish(run) == 0
+    runs.assert_same(run, whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_to_the_group_saves_and_stops(runs, whole: Path, tmp_path: Path, number: int, code: int) -> None:
+    """The loader's workers get it too, and must not take the training down."""
+    run = tmp_path / "run"
+    process = runs.start(run, workers=2, pause=0.05, own_group=True, checkpoint_every=0)
+    runs.wait(lambda: runs.step(run) >= 2)
+    os.killpg(process.pid, number)
+    began = time.monotonic()
+    assert runs.end(process) == code, runs.said(run)
+    assert time.monotonic() - began < 5
+    assert 2 <= runs.saved(run) == runs.step(run) < 6
+    assert "the same command goes on" in runs.said(run)
+    assert runs.finish(run) == 0
+    runs.assert_same(run, whole)
+
+
+def test_a_signal_cuts_validation_short(runs, tmp_path: Path) -> None:
+    """The averaged weights, in place for validating, must not be saved as the weights; and it is made up for."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    process = runs.start(run, slow_validation=60, validate_every=3)
+    runs.wait(lambda: runs.step(run) == 3)
+    time.sleep(0.2)
+    process.terminate()
+    assert runs.end(process, 5) == 0
+    assert runs.saved(run) == 3
+    for folder in (run, other):
+        assert runs.finish(folder, slow_validation=0.01, validate_every=3) == 0
+    runs.assert_same(run, other)
+    for folder in (run, other):
+        text = (folder / "metrics.jsonl").read_text()
+        assert [line.split(",")[0] for line in text.splitlines() if "val/loss" in line] == ['{"step": 3', '{"step": 6']
+
+
+def test_a_second_signal_while_saving_leaves_the_last_checkpoint(runs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = runs.start(run, pause=0.05, slow_save=30)
+    runs.wait(lambda: (run / "checkpoints" / ".writing-step-0000004").exists())
+    time.sleep(0.1)
+    process.terminate()
+    time.sleep(0.7)
+    process.terminate()
+    assert runs.end(process, 5) == 128 + signal.SIGTERM
+    assert "again: leaving now" in runs.said(run)
+    assert runs.saved(run) == 2
+    assert checkpoint.load(run / "checkpoints" / "step-0000002").state["counters"]["step"] == 2
+
+
+def test_a_killed_training_frees_its_folder_at_once(runs, tmp_path: Path) -> None:
+    """Its loader's workers live on for seconds, and must not hold the lock."""
+    run = tmp_path / "run"
+    process = runs.start(run, workers=2, pause=0.2)
+    runs.wait(lambda: runs.step(run) >= 1)
+    process.kill()
+    runs.wait(lambda: not Path(f"/proc/{process.pid}").exists())
+    assert runs.finish(run) == 0
+    assert runs.saved(run) == 6
+
+
+def test_two_trainings_on_one_folder(runs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = runs.start(run, pause=0.2)
+    runs.wait(lambda: runs.step(run) >= 1)
+    assert runs.finish(run) == 1
+    assert f"held by another training (process {first.pid} on " in runs.said(run)
+    assert runs.end(first) == 0
+    assert runs.saved(run) == 6

@@ -1,0 +1,147 @@
+"""A training that takes milliseconds, for tests that kill, stop and compare real processes.
+
+    python tiny.py '{"run": "folder", "steps": 6, ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from vidiff.engine.guard import shield_worker
+from vidiff.engine.loop import fit
+from vidiff.engine.optim import Optim
+from vidiff.engine.options import TrainOptions
+from vidiff.engine.parallel import processes
+
+BATCH = 8
+
+
+class Tiny(nn.Module):
+    """A regression with everything that a resume can lose: noise, dropout, buffers, a frozen part."""
+
+    def __init__(self, noise: float = 0.1, pause: float = 0.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.frozen = nn.Linear(4, 4).requires_grad_(False)
+            self.body = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.1 * (noise > 0)))
+            self.head = nn.Linear(16, 4)
+        if noise == 0:
+            self.body[1] = nn.LayerNorm(16)  # the same in every split of a batch
+        self.noise, self.pause = noise, pause
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        time.sleep(self.pause)
+        x = batch["x"]
+        error = self.head(self.body(x + self.noise * torch.randn_like(x))) - self.frozen(x)
+        return {"loss": error.square().mean(), "error": error.abs().mean()}
+
+
+class Numbers(Dataset[dict[str, Tensor]]):
+    """Sample n is a function of n; the samples named in `bad` are not finite."""
+
+    def __init__(self, bad: Iterable[int] = ()) -> None:
+        self.bad = set(bad)
+
+    def __getitem__(self, n: int) -> dict[str, Tensor]:
+        x = torch.randn(4, generator=torch.Generator().manual_seed(n))
+        return {"x": x * float("nan") if n in self.bad else x, "key": torch.tensor(n)}
+
+
+class Order:
+    """Batches without end; of each, this process's part."""
+
+    def __init__(self, start: int, batch: int, rank: int, world: int) -> None:
+        self.start, self.batch, self.rank, self.world = start, batch, rank, world
+
+    def __iter__(self):
+        first, share = self.start, self.batch // self.world
+        while True:
+            mine = first + self.rank * share
+            yield list(range(mine, mine + share))
+            first += self.batch
+
+
+def train(
+    run: Path | str,
+    *,
+    noise: float = 0.1,
+    pause: float = 0.0,
+    bad: Iterable[int] = (),
+    workers: int = 0,
+    batch: int = BATCH,
+    callbacks: dict[str, Any] | None = None,
+    optim: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tiny:
+    """Runs `fit` in `run` with the given TrainOptions, and returns the objective."""
+    settings = TrainOptions(**{"steps": 6, "precision": "fp32", "log_every": 1, "checkpoint_every": 2} | options)
+    settings.optim = Optim(**{"lr": 0.01, "warmup": 2} | (optim or {}))
+    objective = Tiny(noise, pause)
+    with processes("cpu") as group:
+
+        def batches(start: int) -> Iterable[dict[str, Tensor]]:
+            order = Order(start, batch // settings.accumulate, group.rank, group.world)
+            return DataLoader(Numbers(bad), batch_sampler=order, num_workers=workers, worker_init_fn=shield_worker)
+
+        fit(objective, batches, batch, settings, Path(run), device=group.device, title="tiny", **callbacks or {})
+    return objective
+
+
+def die_at(event: int, folder: str) -> None:
+    """Kills this process, as kill -9 does, when it is about to do its `event`th thing to the files of `folder`."""
+    count = 0
+
+    def audit(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if name.partition(".")[0] in ("open", "os", "shutil") and folder in str(arguments[:1]):
+            count += 1
+            if count == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+
+
+def slow_save(seconds: float) -> None:
+    """Makes every save after the first take that long, with its files half written."""
+    begun = 0
+
+    def audit(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal begun
+        if name == "open" and "writing" in str(arguments[0]) and str(arguments[0]).endswith("manifest.json"):
+            begun += 1
+            if begun > 2:  # a save opens it twice, to write and to flush
+                time.sleep(seconds)
+
+    sys.addaudithook(audit)
+
+
+def main(arguments: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    out = open(f"{arguments['run']}.out", "a", buffering=1)  # noqa: SIM115: until the process ends
+    os.dup2(out.fileno(), 1)
+    os.dup2(out.fileno(), 2)
+    if arguments.pop("own_group", False):
+        os.setpgid(0, 0)
+    if event := arguments.pop("die_at", 0):
+        die_at(event, f"{arguments['run']}/checkpoints")
+    if seconds := arguments.pop("slow_save", 0):
+        slow_save(seconds)
+    if seconds := arguments.pop("slow_validation", 0):
+        arguments["callbacks"] = {"validate": lambda step: time.sleep(seconds) or {"val/loss": 1.0}}
+    train(**arguments)
+
+
+if __name__ == "__main__":
+    main(json.loads(globals().get("ARGUMENTS") or sys.argv[1]))

@@ -1,0 +1,53 @@
+"""What pyproject.toml promises is what the code needs: every library that vidiff imports, and no other."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DISTRIBUTION = {"PIL": "pillow", "decord": "decord2", "yaml": "pyyaml"}  # where the import's name is another
+
+
+def test_core_dependencies_are_what_vidiff_imports() -> None:
+    imported = set()
+    for path in (ROOT / "vidiff").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"vidiff"}
+    declared = {re.match(r"[\w-]+", requirement).group() for requirement in PROJECT["dependencies"]}
+    assert {DISTRIBUTION.get(name, name) for name in outside} == declared
+
+
+def test_the_version_has_one_value() -> None:
+    init = ast.parse((ROOT / "vidiff/__init__.py").read_text(encoding="utf-8"))
+    found = {
+        target.id: ast.literal_eval(node.value)
+        for node in init.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert found["__version__"] == PROJECT["version"]
+
+
+def test_gitignore_leaves_out_what_the_commands_make_and_no_source(tmp_path: Path) -> None:
+    """Both `data/`, which the commands make, and the sources' folders of that name."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
+    asked = ["data/shapes/0000.mp4", "runs/shapes/report.html", "vidiff/data/video.py", "tests/data/test_video.py"]
+    command = ["git", "check-ignore", *asked]
+    ignored = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert ignored.splitlines() == asked[:2]

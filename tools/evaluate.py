@@ -1,0 +1,88 @@
+"""Score a trained run. The oracle reads colour, shape and place of the object in every frame."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from vidiff.data.shapes import LABELS, read_clips
+from vidiff.data.video import read_video, sheet, write_image, write_video
+from vidiff.engine.report import write_report
+from vidiff.evaluate.protocol import ShapesProtocol, score_extension, score_generation, score_real
+from vidiff.pipeline import Pipeline, latest_run, read_config
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
+    parser.add_argument(
+        "--data", type=Path, help="the shapes set; by default the one that the run was trained on"
+    )
+    parser.add_argument("--json", type=Path, help="file for the scores")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    options = parser.parse_args(arguments)
+    protocol = ShapesProtocol()
+    try:
+        run = options.run or latest_run()
+        pipeline = Pipeline.from_pretrained(run, options.device)
+        if set(pipeline.labels) != set(LABELS):
+            raise ValueError(
+                f"{run} was not trained on the shapes set: its labels are {', '.join(pipeline.labels[:3])}..."
+            )
+        root = options.data or Path(read_config(run).data.root)
+        truth = {path: clip for path, clip in read_clips(root).items() if path.parts[-3] == "test"}
+        chosen = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]
+        files = [path for i, path in enumerate(chosen)]
+        length = protocol.frames
+        real = torch.stack([read_video(path, range(length)) for path in files])
+        paths = torch.stack([truth[path].path(length) for path in files])
+        labels = torch.tensor([LABELS.index(truth[path].label) for path in files])
+
+        decoded = torch.cat([pipeline.reconstruct(part[:, :, : pipeline.frames]) for part in real.split(8)])
+        scores = {"protocol": asdict(protocol), "sampling": pipeline.settings(), "run": str(run)}
+        scores["real"] = score_real(real[:, :, : pipeline.frames], decoded, labels)
+        scores["generation"], made = score_generation(
+            lambda names, seed: pipeline.generate(
+                label=names, count=len(names), seed=seed, progress=True
+            ).cpu(),
+            LABELS,
+            protocol,
+        )
+        scores["extension"], longer = score_extension(
+            lambda given, frames, seed: pipeline.extend(given, frames, seed=seed, progress=True).cpu(),
+            real,
+            paths,
+            protocol,
+        )
+        folder = run / "samples"
+        write_video(folder / "evaluated-generated.mp4", made, fps=pipeline.fps)
+        write_video(folder / "evaluated-extended.mp4", longer, fps=pipeline.fps)
+        write_image(folder / "evaluated-generated.png", torch.cat([sheet(clip) for clip in made[:12]], dim=1))
+        (options.json or run / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        if options.json and options.json.resolve() != (run / "scores.json").resolve():
+            (run / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        write_report(run)
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; no scores were written", file=sys.stderr)
+        return 130
+    for part in ("real", "generation", "extension"):
+        print(part)
+        for key, value in scores[part].items():
+            if not isinstance(value, list):
+                print(f"  {key:24}{value:.3f}" if isinstance(value, float) else f"  {key:24}{value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""From a YAML file and a command line to checked dataclasses, and from those to the parts they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.data.index import LAYOUTS
+from vidiff.diffusion.choice import choose
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.diffusion.schedule import SCHEDULES, Schedule
+from vidiff.engine.loop import TrainOptions
+from vidiff.nn.unet import UNet, UNetConfig
+from vidiff.nn.vae import VAEConfig
+from vidiff.objective.diffusion import DiffusionLoss
+from vidiff.objective.vae import VAELoss
+from vidiff.sample import SAMPLERS, Sampler
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says which value, what is expected, and where it stands."""
+
+
+@dataclass
+class DataConfig:
+    """Which clips, and what a model sees of them."""
+
+    root: str = MISSING  # folder of videos
+    layout: str = "auto"  # or folders, ucf101, flat; shapes makes the shapes set in `root` if it is not there
+    split: str = "train"
+    test_split: str = "test"
+    fold: int = 1  # of UCF-101's three train/test lists
+    size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
+    frames: int = 16  # of a clip
+    stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
+    flip: bool = False  # mirror half of the clips; off where left and right mean something
+    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
+    max_broken: float = 0.05  # fraction of files that may be unreadable
+    workers: int = 2  # processes that load clips
+
+
+@dataclass
+class CodecConfig:
+    """The codec of a diffusion model."""
+
+    name: str = "vae"  # or identity, to diffuse pixels
+    config: str = ""  # for vae: the YAML that trains it, relative to this one
+    override: dict[str, Any] = field(default_factory=dict)  # changes to that config
+
+
+@dataclass
+class SamplingConfig:
+    """How clips are drawn, unless a call says otherwise."""
+
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
+    steps: int = 30
+    guidance: float = 1.5  # 1 is the plain model
+    context: int = 8  # frames that an extension looks back on
+    count: int = 12  # clips in the grids drawn while training
+
+
+@dataclass
+class RunConfig:
+    """What every training has."""
+
+    kind: str = MISSING  # vae or diffusion
+    name: str = MISSING  # the run's folder is runs/<name>
+    runs: str = "runs"
+    device: str = "auto"  # or cpu, cuda, cuda:1
+    batch: int = 16  # clips a step, over all processes
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+    def check(self) -> None:
+        """Raises ConfigError for values that do not go together."""
+        data = self.data
+        if data.layout not in LAYOUTS:
+            raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
+        for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
+            if value < 1:
+                raise ConfigError(f"{key} is {value}; give 1 or more")
+        if len(data.stride) != 2 or not 1 <= data.stride[0] <= data.stride[1]:
+            raise ConfigError(f"data.stride is {data.stride}; give the least and the most, such as [1, 4]")
+        if data.workers < 0:
+            raise ConfigError(f"data.workers is {data.workers}; give 0 or more")
+
+
+@dataclass
+class VAERun(RunConfig):
+    """Training an autoencoder."""
+
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    loss: VAELoss = field(default_factory=VAELoss)
+
+    def check(self) -> None:
+        super().check()
+        if self.data.size % self.vae.factor:
+            raise ConfigError(
+                f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
+            )
+
+
+@dataclass
+class DiffusionRun(RunConfig):
+    """Training a diffusion model, and the codec and latents that it needs."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    conditional: bool = True  # whether the model learns the labels that the data has
+    unet: UNetConfig = field(
+        default_factory=UNetConfig
+    )  # channels, labels and strided follow from codec and data
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
+    prediction: str = "v"
+    loss: DiffusionLoss = field(default_factory=DiffusionLoss)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def check(self) -> None:
+        super().check()
+        if self.codec.name not in ("vae", "identity"):
+            raise ConfigError(f"codec.name is {self.codec.name!r}; choose vae or identity")
+        if self.codec.name == "vae" and not self.codec.config:
+            raise ConfigError(
+                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
+            )
+        self.unet.validate()
+        build_part("sampling.sampler", SAMPLERS, self.sampling.sampler)
+        if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
+            raise ConfigError(
+                f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
+            )
+        build_schedule(self)
+
+
+KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config.
+
+    Args:
+        path: a YAML file; its `base:` names a parent, relative to it, that it changes.
+        overrides: `key=value`, as on the command line.
+
+    Raises:
+        ConfigError: for a file that is missing or no YAML, a key that is not there (the nearest is suggested), a
+            value of the wrong type, and values that do not go together.
+    """
+    try:
+        changes = OmegaConf.from_dotlist(list(overrides))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)!r}: expected key=value ({error})") from None
+    return build_config(OmegaConf.merge(_read(Path(path)), changes), str(path))
+
+
+def build_config(given: Any, source: str) -> RunConfig:
+    """Turn a plain mapping into a checked config. Raises ConfigError; `source` names it in the message."""
+    given = OmegaConf.create(given)
+    kind = given.get("kind") if isinstance(given, DictConfig) else None
+    if kind not in KINDS:
+        raise ConfigError(f"{source}: kind is {kind!r}; choose {' or '.join(KINDS)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(KINDS[kind]), given)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(
+                f"{missing[0]} is not set: add {missing[0]}=... to the command, or the key to the file"
+            )
+        config: Any = OmegaConf.to_object(merged)
+        config.check()
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from None
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The config, every default filled in, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def load_codec_config(config: DiffusionRun, folder: Path) -> VAERun:
+    """The config that trains a diffusion model's autoencoder, on the same data and in the same place.
+
+    Args:
+        folder: of the diffusion model's own YAML, to which `codec.config` is relative.
+    """
+    source = folder / config.codec.config
+    data = {
+        key: getattr(config.data, key)
+        for key in ("root", "layout", "split", "test_split", "fold", "limit", "max_broken")
+    }
+    shared = {"runs": config.runs, "device": config.device, "data": data}
+    found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
+    if not isinstance(found, VAERun):
+        raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
+    if config.data.size % found.vae.factor:
+        raise ConfigError(
+            f"data.size is {config.data.size}; the codec shrinks by {found.vae.factor}: it must divide"
+        )
+    return found
+
+
+def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
+    """Build what a slot `{name: ..., option: ...}` describes. Raises ConfigError for an unknown name or option."""
+    options = dict(slot)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} needs a name; choose {', '.join(choices)}")
+    try:
+        return choose(key, name, choices)(**options)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {name} does not take these options ({error})") from None
+
+
+def build_schedule(config: DiffusionRun) -> Schedule:
+    return build_part("schedule", SCHEDULES, config.schedule)
+
+
+def build_sampler(slot: dict[str, Any]) -> Sampler:
+    return build_part("sampling.sampler", SAMPLERS, slot)
+
+
+def build_codec(config: DiffusionRun, vae: VAEConfig | None) -> Codec:
+    """The codec, untrained; `vae` is its shape where it is an autoencoder."""
+    return Identity() if vae is None else VAECodec(vae)
+
+
+def build_denoiser(config: DiffusionRun) -> Denoiser:
+    """The denoiser, untrained."""
+    return Denoiser(UNet(config.unet), build_schedule(config), config.prediction, config.unet.variance)
+
+
+def _read(path: Path) -> DictConfig:
+    """A YAML file and its parents, merged."""
+    seen: list[Path] = []
+    layers: list[Any] = []
+    while True:
+        if path in seen:
+            raise ConfigError(f"{path} is its own base, through {' and '.join(map(str, seen))}")
+        seen.append(path)
+        if not path.is_file():
+            raise ConfigError(f"no such config: {path}; the recipes that come with vidiff are in configs/")
+        try:
+            layer = OmegaConf.load(path)
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is not a YAML mapping: {str(error).splitlines()[0]}") from None
+        if not isinstance(layer, DictConfig):
+            raise ConfigError(f"{path} is not a YAML mapping of keys to values")
+        base = layer.pop("base", None)
+        layers.insert(0, layer)
+        if base is None:
+            break
+        path = path.parent / str(base)
+    merged = OmegaConf.merge(*layers)
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -1,0 +1,147 @@
+"""Clips of pixels: random windows of files, decoded in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vidiff.data.index import DataError, Index
+from vidiff.data.order import Key, Order, seeded
+from vidiff.data.video import VideoError, VideoReader
+from vidiff.engine.guard import shield_worker
+
+Sample = dict[str, Tensor]
+
+
+def draw(low: int, high: int, generator: torch.Generator) -> int:
+    """A whole number from low to high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def draw_window(
+    length: int, frames: int, stride: tuple[int, int], generator: torch.Generator
+) -> tuple[int, int]:
+    """Start and stride of a window of `frames` in a file of `length` frames; long strides only where they fit."""
+    longest = min(stride[1], (length - 1) // max(frames - 1, 1)) if frames > 1 else stride[1]
+    step = draw(stride[0], max(longest, stride[0]), generator)
+    return draw(0, length - (frames - 1) * step - 1, generator), step
+
+
+def long_enough(index_frames: list[int], frames: int, stride: int, where: str) -> list[int]:
+    """Numbers of the files that hold a clip. Raises DataError if none does."""
+    needed = (frames - 1) * stride + 1
+    kept = [number for number, length in enumerate(index_frames) if length >= needed]
+    if not kept:
+        raise DataError(
+            f"a clip of {frames} frames at stride {stride} needs {needed} frames, but the longest file in {where} has "
+            f"{max(index_frames)}: lower data.frames or data.stride"
+        )
+    if len(kept) < len(index_frames):
+        short = len(index_frames) - len(kept)
+        warnings.warn(
+            f"{short} of {len(index_frames)} files are shorter than a clip and left out", stacklevel=3
+        )
+    return kept
+
+
+def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width once the shorter side is `size`."""
+    scale = size / min(height, width)
+    return max(size, round(height * scale)), max(size, round(width * scale))
+
+
+class ClipDataset(Dataset[Sample]):
+    """Random clips of the files of an index.
+
+    What is drawn depends on (seed, epoch, index) alone. A file that fails to decode is named once, and another takes
+    its place.
+
+    Args:
+        frames: of a clip.
+        size: height and width in pixels; the decoder resizes the shorter side to it, then a square is cropped.
+        stride: least and most source frames per clip frame.
+        flip: mirror half of the clips.
+        max_broken: fraction of files that may fail before training stops.
+
+    Raises:
+        DataError: if every file is shorter than a clip.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        frames: int,
+        size: int,
+        stride: tuple[int, int] = (1, 1),
+        flip: bool = False,
+        seed: int = 0,
+        max_broken: float = 0.05,
+    ) -> None:
+        self.index, self.frames, self.size, self.stride = index, frames, size, stride
+        self.flip, self.seed, self.max_broken = flip, seed, max_broken
+        self.kept = long_enough([f.frames for f in index.files], frames, stride[0], str(index.root))
+        self.failed: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, key: Key) -> Sample:
+        generator = seeded(self.seed, *key)
+        place = key[1]
+        while True:
+            number = self.kept[place]
+            try:
+                return self.read(number, generator)
+            except VideoError as error:
+                self.note_failure(number, error)
+            place = draw(0, len(self.kept) - 1, generator)
+
+    def read(self, number: int, generator: torch.Generator) -> Sample:
+        """One random clip of one file."""
+        file = self.index.files[number]
+        start, step = draw_window(file.frames, self.frames, self.stride, generator)
+        height, width = fit_size(file.height, file.width, self.size)
+        top, left = draw(0, height - self.size, generator), draw(0, width - self.size, generator)
+        mirrored = self.flip and draw(0, 1, generator) == 1
+        resize = None if (height, width) == (file.height, file.width) else (height, width)
+        with VideoReader(self.index.path(number)) as reader:
+            video = reader.read(range(start, start + self.frames * step, step)[: self.frames], size=resize)
+        video = video[..., top : top + self.size, left : left + self.size]  # 3 f size size
+        return {
+            "video": (video.flip(-1) if mirrored else video).contiguous(),
+            "label": torch.tensor(file.label),
+            "stride": torch.tensor(step),
+            "key": torch.tensor(number),
+        }
+
+    def note_failure(self, number: int, error: VideoError) -> None:
+        if number not in self.failed:
+            self.failed.add(number)
+            warnings.warn(f"left out from here on: {error}", stacklevel=3)
+        if len(self.failed) > max(self.max_broken * len(self.kept), 1):
+            raise DataError(
+                f"{len(self.failed)} of {len(self.kept)} files failed to decode, more than "
+                f"data.max_broken={self.max_broken} allows; the last was {error}"
+            )
+
+
+def make_loader(dataset: Dataset[Sample], order: Order, workers: int) -> DataLoader[Any]:
+    """A loader without end, in the given order.
+
+    Workers start from a fresh process, since decoders hang after a fork, and leave signals to the training, so that it
+    can save.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        multiprocessing_context=multiprocessing.get_context("forkserver") if workers else None,
+        worker_init_fn=shield_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )

@@ -1,0 +1,64 @@
+"""The order in which samples are drawn: endless, shuffled anew each epoch, the same from any starting point."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class Order(Sampler[list[Key]]):
+    """A batch sampler without end.
+
+    Sample number n of a training is place `n % length` in the permutation of epoch `n // length`, which depends on
+    the seed and the epoch alone. So the order is the same however often a run is resumed, and however many processes
+    share a batch: each takes its part of it.
+
+    Args:
+        length: of the dataset.
+        batch: samples of one batch, over all processes.
+        start: number of samples that were drawn before.
+
+    Raises:
+        ValueError: for an empty dataset, or a batch that the processes cannot share evenly.
+    """
+
+    def __init__(
+        self, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0
+    ) -> None:
+        if length < 1:
+            raise ValueError("the dataset is empty: there is nothing to draw")
+        if batch < 1 or batch % world:
+            raise ValueError(
+                f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}"
+            )
+        self.length, self.batch, self.seed = length, batch, seed
+        self.rank, self.world, self.start = rank, world, start
+
+    def permutation(self, epoch: int) -> list[int]:
+        generator = seeded(self.seed, epoch)
+        return torch.randperm(self.length, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        part = self.batch // self.world
+        current, places = -1, [0]
+        number = self.start
+        while True:
+            keys = []
+            for n in range(number + self.rank * part, number + (self.rank + 1) * part):
+                epoch, place = divmod(n, self.length)
+                if epoch != current:
+                    current, places = epoch, self.permutation(epoch)
+                keys.append((epoch, places[place]))
+            number += self.batch
+            yield keys
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator that depends on these numbers alone, on any machine."""
+    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

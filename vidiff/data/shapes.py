@@ -1,0 +1,253 @@
+"""The shapes set: coloured shapes bounce around a plain frame. Drawn here, so nothing has to be downloaded.
+
+A clip shows one shape in one colour (twelve labels) moving at constant velocity and reflected by the walls.
+Positions and sizes are in pixels, `(x, y)` from the top left corner of the frame with y pointing down; the
+pixel in column i covers [i, i + 1]. `size` is the radius of the disc with the object's area, so the three
+shapes of one size weigh the same, and a position is the centre of mass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vidiff.data.video import write_video
+
+SPLITS = ("train", "test")
+SHAPES = ("disc", "square", "triangle")
+COLOURS = {  # RGB in [0, 255]: of like luma, and at least 40 degrees of hue apart as seen from the background
+    "blue": (50, 90, 240),
+    "green": (40, 180, 60),
+    "red": (225, 45, 45),
+    "yellow": (235, 215, 50),
+}
+BACKGROUND = (40, 40, 40)
+LABELS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # sorted, as class folders are
+
+FPS = 16
+CRF = 12  # little compression: each clip is 9 kB all the same
+DRAWING = 1  # part of spec.json: raise it when the same options come to draw other clips
+
+SQUARE_SIDE = math.sqrt(math.pi)  # all for size 1, that is, an area of pi
+TRIANGLE_SIDE = 2 * math.sqrt(math.pi / math.sqrt(3))
+TRIANGLE_INRADIUS = TRIANGLE_SIDE / (2 * math.sqrt(3))
+REACH = {  # how far from the centre: left and right, up, down
+    "disc": (1.0, 1.0, 1.0),
+    "square": (SQUARE_SIDE / 2,) * 3,
+    "triangle": (TRIANGLE_SIDE / 2, 2 * TRIANGLE_INRADIUS, TRIANGLE_INRADIUS),
+}
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What set to draw. Object sizes (7 to 11) and speeds (1 to 4) are for 64 px and scale with `size`.
+
+    Args:
+        size: side of the square frame in pixels; even, since H.264 halves the chroma.
+        frames: frames a clip.
+        train: clips a label in the training split.
+        test: clips a label in the held-out split.
+        seed: a clip depends on (seed, split, label, number) alone.
+
+    Raises:
+        ValueError: a field out of range.
+    """
+
+    size: int = 64
+    frames: int = 64
+    train: int = 64
+    test: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or self.size % 2:
+            raise ValueError(f"size is {self.size}; give an even number of pixels from 32 on, such as 64")
+        for name, least in (("frames", 1), ("train", 0), ("test", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a whole number from {least} on")
+        if self.train + self.test == 0:
+            raise ValueError("train and test are both 0; ask for at least one clip a label")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip and the whole truth about it: everything else follows from these fields in closed form."""
+
+    label: str
+    size: float
+    position: tuple[float, float]
+    velocity: tuple[float, float]
+    side: int
+
+    @property
+    def speed(self) -> float:
+        """Pixels per frame."""
+        return math.hypot(*self.velocity)
+
+    @property
+    def caption(self) -> str:
+        """Such as "a red square moves left": the direction is the larger component of the first velocity."""
+        x, y = self.velocity
+        direction = ("left" if x < 0 else "right") if abs(x) >= abs(y) else ("up" if y < 0 else "down")
+        return f"a {self.label.replace('_', ' ')} moves {direction}"
+
+    def path(self, frames: int) -> Tensor:
+        """Centre in each frame, (frames, 2) float64: a straight line folded back at the walls."""
+        low, high = _room(self.label, self.size, self.side)
+        span = high - low
+        travelled = self.position - low + np.arange(frames)[:, None] * np.array(self.velocity)
+        return torch.from_numpy(low + span - np.abs(travelled % (2 * span) - span))
+
+    def video(self, frames: int) -> Tensor:
+        """The clip drawn, (3, frames, side, side) float32 in [-1, 1]."""
+        colour, shape = self.label.split("_")
+        amount = coverage(shape, self.path(frames), torch.full((frames,), self.size), self.side, self.side)
+        background, foreground = rgb(BACKGROUND), rgb(COLOURS[colour])
+        return background.view(3, 1, 1, 1) + (foreground - background).view(3, 1, 1, 1) * amount
+
+
+def rgb(colour: tuple[int, int, int]) -> Tensor:
+    """An RGB triple in [0, 255] as the (3,) float32 in [-1, 1] that a video holds."""
+    return torch.tensor(colour) / 127.5 - 1
+
+
+def coverage(shape: str, centre: Tensor, size: Tensor, height: int, width: int) -> Tensor:
+    """How much of each pixel n objects of one shape cover: (n, 2), (n,) -> (n, height, width) in [0, 1].
+
+    The share of a pixel inside an edge is taken as 1/2 - the signed distance of its centre to that edge.
+
+    Raises:
+        ValueError: an unknown shape.
+    """
+    x = torch.arange(width) + 0.5 - centre[:, 0, None, None].float()  # n 1 w
+    y = (torch.arange(height) + 0.5)[:, None] - centre[:, 1, None, None].float()  # n h 1
+    size = size.float()[:, None, None]  # n 1 1
+    if shape == "disc":
+        outside = torch.sqrt(x * x + y * y) - size
+    elif shape == "square":
+        outside = torch.maximum(x.abs(), y.abs()) - size * (SQUARE_SIDE / 2)
+    elif shape == "triangle":  # points up: two slanted edges mirrored in x, and the base
+        outside = torch.maximum(x.abs() * (math.sqrt(3) / 2) - y / 2, y) - size * TRIANGLE_INRADIUS
+    else:
+        raise ValueError(f"no shape {shape!r}; choose one of {', '.join(SHAPES)}")
+    return (0.5 - outside).clamp(0, 1)  # n h w
+
+
+def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> Clip:
+    """Clip `number` of a label and split, drawn from a random stream of its own."""
+    stream = np.random.default_rng((spec.seed, SPLITS.index(split), LABELS.index(label), number))
+    scale = spec.size / 64
+    size = scale * stream.uniform(7, 11)
+    speed, angle = scale * stream.uniform(1, 4), stream.uniform(0, 2 * math.pi)
+    low, high = _room(label, size, spec.size)
+    x, y = stream.uniform(low, high).tolist()
+    return Clip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
+
+
+def make_shapes(
+    out: str | Path, spec: ShapesSpec | None = None, *, force: bool = False, progress: bool = True
+) -> int:
+    """Write a set as H.264 files `out/{train,test}/<label>/<number>.mp4`, the truth in `out/captions.jsonl`.
+
+    A second run is a no-op: where `out/spec.json`, which is written last, tells of the same set, only files
+    that are missing are written.
+
+    Args:
+        out: folder to write to; made if need be.
+        spec: what to draw; the default set when None.
+        force: replace a set with other options. Only files named as this function names them are deleted.
+        progress: show a bar.
+
+    Returns:
+        How many video files were written.
+
+    Raises:
+        ValueError: `out` holds a set made with other options, and `force` is not given.
+    """
+    out, spec = Path(out), spec or ShapesSpec()
+    marker, captions = out / "spec.json", out / "captions.jsonl"
+    wanted = {"drawing": DRAWING, **asdict(spec)}
+    folders = [(split, label) for split in SPLITS for label in LABELS]
+    clips = {
+        f"{split}/{label}/{number:04d}.mp4": make_clip(spec, split, label, number)
+        for split, label in folders
+        for number in range(getattr(spec, split))
+    }
+    same = marker.exists() and _read_spec(marker) == wanted
+    if marker.exists() and not same and not force:
+        raise ValueError(
+            f"{out} holds a shapes set made with {marker.read_text().strip()}, not {json.dumps(wanted)}; "
+            "choose another folder, or replace the set with --force (force=True)"
+        )
+    if force or not same:  # also what an interrupted run left
+        marker.unlink(missing_ok=True)
+        captions.unlink(missing_ok=True)
+        for split, label in folders:
+            for path in (out / split / label).glob("*.mp4"):
+                if path.stem.isdigit():
+                    path.unlink()
+
+    def write(path: str) -> None:
+        write_video(out / path, clips[path].video(spec.frames), FPS, crf=CRF)
+
+    missing = [path for path in clips if not (out / path).exists()]
+    bar = tqdm(total=len(missing), desc="shapes", unit="clip", disable=not (progress and missing))
+    # Threads do: the encoder and torch work outside the interpreter's lock.
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(write, missing):
+            bar.update()
+    if missing or not captions.exists():
+        lines = (
+            {"path": path, "label": clip.label, "caption": clip.caption, "speed": clip.speed, **asdict(clip)}
+            for path, clip in clips.items()
+        )
+        _replace(captions, "".join(json.dumps(line) + "\n" for line in lines))
+    if not same or force:
+        _replace(marker, json.dumps(wanted) + "\n")
+    return len(missing)
+
+
+def read_clips(folder: str | Path) -> dict[Path, Clip]:
+    """The truth about each file of a set that `make_shapes` wrote, from its captions.jsonl.
+
+    Raises:
+        ValueError: the folder has no captions.jsonl.
+    """
+    captions = Path(folder) / "captions.jsonl"
+    if not captions.exists():
+        raise ValueError(f"no {captions}; make the set with: python tools/make_shapes.py --out {folder}")
+    lines = map(json.loads, captions.read_text().splitlines())
+    return {
+        Path(folder) / line["path"]: Clip(
+            line["label"], line["size"], tuple(line["position"]), tuple(line["velocity"]), line["side"]
+        )
+        for line in lines
+    }
+
+
+def _room(label: str, size: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest centre (x, y) that keep an object wholly inside a square frame."""
+    across, up, down = (size * reach for reach in REACH[label.split("_")[1]])
+    return np.array([across, up]), np.array([side - across, side - down])
+
+
+def _read_spec(marker: Path) -> object:
+    try:
+        return json.loads(marker.read_text())
+    except ValueError:
+        return None  # not one of ours: never the same set
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,296 @@
+"""Noise schedules: `t -> (alpha, sigma)`, where `x_t = alpha * x0 + sigma * eps`, and time grids over them.
+
+`t` lies in [0, 1]: 0 is data, 1 is noise. A schedule is wholly given by its log-SNR, `log(alpha^2 /
+sigma^2)`, and by how that splits into alpha and sigma (variance preserving, exploding, or summing to one), so
+shifting a schedule, or walking it uniformly in log-SNR, is the same code for each.
+
+Log-SNR is clamped to [-20, 20], so that every quotient of alpha and sigma is finite. `t = 0`, where known
+content stands, therefore means `sigma = exp(-10) = 4.5e-5` (for VE: `sigma_min`), and `t = 1` means `alpha >=
+4.5e-5`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from vidiff.diffusion.choice import choose
+
+MAX_LOG_SNR = 20.0
+
+
+def check_time(t: Tensor) -> None:
+    """Refuse a time outside [0, 1]. On a GPU the look would stall every step, so there only entry points take
+    it.
+
+    Raises:
+        ValueError: a `t` outside [0, 1].
+    """
+    if t.device.type == "cpu" and not torch.compiler.is_compiling() and t.numel():
+        low, high = (float(bound) for bound in torch.aminmax(t.detach()))
+        if not (low >= 0.0 and high <= 1.0):
+            bad = high if low >= 0.0 else low
+            raise ValueError(f"diffusion time t = {bad:g} is outside [0, 1]; 0 is data and 1 is noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A variance-preserving schedule (`alpha^2 + sigma^2 = 1`) unless a subclass says otherwise.
+
+    Subclasses give `_log_snr` and its inverse `_time_of`, both unshifted and free to reach infinity.
+
+    Args:
+        shift: `log_snr` falls by `2 log(shift)` everywhere: above 1 is more noise, for larger frames or
+            longer clips (Hoogeboom et al. 2023, simple diffusion, eq. 4; for flow it is Esser et al. 2024,
+            eq. 23).
+
+    Raises:
+        ValueError: a shift that is not positive.
+    """
+
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shift = {self.shift} must be positive; 1 leaves the schedule as it is")
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """`t` of any shape in [0, 1] -> `(alpha, sigma)` of that shape. Raises ValueError outside (CPU)."""
+        return self.scales(self.log_snr(t))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """`log(alpha^2 / sigma^2)` at `t`, of its shape, within [-20, 20], falling in `t`."""
+        check_time(t)
+        return (self._log_snr(t) - self._offset).clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        """The inverse of `log_snr`; what lies beyond the schedule's ends maps to 0 or 1."""
+        return self._time_of(log_snr + self._offset).clamp(0.0, 1.0)
+
+    def scales(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """`(alpha, sigma)` at a given log-SNR, whatever its time."""
+        return (0.5 * logsigmoid(log_snr)).exp(), (0.5 * logsigmoid(-log_snr)).exp()
+
+    @property
+    def _offset(self) -> float:
+        return 2.0 * math.log(self.shift)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Schedule):
+    """Betas rising linearly over `steps` discrete steps (Ho et al. 2020, section 4).
+
+    The table is exact: `alpha^2` at `t = i / steps` is the product of the first `i` of `1 - beta`, for `i` in
+    1..steps (so index `i - 1` of the usual zero-based table). Between its points log-SNR is linear in `t`; at
+    `t = 0`, where the product is empty and the log-SNR infinite, it is 20.
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"betas {self.beta_start} to {self.beta_end} must satisfy 0 < start <= end < 1")
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps} must be at least 1")
+
+    def _knots(self, like: Tensor) -> Tensor:
+        first = MAX_LOG_SNR + self._offset
+        return _linear_log_snr(self.beta_start, self.beta_end, self.steps, first, like.device, like.dtype)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        knots = self._knots(t)
+        place = t * self.steps
+        index = place.detach().floor().long().clamp(0, self.steps - 1)
+        return torch.lerp(knots[index], knots[index + 1], place - index)
+
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        knots = self._knots(log_snr)
+        index = (torch.searchsorted(-knots, -log_snr.contiguous()) - 1).clamp(0, self.steps - 1)
+        return (index + (log_snr - knots[index]) / (knots[index + 1] - knots[index])) / self.steps
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept may be used in training later
+def _linear_log_snr(
+    beta_start: float, beta_end: float, steps: int, first: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """`first`, then the log-SNR after each discrete step, `(steps + 1,)`; kept, since every step asks."""
+    log_abar = torch.log1p(-torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)).cumsum(0)
+    log_snr = log_abar - torch.log(-torch.expm1(log_abar))
+    return torch.cat([log_snr.new_full((1,), first), log_snr]).to(device, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """`alpha^2 = cos^2(u) / cos^2(u0)`, `u = (t + s) / (1 + s) * pi / 2` (Nichol & Dhariwal 2021, eq. 17).
+
+    Its discrete table stands at `t = i / T`; where that paper clips the last beta to 0.999, here log-SNR is
+    clamped to -20, which is the same to 1e-9.
+    """
+
+    s: float = 0.008
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.s >= 0:
+            raise ValueError(f"s = {self.s} must not be negative; the usual value is 0.008")
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        # log of cos^2 u / (cos^2 u0 - cos^2 u), by sines of small angles: cosines' difference loses digits
+        right = 0.5 * math.pi / (1.0 + self.s)
+        rise = torch.log(torch.sin(t * right)) + torch.log(torch.sin((t + 2.0 * self.s) * right))
+        return 2.0 * torch.log(torch.sin((1.0 - t) * right)) - rise
+
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        right = 0.5 * math.pi / (1.0 + self.s)
+        sin0, cos0 = math.sin(self.s * right), math.cos(self.s * right)
+        cosine = cos0 * torch.sigmoid(log_snr).sqrt()
+        sine = (sin0**2 + cos0**2 * torch.sigmoid(-log_snr)).sqrt()
+        return torch.atan2(sine, cosine) / right - self.s
+
+
+@dataclass(frozen=True, kw_only=True)
+class VE(Schedule):
+    """`alpha = 1`, sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, appendix C)."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"sigmas {self.sigma_min} to {self.sigma_max} must satisfy 0 < sigma_min < sigma_max"
+            )
+
+    def scales(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(log_snr), (-0.5 * log_snr).exp()
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return -2.0 * (math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min))
+
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        return (-0.5 * log_snr - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(Schedule):
+    """The straight path `alpha = 1 - t`, `sigma = t` (Liu et al. 2022, eq. 1; Lipman et al. 2022)."""
+
+    def scales(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return 2.0 * (torch.log1p(-t) - torch.log(t))
+
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-0.5 * log_snr)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "ve": VE, "flow": Flow}
+
+
+def build_schedule(name: str, **options: Any) -> Schedule:
+    """The schedule called `name`. Raises ValueError with the choices for an unknown name."""
+    return choose("schedule", name, SCHEDULES)(**options)
+
+
+def _even(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(high, low, u)
+
+
+def _quadratic(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(high.sqrt(), low.sqrt(), u) ** 2  # Song et al. 2020 (DDIM), appendix D.2
+
+
+def _log_snr_even(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor) -> Tensor:
+    return schedule.time_of(torch.lerp(schedule.log_snr(high), schedule.log_snr(low), u))
+
+
+def _karras(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor, rho: float = 7.0) -> Tensor:
+    # Karras et al. 2022, eq. 5, on the noise-to-signal ratio sigma / alpha
+    first, last = ((-0.5 * schedule.log_snr(t) / rho).exp() for t in (high, low))
+    return schedule.time_of(-2.0 * rho * torch.log(torch.lerp(first, last, u)))
+
+
+GRIDS: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
+    "log_snr": _log_snr_even,
+    "uniform": _even,
+    "quadratic": _quadratic,
+    "karras": _karras,
+}
+
+
+def time_grid(
+    schedule: Schedule,
+    steps: int | Sequence[int],
+    kind: str = "log_snr",
+    *,
+    ends: tuple[float, float] = (-12.0, 10.0),
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Falling times `(n + 1,)` for `n` steps of a sampler, which also evaluates the denoiser at the last of
+    them.
+
+    Args:
+        steps: `n`; for `kind="subsequence"` either `n`, which spreads the times evenly over the discrete
+            steps, or the zero-based discrete steps themselves, in falling order, `n + 1` of them.
+        kind: spaced evenly in "log_snr", "uniform" in t, "quadratic" in t, "karras" (rho = 7), or a
+            "subsequence" of the schedule's discrete steps `t = (i + 1) / T` (T is the schedule's `steps`, or
+            1000).
+        ends: log-SNR of the first and of the last time, as far as the schedule reaches. Finite, since the
+            step to sigma = 0 is infinite in log-SNR. A subsequence has its own ends.
+
+    Raises:
+        ValueError: an unknown kind, no steps, ends or discrete steps that do not fall in time.
+    """
+    kinds = {**GRIDS, "subsequence": None}
+    spacing = choose("time grid", kind, kinds)
+    if spacing is None:
+        return _subsequence(schedule, steps).to(dtype)
+    if not isinstance(steps, int):
+        raise ValueError(
+            f"steps = {steps!r} must be a number for the grid {kind!r}; a list is for 'subsequence'"
+        )
+    if steps < 1:
+        raise ValueError(f"steps = {steps} must be at least 1")
+    high, low = schedule.time_of(torch.tensor(ends, dtype=torch.float64))
+    if not high > low:
+        raise ValueError(
+            f"ends = {ends} leave no time between them on {schedule}; the first must be the lower log-SNR"
+        )
+    u = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+    return spacing(schedule, high, low, u).to(dtype)
+
+
+def _subsequence(schedule: Schedule, steps: int | Sequence[int]) -> Tensor:
+    total = getattr(schedule, "steps", 1000)
+    if isinstance(steps, int):
+        if not 1 <= steps < total:
+            raise ValueError(
+                f"steps = {steps} must be from 1 to {total - 1}, the number of discrete steps less one"
+            )
+        index = torch.linspace(total - 1, 0, steps + 1, dtype=torch.float64).round()
+    else:
+        index = torch.tensor(list(steps), dtype=torch.float64)
+        if len(index) < 2 or index.max() >= total or index.min() < 0 or (index.diff() >= 0).any():
+            raise ValueError(
+                f"discrete steps {list(steps)} must fall, two or more of them, within 0..{total - 1}"
+            )
+    return (index + 1) / total

@@ -1,0 +1,57 @@
+"""A rehearsal: the whole of a training, for two steps on a few clips, in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+from vidiff.config import DiffusionRun, RunConfig, dump, load_codec_config
+from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.log import duration, read_metrics
+from vidiff.stages import train
+
+STEPS = 2  # the first warms up, the second is timed
+
+
+def run(config: RunConfig, folder: Path) -> None:
+    """Index, codec, latents, training, validation, sampling and checkpoint, each for real; then what to expect.
+
+    Raises:
+        ValueError: as `vidiff.stages.train`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        small = copy.deepcopy(config)
+        changes = {"steps": STEPS, "log_every": 1, "validate_every": STEPS, "sample_every": STEPS}
+        for key, value in changes.items():
+            setattr(small.train, key, value)
+        small.runs, small.data.limit = scratch, max(config.batch, 16)
+        plans = [config]
+        if (
+            isinstance(small, DiffusionRun)
+            and isinstance(config, DiffusionRun)
+            and config.codec.name == "vae"
+        ):
+            plans.insert(0, load_codec_config(config, folder))
+            small.codec.override = {
+                **small.codec.override,
+                "train": {**small.codec.override.get("train", {}), **changes},
+            }
+        train(small, dump(small), folder)
+        print(f"\n{'':12}{'parameters':>14}{'memory':>10}{'a step':>10}{'steps':>10}{'all':>12}")
+        for plan in plans:
+            print(expectation(plan, Path(scratch) / plan.name))
+    print("dry run complete: nothing was kept")
+
+
+def expectation(plan: RunConfig, done: Path) -> str:
+    """One line on a run, from the rehearsal in the folder `done`."""
+    checkpoint = newest(done / "checkpoints")
+    assert checkpoint is not None
+    parameters = sum(tensor.numel() for tensor in load_weights(checkpoint).values())
+    last = [line for line in read_metrics(done / "metrics.jsonl") if "clips_per_second" in line][-1]
+    seconds = plan.batch / last["clips_per_second"]
+    return (
+        f"{plan.kind:12}{parameters:>14,}{last['memory_gb']:>7.1f} GB{seconds:>8.2f} s{plan.train.steps:>10,}"
+        f"{duration(seconds * plan.train.steps):>12}"
+    )

@@ -1,0 +1,401 @@
+"""The one training loop, for codec and diffusion alike.
+
+    load what the newest checkpoint holds -> [validate, sample, save where due -> one step] ... -> report
+
+The result is a function of the options alone. A step's random numbers come from (seed, step, rank), its data
+from the number of samples consumed, its learning rate from the step; so a run that was killed, resumed,
+validated or sampled in between ends with the bits of one that was not, on the same machine and number of
+processes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vidiff.engine import checkpoint, log, precision, seeds
+from vidiff.engine.counters import Counters
+from vidiff.engine.ema import EMA
+from vidiff.engine.guard import Interrupted, Signals, locked, signals
+from vidiff.engine.optim import adamw, clip_gradients, learning_rate
+from vidiff.engine.options import TrainOptions
+from vidiff.engine.parallel import Group, processes
+from vidiff.engine.report import write_report
+
+T = TypeVar("T")
+Batch = dict[str, Tensor]
+"""Tensors of equal first dimension. "key", if there, numbers the samples and names them in errors."""
+Validate = Callable[[int], Mapping[str, float]]
+Sample = Callable[[int], object]
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or gradients that are not finite."""
+
+
+def fit(
+    objective: nn.Module,
+    make_batches: Callable[[int], Iterable[Batch]],
+    batch_size: int,
+    options: TrainOptions,
+    run: Path,
+    *,
+    device: str | torch.device = "auto",
+    validate: Validate | None = None,
+    sample: Sample | None = None,
+    title: str = "",
+) -> None:
+    """Trains `objective` to step `options.steps`, from the newest checkpoint in `run` where there is one.
+
+    objective     forward(batch) -> {"loss": scalar, other scalars to log}; moved to `device`
+    make_batches  the number of samples consumed so far, over all processes -> an endless iterable of this
+                  process's batches from there on, each of batch_size / (processes * accumulate) samples.
+                  Loader workers want `worker_init_fn=guard.shield_worker`, or a signal to the process group
+                  kills them.
+    batch_size    samples of one step, over all processes and accumulated parts
+    validate      step -> numbers to log, averaged over processes; runs on all of them
+    sample        step -> anything; runs on the main process, and writes to run/samples
+
+    validate and sample find the EMA weights in `objective`, in eval mode and without gradients, and random
+    generators in the same state each time. Whatever they draw changes nothing in the training.
+
+    Raises Interrupted (a SystemExit: code 0 for SIGTERM, 130 for SIGINT) once the step that a signal met is
+    finished and saved; Diverged after `max_skips` bad steps in a row; guard.RunBusy where another training
+    holds `run`; checkpoint.CheckpointError where checkpoints exist and none is sound; ValueError where they
+    are another model's.
+    """
+    run = Path(run)
+    with processes(device) as group, signals() as stop, locked(run) if group.main else nullcontext():
+        training = _Training(objective, make_batches, batch_size, options, run, group, stop, title)
+        try:
+            training.resume()
+            training.loop(validate, sample)
+        finally:
+            training.close()
+
+
+class _Training:
+    def __init__(
+        self,
+        objective: nn.Module,
+        make_batches: Callable[[int], Iterable[Batch]],
+        batch_size: int,
+        options: TrainOptions,
+        run: Path,
+        group: Group,
+        stop: Signals,
+        title: str,
+    ) -> None:
+        parts = group.world * options.accumulate
+        if batch_size < 1 or batch_size % parts:
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be a multiple of {parts}, "
+                f"for {group.world} processes with accumulate={options.accumulate}"
+            )
+        self.began = time.perf_counter()
+        self.options, self.run, self.group, self.stop, self.title = options, run, group, stop, title
+        self.make_batches, self.batch_size, self.part_size = make_batches, batch_size, batch_size // parts
+        self.objective = objective.to(group.device)
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.buffers = list(objective.buffers())
+        self.optimizer = adamw(options.optim, objective)
+        self.at = Counters()
+        self.saved = 0  # the step of the newest checkpoint
+        # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
+        self.clips, self.spent, self.waited = 0, 0.0, 0.0
+        self.batches: Iterator[Batch] | None = None
+        self.progress = log.Progress(title, options.steps, show=group.main)
+
+    # Coming and going
+
+    def resume(self) -> None:
+        """Takes up the newest sound checkpoint, the same on every process, or starts anew."""
+        main, say = self.group.main, self.progress.say
+        path = self.group.share(checkpoint.newest(self.run / "checkpoints", say) if main else None)
+        found = checkpoint.load(path) if path else None
+        if found:
+            self.at = Counters(**found.state["counters"])
+            self.saved = self.at.step
+            _load_model(self.objective, found)
+        self.precision = self.choose_precision(found.state["precision"] if found else None)
+        # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
+        if self.options.compile:
+            self.objective.compile()
+        self.model = self.group.wrap(self.objective)
+        self.ema = EMA(self.objective, self.options.ema, self.options.ema_warmup)
+        self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.precision == "fp16")
+        if found:
+            self.restore(found)
+            say(f"going on from step {self.at.step} of {self.options.steps} ({found.path.name})")
+        if main:
+            log.trim_metrics(self.run / "metrics.jsonl", self.at.step)
+            log.write_environment(self.run, self.group, self.options.seed, self.at.step)
+
+    def choose_precision(self, before: precision.Precision | None) -> precision.Precision:
+        """As the options say; for "auto" as before, so that a resumed run computes the same, or by trial."""
+        if self.options.precision != "auto":
+            return self.options.precision
+        if before is None and self.group.main:
+            batch = self.fetch()
+            self.batches = itertools.chain([batch], self.batches if self.batches is not None else ())
+            before = precision.choose(self.objective, self.move(batch), self.group.device)
+            self.progress.say(f"precision {before}")
+        return self.group.share(before or "fp32")
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        state = found.state
+        self.ema.load_state_dict(found.ema, state["ema_updates"])
+        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(ours)  # moments come from the checkpoint, settings from the options of today
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.group.rank < len(state["random"]):
+            seeds.set_random_state(state["random"][self.group.rank])
+
+    def save(self) -> None:
+        """Writes a checkpoint, from the main process."""
+        randoms = self.group.gather(seeds.random_state())
+        if self.group.main:
+            state = {
+                "counters": vars(self.at) | {"seconds": self.seconds()},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "precision": self.precision,
+                "ema_updates": self.ema.updates,
+                "random": randoms,
+            }
+            model, ema, keep = self.objective.state_dict(), self.ema.state_dict(), self.options.keep
+            checkpoint.save(self.run / "checkpoints", self.at.step, model, ema, state, keep)
+        self.saved = self.at.step
+
+    def close(self) -> None:
+        self.batches = None  # ends the loader's workers
+        self.progress.close()
+
+    def seconds(self) -> float:
+        return self.at.seconds + time.perf_counter() - self.began
+
+    # The loop
+
+    def loop(self, validate: Validate | None, sample: Sample | None) -> None:
+        steps, every = self.options.steps, self.options.checkpoint_every
+        self.progress.begin(self.at.step)
+        while True:
+            self.look(validate, sample)
+            done = self.at.step >= steps
+            wish = int(self.group.reduce_max(torch.tensor(self.stop.number)))
+            if self.at.step > self.saved:
+                if done or wish:
+                    self.save()
+                elif every and self.at.step % every == 0:
+                    with self.going_on(f"checkpoint of step {self.at.step}"):
+                        self.save()
+            if wish:
+                self.progress.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
+                raise Interrupted(wish)
+            if done:
+                break
+            self.step()
+        self.report()
+        self.progress.say(f"trained to step {self.at.step} in {log.duration(self.seconds())}; see {self.run}")
+
+    def step(self) -> None:
+        """One step of the optimizer, on `batch_size` samples."""
+        options, at = self.options, self.at
+        began = time.perf_counter()
+        parts = [self.fetch() for _ in range(options.accumulate)]
+        self.waited += time.perf_counter() - began
+
+        seeds.seed_step(options.seed, at.step, self.group.rank)
+        rate = learning_rate(options.optim, at.step, options.steps)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = rate
+        kept = [buffer.clone() for buffer in self.buffers]
+        results = []
+        for number, part in enumerate(parts, 1):
+            with self.group.unsynced(self.model) if number < len(parts) else nullcontext():
+                with precision.autocast(self.group.device, self.precision):
+                    result = self.model(self.move(part))
+                self.scaler.scale(result["loss"] / len(parts)).backward()
+            results.append({name: value.detach().float() for name, value in result.items()})
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.parameters, options.optim.clip)
+
+        scalars, sound = self.collect(results, norm)
+        if sound:
+            self.scaler.step(self.optimizer)
+            self.ema.update()
+        else:
+            for buffer, before in zip(self.buffers, kept, strict=True):
+                buffer.copy_(before)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        at.step += 1
+        at.samples += self.batch_size
+        self.spent += time.perf_counter() - began
+        self.clips += self.batch_size
+        self.judge(sound, parts)
+        self.record(scalars, rate)
+
+    def fetch(self) -> Batch:
+        """The next part of a batch, as the loader gives it."""
+        if self.batches is None:
+            self.batches = iter(self.make_batches(self.at.samples))
+        batch = next(self.batches, None)
+        if batch is None:
+            raise ValueError(f"the batches ended, {self.at.samples} samples in; make_batches must give them for ever")
+        size = len(next(iter(batch.values())))
+        if size != self.part_size:
+            raise ValueError(
+                f"the loader gave {size} samples at once; expected {self.part_size}: batch_size "
+                f"{self.batch_size} over {self.group.world} processes in {self.options.accumulate} parts"
+            )
+        return batch
+
+    def move(self, batch: Batch) -> Batch:
+        return {k: v.to(self.group.device, non_blocking=True) for k, v in batch.items()}
+
+    def collect(self, results: list[dict[str, Tensor]], norm: Tensor) -> tuple[dict[str, float], bool]:
+        """Means over parts and processes of what is finite, and whether every loss and gradient was.
+
+        Every process gets the same answer, so that all skip a step or none does. It costs one wait for the
+        device.
+        """
+        names = [*sorted(results[0]), "grad_norm"]
+        rows = [torch.stack([(r | {"grad_norm": norm})[n] for n in names]) for r in results]
+        values = torch.stack(rows)
+        finite = values.isfinite()
+        sums = values.where(finite, 0.0).sum(0)
+        totals, counts = self.group.reduce_sum(torch.stack([sums, finite.float().sum(0)])).tolist()
+        means = {n: t / c if c else math.nan for n, t, c in zip(names, totals, counts, strict=True)}
+        whole = len(results) * self.group.world
+        return means, all(counts[names.index(n)] == whole for n in ("loss", "grad_norm"))
+
+    def judge(self, sound: bool, parts: list[Batch]) -> None:
+        """Counts a step that was skipped; raises Diverged after too many in a row."""
+        at = self.at
+        if sound:
+            at.skipped_in_a_row = 0
+            return
+        at.skipped += 1
+        at.skipped_in_a_row += 1
+        keys = [int(k) for part in parts for k in part.get("key", ())]
+        samples = f" (samples {', '.join(map(str, keys))})" if keys else ""
+        self.progress.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
+        if at.skipped_in_a_row >= self.options.max_skips:
+            raise Diverged(
+                f"{at.skipped_in_a_row} steps in a row, up to step {at.step}, had a loss or gradients that "
+                f"are not finite{samples}; the checkpoint of step {self.saved} stands. Lower optim.lr, raise "
+                "optim.warmup, or use precision=fp32, and run again"
+            )
+
+    def record(self, scalars: dict[str, float], rate: float) -> None:
+        """Sums scalars up, and writes their means since the last logged step where it is time."""
+        at, options = self.at, self.options
+        at.add(scalars)
+        if at.step % options.log_every and at.step not in (1, options.steps):
+            self.progress.advance(at.step, None)
+            return
+        line = {
+            "step": at.step,
+            "seconds": round(self.seconds(), 3),
+            **at.take_means(),
+            "lr": rate,
+            "clips_per_second": self.clips / self.spent,
+            "data_wait": self.waited / self.spent,
+            "memory_gb": log.memory_used(self.group.device) / 2**30,
+            "skipped": at.skipped,
+        }
+        self.clips, self.spent, self.waited = 0, 0.0, 0.0
+        self.write_metrics(line)
+        self.progress.advance(at.step, line)
+
+    # Looking
+
+    def look(self, validate: Validate | None, sample: Sample | None) -> None:
+        """Validates and samples, each where it is due and has not been done."""
+        at, options = self.at, self.options
+        validating = validate is not None and self.due(options.validate_every, at.validated)
+        sampling = sample is not None and self.due(options.sample_every, at.sampled)
+        if validate and validating:
+            scores = self.watch(lambda: dict(validate(at.step)))
+            if scores:
+                values = torch.tensor(list(scores.values()), dtype=torch.float64)
+                means = self.group.reduce_mean(values).tolist()
+                self.write_metrics({"step": at.step, **dict(zip(scores, means, strict=True))})
+            if not self.cut:
+                at.validated = at.step
+        if sample and sampling:
+            with self.going_on("samples"):
+                if self.group.main:
+                    self.watch(lambda: sample(at.step))
+            if not self.cut:
+                at.sampled = at.step
+        if validating or sampling:
+            self.group.barrier()
+            self.report()
+
+    def due(self, every: int, last: int) -> bool:
+        step = self.at.step
+        return bool(every) and step > last and (step % every == 0 or step == self.options.steps)
+
+    @property
+    def cut(self) -> bool:
+        """Whether a signal cuts `watch` short. Among several processes it may not: others would wait."""
+        return self.group.world == 1 and self.stop.number != 0
+
+    def watch(self, work: Callable[[], T]) -> T | None:
+        """Runs `work` on the averaged weights; nothing of it shows in the training."""
+        with self.ema.swapped(), _evaluating(self.objective), seeds.preserved(), torch.no_grad():
+            seeds.seed_step(self.options.seed, -1, self.group.rank)  # the same noise each time, to compare
+            return self.stop.cut_short(work) if self.group.world == 1 else work()
+
+    def report(self) -> None:
+        if self.group.main:
+            with self.going_on("report"):
+                write_report(self.run, self.title)
+
+    def write_metrics(self, line: Mapping[str, float | int]) -> None:
+        if self.group.main:
+            with self.going_on("metrics"):
+                log.append_metrics(self.run / "metrics.jsonl", line)
+
+    @contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """A full or failing disk is told, and does not end the training."""
+        try:
+            yield
+        except OSError as error:
+            self.progress.say(f"could not write the {what} ({error}); training goes on")
+
+
+def _load_model(objective: nn.Module, found: checkpoint.Checkpoint) -> None:
+    try:
+        objective.load_state_dict(found.model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{found.path} is of another model; give this one another run folder, or set its options as they "
+            f"were. {error}"
+        ) from None
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each part is in the mode it was in, frozen parts too."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,41 @@
+"""What a training is told, besides what to train and on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vidiff.engine.optim import Optim
+
+
+@dataclass
+class TrainOptions:
+    """How long, how precisely, and how often to look. 0 for any `..._every` means never."""
+
+    steps: int = 1000
+    optim: Optim = field(default_factory=Optim)
+    accumulate: int = 1
+    """Parts that the batch of one step is taken in; more need less memory."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    ema: float = 0.999
+    ema_warmup: int = 10
+    checkpoint_every: int = 500
+    keep: int = 3
+    """Checkpoints to keep."""
+    log_every: int = 20
+    validate_every: int = 0
+    sample_every: int = 0
+    max_skips: int = 20
+    """Steps in a row with a loss or gradients that are not finite, until training gives up."""
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "keep", "log_every", "max_skips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("checkpoint_every", "validate_every", "sample_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; give 0 (never) or more")
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"train.precision is {self.precision!r}; choose auto, fp32, bf16 or fp16")

@@ -1,0 +1,129 @@
+"""This process and its peers: one process needs nothing, several are started by torchrun.
+
+python -m vidiff.train ...                           one process
+torchrun --nproc-per-node 8 -m vidiff.train ...      eight, one a GPU; without GPUs, on gloo
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process of `world`. But for `main`, all processes call each method together, in one order."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module`, with gradients averaged over processes where there are several.
+
+        Wrap the objective, and call it: methods other than `forward` bypass the averaging.
+        """
+        if self.world == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+    def unsynced(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Inside, `backward` adds to this process's own gradients: for all but the last part of a batch."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum over processes, of any shape."""
+        if self.world > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def reduce_max(self, values: Tensor) -> Tensor:
+        """The largest over processes, of any shape."""
+        if self.world > 1:
+            values = values.clone()
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def reduce_mean(self, values: Tensor) -> Tensor:
+        """The mean over processes, of any shape."""
+        return self.reduce_sum(values) / self.world
+
+    def share(self, value: T) -> T:
+        """What the main process passed."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process passed, by rank, on the main process; elsewhere an empty list."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] | None = [None] * self.world if self.main else None
+        dist.gather_object(value, box, dst=0)
+        return box or []
+
+    def barrier(self) -> None:
+        """Waits until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """ "auto" is a GPU where there is one, else the CPU. Raises ValueError for a GPU that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"no such device: {device!r}; give auto, cpu, cuda or cuda:0") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but torch finds no GPU here; give device=cpu, or auto")
+    return chosen
+
+
+@contextmanager
+def processes(device: str | torch.device = "auto") -> Iterator[Group]:
+    """Joins the processes that torchrun started, and leaves them at the end. Inside another such block: a
+    look-up.
+    """
+    chosen = choose_device(device)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Group(chosen)
+        return
+    rank = int(os.environ["RANK"])
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    group = Group(chosen, rank, world)
+    if dist.is_initialized():
+        yield group
+        return
+    cuda = chosen.type == "cuda"
+    # gloo beside nccl carries the small Python objects, without a detour over the GPU
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=chosen if cuda else None)
+    try:
+        yield group
+    except SystemExit:  # all leave together, as at the end; after any other error peers may hang in a collective
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()

@@ -1,0 +1,49 @@
+"""The arithmetic of a training step: fp32, bf16 or fp16 under autocast; weights and averages stay as they
+are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vidiff.engine import seeds
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+GAIN = 1.2
+"""How many times as fast bf16 must be on a CPU to be worth its rounding."""
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
+def choose(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> Precision:
+    """What "auto" stands for: on a GPU, bf16 where its hardware has it, else fp16; on a CPU, whichever is
+    faster.
+
+    On a CPU the objective itself is timed, forward and backward on one batch, twice in each precision in
+    turn. Weights, buffers and random states are as before afterwards; gradients are None.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    buffers = [(b, b.clone()) for b in objective.buffers()]
+    seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
+    with seeds.preserved():
+        for precision in (*seconds, *seconds):
+            began = time.perf_counter()
+            with autocast(device, precision):
+                result: dict[str, Any] = objective(batch)
+            result["loss"].backward()
+            seconds[precision] = min(seconds[precision], time.perf_counter() - began)
+            objective.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    return "bf16" if seconds["fp32"] >= GAIN * seconds["bf16"] else "fp32"

@@ -1,0 +1,74 @@
+"""The shapes protocol: what a model must do, as numbers that anyone can get again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidiff.evaluate.shapes import acceleration, extension_score, label_score, read_shapes
+
+
+@dataclass(frozen=True)
+class ShapesProtocol:
+    """How many clips, and how they are extended. The scores of two models compare only under one protocol."""
+
+    per_label: int = 8
+    given: int = 8
+    frames: int = 40
+    horizon: int = 8
+    batch: int = 24  # clips drawn at once
+
+
+def score_generation(
+    generate: Callable[[Sequence[str], int], Tensor], labels: Sequence[str], protocol: ShapesProtocol
+) -> tuple[dict[str, Any], Tensor]:
+    """Score generated clips.
+
+    Args:
+        generate: (label names, seed) -> `(b, 3, f, h, w)` in [-1, 1].
+        labels: names of the classes, in the oracle's order.
+
+    Returns:
+        scores, and the clips `(n, 3, f, h, w)`.
+    """
+    wanted = torch.arange(len(labels)).repeat(protocol.per_label)
+    parts = wanted.split(protocol.batch)
+    clips = torch.cat([generate([labels[i] for i in part], seed) for seed, part in enumerate(parts)])
+    reading = read_shapes(clips)
+    return {"clips": len(clips), **label_score(reading, wanted), **acceleration(reading)}, clips
+
+
+def score_extension(
+    extend: Callable[[Tensor, int, int], Tensor], clips: Tensor, paths: Tensor, protocol: ShapesProtocol
+) -> tuple[dict[str, Any], Tensor]:
+    """Score how held-out clips are continued, without being told their label.
+
+    Args:
+        extend: (given `(b, 3, g, h, w)`, frames, seed) -> `(b, 3, frames, h, w)`.
+        clips: real ones, `(n, 3, f, h, w)`.
+        paths: their true centres `(n, f, 2)` in pixels.
+
+    Returns:
+        scores, and the extended clips `(n, 3, protocol.frames, h, w)`.
+    """
+    given = clips[:, :, : protocol.given]
+    parts = given.split(protocol.batch)
+    made = torch.cat([extend(part, protocol.frames, seed) for seed, part in enumerate(parts)])
+    score = extension_score(read_shapes(made), paths, protocol.given, protocol.horizon)
+    equal = bool(torch.equal(made[:, :, : protocol.given], given))
+    return {"clips": len(made), "given_bit_equal": equal, **score}, made
+
+
+def score_real(video: Tensor, decoded: Tensor, label: Tensor) -> dict[str, Any]:
+    """What real clips reach after the codec, which no model on its latents can beat; and the codec's PSNR in dB."""
+    reading = read_shapes(decoded)
+    error = (video - decoded).square().mean()
+    return {
+        "psnr": float(10 * torch.log10(4 / error)),
+        **label_score(reading, label),
+        **acceleration(reading),
+    }

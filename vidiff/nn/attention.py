@@ -1,0 +1,107 @@
+"""Scaled dot-product attention behind one call, with its backend chosen by a probe.
+
+Every backend takes and returns `(b, n, heads, d)`: b sequences of n tokens. A backend is trusted on a device and a
+precision only after a small forward and backward pass on it has agreed with the plain formula.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+XFORMERS_BATCH = 65535  # its kernels put the batch on a CUDA grid axis that ends here
+SHORT = 32  # tokens; below this two small matrix products beat a fused kernel on a CPU
+
+log = logging.getLogger(__name__)
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), written out."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
+    weight = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
+    return (weight @ v).transpose(1, 2)  # b n heads d
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's fused attention."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # b n heads d
+
+
+def xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """xformers' memory-efficient attention, in chunks that its kernels can index."""
+    from xformers.ops import memory_efficient_attention
+
+    if q.shape[0] <= XFORMERS_BATCH:
+        return memory_efficient_attention(q, k, v)
+    parts = zip(*(x.split(XFORMERS_BATCH) for x in (q, k, v)), strict=True)
+    return torch.cat([memory_efficient_attention(*part) for part in parts])
+
+
+BACKENDS: dict[str, Backend] = {"xformers": xformers, "sdpa": sdpa, "plain": plain}
+
+
+@functools.cache
+def probe(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Try a backend once, forward and backward. Returns None if it may be used, else the reason why not."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        draw = [torch.randn(2, 24, 2, head_dim, generator=generator) for _ in range(3)]
+        inputs = [x.to(device, dtype).requires_grad_() for x in draw]
+        exact = [x.to(device, torch.float32).requires_grad_() for x in draw]
+        expected = plain(*exact)
+        expected.square().sum().backward()
+        try:
+            found = BACKENDS[name](*inputs)
+            found.float().square().sum().backward()
+        except (ImportError, NotImplementedError, RuntimeError, ValueError, AttributeError, OSError) as error:
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    tolerance = 1e-3 if dtype == torch.float32 else 5e-2
+    pairs = [(found, expected)] + [(x.grad, y.grad) for x, y in zip(inputs, exact, strict=True)]
+    for got, wanted in pairs:
+        assert got is not None and wanted is not None
+        gap = float((got.detach().float() - wanted.detach()).abs().max() / wanted.detach().abs().max())
+        if not gap <= tolerance:
+            return f"it differs from the plain formula by {gap:.1e} of the largest value"
+    return None
+
+
+@functools.cache
+def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The first backend that passes its probe, in the order xformers, SDPA, plain. Says once what was refused."""
+    for name in BACKENDS:
+        if name == "xformers" and device.type != "cuda":
+            continue  # it has no operators elsewhere
+        reason = probe(name, device, dtype, head_dim)
+        if reason is None:
+            return name
+        log.warning("attention: %s cannot be used on %s in %s (%s)", name, device, dtype, reason)
+    raise RuntimeError(f"no attention backend works on {device} in {dtype}")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto") -> Tensor:
+    """Attention over n tokens.
+
+    Args:
+        q: `(b, n, heads, d)`; k and v: `(b, m, heads, d)`.
+        backend: "auto", or one of `BACKENDS`.
+
+    Returns:
+        `(b, n, heads, d)`.
+
+    Raises:
+        ValueError: if the backend has no such name.
+    """
+    if backend == "auto":
+        short = q.device.type == "cpu" and k.shape[1] <= SHORT
+        backend = "plain" if short else choose(q.device, q.dtype, q.shape[-1])
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend is {backend!r}; choose auto, {', '.join(BACKENDS)}")
+    return BACKENDS[backend](q, k, v)

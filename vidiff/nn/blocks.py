@@ -1,0 +1,142 @@
+"""The blocks of the factorised space-time U-Net.
+
+Inside the network a clip is `(b f) c h w` in channels-last memory, so a voxel's channels lie together and, frame after
+frame, `b f h w c`. Time is then reached by views: `(b, c, f, h w)` for convolutions, `(b, h w, f, c)` for attention.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vidiff.nn.attention import attention
+from vidiff.nn.embed import rotary, rotate
+
+MODULATIONS = ("film", "adain")
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay the kernels of a module's 2D convolutions out as its activations are."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
+    """Zero mean and unit variance.
+
+    Args:
+        x: `(n, c, h, w)`.
+        kind: "film" normalises each voxel over its channels (layer norm), "adain" each channel of each frame over
+            its area (instance norm).
+        weight: `(c,)`, a learned scale for "film"; where a modulation follows, that brings the scale.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # both kernels accumulate in float32 whatever x is
+        if kind == "film":
+            return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], weight).permute(0, 3, 1, 2)
+        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+        return ((x - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
+
+
+class Modulation(nn.Module):
+    """Normalise, then scale and shift by the embedding of each frame.
+
+    "film" is feature-wise linear modulation (Perez et al. 2018, eq. 1) of layer-normed voxels, "adain" adaptive
+    instance normalisation (Huang and Belongie 2017, eq. 8).
+    """
+
+    def __init__(self, channels: int, dim: int, kind: str) -> None:
+        super().__init__()
+        if kind not in MODULATIONS:
+            raise ValueError(f"modulation is {kind!r}; choose {' or '.join(MODULATIONS)}")
+        self.kind = kind
+        self.project = nn.Linear(dim, 2 * channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x: `(b f) c h w`; emb: `(b f) dim`, already activated."""
+        x = normalise(x, self.kind)
+        scale, shift = self.project(emb).to(x.dtype)[:, :, None, None].chunk(2, dim=1)  # (b f) c 1 1
+        return torch.addcmul(shift, x, scale + 1)
+
+
+class ResBlock(nn.Module):
+    """A residual block that mixes space, then time: 1x3x3 and 3x1x1 convolutions (Tran et al. 2018, R(2+1)D)."""
+
+    def __init__(self, inputs: int, outputs: int, dim: int, modulation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.modulate_space = Modulation(inputs, dim, modulation)
+        self.space = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulate_time = Modulation(outputs, dim, modulation)
+        self.dropout = nn.Dropout(dropout)
+        self.time = nn.Conv2d(outputs, outputs, (3, 1), padding=(1, 0))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
+        h = self.space(F.silu(self.modulate_space(x, emb)))  # (b f) outputs h w
+        h = self.dropout(F.silu(self.modulate_time(h, emb)))
+        height = h.shape[2]
+        h = rearrange(h, "(b f) c h w -> b c f (h w)", f=frames)  # a view in channels-last memory
+        h = rearrange(self.time(h), "b c f (h w) -> (b f) c h w", h=height)
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """Self-attention over space, over time at each location, or over both at once, with rotary positions."""
+
+    AXES = ("space", "time", "joint")
+
+    def __init__(self, channels: int, axis: str, head_dim: int, backend: str = "auto") -> None:
+        super().__init__()
+        if axis not in self.AXES:
+            raise ValueError(f"attention axis is {axis!r}; choose {', '.join(self.AXES)}")
+        head_dim = min(head_dim, channels)
+        if channels % head_dim or head_dim % 2:
+            raise ValueError(f"{channels} channels do not divide into heads of {head_dim} (an even number)")
+        self.axis, self.head_dim, self.backend = axis, head_dim, backend
+        self.scale = nn.Parameter(torch.ones(channels))
+        # Pointwise convolutions: on channels-last memory they are the matrix products that nn.Linear would be.
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """x: `(b f) c h w`."""
+        height, width = x.shape[2:]
+        pattern, sizes = {
+            "space": ("(b f) (three head d) h w -> three (b f) (h w) head d", (height, width)),
+            "time": ("(b f) (three head d) h w -> three (b h w) f head d", (frames,)),
+            "joint": ("(b f) (three head d) h w -> three b (f h w) head d", (frames, height, width)),
+        }[self.axis]
+        h = normalise(x, "film", self.scale.to(x.dtype))
+        qkv = rearrange(self.qkv(h), pattern, three=3, d=self.head_dim, f=frames)  # 3 sequences tokens head d
+        q, k = rotate(qkv[:2], rotary(sizes, self.head_dim, x.device))
+        h = attention(q, k, qkv[2], self.backend)
+        back = {
+            "space": "(b f) (h w) head d -> (b f) (head d) h w",
+            "time": "(b h w) f head d -> (b f) (head d) h w",
+            "joint": "b (f h w) head d -> (b f) (head d) h w",
+        }[self.axis]
+        h = rearrange(h, back, f=frames, h=height, w=width)
+        return x + self.out(h.contiguous(memory_format=torch.channels_last))
+
+
+class Downsample(nn.Conv2d):
+    """Merge 2x2 voxels of a frame into one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 2, stride=2)
+
+
+class Upsample(nn.Module):
+    """Split each voxel of a frame into 2x2 (Shi et al. 2016, sub-pixel convolution)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.split = nn.Conv2d(inputs, 4 * outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = rearrange(self.split(x), "n (a b c) h w -> n c (h a) (w b)", a=2, b=2)  # n outputs 2h 2w
+        return x.contiguous(memory_format=torch.channels_last)

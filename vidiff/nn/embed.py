@@ -1,0 +1,103 @@
+"""Numbers to vectors: clock, label and stride embeddings, and rotary positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vidiff.diffusion.condition import Condition
+
+
+def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding of real numbers (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        x: any shape.
+        dim: even; the first half holds sines, the second cosines.
+
+    Returns:
+        `(*x.shape, dim)` in float32.
+    """
+    frequency = torch.exp(torch.arange(dim // 2, device=x.device) * (-math.log(period) / (dim // 2)))
+    angle = x.float()[..., None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class Embedding(nn.Module):
+    """What a block is told of each frame: its clock, and the sample's label and stride.
+
+    Args:
+        dim: width of the result.
+        labels: number of classes; 0 for a model without labels.
+        strided: whether clips come with a frame stride.
+    """
+
+    def __init__(self, dim: int, labels: int = 0, strided: bool = False) -> None:
+        super().__init__()
+        self.dim, self.labels = dim, labels
+        self.clock = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = nn.Embedding(labels + 1, dim) if labels else None  # row 0 is "no label"
+        self.stride = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if strided else None
+
+    def forward(self, log_snr: Tensor, condition: Condition) -> Tensor:
+        """
+        Args:
+            log_snr: `(b, f)`, the mean clamped log-SNR of each frame.
+            condition: its label and stride are read; one that is absent stands for "none".
+
+        Returns:
+            `(b, f, dim)`.
+
+        Raises:
+            ValueError: if a label is outside the model's classes.
+        """
+        # Log-SNR spans [-20, 20]; times 25 it spans what a discrete clock of 1,000 steps would.
+        emb = self.clock(sinusoidal(log_snr * 25, self.dim))  # b f dim
+        if self.label is not None:
+            label = condition.label
+            if label is None:
+                label = torch.full(log_snr.shape[:1], -1, device=log_snr.device)
+            elif label.device.type == "cpu" and not bool(((label >= -1) & (label < self.labels)).all()):
+                raise ValueError(f"label {label.tolist()} is outside 0 to {self.labels - 1} (-1 means none)")
+            emb = emb + self.label(label + 1)[:, None]
+        if self.stride is not None and condition.stride is not None:
+            emb = emb + self.stride(sinusoidal(condition.stride.float().log2() * 100, self.dim))[:, None]
+        return emb
+
+
+def rotary(sizes: tuple[int, ...], head_dim: int, device: torch.device, period: float = 100.0) -> Tensor:
+    """Angles of rotary position embedding over one or more axes (Su et al. 2021, eq. 15; axes share the pairs).
+
+    Only differences of positions reach the attention weights, so a model works at other lengths and sizes.
+
+    Args:
+        sizes: tokens along each axis, in the order in which they are flattened.
+        head_dim: channels a head; `head_dim // 2` pairs are shared out among the axes.
+
+    Returns:
+        `(prod(sizes), head_dim // 2)` angles in radians.
+    """
+    pairs = head_dim // 2
+    share = [pairs // len(sizes) + (axis < pairs % len(sizes)) for axis in range(len(sizes))]
+    angles = []
+    for axis, (size, count) in enumerate(zip(sizes, share, strict=True)):
+        frequency = period ** (-torch.arange(count, device=device) / max(count, 1))
+        angle = torch.arange(size, device=device)[:, None] * frequency  # size count
+        shape = [1] * len(sizes) + [count]
+        shape[axis] = size
+        angles.append(angle.view(shape).expand(*sizes, count))
+    return torch.cat(angles, dim=-1).reshape(-1, pairs)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels by its token's angle.
+
+    Args:
+        x: `(..., n, heads, d)`.
+        angles: `(n, d // 2)` radians.
+    """
+    turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # n 1 d/2, complex
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)

@@ -1,0 +1,166 @@
+"""The factorised space-time 3D U-Net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vidiff.diffusion.condition import Condition
+from vidiff.nn.blocks import Attention, Downsample, Modulation, ResBlock, Upsample, channels_last
+from vidiff.nn.embed import Embedding
+
+
+@dataclass
+class UNetConfig:
+    """Shape of a U-Net. Level 0 is the resolution of its input; each further level halves height and width."""
+
+    channels: int = 4  # of x; the network adds the clock as one more input channel
+    width: int = 128
+    multipliers: list[int] = field(default_factory=lambda: [1, 2])  # width of each level, in units of `width`
+    blocks: list[int] = field(
+        default_factory=lambda: [2, 2]
+    )  # residual blocks of each level, down and again up
+    spatial_attention: list[int] = field(default_factory=list)  # levels
+    temporal_attention: list[int] = field(default_factory=lambda: [0])  # levels
+    joint_attention: list[int] = field(default_factory=lambda: [1])  # levels, in place of the other two
+    head_dim: int = 64
+    modulation: str = "film"  # or adain
+    labels: int = 0  # classes; 0 for none
+    strided: bool = False  # whether clips come with a frame stride
+    lowres_channels: int = 0  # of a low-resolution video that conditions the model
+    variance: bool = False  # a second head for the learned reverse variance
+    dropout: float = 0.0
+    checkpoint: list[int] = field(
+        default_factory=list
+    )  # levels whose activations are recomputed in the backward pass
+    attention_backend: str = "auto"  # or xformers, sdpa, plain
+
+    def validate(self) -> None:
+        """Raises ValueError for levels that are not there."""
+        levels = range(len(self.multipliers))
+        if len(self.blocks) != len(levels) or min(self.blocks) < 1:
+            raise ValueError(
+                f"unet.blocks has {len(self.blocks)} numbers, unet.multipliers {len(levels)}: one a level, 1 or more"
+            )
+        for name in ("spatial_attention", "temporal_attention", "joint_attention", "checkpoint"):
+            wrong = [level for level in getattr(self, name) if level not in levels]
+            if wrong:
+                raise ValueError(
+                    f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}"
+                )
+
+    def attention(self, level: int) -> list[str]:
+        """Axes of attention at a level, in order."""
+        if level in self.joint_attention:
+            return ["joint"]
+        chosen = [("space", self.spatial_attention), ("time", self.temporal_attention)]
+        return [axis for axis, levels in chosen if level in levels]
+
+
+class Stage(nn.Module):
+    """One residual block and the attention that follows it at its level; on the way up, a skip joins before them."""
+
+    def __init__(self, config: UNetConfig, level: int, dim: int, skip: int = 0) -> None:
+        super().__init__()
+        width = config.width * config.multipliers[level]
+        self.recompute = level in config.checkpoint
+        # Adding a projected skip equals concatenating it before a pointwise convolution, without the copy.
+        self.join = nn.Conv2d(skip, width, 1, bias=False) if skip else None
+        self.block = ResBlock(width, width, dim, config.modulation, config.dropout)
+        self.attention = nn.ModuleList(
+            Attention(width, axis, config.head_dim, config.attention_backend)
+            for axis in config.attention(level)
+        )
+
+    def run(self, x: Tensor, emb: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
+        if self.join is not None:
+            x = x + self.join(skip)
+        x = self.block(x, emb, frames)
+        for layer in self.attention:
+            x = layer(x, frames)
+        return x
+
+    def forward(self, x: Tensor, emb: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.run, x, emb, frames, skip, use_reentrant=False)
+        return self.run(x, emb, frames, skip)
+
+
+class UNet(nn.Module):
+    """Denoising network over `(b, c, f, h, w)`; frames are folded into the batch and unfolded for time.
+
+    It is told the clock twice: voxel by voxel as an input channel, and frame by frame in each block's modulation.
+    Other numbers of frames and other sizes than it was trained on are accepted, as long as h and w divide by
+    `2 ** (levels - 1)`.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        config.validate()
+        self.config = config
+        widths = [config.width * m for m in config.multipliers]
+        dim = 4 * config.width
+        self.embed = Embedding(dim, config.labels, config.strided)
+        self.enter = nn.Conv2d(config.channels + 1 + config.lowres_channels, widths[0], 3, padding=1)
+        self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
+        self.down = nn.ModuleList(Stage(config, level, dim) for level in self.levels)
+        self.up = nn.ModuleList(Stage(config, level, dim, widths[level]) for level in reversed(self.levels))
+        self.merge, self.split = nn.ModuleList(), nn.ModuleList()
+        for upper, lower in pairwise(widths):
+            self.merge.append(Downsample(upper, lower))
+            self.split.append(Upsample(lower, upper))
+        self.middle = Stage(config, len(widths) - 1, dim)
+        self.modulate = Modulation(widths[0], dim, config.modulation)
+        self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1), 3, padding=1)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
+        channels_last(self)
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        """
+        Args:
+            x: `(b, c, f, h, w)`, scaled to unit variance.
+            log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].
+            condition: label, stride and low-resolution video, as far as the model was built for them.
+
+        Returns:
+            `(b, c, f, h, w)`, or `(b, 2c, f, h, w)` with the variance head.
+
+        Raises:
+            ValueError: if height or width does not divide, or a low-resolution video is missing.
+        """
+        frames, height, width = x.shape[2:]
+        halvings = len(self.merge)
+        factor = 2**halvings
+        if height % factor or width % factor:
+            raise ValueError(
+                f"the network halves {height}x{width} {halvings} times: both must divide by {factor}"
+            )
+        inputs = [x, log_snr.to(x.dtype) / 10]
+        if self.config.lowres_channels:
+            if condition.lowres is None:
+                raise ValueError("this model enlarges a low-resolution video: condition.lowres is missing")
+            inputs.append(condition.lowres)
+        h = rearrange(torch.cat(inputs, dim=1), "b c f h w -> (b f) c h w")
+        h = self.enter(h.contiguous(memory_format=torch.channels_last))  # (b f) width h w
+        emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
+        emb = torch.nn.functional.silu(rearrange(emb, "b f d -> (b f) d"))
+
+        skips, here = [], 0
+        for level, stage in zip(self.levels, self.down, strict=True):
+            if level > here:
+                h, here = self.merge[here](h), level  # (b f) 2c h/2 w/2
+            h = stage(h, emb, frames)
+            skips.append(h)
+        h = self.middle(h, emb, frames)
+        for level, stage in zip(reversed(self.levels), self.up, strict=True):
+            if level < here:
+                h, here = self.split[level](h), level  # (b f) c/2 2h 2w
+            h = stage(h, emb, frames, skips.pop())
+        h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
+        return rearrange(h, "(b f) c h w -> b c f h w", f=frames)

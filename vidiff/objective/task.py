@@ -1,0 +1,54 @@
+"""The training clock: which voxels of a clip are known, drawn from a mixture of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from vidiff.diffusion.known import first_frames
+
+
+@dataclass
+class Tasks:
+    """Weights of the tasks that a sample may be trained for, and how its known frames are shown."""
+
+    generate: float = 0.5  # nothing is known
+    first: float = 0.35  # the first k frames, k uniform
+    random: float = 0.15  # each frame with a probability that is itself uniform
+    noise: float = (
+        0.1  # largest time at which known frames are shown: each sample's level is uniform up to it
+    )
+    forget: float = 0.1  # probability that known frames are shown as pure noise, for guidance on history
+
+    NAMES = ("generate", "first", "random")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value >= 0 or (field.name in ("noise", "forget") and value > 1):
+                raise ValueError(f"tasks.{field.name} is {value}; give a number from 0 to 1")
+        if not any(getattr(self, name) for name in self.NAMES):
+            raise ValueError("tasks: every weight is 0; give at least one of generate, first, random")
+
+
+def draw_known(tasks: Tasks, batch: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw each sample's task on its own.
+
+    Returns:
+        known, bool `(b, 1, f, 1, 1)`, with at least one frame unknown; the time at which known frames are shown,
+        `(b, 1, 1, 1, 1)`; the number of each sample's task in `Tasks.NAMES`, `(b,)`.
+    """
+    weights = torch.tensor([getattr(tasks, name) for name in Tasks.NAMES])
+    task = torch.multinomial(weights, batch, replacement=True).to(device)
+    count = torch.randint(1, max(frames, 2), (batch,), device=device)  # 1 to f - 1
+    first = first_frames(frames, count)  # b 1 f 1 1
+    draw = torch.rand(batch, frames, device=device)
+    some = draw < torch.rand(batch, 1, device=device)
+    some &= draw < draw.amax(dim=1, keepdim=True)  # one frame at least is left to be made
+    known = torch.where((task == 1).view(-1, 1, 1, 1, 1), first, some.view(batch, 1, frames, 1, 1))
+    known &= (task > 0).view(-1, 1, 1, 1, 1) & (frames > 1)
+    level = tasks.noise * torch.rand(batch, device=device)
+    level = torch.where(torch.rand(batch, device=device) < tasks.forget, 1.0, level)
+    return known, level.view(-1, 1, 1, 1, 1), task

@@ -1,0 +1,103 @@
+"""The sampling loop, which all samplers share: a sampler is one step from time `t` to an earlier `s`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.denoise import Denoises
+from vidiff.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class State:
+    """What a sampler carries from step to step.
+
+    Args:
+        generator: where its noise comes from.
+        memory: what a multistep sampler keeps of earlier steps; empty at the first.
+    """
+
+    generator: torch.Generator | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+class Sampler:
+    """Subclasses give `step`; calling the sampler runs it along a grid."""
+
+    def step(
+        self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
+    ) -> tuple[Tensor, State]:
+        """Take `x` from time `t` to `s <= t`. Both have the rank of `x`; where they are equal, `x` stays."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoises,
+        x: Tensor,
+        condition: Condition,
+        times: Tensor,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Run along `times` and return the denoiser's `x0` at the last of them.
+
+        Args:
+            x: `(b, c, f, h, w)` at noise level `times[0]`; `start` makes one of pure noise.
+            times: `(n + 1,)`, or `(n + 1, f)` for a clock of each frame's own, falling.
+            generator: for samplers that add noise.
+            progress: show a bar.
+
+        Raises:
+            ValueError: times outside [0, 1], that rise, stand still, or do not fit the frames.
+        """
+        grid = frame_times(times, x)
+        state = State(generator)
+        for t, s in tqdm(list(pairwise(grid)), disable=not progress, desc="sampling", leave=False):
+            x, state = self.step(denoiser, x, t, s, condition, state)
+        return denoiser(x, grid[-1], condition).x0
+
+
+def frame_times(times: Tensor, x: Tensor) -> list[Tensor]:
+    """Check a grid and give each of its times the rank of `x`: `(1, 1, f, 1, 1)`, or all ones for a common
+    clock.
+
+    Raises:
+        ValueError: as `Sampler.__call__`.
+    """
+    frames = x.shape[2] if x.ndim > 2 else 1
+    if times.ndim not in (1, 2) or len(times) < 1 or (times.ndim == 2 and times.shape[1] != frames):
+        raise ValueError(
+            f"times of shape {tuple(times.shape)} must be (n + 1,) or (n + 1, {frames}), one a frame"
+        )
+    low, high = float(times.min()), float(times.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(f"time {high if low >= 0.0 else low:g} is outside [0, 1]; 0 is data and 1 is noise")
+    change = times.reshape(len(times), -1).diff(dim=0)  # n, 1 or f
+    if (change > 0).any():
+        place = int((change > 0).any(1).nonzero()[0])
+        raise ValueError(
+            f"times must fall, but rise from step {place} to {place + 1}: "
+            f"{times[place].tolist()} to {times[place + 1].tolist()}; is the grid reversed?"
+        )
+    if (change == 0).all(1).any():
+        place = int((change == 0).all(1).nonzero()[0])
+        raise ValueError(f"times stand still from step {place} to {place + 1} at {times[place].tolist()}")
+    dtype = torch.promote_types(torch.promote_types(times.dtype, x.dtype), torch.float32)
+    shape = [1] * x.ndim
+    if times.ndim == 2:
+        shape[2] = frames
+    return list(times.to(x.device, dtype).reshape(-1, *shape))  # n + 1 of (1, 1, f, 1, 1)
+
+
+def start(schedule: Schedule, noise: Tensor, times: Tensor) -> Tensor:
+    """Where sampling from nothing starts: standard normal `noise` scaled to the noise level of `times[0]`."""
+    _, sigma = schedule(frame_times(times[:1], noise)[0])
+    return (sigma * noise).to(noise.dtype)

@@ -1,0 +1,267 @@
+"""The stages of a training, in order: index of clips, codec, latent cache, model. What is there is not made again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.config import DiffusionRun, RunConfig, VAERun, build_denoiser, dump, load_codec_config
+from vidiff.data.clips import ClipDataset, make_loader
+from vidiff.data.index import Index, build_index
+from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
+from vidiff.data.order import Order
+from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.data.video import write_video
+from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.guard import locked
+from vidiff.engine.loop import fit
+from vidiff.engine.parallel import processes
+from vidiff.nn.vae import VAE
+from vidiff.objective.diffusion import DiffusionObjective
+from vidiff.objective.vae import VAEObjective
+from vidiff.pipeline import Pipeline, save_codec
+
+Batches = Callable[[int], Iterable[dict[str, Tensor]]]
+
+
+def train(config: RunConfig, given: str, folder: Path) -> None:
+    """Bring a run to its last step.
+
+    Args:
+        config: as `vidiff.config.load` returns it.
+        given: the config as the user wrote it, kept beside the resolved one.
+        folder: where the config file stands; paths in it are relative to that.
+
+    Raises:
+        ValueError: where data or config cannot be used, or another training holds the run.
+        vidiff.engine.guard.Interrupted: after a signal, with everything saved.
+    """
+    with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
+        if isinstance(config, VAERun):
+            train_vae(config, given)
+        elif isinstance(config, DiffusionRun):
+            train_diffusion(config, given, folder)
+
+
+def train_vae(config: VAERun, given: str) -> None:
+    """Train an autoencoder."""
+    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    record(config, given)
+    objective = VAEObjective(VAE(config.vae), config.loss)
+    test = next(iter(clip_batches(config, held_out, 16, 0)(0)))["video"]
+
+    def validate(step: int) -> dict[str, float]:
+        device = next(objective.parameters()).device
+        return {f"val/{key}": float(value) for key, value in objective({"video": test.to(device)}).items()}
+
+    def sample(step: int) -> None:
+        device = next(objective.parameters()).device
+        frames = test[:8].to(device).transpose(1, 2).flatten(0, 1)
+        found = objective.network.decode(objective.network.encode(frames)[0]).clamp(-1, 1).cpu()
+        pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (8, -1)).transpose(1, 2)
+        write_video(config.folder / "samples" / f"step-{step:07d}.mp4", pairs, fps=2)
+
+    batches = clip_batches(config, index, config.batch, config.data.workers)
+    fit_run(config, objective, batches, validate, sample)
+
+
+def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
+    """Train a diffusion model, after whatever it depends on."""
+    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    codec, key = prepare_codec(config, folder)
+    cache = cache_latents(config, codec, key, index)
+    test_cache = cache_latents(config, codec, key, held_out)
+    codec.set_statistics(*cache.statistics)
+    resolve(config, codec, index)
+    record(config, given)
+    with one_at_a_time(config.folder):
+        shape = codec.network.config if isinstance(codec, VAECodec) else None
+        save_codec(config.folder / "codec", codec, shape)
+        labels = index.labels if config.unet.labels else []
+        fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
+        (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
+
+    objective = DiffusionObjective(build_denoiser(config), config.loss)
+    pipeline = Pipeline(
+        objective.denoiser,
+        codec,
+        config.data.frames,
+        config.data.size,
+        labels,
+        fps,
+        config.sampling,
+        config.device,
+    )
+    test = next(iter(latent_batches(config, test_cache, cache.statistics, 16)(0)))
+    seen = next(iter(clip_batches(config, held_out, config.sampling.count, 0)(0)))["video"]
+
+    def validate(step: int) -> dict[str, float]:
+        torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
+        batch = {name: value.to(pipeline.device) for name, value in test.items()}
+        scores = objective(batch)
+        return {"val/loss": float(scores["loss"])}
+
+    def sample(step: int) -> None:
+        count, frames = config.sampling.count, config.data.frames
+        labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
+        made = pipeline.generate(label=labels, count=count)
+        folder = config.folder / "samples"
+        write_video(folder / f"step-{step:07d}.mp4", made.cpu(), fps=pipeline.fps)
+        if frames > 1:
+            given = seen[:, :, : config.sampling.context]
+            longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
+            write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
+
+    batches = latent_batches(config, cache, cache.statistics, config.batch)
+    fit_run(config, objective, batches, validate, sample)
+
+
+def fit_run(
+    config: RunConfig,
+    objective: VAEObjective | DiffusionObjective,
+    batches: Batches,
+    validate: Callable[[int], dict[str, float]],
+    sample: Callable[[int], None],
+) -> None:
+    fit(
+        objective,
+        batches,
+        config.batch,
+        config.train,
+        config.folder,
+        device=config.device,
+        validate=validate,
+        sample=sample,
+        title=config.name,
+    )
+
+
+def make_index(config: RunConfig, split: str) -> Index:
+    """The clips of a split. The shapes set is drawn first where a config wants it and it is not there."""
+    data = config.data
+    folder = Path(config.runs) / "index"  # shared by all runs on the same data
+    with one_at_a_time(folder):
+        layout = data.layout
+        if layout == "shapes":
+            layout = "folders"
+            if not (Path(data.root) / "spec.json").is_file():
+                make_shapes(data.root, ShapesSpec())
+        return build_index(
+            data.root,
+            layout=layout,
+            split=split,
+            fold=data.fold,
+            limit=data.limit,
+            max_broken=data.max_broken,
+            cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
+        )
+
+
+def prepare_codec(config: DiffusionRun, folder: Path) -> tuple[Codec, str]:
+    """The codec, trained first if it has no weights yet, and a hash that names it."""
+    if config.codec.name == "identity":
+        return Identity(), "identity"
+    vae = load_codec_config(config, folder)
+    checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
+    if checkpoint is None or int(checkpoint.name.split("-")[1]) < vae.train.steps:
+        train(vae, dump(vae), folder)
+        checkpoint = newest(vae.folder / "checkpoints")
+        assert checkpoint is not None
+    codec = VAECodec(vae.vae)
+    weights = load_weights(checkpoint)
+    codec.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})
+    digest = hashlib.sha256(repr(vae.vae).encode())
+    for key in sorted(weights):
+        digest.update(key.encode() + weights[key].contiguous().numpy().tobytes())
+    return codec.eval().requires_grad_(False), digest.hexdigest()
+
+
+def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index) -> LatentCache:
+    """The latents of an index, encoded first if they are not cached: once for every run that shares codec and data."""
+    key = hashlib.sha256(f"{key} {index.digest} {config.data.size} {config.data.flip}".encode()).hexdigest()
+    with processes(config.device) as group:
+        codec.to(group.device)
+
+        def encode(video: Tensor) -> tuple[Tensor, Tensor]:
+            found = codec.encode(video.to(group.device))
+            return found.mean.cpu(), found.std.cpu()
+
+        folder = Path(config.runs) / "latents"
+        with one_at_a_time(folder):
+            path = encode_latents(folder, index, encode, config.data.size, key, flips=config.data.flip)
+    return LatentCache(path)
+
+
+def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
+    """Fill in what follows from codec and data."""
+    config.unet.channels = codec.channels
+    config.unet.labels = len(index.labels) if config.conditional else 0
+    config.unet.strided = config.data.stride[0] != config.data.stride[1]
+    levels = len(config.unet.multipliers)
+    if config.data.size // codec.factor % 2 ** (levels - 1):
+        raise ValueError(
+            f"data.size {config.data.size} gives latents of {config.data.size // codec.factor}, which {levels} "
+            f"levels of the U-Net cannot halve {levels - 1} times: "
+            f"choose a multiple of {codec.factor * 2 ** (levels - 1)}"
+        )
+
+
+def record(config: RunConfig, given: str) -> None:
+    """Keep the config as given and as resolved."""
+    with one_at_a_time(config.folder):
+        (config.folder / "config.yaml").write_text(given)
+        (config.folder / "resolved.yaml").write_text(dump(config))
+
+
+def clip_batches(config: RunConfig, index: Index, batch: int, workers: int) -> Batches:
+    """Batches of pixels, decoded by workers, from a given sample of the order on."""
+    data = config.data
+    clips = ClipDataset(
+        index,
+        data.frames,
+        data.size,
+        stride=(data.stride[0], data.stride[1]),
+        flip=data.flip,
+        seed=config.train.seed,
+        max_broken=data.max_broken,
+    )
+    return lambda start: make_loader(clips, order(config, len(clips), batch, start), workers)
+
+
+def latent_batches(
+    config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor], batch: int
+) -> Batches:
+    """Batches of cached latents, normalised by the statistics of the training split."""
+    data = config.data
+    latents = LatentDataset(
+        cache,
+        data.frames,
+        stride=(data.stride[0], data.stride[1]),
+        seed=config.train.seed,
+        statistics=moments,
+    )
+    return lambda start: make_loader(latents, order(config, len(latents), batch, start), data.workers)
+
+
+def order(config: RunConfig, length: int, batch: int, start: int) -> Order:
+    with processes(config.device) as group:
+        part = batch // config.train.accumulate
+        return Order(length, part, seed=config.train.seed, rank=group.rank, world=group.world, start=start)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes that share a folder take turns; who comes second finds the work done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".turn", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,50 @@
+"""Train a model and what it depends on: `python -m vidiff.train CONFIG [key=value ...] [--dry-run]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from vidiff import dry_run, stages
+from vidiff.config import load
+from vidiff.engine.loop import Diverged
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vidiff.train",
+        description="Train a video diffusion model on a folder of clips. The same command goes on where it stopped.",
+        epilog="example: python -m vidiff.train configs/shapes.yaml train.steps=2000 name=longer",
+    )
+    parser.add_argument("config", type=Path, help="a YAML file, such as configs/shapes.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to it, such as train.steps=2000"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build all, run a step of training, validation and sampling, say what to expect, and keep nothing",
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        config = load(options.config, options.overrides)
+        if options.dry_run:
+            dry_run.run(config, options.config.parent)
+        else:
+            given = options.config.read_text() + "".join(f"# {change}\n" for change in options.overrides)
+            stages.train(config, given, options.config.parent)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+    except (ValueError, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
