@@ -18,14 +18,10 @@ from vidiff.pipeline import Pipeline, latest_run, read_config
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
-    parser.add_argument(
-        "--data", type=Path, help="the shapes set; by default the one that the run was trained on"
-    )
+    parser.add_argument("--data", type=Path, help="the shapes set; by default the one that the run was trained on")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     options = parser.parse_args(arguments)
@@ -50,9 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         scores = {"protocol": asdict(protocol), "sampling": pipeline.settings(), "run": str(run)}
         scores["real"] = score_real(real[:, :, : pipeline.frames], decoded, labels)
         scores["generation"], made = score_generation(
-            lambda names, seed: pipeline.generate(
-                label=names, count=len(names), seed=seed, progress=True
-            ).cpu(),
+            lambda names, seed: pipeline.generate(label=names, count=len(names), seed=seed, progress=True).cpu(),
             LABELS,
             protocol,
         )

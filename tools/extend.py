@@ -15,25 +15,19 @@ CHUNK = 64  # frames of the given clip that are copied at once
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("clip", type=Path, help="a video file")
     parser.add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
     parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--context", type=int, help="frames on which each window looks back")
     parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
-    parser.add_argument(
-        "--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model"
-    )
+    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
     parser.add_argument("--steps", type=int, help="of the sampler")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same frames")
     parser.add_argument("--fps", type=float, help="frames per second; by default the clip's")
-    parser.add_argument(
-        "--out", default="extended.mp4", help=".mp4, .webm, .gif, or a folder of .png, ending in /"
-    )
+    parser.add_argument("--out", default="extended.mp4", help=".mp4, .webm, .gif, or a folder of .png, ending in /")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     options = parser.parse_args(arguments)
     try:

@@ -19,9 +19,7 @@ class Gaussian:
     std: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(
-            self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + self.std * noise
 
 
@@ -61,9 +59,7 @@ class Codec(nn.Module):
     @torch.no_grad()
     def encode(self, video: Tensor) -> Gaussian:
         """Frames go through in chunks, so memory beyond input and output does not grow with their number."""
-        parts = [
-            self.encode_frames(x) for x in rearrange(video, "b c f h w -> (b f) c h w").split(self.chunk)
-        ]
+        parts = [self.encode_frames(x) for x in rearrange(video, "b c f h w -> (b f) c h w").split(self.chunk)]
         mean, std = (torch.cat(x) for x in zip(*parts, strict=True))
         mean = (mean - self.shift[:, None, None]) / self.scale[:, None, None]
         std = std / self.scale[:, None, None]
@@ -72,9 +68,7 @@ class Codec(nn.Module):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """`(b, c, f, h, w)` to video in [-1, 1], clamped, in chunks of frames."""
-        frames = (
-            rearrange(z, "b c f h w -> (b f) c h w") * self.scale[:, None, None] + self.shift[:, None, None]
-        )
+        frames = rearrange(z, "b c f h w -> (b f) c h w") * self.scale[:, None, None] + self.shift[:, None, None]
         video = torch.cat([self.decode_frames(x) for x in frames.split(self.chunk)]).clamp(-1, 1)
         return rearrange(video, "(b f) c h w -> b c f h w", b=len(z))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.index import LAYOUTS
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.denoise import Denoiser
+from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
 from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.nn.vae import VAEConfig
-from vidiff.objective.diffusion import DiffusionLoss
+from vidiff.objective.diffusion import DISTANCES, DiffusionLoss
 from vidiff.objective.vae import VAELoss
+from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
 
 
@@ -90,10 +92,17 @@ class RunConfig:
         for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
             if value < 1:
                 raise ConfigError(f"{key} is {value}; give 1 or more")
+        if self.batch % self.train.accumulate:
+            raise ConfigError(
+                f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"
+            )
         if len(data.stride) != 2 or not 1 <= data.stride[0] <= data.stride[1]:
             raise ConfigError(f"data.stride is {data.stride}; give the least and the most, such as [1, 4]")
-        if data.workers < 0:
-            raise ConfigError(f"data.workers is {data.workers}; give 0 or more")
+        for key in ("workers", "limit"):
+            if getattr(data, key) < 0:
+                raise ConfigError(f"data.{key} is {getattr(data, key)}; give 0 or more")
+        if not 0 <= data.max_broken <= 1:
+            raise ConfigError(f"data.max_broken is {data.max_broken}; give a fraction from 0 to 1")
 
 
 @dataclass
@@ -105,6 +114,7 @@ class VAERun(RunConfig):
 
     def check(self) -> None:
         super().check()
+        self.vae.validate()
         if self.data.size % self.vae.factor:
             raise ConfigError(
                 f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
@@ -117,9 +127,7 @@ class DiffusionRun(RunConfig):
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     conditional: bool = True  # whether the model learns the labels that the data has
-    unet: UNetConfig = field(
-        default_factory=UNetConfig
-    )  # channels, labels and strided follow from codec and data
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels and strided follow from codec and data
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
     prediction: str = "v"
     loss: DiffusionLoss = field(default_factory=DiffusionLoss)
@@ -134,12 +142,32 @@ class DiffusionRun(RunConfig):
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
         self.unet.validate()
-        build_part("sampling.sampler", SAMPLERS, self.sampling.sampler)
+        check_prediction(self.prediction, build_schedule(self))
+        choose("loss.distance", self.loss.distance, DISTANCES)
+        choose("loss.weighting", self.loss.weighting, WEIGHTINGS)
+        choose("loss.times", self.loss.times, TIMES)
+        if not 0 <= self.loss.drop <= 1:
+            raise ConfigError(f"loss.drop is {self.loss.drop}; give a probability from 0 to 1")
+        build_sampler(self.sampling.sampler)
+        for key in ("steps", "count"):
+            if getattr(self.sampling, key) < 1:
+                raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
         if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
             raise ConfigError(
                 f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
             )
-        build_schedule(self)
+        if self.codec.name == "identity":
+            self.check_size(1)
+
+    def check_size(self, factor: int) -> None:
+        """Raises ConfigError unless the codec, which shrinks by `factor`, and the U-Net can halve the frames."""
+        size, levels = self.data.size, len(self.unet.multipliers)
+        needed = factor * 2 ** (levels - 1)
+        if size % needed:
+            raise ConfigError(
+                f"data.size is {size}; the codec shrinks by {factor} and {levels} levels of the U-Net halve "
+                f"{levels - 1} times: give a multiple of {needed}"
+            )
 
 
 KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun}
@@ -167,19 +195,18 @@ def build_config(given: Any, source: str) -> RunConfig:
     """Turn a plain mapping into a checked config. Raises ConfigError; `source` names it in the message."""
     given = OmegaConf.create(given)
     kind = given.get("kind") if isinstance(given, DictConfig) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"{source}: kind is {kind!r}; choose {' or '.join(KINDS)}")
+    defaults = OmegaConf.structured(KINDS[kind])
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(KINDS[kind]), given)
+        merged = OmegaConf.merge(defaults, given)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise ConfigError(
-                f"{missing[0]} is not set: add {missing[0]}=... to the command, or the key to the file"
-            )
+            raise ConfigError(f"{missing[0]} is not set: add {missing[0]}=... to the command, or the key to the file")
         config: Any = OmegaConf.to_object(merged)
         config.check()
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {error.full_key or ''}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{source}: {_reason(error, defaults)}") from None
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
     return config
@@ -205,10 +232,7 @@ def load_codec_config(config: DiffusionRun, folder: Path) -> VAERun:
     found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
     if not isinstance(found, VAERun):
         raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
-    if config.data.size % found.vae.factor:
-        raise ConfigError(
-            f"data.size is {config.data.size}; the codec shrinks by {found.vae.factor}: it must divide"
-        )
+    config.check_size(found.vae.factor)
     return found
 
 
@@ -232,7 +256,7 @@ def build_sampler(slot: dict[str, Any]) -> Sampler:
     return build_part("sampling.sampler", SAMPLERS, slot)
 
 
-def build_codec(config: DiffusionRun, vae: VAEConfig | None) -> Codec:
+def build_codec(vae: VAEConfig | None) -> Codec:
     """The codec, untrained; `vae` is its shape where it is an autoencoder."""
     return Identity() if vae is None else VAECodec(vae)
 
@@ -242,14 +266,23 @@ def build_denoiser(config: DiffusionRun) -> Denoiser:
     return Denoiser(UNet(config.unet), build_schedule(config), config.prediction, config.unet.variance)
 
 
+def _reason(error: OmegaConfBaseException, defaults: Any) -> str:
+    """The key and what is wrong with it; its default shows what kind of value is expected."""
+    key, message = error.full_key or "", str(error).splitlines()[0]
+    default = OmegaConf.select(defaults, key, default=None) if key else None
+    if OmegaConf.is_config(default):
+        default = OmegaConf.to_container(default)
+    return f"{key}: {message}".removeprefix(": ") + ("" if default is None else f"; the default is {default!r}")
+
+
 def _read(path: Path) -> DictConfig:
-    """A YAML file and its parents, merged."""
-    seen: list[Path] = []
+    """A YAML file and its parents, merged. A parent's `codec.config` is made relative to the file itself."""
+    folder, seen = path.parent, list[Path]()
     layers: list[Any] = []
     while True:
-        if path in seen:
-            raise ConfigError(f"{path} is its own base, through {' and '.join(map(str, seen))}")
-        seen.append(path)
+        if path.resolve() in seen:
+            raise ConfigError(f"{path} is its own base, through {' and '.join(p.name for p in seen)}")
+        seen.append(path.resolve())
         if not path.is_file():
             raise ConfigError(f"no such config: {path}; the recipes that come with vidiff are in configs/")
         try:
@@ -258,7 +291,9 @@ def _read(path: Path) -> DictConfig:
             raise ConfigError(f"{path} is not a YAML mapping: {str(error).splitlines()[0]}") from None
         if not isinstance(layer, DictConfig):
             raise ConfigError(f"{path} is not a YAML mapping of keys to values")
-        base = layer.pop("base", None)
+        base, codec = layer.pop("base", None), layer.get("codec")
+        if layers and isinstance(codec, DictConfig) and codec.get("config"):
+            codec.config = os.path.relpath(path.parent / codec.config, folder)
         layers.insert(0, layer)
         if base is None:
             break

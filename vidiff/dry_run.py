@@ -27,11 +27,7 @@ def run(config: RunConfig, folder: Path) -> None:
             setattr(small.train, key, value)
         small.runs, small.data.limit = scratch, max(config.batch, 16)
         plans = [config]
-        if (
-            isinstance(small, DiffusionRun)
-            and isinstance(config, DiffusionRun)
-            and config.codec.name == "vae"
-        ):
+        if isinstance(small, DiffusionRun) and isinstance(config, DiffusionRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))
             small.codec.override = {
                 **small.codec.override,

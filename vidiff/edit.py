@@ -53,9 +53,7 @@ class Draw:
         schedule = self.denoiser.schedule
         times = time_grid(schedule, self.steps)
         denoiser: Denoises = self.denoiser
-        if (
-            condition.label is not None and (condition.label >= 0).any()
-        ):  # else both branches would be the same
+        if condition.label is not None and (condition.label >= 0).any():  # else both branches would be the same
             denoiser = ClassifierFree(denoiser, self.guidance)
         if known is not None:
             denoiser = Known(denoiser, frames, known.to(frames.device), generator=self.generator)
@@ -74,11 +72,16 @@ def latents(
 
     Yields:
         `(b, c, n, h, w)`, `frames` in sum over n. Memory does not grow with `frames`.
+
+    Raises:
+        ValueError: where the context fills a window.
     """
     batch, channels, height, width = shape
     while frames > 0:
         past = past[:, :, max(past.shape[2] - context, 0) :]
         given = past.shape[2]
+        if given >= draw.window:
+            raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
         count = min(draw.window, given + frames) if given == 0 else draw.window
         window = past.new_zeros(batch, channels, count, height, width)
         window[:, :, :given] = past
@@ -109,9 +112,7 @@ def generate(
         yield codec.decode(z)
 
 
-def extend(
-    draw: Draw, codec: Codec, clip: Tensor, frames: int, context: int, condition: Condition
-) -> Iterator[Tensor]:
+def extend(draw: Draw, codec: Codec, clip: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
     """Continue `clip` `(b, 3, p, h, w)` in [-1, 1] by `frames` new frames.
 
     Previous frames condition each window (Ho et al. 2022, video diffusion models, section 3.1, with a trained clock in

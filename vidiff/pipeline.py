@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidiff import edit
 from vidiff.codec import Codec
@@ -21,9 +21,9 @@ from vidiff.config import (
     DiffusionRun,
     SamplingConfig,
     build_codec,
-    build_config,
     build_denoiser,
     build_sampler,
+    load,
 )
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
@@ -59,9 +59,7 @@ class Pipeline:
         self.sampling = sampling or SamplingConfig()
 
     @classmethod
-    def from_pretrained(
-        cls, run: str | Path, device: str | torch.device = "auto", weights: str = "ema"
-    ) -> Pipeline:
+    def from_pretrained(cls, run: str | Path, device: str | torch.device = "auto", weights: str = "ema") -> Pipeline:
         """Load a run's folder, which holds all that is needed.
 
         Args:
@@ -74,19 +72,19 @@ class Pipeline:
         """
         run = Path(run)
         config = read_config(run)
-        facts = json.loads((run / "data.json").read_text())
-        checkpoint = newest(run / "checkpoints")
+        checkpoint = newest(run / "checkpoints") if (run / "data.json").is_file() else None
         if checkpoint is None:
             raise ValueError(
                 f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on"
             )
+        facts = json.loads((run / "data.json").read_text())
         denoiser = build_denoiser(config)
         state = load_weights(checkpoint, weights)
         denoiser.eval().requires_grad_(False)
-        denoiser.load_state_dict({key.removeprefix("denoiser."): value for key, value in state.items()})
+        fill(denoiser, {key.removeprefix("denoiser."): value for key, value in state.items()}, checkpoint)
         return cls(
             denoiser,
-            load_codec(run / "codec", config),
+            load_codec(run / "codec"),
             config.data.frames,
             config.data.size,
             facts["labels"] if config.unet.labels else (),
@@ -168,10 +166,12 @@ class Pipeline:
             `(b, 3, n, h, w)` in [-1, 1].
         """
         context = self.sampling.context if context is None else context
-        if not 1 <= context < max(self.frames, 2):
+        if self.frames > 1 and not 1 <= context < self.frames:
             raise ValueError(
                 f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
             )
+        if self.frames == 1 and (clip is not None or (frames or 1) > 1):
+            raise ValueError("this model was trained on single frames, so it cannot continue a clip: ask for frames=1")
         steps = self.sampling.steps if steps is None else steps
         slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
         draw = edit.Draw(
@@ -189,19 +189,17 @@ class Pipeline:
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
             condition = Condition(label=self.label_tensor(label, count))
             size = (self.size, self.size)
-            yield from edit.generate(
-                draw, self.codec, frames, size, context, condition.to(self.device), count
-            )
+            yield from edit.generate(draw, self.codec, frames, size, context, condition.to(self.device), count)
             return
-        if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[-2:] != (self.size, self.size):
+        if clip.ndim != 5 or clip.shape[1:2] + clip.shape[3:] != (3, self.size, self.size) or not clip.numel():
             raise ValueError(
                 f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {self.size}, {self.size}): "
                 "resize it to the model's size"
             )
+        if not clip.is_floating_point():
+            raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
         if frames is None or frames <= clip.shape[2]:
-            raise ValueError(
-                f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told"
-            )
+            raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
         condition = Condition(label=self.label_tensor(label, len(clip))).to(self.device)
         new = frames - clip.shape[2]
         yield from edit.extend(draw, self.codec, clip.to(self.device, torch.float32), new, context, condition)
@@ -225,9 +223,7 @@ class Pipeline:
         """
         if not self.labels:
             if label is not None:
-                raise ValueError(
-                    f"label is {label!r}, but this model was trained without labels: leave it out"
-                )
+                raise ValueError(f"label is {label!r}, but this model was trained without labels: leave it out")
             return None
         each = [label] * count if label is None or isinstance(label, str | int) else list(label)
         if len(each) != count:
@@ -252,7 +248,7 @@ def read_config(run: Path) -> DiffusionRun:
         raise ValueError(
             f"{run} is not a trained run (it has no resolved.yaml); train one with `python -m vidiff.train CONFIG`"
         )
-    config = build_config(OmegaConf.load(path), str(path))
+    config = load(path)
     if not isinstance(config, DiffusionRun):
         raise ConfigError(f"{run} is a run of kind {config.kind}; a pipeline needs one of kind diffusion")
     return config
@@ -282,13 +278,25 @@ def save_codec(folder: Path, codec: Codec, shape: VAEConfig | None) -> None:
     )
 
 
-def load_codec(folder: Path, config: DiffusionRun) -> Codec:
-    """The codec of a run. Raises ValueError if it is not there."""
-    if not (folder / "codec.safetensors").is_file():
-        raise ValueError(
-            f"{folder} holds no codec: the run stopped before its latents were cached; start it again"
-        )
+def load_codec(folder: Path) -> Codec:
+    """The codec of a run. Raises ValueError if it is not there, or damaged."""
+    path = folder / "codec.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
     shape = json.loads((folder / "codec.json").read_text())
-    codec = build_codec(config, None if shape is None else VAEConfig(**shape))
-    codec.load_state_dict(load_file(folder / "codec.safetensors"))
-    return codec
+    codec = build_codec(None if shape is None else VAEConfig(**shape))
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): start the training again, which writes it anew") from None
+    fill(codec, state, path)
+    return codec.eval().requires_grad_(False)
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load weights that were read from `path`. Raises ValueError if they are of another model."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit the run's resolved.yaml: {reason}") from None

@@ -76,8 +76,9 @@ def train_vae(config: VAERun, given: str) -> None:
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     """Train a diffusion model, after whatever it depends on."""
+    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
-    codec, key = prepare_codec(config, folder)
+    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     cache = cache_latents(config, codec, key, index)
     test_cache = cache_latents(config, codec, key, held_out)
     codec.set_statistics(*cache.statistics)
@@ -166,11 +167,8 @@ def make_index(config: RunConfig, split: str) -> Index:
         )
 
 
-def prepare_codec(config: DiffusionRun, folder: Path) -> tuple[Codec, str]:
-    """The codec, trained first if it has no weights yet, and a hash that names it."""
-    if config.codec.name == "identity":
-        return Identity(), "identity"
-    vae = load_codec_config(config, folder)
+def prepare_codec(vae: VAERun, folder: Path) -> tuple[VAECodec, str]:
+    """The autoencoder, trained first if it has not reached its last step, and a hash that names it."""
     checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
     if checkpoint is None or int(checkpoint.name.split("-")[1]) < vae.train.steps:
         train(vae, dump(vae), folder)
@@ -206,13 +204,6 @@ def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
     config.unet.channels = codec.channels
     config.unet.labels = len(index.labels) if config.conditional else 0
     config.unet.strided = config.data.stride[0] != config.data.stride[1]
-    levels = len(config.unet.multipliers)
-    if config.data.size // codec.factor % 2 ** (levels - 1):
-        raise ValueError(
-            f"data.size {config.data.size} gives latents of {config.data.size // codec.factor}, which {levels} "
-            f"levels of the U-Net cannot halve {levels - 1} times: "
-            f"choose a multiple of {codec.factor * 2 ** (levels - 1)}"
-        )
 
 
 def record(config: RunConfig, given: str) -> None:
@@ -237,9 +228,7 @@ def clip_batches(config: RunConfig, index: Index, batch: int, workers: int) -> B
     return lambda start: make_loader(clips, order(config, len(clips), batch, start), workers)
 
 
-def latent_batches(
-    config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor], batch: int
-) -> Batches:
+def latent_batches(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor], batch: int) -> Batches:
     """Batches of cached latents, normalised by the statistics of the training split."""
     data = config.data
     latents = LatentDataset(

@@ -20,9 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m vidiff.train configs/shapes.yaml train.steps=2000 name=longer",
     )
     parser.add_argument("config", type=Path, help="a YAML file, such as configs/shapes.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="changes to it, such as train.steps=2000"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, such as train.steps=2000")
     parser.add_argument(
         "--dry-run",
         action="store_true",

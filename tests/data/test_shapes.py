@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from vidiff.data.shapes import (
 )
 from vidiff.data.video import VideoReader
 
-ROOT = Path(__file__).parents[2]
+TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
 TINY = ShapesSpec(size=32, frames=4, train=2, test=1)
 
 
@@ -87,7 +86,7 @@ def test_objects_stay_inside_and_keep_size_and_speed_in_range(size: int) -> None
     for clip in clips(ShapesSpec(size=size, train=20)):
         across, up, down = (clip.size * reach for reach in REACH[clip.label.split("_")[1]])
         path = clip.path(200)
-        assert torch.equal(path[0], torch.tensor(clip.position, dtype=torch.float64))
+        assert path[0].tolist() == pytest.approx(clip.position, abs=1e-9)
         assert path[:, 0].min() - across >= -1e-9
         assert path[:, 0].max() + across <= size + 1e-9
         assert path[:, 1].min() - up >= -1e-9
@@ -213,15 +212,17 @@ def test_a_folder_without_captions_is_named(tmp_path: Path) -> None:
         read_clips(tmp_path)
 
 
-def test_the_command_makes_the_set_and_tells_errors_in_one_line(tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "tools" / "make_shapes.py"), "--out", str(tmp_path), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-    small = ("--train", "1", "--test", "0", "--size", "32", "--frames", "2")
-    first = run(*small)
-    assert (first.returncode, first.stdout) == (0, f"{tmp_path}: wrote 12 clips\n")
-    refused = run(*small, "--seed", "1")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("make_shapes: ")
-    assert refused.stderr.count("\n") == 1
+def test_the_command_makes_the_set_and_tells_errors_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = runpy.run_path(str(TOOL))["main"]
+    small = ["--out", str(tmp_path), "--train", "1", "--test", "0", "--size", "32", "--frames", "2"]
+    assert main(small) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: wrote 12 clips\n"
+    assert main(small) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: up to date\n"
+    assert main([*small, "--seed", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"make_shapes: {tmp_path} holds a shapes set made with ")
+    assert error.count("\n") == 1
+    assert main([*small, "--seed", "1", "--force"]) == 0

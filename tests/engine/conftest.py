@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import json
+import importlib
 import multiprocessing
-import os
-import runpy
-import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +16,8 @@ import torch
 from vidiff.engine import checkpoint
 from vidiff.engine.log import read_metrics
 
-SCRIPT = Path(__file__).with_name("tiny.py")
+sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find it too
+_tiny = importlib.import_module("tiny")
 
 
 class Runs:
@@ -27,16 +26,13 @@ class Runs:
     They are forked from a server that has imported torch once, so that each takes a fraction of a second.
     """
 
-    script = SCRIPT
-
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch._dynamo", "vidiff.engine.loop"])
+        self.context.set_forkserver_preload(["torch._dynamo", "tiny"])
         self.started: list[BaseProcess] = []
 
     def start(self, run: Path, **arguments: Any) -> BaseProcess:
-        text = json.dumps({"run": str(run), **arguments})
-        process = self.context.Process(target=runpy.run_path, args=(str(SCRIPT), {"ARGUMENTS": text}, "__main__"))
+        process = self.context.Process(target=_tiny.main, args=({"run": str(run), **arguments},))
         process.start()
         self.started.append(process)
         return process
@@ -55,6 +51,11 @@ class Runs:
         while not condition():
             assert time.monotonic() < until, "waited in vain"
             time.sleep(0.005)
+
+    def wait_for_more(self, run: Path) -> None:
+        """Until the run prints something."""
+        before = len(self.said(run))
+        self.wait(lambda: len(self.said(run)) > before)
 
     def said(self, run: Path) -> str:
         """What the processes of a run printed."""
@@ -104,10 +105,10 @@ def runs() -> Iterator[Runs]:
     yield made
     for process in made.started:
         if process.is_alive():
-            os.kill(process.pid or 0, signal.SIGKILL)
+            process.kill()
 
 
 @pytest.fixture(scope="session")
-def tiny() -> SimpleNamespace:
+def tiny() -> ModuleType:
     """tiny.py, to run in this process."""
-    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+    return _tiny

@@ -1,6 +1,6 @@
 """A training that takes milliseconds, for tests that kill, stop and compare real processes.
 
-    python tiny.py '{"run": "folder", "steps": 6, ...}'
+python tiny.py '{"run": "folder", "steps": 6, ...}'
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def train(
     pause: float = 0.0,
     bad: Iterable[int] = (),
     workers: int = 0,
+    method: str = "fork",
     batch: int = BATCH,
     callbacks: dict[str, Any] | None = None,
     optim: dict[str, Any] | None = None,
@@ -93,7 +94,13 @@ def train(
 
         def batches(start: int) -> Iterable[dict[str, Tensor]]:
             order = Order(start, batch // settings.accumulate, group.rank, group.world)
-            return DataLoader(Numbers(bad), batch_sampler=order, num_workers=workers, worker_init_fn=shield_worker)
+            return DataLoader(
+                Numbers(bad),
+                batch_sampler=order,
+                num_workers=workers,
+                worker_init_fn=shield_worker,
+                multiprocessing_context=method if workers else None,
+            )
 
         fit(objective, batches, batch, settings, Path(run), device=group.device, title="tiny", **callbacks or {})
     return objective
@@ -129,9 +136,9 @@ def slow_save(seconds: float) -> None:
 
 def main(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    out = open(f"{arguments['run']}.out", "a", buffering=1)  # noqa: SIM115: until the process ends
-    os.dup2(out.fileno(), 1)
-    os.dup2(out.fileno(), 2)
+    with open(f"{arguments['run']}.out", "a") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
     if arguments.pop("own_group", False):
         os.setpgid(0, 0)
     if event := arguments.pop("die_at", 0):
@@ -144,4 +151,4 @@ def main(arguments: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(globals().get("ARGUMENTS") or sys.argv[1]))
+    main(json.loads(sys.argv[1]))

@@ -31,35 +31,34 @@ def read(video: Tensor) -> str | None:
     return None if label < 0 else LABELS[int(label)]
 
 
-@pytest.fixture(scope="module")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Clip], Tensor]:
-    """Held-out clips as they come back from their H.264 files: the truth, and (b, 3, f, h, w)."""
-    folder = tmp_path_factory.mktemp("shapes")
-    make_shapes(folder, ShapesSpec(train=0, test=2), progress=False)
-    truth = read_clips(folder)
-    return list(truth.values()), torch.stack([read_video(path) for path in truth])
+def test_oracle_is_right_on_the_held_out_files(tmp_path: Path) -> None:
+    """All 96 default held-out files, as they come back from H.264: 16 frames of each, from all over the clip."""
+    make_shapes(tmp_path, ShapesSpec(train=0), progress=False)
+    truth = read_clips(tmp_path)
+    windows = [range(4 * (i % 13), 4 * (i % 13) + 16) for i in range(len(truth))]
+    video = torch.stack([read_video(path, window) for path, window in zip(truth, windows, strict=True)])
+    path = torch.stack([clip.path(64)[window] for clip, window in zip(truth.values(), windows, strict=True)])
+    size = torch.tensor([clip.size for clip in truth.values()])[:, None]
+    label = torch.tensor([LABELS.index(clip.label) for clip in truth.values()])
 
-
-def test_oracle_is_right_on_held_out_files(held_out: tuple[list[Clip], Tensor]) -> None:
-    clips, video = held_out
     reading = read_shapes(video)
-    label = torch.tensor([LABELS.index(clip.label) for clip in clips])
     right = reading.label == label[:, None]
-    right &= (reading.centre - torch.stack([clip.path(64) for clip in clips])).norm(dim=-1) <= 0.25
-    right &= (reading.size / torch.tensor([clip.size for clip in clips])[:, None] - 1).abs() <= 0.05
-    assert right.numel() == 24 * 64
+    right &= (reading.centre - path).norm(dim=-1) <= 0.25
+    right &= (reading.size / size - 1).abs() <= 0.05
+    assert right.numel() == 96 * 16
     assert right.double().mean() >= 0.99
     assert label_score(reading, label)["clips_right"] == 1
-    assert acceleration(reading)["acceleration"] < 0.2
+    assert acceleration(reading)["acceleration"] < 0.1
 
 
-@pytest.mark.parametrize("size", [32, 96])
-def test_oracle_reads_other_frame_sizes(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "least"), [(32, 0.95), (96, 0.99)])
+def test_oracle_reads_other_frame_sizes(size: int, least: float, tmp_path: Path) -> None:
+    """At 32 pixels, with halved chroma, the smallest squares and discs grow alike."""
     make_shapes(tmp_path, ShapesSpec(size=size, frames=16, train=0, test=1), progress=False)
     truth = read_clips(tmp_path)
     reading = read_shapes(torch.stack([read_video(path) for path in truth]))
     label = torch.tensor([LABELS.index(clip.label) for clip in truth.values()])
-    assert label_score(reading, label)["frames_right"] >= 0.99
+    assert label_score(reading, label)["frames_right"] >= least
     path = torch.stack([clip.path(16) for clip in truth.values()])
     assert (reading.centre - path).norm(dim=-1).mean() < 0.1
 
@@ -135,7 +134,7 @@ def test_one_clip_reads_as_a_batch_of_one() -> None:
     one, two = read_shapes(clip), read_shapes(torch.stack([clip, clip]))
     assert one.found.shape == (1, 5)
     assert two.centre.shape == (2, 5, 2)
-    assert torch.equal(two.centre[1], one.centre[0])
+    torch.testing.assert_close(two.centre[1], one.centre[0])
     with pytest.raises(ValueError, match=r"video has shape \(5, 64, 64, 3\)"):
         read_shapes(torch.zeros(5, 64, 64, 3))
 
@@ -182,7 +181,7 @@ def test_missing_objects_never_improve_the_acceleration() -> None:
     score = acceleration(reading_of(straight(16), found=found))
     assert score["acceleration"] == pytest.approx(2 * DIAGONAL)
     assert json.loads(json.dumps(score)) == score
-    with pytest.raises(ValueError, match="give at least 3 frames"):
+    with pytest.raises(ValueError, match="clips of 2 frames have no acceleration; give at least 3"):
         acceleration(reading_of(straight(2)))
 
 

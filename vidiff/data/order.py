@@ -24,18 +24,16 @@ class Order(Sampler[list[Key]]):
         start: number of samples that were drawn before.
 
     Raises:
-        ValueError: for an empty dataset, or a batch that the processes cannot share evenly.
+        ValueError: for an empty dataset, a batch that the processes cannot share evenly, or a negative start.
     """
 
-    def __init__(
-        self, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0
-    ) -> None:
+    def __init__(self, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> None:
         if length < 1:
             raise ValueError("the dataset is empty: there is nothing to draw")
         if batch < 1 or batch % world:
-            raise ValueError(
-                f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}"
-            )
+            raise ValueError(f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}")
+        if start < 0:
+            raise ValueError(f"start is {start}; it counts the samples drawn before, from 0")
         self.length, self.batch, self.seed = length, batch, seed
         self.rank, self.world, self.start = rank, world, start
 

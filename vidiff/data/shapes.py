@@ -34,7 +34,7 @@ BACKGROUND = (40, 40, 40)
 LABELS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # sorted, as class folders are
 
 FPS = 16
-CRF = 12  # little compression: each clip is 9 kB all the same
+CRF = 12  # little compression: a clip is 15 kB all the same
 DRAWING = 1  # part of spec.json: raise it when the same options come to draw other clips
 
 SQUARE_SIDE = math.sqrt(math.pi)  # all for size 1, that is, an area of pi
@@ -153,9 +153,7 @@ def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> Clip:
     return Clip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
 
 
-def make_shapes(
-    out: str | Path, spec: ShapesSpec | None = None, *, force: bool = False, progress: bool = True
-) -> int:
+def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool = False, progress: bool = True) -> int:
     """Write a set as H.264 files `out/{train,test}/<label>/<number>.mp4`, the truth in `out/captions.jsonl`.
 
     A second run is a no-op: where `out/spec.json`, which is written last, tells of the same set, only files

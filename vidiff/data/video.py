@@ -1,7 +1,7 @@
-"""Video files in and out: the only place where a video is uint8 `(f, h, w, c)`, and where decord and imageio are imported.
+"""Video files in and out: the one place where a video is uint8 `(f, h, w, c)`, and that knows decord and imageio.
 
-decord reads. PyAV, the video backend that imageio brings, writes video: through imageio itself the encoder's quality
-cannot be set, and each close collects garbage for 0.1 s. imageio reads and writes single pictures.
+decord reads. PyAV, the video backend that imageio brings, writes: through imageio itself the encoder's
+quality cannot be set, and each close collects garbage for 0.1 s. imageio reads and writes pictures.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, cast
 
 import av
 import decord
@@ -23,36 +24,26 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import GifImagePlugin, Image
-from PIL.PngImagePlugin import PngInfo
+from PIL import GifImagePlugin, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import pad
 
 decord.logging.set_level(decord.logging.QUIET)  # every failure is raised, with the file's name
 
-# decord replaces a frame that does not decode by its neighbour, silently; with a tolerance of nearly zero it raises.
+# decord silently puts its neighbour in place of a frame that does not decode; with next to no tolerance it raises.
 _NO_PATCHED_FRAMES = 1e-9
-_DECORD_ERRORS = (
-    decord.DECORDError,
-    decord.DECORDLimitReachedError,
-    RuntimeError,
-    AssertionError,
-    IndexError,
-)
+_REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
 
 
 class VideoError(ValueError):
     """A video file that cannot be read or written. The message names the file and the reason."""
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
 class VideoReader:
     """Reads frames of one video file by number. A context manager; the file is opened at the first question.
 
-    Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a file
-    that is missing, is no video, or is damaged where it is read.
+    Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
+    file that is missing, is no video, or is damaged where it is read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -72,7 +63,7 @@ class VideoReader:
 
     @property
     def frames(self) -> int:
-        """Number of frames, as the container tells: a damaged file may have fewer."""
+        """Number of frames, as the container tells; a damaged file may have fewer."""
         return len(self._open(self._decoded_size))
 
     @property
@@ -87,7 +78,7 @@ class VideoReader:
         return height, width
 
     def read(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """Frames `indices` (all, if none are given) in the order given, resized by the decoder to `size` (h, w).
+        """Frames `indices` (default all) in the order given, resized by the decoder to `size` (h, w).
 
         Returns `(3, f, h, w)` in [-1, 1].
         """
@@ -95,18 +86,16 @@ class VideoReader:
             indices = range(len(self._open(size)))
         if not len(indices):
             raise VideoError(f"{self.path}: no frames asked for")
-        frames = torch.from_numpy(self._decode(indices, size))
-        return rearrange(frames, "f h w c -> c f h w").float().div_(127.5).sub_(1)
+        return _to_float(rearrange(self._decode(indices, size), "f h w c -> c f h w"))
 
     def _decode(self, indices: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         reader = self._open(size)
         if min(indices) < 0 or max(indices) >= len(reader):
-            raise VideoError(
-                f"{self.path}: frames {min(indices)} to {max(indices)} asked for, but it has {len(reader)}"
-            )
+            wanted = f"frames {min(indices)} to {max(indices)}"
+            raise VideoError(f"{self.path}: {wanted} asked for, but it has {len(reader)}")
         try:
             return np.stack([_unpadded(reader[i].asnumpy()) for i in indices])
-        except _DECORD_ERRORS as error:
+        except _REFUSALS as error:
             self.close()  # after a failure the decoder's state is undefined
             raise VideoError(f"{self.path}: damaged or truncated, {_reason(error)}") from None
 
@@ -114,17 +103,15 @@ class VideoReader:
         if self._reader is not None and size == self._decoded_size:
             return self._reader
         if not self.path.is_file():
-            what = "is a folder, not a video file" if self.path.is_dir() else "no such file"
-            raise VideoError(f"{self.path}: {what}")
+            raise VideoError(f"{self.path}: is a folder" if self.path.is_dir() else f"{self.path}: no such file")
         if not self.path.stat().st_size:
             raise VideoError(f"{self.path}: is empty (0 bytes)")
         height, width = size or (-1, -1)
+        settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
         try:
-            self._reader = decord.VideoReader(
-                str(self.path), width=width, height=height, num_threads=1, fault_tol=_NO_PATCHED_FRAMES
-            )
-        except _DECORD_ERRORS as error:
-            raise VideoError(f"{self.path}: not a readable video, {_reason(error)}") from None
+            self._reader = decord.VideoReader(str(self.path), **settings)
+        except _REFUSALS as error:
+            raise VideoError(f"{self.path}: not a video, or cut off: {_reason(error)}") from None
         self._decoded_size = size
         return self._reader
 
@@ -132,22 +119,20 @@ class VideoReader:
 def _unpadded(frame: np.ndarray) -> np.ndarray:
     """A frame as decord hands it out, made `(h, w, 3)`.
 
-    decord takes row bytes / width for the number of channels where that is whole, so at some widths (32, 48, 96, 144)
-    each pixel seems to have more than 3 bytes, and its `get_batch` fails. In truth each row's end is padding.
+    decord takes bytes of a row / width for the number of channels where that is whole, so at some widths (32,
+    48, 96, 144) a pixel seems to have more than 3 bytes, and its `get_batch` fails. In truth rows end in padding.
     """
     height, width, _ = frame.shape
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
 def _reason(error: BaseException) -> str:
-    """The end of decord's message; its beginning is a time and a line of its source."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rsplit("Check failed: ")[-1].rsplit(".cc:")[-1].strip()
+    """What decord says, without the time and the line of its source."""
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r".*(Check failed: |\.cc:\d+: )", "", message)
 
 
-def read_video(
-    path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None
-) -> Tensor:
+def read_video(path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
     """Frames `indices` of the file (default all), resized to `size` (h, w): `(3, f, h, w)` in [-1, 1].
 
     Raises `VideoError` where the file is missing, is no video, is damaged, or has no such frame.
@@ -162,7 +147,7 @@ def read_image(path: str | Path) -> Tensor:
         picture = iio.imread(path, plugin="pillow", mode="RGB")
     except (OSError, ValueError) as error:
         raise VideoError(f"{path}: not a readable picture, {_reason(error)}") from None
-    return rearrange(torch.from_numpy(picture), "h w c -> c h w").float().div_(127.5).sub_(1)
+    return _to_float(rearrange(picture, "h w c -> c h w"))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -186,32 +171,30 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-# ---------------------------------------------------------------------------------------------------------- writing
+class _Sink(Protocol):
+    """Where uint8 frames `(h, w, 3)` go, one after the other."""
 
-
-class _Sink(ABC):
-    """Where uint8 frames (h, w, 3) go, one after the other."""
-
-    @abstractmethod
     def add(self, frame: np.ndarray) -> None: ...
 
-    @abstractmethod
     def close(self) -> None: ...
 
 
-class _Encoded(_Sink):
+class _Encoded:
     """H.264 in mp4, or VP9 in webm, as yuv420p. Odd sizes are padded by repeating the last row or column."""
 
-    def __init__(self, path: Path, first: np.ndarray, fps: Fraction, comment: str, crf: int) -> None:
-        # one thread: the file's bytes do not depend on the machine's cores
-        codec, options = {
-            ".mp4": ("libx264", {"crf": str(crf), "threads": "1"}),
-            ".webm": ("libvpx-vp9", {"crf": str(crf), "b": "0", "threads": "1", "cpu-used": "4"}),
-        }[path.suffix]
+    # One thread, and not x264's macroblock tree, which differs from run to run: the same frames, the same bytes.
+    _codecs: ClassVar = {
+        ".mp4": ("libx264", {"threads": "1", "mbtree": "0"}),
+        ".webm": ("libvpx-vp9", {"threads": "1", "b": "0", "cpu-used": "4"}),
+    }
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
+        codec, options = self._codecs[path.suffix]
         self._container = av.open(str(path), "w")
         self._container.metadata["comment"] = comment
-        self._stream = self._container.add_stream(codec, rate=fps, options=options)
-        self._stream.height, self._stream.width = (n + n % 2 for n in first.shape[:2])
+        stream = self._container.add_stream(codec, rate=fps, options={**options, "crf": str(crf)})
+        self._stream = cast(av.VideoStream, stream)
+        self._stream.height, self._stream.width = (n + n % 2 for n in size)
         self._stream.pix_fmt = "yuv420p"
 
     def add(self, frame: np.ndarray) -> None:
@@ -224,40 +207,38 @@ class _Encoded(_Sink):
         self._container.close()
 
 
-class _Gif(_Sink):
-    """An endless GIF with a palette for each frame, written as it comes (Pillow's own writer keeps every frame)."""
+class _Gif:
+    """A looping GIF with a palette for each frame. Pillow's own writer keeps all frames, and merges equal ones."""
 
-    def __init__(self, path: Path, first: np.ndarray, fps: Fraction, comment: str, crf: int) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
         self._fps, self._count = fps, 0
+        blank = Image.new("P", size[::-1])
+        header, _ = GifImagePlugin.getheader(blank, info={"loop": 0, "comment": comment})
         self._file = path.open("wb")
-        header, _ = GifImagePlugin.getheader(self._quantize(first), info={"loop": 0, "comment": comment})
         self._file.writelines(header)
 
     def add(self, frame: np.ndarray) -> None:
         # delays are whole hundredths of a second: rounding the running time keeps the average right
         begin, end = (round(100 * n / self._fps) for n in (self._count, self._count + 1))
-        milliseconds = 10 * max(2, end - begin)  # below 0.02 s players fall back to 0.1 s
-        data = GifImagePlugin.getdata(
-            self._quantize(frame), duration=milliseconds, disposal=1, include_color_table=True
-        )
-        self._file.writelines(data)
+        milliseconds = 10 * max(2, end - begin)  # players take less than 0.02 s for 0.1 s
+        picture = Image.fromarray(frame)
+        some = picture.resize((48, 48), Image.Resampling.NEAREST)  # as good a palette as from all, and sooner
+        palette = some.quantize(256, Image.Quantize.MAXCOVERAGE)
+        picture = picture.quantize(palette=palette, dither=Image.Dither.NONE)  # dithering would flicker
+        self._file.writelines(GifImagePlugin.getdata(picture, duration=milliseconds, include_color_table=True))
         self._count += 1
 
     def close(self) -> None:
         self._file.write(b";")
         self._file.close()
 
-    @staticmethod
-    def _quantize(frame: np.ndarray) -> Image.Image:
-        return Image.fromarray(frame).quantize(256)
 
-
-class _Pictures(_Sink):
+class _Pictures:
     """A folder of 000000.png, 000001.png, ..."""
 
-    def __init__(self, path: Path, first: np.ndarray, fps: Fraction, comment: str, crf: int) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
         self._folder, self._count = path, 0
-        self._text = PngInfo()
+        self._text = PngImagePlugin.PngInfo()
         self._text.add_text("comment", comment)
         path.mkdir()
 
@@ -269,15 +250,16 @@ class _Pictures(_Sink):
         pass
 
 
-_SINKS: dict[str, type[_Sink]] = {".mp4": _Encoded, ".webm": _Encoded, ".gif": _Gif, "": _Pictures}
+_Open = Callable[[Path, tuple[int, int], Fraction, str, int], _Sink]
+_SINKS: dict[str, _Open] = {".mp4": _Encoded, ".webm": _Encoded, ".gif": _Gif, "": _Pictures}
 
 
 class VideoWriter:
     """Writes a video of any length in constant memory. A context manager.
 
-    The path's suffix chooses the kind: .mp4 (H.264), .webm (VP9), .gif, or a folder of .png where there is no suffix.
-    What is written stands beside `path` under another name until `close` has reopened it and counted its frames; an
-    exception inside `with` removes it. So `path` is whole, or is what it was before.
+    The path's suffix chooses the kind: .mp4 (H.264), .webm (VP9), .gif, or a folder of .png where there is none.
+    What is written stands beside `path` under another name until `close` has reopened it and counted its frames;
+    an exception inside `with` removes it. So `path` is whole, or is what it was before.
 
     Args:
         path: its parent folder is created.
@@ -286,19 +268,16 @@ class VideoWriter:
         crf: the encoder's constant rate factor for .mp4 and .webm; lower is better and larger, 0 to 51.
 
     Raises:
-        ValueError: an unknown suffix, an `fps` that is not positive, or a folder that holds other things than frames.
+        ValueError: an unknown suffix, an `fps` that is not positive, a folder that holds other things than frames.
     """
 
-    def __init__(
-        self, path: str | Path, fps: float = 8, metadata: dict[str, Any] | None = None, crf: int = 14
-    ) -> None:
+    def __init__(self, path: str | Path, fps: float = 8, metadata: dict[str, Any] | None = None, crf: int = 14) -> None:
         self.path = Path(path)
         self.frames = 0
         self._kind = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()
         if self._kind not in _SINKS:
             raise ValueError(
-                f"{path}: cannot write {self._kind} files; use .mp4, .webm or .gif, or end the path in / "
-                "for a folder of .png"
+                f"{path}: cannot write {self._kind} files; use .mp4, .webm, .gif, or a path ending in / for .png files"
             )
         if not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps is {fps}; expected frames per second above 0, such as 8")
@@ -320,18 +299,19 @@ class VideoWriter:
     def write(self, video: Tensor) -> None:
         """Appends `video`, `(3, f, h, w)` in [-1, 1] (clamped). Every call brings the same h and w."""
         for frame in _to_uint8(video):
+            height, width, _ = frame.shape
             if self._sink is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._size = frame.shape
-                sink = _SINKS[self._kind]
-                self._sink = sink(self._temporary, frame, self._fps, self._comment, self._crf)  # type: ignore[call-arg]
-            if frame.shape != self._size:
-                raise ValueError(f"{self.path}: frame of {frame.shape[:2]} after frames of {self._size[:2]}")
+                self._size = height, width
+                create = _SINKS[self._kind]
+                self._sink = create(self._temporary, self._size, self._fps, self._comment, self._crf)
+            if (height, width) != self._size:
+                raise ValueError(f"{self.path}: a frame of {height}x{width} after {self._size[0]}x{self._size[1]}")
             self._sink.add(frame)
             self.frames += 1
 
     def close(self) -> None:
-        """Finishes the file, counts its frames and gives it its name. Raises `VideoError` where any are missing."""
+        """Finishes the file, counts its frames, and gives it its name. Raises `VideoError` if any are missing."""
         if self._sink is None:
             raise VideoError(f"{self.path}: no frames were written")
         try:
@@ -340,7 +320,7 @@ class VideoWriter:
             if found != self.frames:
                 raise VideoError(f"{self.path}: {self.frames} frames written, but {found} read back")
             self._check_target()
-            if self._kind == "" and self.path.exists():
+            if self.path.is_dir():
                 shutil.rmtree(self.path)
             os.replace(self._temporary, self.path)
         except BaseException:
@@ -350,10 +330,9 @@ class VideoWriter:
     def abandon(self) -> None:
         """Drops what has been written so far."""
         if self._sink is not None:
-            try:
+            with suppress(Exception):  # what ended the writing matters, not what follows from it
                 self._sink.close()
-            finally:
-                self._remove()
+        self._remove()
 
     def _count(self) -> int:
         if self._kind == "":
@@ -382,26 +361,20 @@ def write_video(
     path: str | Path, video: Tensor, fps: float = 8, metadata: dict[str, Any] | None = None, crf: int = 14
 ) -> None:
     """Writes one clip `(3, f, h, w)`, or a batch `(b, 3, f, h, w)` as a grid. See `VideoWriter`."""
-    if video.ndim == 5:
-        video = video[0] if len(video) == 1 else grid(video)
     with VideoWriter(path, fps, metadata, crf) as writer:
-        writer.write(video)
+        writer.write(grid(video) if video.ndim == 5 else video)
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
-    """Writes one picture `(3, h, w)` in [-1, 1] as .png. The parent folder is created."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: pictures are written as .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes one picture `(3, h, w)` in [-1, 1], as .png or whatever the suffix says. Creates the parent folder."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     iio.imwrite(path, _to_uint8(image[:, None])[0], plugin="pillow")
 
 
 def grid(videos: Tensor, columns: int | None = None) -> Tensor:
-    """Clips side by side, row by row: `(b, 3, f, h, w)` to `(3, f, rows * h, columns * w)`; empty places are black."""
+    """Clips row by row: `(b, 3, f, h, w)` to `(3, f, rows * h, columns * w)`; empty places are black."""
     columns = columns or math.ceil(math.sqrt(len(videos)))
-    missing = -len(videos) % columns
-    videos = pad(videos, (0, 0) * 4 + (0, missing), value=-1)  # (rows * columns) 3 f h w
+    videos = pad(videos, (0, 0) * 4 + (0, -len(videos) % columns), value=-1)  # (r k) 3 f h w
     return rearrange(videos, "(r k) c f h w -> c f (r h) (k w)", k=columns)
 
 
@@ -410,8 +383,13 @@ def sheet(video: Tensor) -> Tensor:
     return rearrange(video, "c f h w -> c h (f w)")
 
 
+def _to_float(pixels: np.ndarray) -> Tensor:
+    """uint8 to float in [-1, 1]."""
+    return torch.from_numpy(pixels).float().div_(127.5).sub_(1)
+
+
 def _to_uint8(video: Tensor) -> np.ndarray:
-    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded to nearest; undoes `VideoReader.read` exactly."""
+    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded; undoes `_to_float` exactly."""
     if video.ndim != 4 or video.shape[0] != 3:
         raise ValueError(f"video of shape {tuple(video.shape)}; expected (3, f, h, w)")
     video = video.detach().float()

@@ -29,22 +29,26 @@ class Condition:
     lowres: Tensor | None = None
     stride: Tensor | None = None
 
-    def drop(self, probability: float, generator: torch.Generator | None = None) -> Condition:
+    def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
         """Drop label and text together, each sample on its own coin (Ho & Salimans 2022, algorithm 1).
 
         `lowres` and `stride` stay: they say which clip is meant, not what it should show.
 
+        Args:
+            probability: for all samples, or `(b,)`, one for each.
+
         Raises:
             ValueError: a probability outside [0, 1].
         """
-        if not 0.0 <= probability <= 1.0:
+        chance = torch.as_tensor(probability, dtype=torch.float32)
+        if not isinstance(probability, Tensor) and not 0.0 <= probability <= 1.0:
             raise ValueError(f"drop probability {probability} is outside [0, 1]")
         content = self.label if self.label is not None else self.text
-        if content is None or probability == 0.0:
+        if content is None:
             return self
         device = content.device if generator is None else generator.device
         coin = torch.rand(content.shape[0], generator=generator, device=device)
-        return self._without((coin < probability).to(content.device))
+        return self._without((coin < chance.to(device)).to(content.device))
 
     def null(self) -> Condition:
         """Every sample's label and text dropped: the unconditional branch of guidance."""

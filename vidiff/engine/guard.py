@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import signal
 import socket
@@ -93,21 +94,24 @@ def signals() -> Iterator[Signals]:
 
 
 def shield_worker(worker: int = 0) -> None:
-    """A DataLoader's `worker_init_fn`: the worker outlives a signal sent to the whole process group.
+    """A DataLoader's `worker_init_fn`: the worker outlives a signal to the whole process group, but not its training.
 
-    Ctrl-C, torchrun and job schedulers signal every process of a run. A loader's worker that died of it would
-    take the training down before it has saved. So workers ignore SIGINT, and SIGTERM from anyone but their
-    parent.
+    Ctrl-C, torchrun and job schedulers signal every process of a run. A loader's worker that died of it would take the
+    training down before it has saved. So workers ignore SIGINT, and SIGTERM from anyone but the training. When that
+    ends, however it does, they end within a second or two; torch alone would leave those of a fork server behind.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "darwin":  # macOS cannot tell who sent a signal; there workers keep torch's own handling
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
+        threading.Thread(target=_follow_training, daemon=True).start()
 
 
-def _obey_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+def _follow_training() -> None:
+    training = multiprocessing.parent_process()  # not getppid, which may be a fork server's
+    while training is not None and training.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == training.pid:
+            break
     os._exit(0)
 
 

@@ -24,6 +24,12 @@ def channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
+def layer_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Layer norm over the last axis, in the type of `x`: the kernel accumulates in float32 whatever that is."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x, x.shape[-1:], weight)
+
+
 def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
     """Zero mean and unit variance.
 
@@ -33,9 +39,9 @@ def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
             its area (instance norm).
         weight: `(c,)`, a learned scale for "film"; where a modulation follows, that brings the scale.
     """
-    with torch.autocast(x.device.type, enabled=False):  # both kernels accumulate in float32 whatever x is
-        if kind == "film":
-            return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], weight).permute(0, 3, 1, 2)
+    if kind == "film":
+        return layer_norm(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+    with torch.autocast(x.device.type, enabled=False):
         variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
         return ((x - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
 
@@ -84,6 +90,14 @@ class ResBlock(nn.Module):
         return self.skip(x) + h
 
 
+def fit_heads(channels: int, head_dim: int) -> int:
+    """Channels of a head, at most all. Raises ValueError where heads of an even number of channels do not fit."""
+    head_dim = min(head_dim, channels)
+    if head_dim < 1 or channels % head_dim or head_dim % 2:
+        raise ValueError(f"{channels} channels do not divide into heads of {head_dim} (an even number)")
+    return head_dim
+
+
 class Attention(nn.Module):
     """Self-attention over space, over time at each location, or over both at once, with rotary positions."""
 
@@ -93,11 +107,10 @@ class Attention(nn.Module):
         super().__init__()
         if axis not in self.AXES:
             raise ValueError(f"attention axis is {axis!r}; choose {', '.join(self.AXES)}")
-        head_dim = min(head_dim, channels)
-        if channels % head_dim or head_dim % 2:
-            raise ValueError(f"{channels} channels do not divide into heads of {head_dim} (an even number)")
+        head_dim = fit_heads(channels, head_dim)
         self.axis, self.head_dim, self.backend = axis, head_dim, backend
         self.scale = nn.Parameter(torch.ones(channels))
+        self.sharpness = nn.Parameter(torch.ones(head_dim))
         # Pointwise convolutions: on channels-last memory they are the matrix products that nn.Linear would be.
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.out = nn.Conv2d(channels, channels, 1)
@@ -112,7 +125,9 @@ class Attention(nn.Module):
         }[self.axis]
         h = normalise(x, "film", self.scale.to(x.dtype))
         qkv = rearrange(self.qkv(h), pattern, three=3, d=self.head_dim, f=frames)  # 3 sequences tokens head d
-        q, k = rotate(qkv[:2], rotary(sizes, self.head_dim, x.device))
+        # Queries and keys are normed (Dehghani et al. 2023, section 2), so attention is selective from the start.
+        qk = layer_norm(qkv[:2], self.sharpness.to(qkv.dtype))
+        q, k = rotate(qk, rotary(sizes, self.head_dim, x.device))
         h = attention(q, k, qkv[2], self.backend)
         back = {
             "space": "(b f) (h w) head d -> (b f) (head d) h w",

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidiff.diffusion.condition import Condition
-from vidiff.nn.blocks import Attention, Downsample, Modulation, ResBlock, Upsample, channels_last
+from vidiff.nn.attention import BACKENDS
+from vidiff.nn.blocks import (
+    MODULATIONS,
+    Attention,
+    Downsample,
+    Modulation,
+    ResBlock,
+    Upsample,
+    channels_last,
+    fit_heads,
+)
 from vidiff.nn.embed import Embedding
 
 
@@ -22,9 +32,7 @@ class UNetConfig:
     channels: int = 4  # of x; the network adds the clock as one more input channel
     width: int = 128
     multipliers: list[int] = field(default_factory=lambda: [1, 2])  # width of each level, in units of `width`
-    blocks: list[int] = field(
-        default_factory=lambda: [2, 2]
-    )  # residual blocks of each level, down and again up
+    blocks: list[int] = field(default_factory=lambda: [2, 2])  # residual blocks of each level, down and again up
     spatial_attention: list[int] = field(default_factory=list)  # levels
     temporal_attention: list[int] = field(default_factory=lambda: [0])  # levels
     joint_attention: list[int] = field(default_factory=lambda: [1])  # levels, in place of the other two
@@ -35,14 +43,14 @@ class UNetConfig:
     lowres_channels: int = 0  # of a low-resolution video that conditions the model
     variance: bool = False  # a second head for the learned reverse variance
     dropout: float = 0.0
-    checkpoint: list[int] = field(
-        default_factory=list
-    )  # levels whose activations are recomputed in the backward pass
+    checkpoint: list[int] = field(default_factory=list)  # levels whose activations are recomputed in the backward pass
     attention_backend: str = "auto"  # or xformers, sdpa, plain
 
     def validate(self) -> None:
-        """Raises ValueError for levels that are not there."""
+        """Raises ValueError for what builds no network: numbers out of range, levels that are not there."""
         levels = range(len(self.multipliers))
+        if not levels or min(self.multipliers) < 1:
+            raise ValueError(f"unet.multipliers is {self.multipliers}: give one a level, 1 or more")
         if len(self.blocks) != len(levels) or min(self.blocks) < 1:
             raise ValueError(
                 f"unet.blocks has {len(self.blocks)} numbers, unet.multipliers {len(levels)}: one a level, 1 or more"
@@ -50,9 +58,20 @@ class UNetConfig:
         for name in ("spatial_attention", "temporal_attention", "joint_attention", "checkpoint"):
             wrong = [level for level in getattr(self, name) if level not in levels]
             if wrong:
-                raise ValueError(
-                    f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}"
-                )
+                raise ValueError(f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}")
+        if self.width < 1:
+            raise ValueError(f"unet.width is {self.width}; give 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"unet.dropout is {self.dropout}; give a probability from 0 to less than 1")
+        if self.modulation not in MODULATIONS:
+            raise ValueError(f"unet.modulation is {self.modulation!r}; choose {' or '.join(MODULATIONS)}")
+        if self.attention_backend not in ("auto", *BACKENDS):
+            raise ValueError(
+                f"unet.attention_backend is {self.attention_backend!r}; choose {', '.join(('auto', *BACKENDS))}"
+            )
+        for level in levels:
+            if self.attention(level):
+                fit_heads(self.width * self.multipliers[level], self.head_dim)
 
     def attention(self, level: int) -> list[str]:
         """Axes of attention at a level, in order."""
@@ -73,8 +92,7 @@ class Stage(nn.Module):
         self.join = nn.Conv2d(skip, width, 1, bias=False) if skip else None
         self.block = ResBlock(width, width, dim, config.modulation, config.dropout)
         self.attention = nn.ModuleList(
-            Attention(width, axis, config.head_dim, config.attention_backend)
-            for axis in config.attention(level)
+            Attention(width, axis, config.head_dim, config.attention_backend) for axis in config.attention(level)
         )
 
     def run(self, x: Tensor, emb: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
@@ -138,9 +156,7 @@ class UNet(nn.Module):
         halvings = len(self.merge)
         factor = 2**halvings
         if height % factor or width % factor:
-            raise ValueError(
-                f"the network halves {height}x{width} {halvings} times: both must divide by {factor}"
-            )
+            raise ValueError(f"the network halves {height}x{width} {halvings} times: both must divide by {factor}")
         inputs = [x, log_snr.to(x.dtype) / 10]
         if self.config.lowres_channels:
             if condition.lowres is None:

@@ -17,15 +17,21 @@ class VAEConfig:
 
     channels: int = 4  # of the latent
     width: int = 64
-    multipliers: list[int] = field(
-        default_factory=lambda: [1, 2, 2]
-    )  # width of each level, in units of `width`
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2])  # width of each level, in units of `width`
     blocks: int = 1  # residual blocks a level
     patch: int = 2  # pixels folded into channels at the entrance
 
     @property
     def factor(self) -> int:
         return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def validate(self) -> None:
+        """Raises ValueError for numbers that build no autoencoder."""
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"vae.multipliers is {self.multipliers}: give one a level, 1 or more")
+        for name, least in (("channels", 1), ("width", 1), ("blocks", 0), ("patch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"vae.{name} is {getattr(self, name)}; give {least} or more")
 
 
 class Block(nn.Module):
@@ -48,6 +54,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
+        config.validate()
         self.config = config
         widths = [config.width * m for m in config.multipliers]
         pixels = 3 * config.patch**2
@@ -81,9 +88,7 @@ class VAE(nn.Module):
             raise ValueError(
                 f"frames are {height}x{width}, but the codec shrinks them by {factor}: choose sizes that divide"
             )
-        mean, log_variance = (
-            self.encoder(frames.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
-        )
+        mean, log_variance = self.encoder(frames.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
         return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
 
     def decode(self, z: Tensor) -> Tensor:

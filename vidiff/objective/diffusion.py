@@ -30,6 +30,7 @@ class DiffusionLoss:
     weighting: str = "simple"  # or min_snr
     times: str = "stratified"  # or uniform
     drop: float = 0.1  # probability that a sample's label is dropped, for classifier-free guidance
+    drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
     tasks: Tasks = field(default_factory=Tasks)
 
 
@@ -57,8 +58,9 @@ class DiffusionObjective(nn.Module):
             if "video" in batch
             else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         )
-        condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(self.options.drop)
         known, level, task = draw_known(self.options.tasks, len(x0), x0.shape[2], x0.device)
+        drop = torch.where(task == 0, self.options.drop, self.options.drop_known)  # b
+        condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(drop)
         t = self.times(len(x0), x0.device)
         clock = torch.where(known, level, t.view(-1, 1, 1, 1, 1))  # b 1 f 1 1
 

@@ -18,7 +18,7 @@ class Tasks:
     first: float = 0.35  # the first k frames, k uniform
     random: float = 0.15  # each frame with a probability that is itself uniform
     noise: float = (
-        0.1  # largest time at which known frames are shown: each sample's level is uniform up to it
+        0.1  # largest time at which known frames are shown: 0 for half of the samples, else uniform
     )
     forget: float = 0.1  # probability that known frames are shown as pure noise, for guidance on history
 
@@ -49,6 +49,6 @@ def draw_known(tasks: Tasks, batch: int, frames: int, device: torch.device) -> t
     some &= draw < draw.amax(dim=1, keepdim=True)  # one frame at least is left to be made
     known = torch.where((task == 1).view(-1, 1, 1, 1, 1), first, some.view(batch, 1, frames, 1, 1))
     known &= (task > 0).view(-1, 1, 1, 1, 1) & (frames > 1)
-    level = tasks.noise * torch.rand(batch, device=device)
+    level = tasks.noise * (2 * torch.rand(batch, device=device) - 1).clamp(min=0)  # half of them exactly 0
     level = torch.where(torch.rand(batch, device=device) < tasks.forget, 1.0, level)
     return known, level.view(-1, 1, 1, 1, 1), task

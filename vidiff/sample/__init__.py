@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from vidiff.diffusion.choice import choose
 from vidiff.sample.ancestral import DDIM, DDPM, invert
 from vidiff.sample.base import Sampler, State, start
-from vidiff.sample.multistep import DPMSolverPP2M
-from vidiff.sample.ode import Euler, Heun
+from vidiff.sample.langevin import Langevin, PredictorCorrector
+from vidiff.sample.multistep import DPMSolverPP2M, UniPC
+from vidiff.sample.ode import RK45, Euler, Heun
+from vidiff.sample.sde import EulerMaruyama, StochasticHeun
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddpm": DDPM,
     "ddim": DDIM,
     "euler": Euler,
     "heun": Heun,
+    "rk45": RK45,
+    "euler_maruyama": EulerMaruyama,
+    "stochastic_heun": StochasticHeun,
     "dpmpp_2m": DPMSolverPP2M,
+    "dpmpp_2m_sde": partial(DPMSolverPP2M, eta=1.0),
+    "unipc": UniPC,
+    "langevin": Langevin,
+    "predictor_corrector": PredictorCorrector,
 }
 
 
@@ -28,12 +38,18 @@ def build_sampler(name: str, **options: Any) -> Sampler:
 __all__ = [
     "DDIM",
     "DDPM",
+    "RK45",
     "SAMPLERS",
     "DPMSolverPP2M",
     "Euler",
+    "EulerMaruyama",
     "Heun",
+    "Langevin",
+    "PredictorCorrector",
     "Sampler",
     "State",
+    "StochasticHeun",
+    "UniPC",
     "build_sampler",
     "invert",
     "start",

@@ -1,0 +1,334 @@
+"""The network's structure, each part against what it is said to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidiff.diffusion.condition import Condition
+from vidiff.nn import blocks
+from vidiff.nn.attention import plain
+from vidiff.nn.blocks import Attention, Modulation, ResBlock, Upsample, normalise
+from vidiff.nn.embed import Embedding, rotary, rotate, sinusoidal
+from vidiff.nn.unet import UNet, UNetConfig
+
+SMALL = UNetConfig(channels=2, width=8, multipliers=[1, 2], blocks=[1, 2], head_dim=4)
+SPATIAL = replace(SMALL, spatial_attention=[0, 1], temporal_attention=[], joint_attention=[])
+
+
+def build(config: UNetConfig) -> UNet:
+    """A network in which every part matters: what starts at zero is drawn, too."""
+    network = UNet(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def inputs(config: UNetConfig, frames: int = 3, height: int = 4, width: int = 6, batch: int = 2):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(batch, config.channels, frames, height, width, generator=generator)
+    clock = torch.randn(batch, 1, frames, height, width, generator=generator)
+    return x, clock
+
+
+def forget_time(network: UNet) -> UNet:
+    """Temporal convolutions become the identity."""
+    for block in network.modules():
+        if isinstance(block, ResBlock):
+            torch.nn.init.zeros_(block.time.bias)
+            torch.nn.init.zeros_(block.time.weight)
+            with torch.no_grad():
+                channels = range(block.time.out_channels)
+                block.time.weight[channels, channels, 1, 0] = 1.0
+    return network
+
+
+@pytest.mark.parametrize("modulation", ["film", "adain"])
+def test_without_time_a_clip_is_its_frames_one_by_one(modulation: str) -> None:
+    config = replace(SPATIAL, modulation=modulation)
+    network = forget_time(build(config))
+    x, clock = inputs(config)
+    together = network(x, clock, Condition())
+    for sample in range(2):
+        for frame in range(3):
+            part = (slice(sample, sample + 1), slice(None), slice(frame, frame + 1))
+            alone = network(x[part], clock[part], Condition())
+            torch.testing.assert_close(together[part], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_temporal_convolution_is_a_convolution_over_frames() -> None:
+    block = ResBlock(4, 4, 8, "film").eval()
+    torch.nn.init.zeros_(block.space.weight)
+    impulse = torch.zeros(5, 4, 2, 2)
+    torch.nn.init.ones_(block.modulate_time.project.bias)  # a shift that silu passes
+    emb = torch.zeros(5, 8)
+    steady = block(impulse, emb, 5)
+    kernel = block.time.weight[:, :, :, 0]
+    value = torch.nn.functional.silu(block.modulate_time(block.space(impulse), emb))[0, :, 0, 0]
+    middle = block.time.bias + sum(kernel[:, :, i] @ value for i in range(3))
+    first = block.time.bias + sum(kernel[:, :, i] @ value for i in (1, 2))  # nothing before the first frame
+    torch.testing.assert_close(steady[2, :, 0, 0], middle)
+    torch.testing.assert_close(steady[0, :, 1, 1], first)
+
+
+def test_samples_of_a_batch_do_not_mix() -> None:
+    network = build(SMALL)
+    x, clock = inputs(SMALL)
+    both = network(x, clock, Condition())
+    torch.testing.assert_close(both[1:], network(x[1:], clock[1:], Condition()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["temporal_attention", "joint_attention", "convolution"])
+def test_each_temporal_part_alone_carries_a_change_to_other_frames(part: str) -> None:
+    """And without any of them nothing gets there: so each is connected, and nothing else leaks."""
+    config = SPATIAL if part == "convolution" else replace(SPATIAL, **{part: [1]})
+    network = build(config)
+    if part != "convolution":
+        forget_time(network)
+    x, clock = inputs(config)
+    changed = x.clone()
+    changed[:, :, 0] += 1
+    difference = (network(changed, clock, Condition()) - network(x, clock, Condition())).abs().amax((0, 1, 3, 4))
+    assert (difference > 1e-4).all()
+    forget_time(network)
+    if part == "convolution":
+        difference = (network(changed, clock, Condition()) - network(x, clock, Condition())).abs().amax((0, 1, 3, 4))
+        assert difference[0] > 1e-4 and not difference[1:].any()
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 4, 4), (7, 4, 4), (3, 8, 2), (5, 10, 6)])
+def test_other_lengths_and_sizes_work(frames: int, height: int, width: int) -> None:
+    network = build(SMALL)
+    x, clock = inputs(SMALL, frames, height, width)
+    found = network(x, clock, Condition())
+    assert found.shape == x.shape and found.isfinite().all()
+
+
+def test_a_network_says_nothing_before_it_is_trained() -> None:
+    x, clock = inputs(SMALL)
+    assert not UNet(SMALL)(x, clock, Condition()).any()
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    gradients = []
+    for levels in ([], [0, 1]):
+        torch.manual_seed(0)
+        network = build(replace(SMALL, checkpoint=levels, labels=2, dropout=0.3)).train()
+        x, clock = inputs(SMALL)
+        torch.manual_seed(5)  # of the dropout, which is drawn again when it is recomputed
+        network(x, clock, Condition(label=torch.tensor([0, 1]))).square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+# The clock
+
+
+def test_the_clock_of_a_voxel_is_felt_there_first() -> None:
+    """Changed within a frame so that the frame's mean stays, it reaches the network as the input channel alone."""
+    network = forget_time(build(replace(SPATIAL, spatial_attention=[], blocks=[1, 1])))
+    x, clock = inputs(SMALL, height=32, width=32)
+    changed = clock.clone()
+    changed[0, 0, 1, 4, 4] += 3
+    changed[0, 0, 1, 5, 5] -= 3
+    difference = (network(x, changed, Condition()) - network(x, clock, Condition())).abs().amax(1)  # b f h w
+    assert difference[0, 1, 4, 4] > 1e-4
+    assert difference[0, 1, 4, 4] > 10 * difference[0, 1, 28, 28]
+    assert not difference[1].any() and difference[0, [0, 2]].max() < 1e-6
+
+
+def test_the_clock_of_a_frame_is_felt_in_all_of_it() -> None:
+    network = forget_time(build(replace(SPATIAL, spatial_attention=[])))
+    x, clock = inputs(SMALL, height=16, width=16)
+    changed = clock.clone()
+    changed[0, 0, 1] += 3
+    difference = (network(x, changed, Condition()) - network(x, clock, Condition())).abs().amax(1)
+    assert (difference[0, 1] > 0).all()
+    assert not difference[1].any() and not difference[0, 0].any() and not difference[0, 2].any()
+
+
+def test_labels_and_strides_are_told_apart_and_none_is_one_of_them() -> None:
+    embedding = Embedding(8, labels=2, strided=True)
+    clock = torch.zeros(4, 3)
+    label = torch.tensor([-1, 0, 1, -1])
+    found = embedding(clock, Condition(label=label))  # b f dim
+    assert torch.equal(found[0], found[3]) and torch.equal(found[0], embedding(clock, Condition())[0])
+    assert len(found[:, 0].unique(dim=0)) == 3
+    strided = embedding(clock, Condition(stride=torch.tensor([1, 2, 4, 1])))
+    assert len(strided[:, 0].unique(dim=0)) == 3 and torch.equal(strided[0], strided[3])
+    torch.testing.assert_close(found[:, :1].expand_as(found), found)  # the clock being the same in every frame
+
+
+# Normalisation and modulation
+
+
+def test_film_normalises_each_voxel_and_adain_each_channel() -> None:
+    x = 3 * torch.randn(2, 16, 4, 5) + 1
+    for kind, dims in (("film", (1,)), ("adain", (2, 3))):
+        found = normalise(x, kind)
+        mean, variance = x.mean(dims, keepdim=True), x.var(dims, correction=0, keepdim=True)
+        torch.testing.assert_close(found, (x - mean) / (variance + 1e-5).sqrt())
+        torch.testing.assert_close(found.mean(dims), torch.zeros_like(mean.squeeze(dims)), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            found.std(dims, correction=0), torch.ones_like(mean.squeeze(dims)), atol=1e-4, rtol=0
+        )
+
+
+@pytest.mark.parametrize("kind", ["film", "adain"])
+def test_modulation_scales_and_shifts_frame_by_frame(kind: str) -> None:
+    layer = Modulation(3, 2, kind)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(layer(x, torch.randn(2, 2)), normalise(x, kind))  # neutral before training
+    with torch.no_grad():
+        layer.project.weight.copy_(torch.randn(6, 2))
+    emb = torch.randn(2, 2)
+    scale, shift = (emb @ layer.project.weight.T).chunk(2, dim=1)
+    expected = normalise(x, kind) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    torch.testing.assert_close(layer(x, emb), expected)
+
+
+def test_upsample_splits_each_voxel_into_its_own_square() -> None:
+    layer = Upsample(2, 3)
+    x = torch.zeros(1, 2, 2, 2)
+    x[0, :, 1, 0] = 1.0
+    changed = (layer(x) - layer(torch.zeros_like(x))).abs().sum((0, 1)) > 0  # 4 4
+    assert changed.nonzero().tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
+
+
+# Positions
+
+
+@pytest.mark.parametrize("sizes", [(9,), (3, 4), (2, 3, 4)])
+def test_rotated_products_depend_on_differences_of_positions_alone(sizes: tuple[int, ...]) -> None:
+    dim = 12
+    angles = rotary(sizes, dim, torch.device("cpu"))
+    assert angles.shape == (torch.tensor(sizes).prod(), dim // 2)
+    q, k = torch.randn(2, dim)
+    tokens = len(angles)
+    turned = [rotate(x.expand(1, tokens, 1, dim), angles)[0, :, 0] for x in (q, k)]
+    products = turned[0] @ turned[1].T  # n n
+    places = torch.cartesian_prod(*map(torch.arange, sizes)).view(tokens, -1)
+    seen: dict[tuple[int, ...], Tensor] = {}
+    for i in range(tokens):
+        for j in range(tokens):
+            difference = tuple((places[i] - places[j]).tolist())
+            torch.testing.assert_close(products[i, j], seen.setdefault(difference, products[i, j]))
+    values = torch.stack(list(seen.values()))
+    assert len(values.round(decimals=4).unique()) == len(seen), "each difference weighs differently"
+    torch.testing.assert_close(turned[0].norm(dim=-1), q.norm().expand(tokens))  # nothing but turned
+
+
+def test_the_first_token_is_not_turned() -> None:
+    x = torch.randn(2, 3, 1, 4)
+    found = rotate(x, rotary((3,), 4, x.device))
+    assert torch.equal(found[:, 0], x[:, 0]) and not torch.equal(found[:, 1], x[:, 1])
+
+
+def test_temporal_attention_knows_how_far_and_not_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal frames have attention logits that are constant along diagonals."""
+    caught: list[Tensor] = []
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+        caught.append(torch.einsum("bihd,bjhd->bhij", q, k))
+        return plain(q, k, v)
+
+    monkeypatch.setattr(blocks, "attention", spy)
+    layer = Attention(8, "time", 4)
+    frames = 7
+    x = torch.randn(1, 8, 2, 2).expand(frames, 8, 2, 2).contiguous()
+    layer(x, frames)
+    logits = caught[0]  # (b h w) heads f f
+    torch.testing.assert_close(logits[:, :, 1:, 1:], logits[:, :, :-1, :-1])
+    assert logits[0, 0, 0].std() > 1e-3, "yet distance counts"
+
+
+def test_a_moved_event_moves_the_output_of_temporal_attention() -> None:
+    """Wherever a short event stands among frames of nothing, the frames around it see the same."""
+    layer = Attention(8, "time", 4)
+    event = torch.randn(2, 8, 1, 1)
+
+    def around(place: int) -> Tensor:
+        x = torch.zeros(12, 8, 1, 1)
+        x[place : place + 2] = event
+        return layer(x, 12)[place - 1 : place + 3]
+
+    torch.testing.assert_close(around(2), around(7))
+
+
+@pytest.mark.parametrize(("axis", "reached"), [("space", 1 * 4), ("time", 3 * 1), ("joint", 3 * 4)])
+def test_each_attention_reaches_along_its_axis_alone(axis: str, reached: int) -> None:
+    layer = Attention(4, axis, 4).eval()
+    x = torch.randn(3, 4, 2, 2)  # one clip of 3 frames
+    changed = x.clone()
+    changed[1, :, 0, 1] += torch.randn(4)
+    difference = (layer(changed, 3) - layer(x, 3)).abs().amax(1)  # f h w
+    assert int((difference > 1e-7).sum()) == reached
+
+
+def test_sinusoids_are_those_of_the_paper() -> None:
+    angles = torch.tensor([3.0, 0.03])  # 3 / 10000^(2i / 4) for i = 0, 1
+    torch.testing.assert_close(sinusoidal(torch.tensor([3.0]), 4)[0], torch.cat([angles.sin(), angles.cos()]))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("label", [2, -2])
+def test_a_label_out_of_range_is_named(label: int) -> None:
+    network = build(replace(SMALL, labels=2))
+    x, clock = inputs(SMALL)
+    with pytest.raises(ValueError, match=rf"\[0, {label}\] is outside 0 to 1"):
+        network(x, clock, Condition(label=torch.tensor([0, label])))
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 4), (4, 7)])
+def test_a_size_that_does_not_halve_is_named(height: int, width: int) -> None:
+    x, clock = inputs(SMALL, height=height, width=width)
+    with pytest.raises(ValueError, match=f"halves {height}x{width} 1 times: both must divide by 2"):
+        build(SMALL)(x, clock, Condition())
+
+
+def test_a_missing_low_resolution_video_is_named() -> None:
+    x, clock = inputs(SMALL)
+    with pytest.raises(ValueError, match="lowres is missing"):
+        build(replace(SMALL, lowres_channels=3))(x, clock, Condition())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks": [1]}, "unet.blocks has 1 numbers, unet.multipliers 2"),
+        ({"blocks": [1, 0]}, "one a level, 1 or more"),
+        ({"multipliers": [], "blocks": []}, "unet.multipliers is []"),
+        ({"multipliers": [1, 0]}, "unet.multipliers"),
+        ({"width": 0}, "unet.width is 0"),
+        ({"joint_attention": [2]}, "unet.joint_attention names level 2, but multipliers give levels 0 to 1"),
+        ({"checkpoint": [-1]}, "unet.checkpoint names level -1"),
+        ({"modulation": "none"}, "'none'; choose film or adain"),
+        ({"attention_backend": "flash"}, "'flash'; choose auto, xformers, sdpa, plain"),
+        ({"head_dim": 3}, "8 channels do not divide into heads of 3"),
+        ({"head_dim": 0}, "heads of 0"),
+        ({"temporal_attention": [0], "width": 5, "head_dim": 64}, "5 channels do not divide into heads of 5"),
+        ({"dropout": 1.0}, "unet.dropout is 1.0"),
+    ],
+)
+def test_a_config_that_builds_no_network_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replace(SMALL, **change).validate()
+    assert message in str(caught.value)
+
+
+def test_an_unknown_axis_or_modulation_is_named() -> None:
+    with pytest.raises(ValueError, match="'depth'; choose space, time, joint"):
+        Attention(8, "depth", 4)
+    with pytest.raises(ValueError, match="'batch'; choose film or adain"):
+        Modulation(8, 4, "batch")

@@ -1,0 +1,197 @@
+"""From YAML and command line to a checked config, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from vidiff.config import (
+    ConfigError,
+    DiffusionRun,
+    VAERun,
+    build_config,
+    build_denoiser,
+    build_sampler,
+    dump,
+    load,
+    load_codec_config,
+)
+from vidiff.sample import DDIM
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHAPES = CONFIGS / "shapes.yaml"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def complaint(*overrides: str, path: Path = SHAPES) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config = load(path, overrides)
+        if isinstance(config, DiffusionRun):
+            load_codec_config(config, path.parent)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_load_and_survive_a_round_trip(path: Path) -> None:
+    config = load(path)
+    assert isinstance(config, VAERun if path.stem.endswith("_vae") else DiffusionRun)
+    again = build_config(OmegaConf.create(dump(config)), "dump")
+    assert again == config and dump(again) == dump(config)
+    if isinstance(config, DiffusionRun):
+        vae = load_codec_config(config, CONFIGS)
+        assert (vae.data.root, vae.runs, vae.data.layout) == (config.data.root, config.runs, config.data.layout)
+        assert vae.name == f"{config.name}_vae"
+
+
+def test_the_smaller_ucf_of_the_recipes_comment_loads() -> None:
+    line = next(line for line in (CONFIGS / "ucf.yaml").read_text().splitlines() if "data.size=128" in line)
+    config = load(CONFIGS / "ucf.yaml", line.partition("configs/ucf.yaml ")[2].split())
+    assert isinstance(config, DiffusionRun)
+    assert (config.data.size, config.name, config.schedule) == (128, "ucf128", {"name": "cosine", "shift": 1})
+    assert load_codec_config(config, CONFIGS).data.size == 128
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_its_base(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.yaml", "kind: vae\nname: a\nbatch: 3\ndata: {root: x, frames: 7, size: 32}\ntrain: {steps: 5}\n"
+    )
+    write(tmp_path / "deep/b.yaml", "base: ../a.yaml\nname: b\ndata: {frames: 8}\n")
+    c = write(tmp_path / "c.yaml", "base: deep/b.yaml\ntrain: {steps: 6}\n")
+    config = load(c, ["train.steps=9", "train.optim.lr=1e-3"])
+    assert (config.name, config.batch, config.data.root, config.data.frames) == ("b", 3, "x", 8)
+    assert (config.train.steps, config.train.optim.lr) == (9, 1e-3)
+    assert config.folder == Path("runs/b")
+
+
+def test_the_codecs_config_of_a_base_is_found_from_anywhere(tmp_path: Path) -> None:
+    write(tmp_path / "configs/vae.yaml", "kind: vae\nname: mine\ndata: {root: z, size: 32}\n")
+    text = "kind: diffusion\nname: a\ndata: {root: z, size: 32}\ncodec: {config: vae.yaml}\n"
+    write(tmp_path / "configs/a.yaml", text)
+    child = write(tmp_path / "elsewhere/b.yaml", "base: ../configs/a.yaml\nname: b\n")
+    config = load(child, ["codec.override.train.steps=3", "runs=there"])
+    assert isinstance(config, DiffusionRun)
+    vae = load_codec_config(config, child.parent)
+    assert (vae.name, vae.train.steps, vae.runs) == ("mine", 3, "there")
+
+
+def test_a_slot_takes_a_name_and_options() -> None:
+    config = load(SHAPES, ["schedule={name: flow, shift: 3}", "sampling.sampler={name: ddim, eta: 0.5}"])
+    assert isinstance(config, DiffusionRun)
+    denoiser = build_denoiser(config)
+    assert denoiser.schedule.shift == 3 and type(denoiser.schedule).__name__ == "Flow"
+    sampler = build_sampler(config.sampling.sampler)
+    assert isinstance(sampler, DDIM) and vars(sampler) == vars(DDIM(eta=0.5))
+    other = load(SHAPES, ["schedule={shift: 3}"])  # what a slot does not name stays
+    assert isinstance(other, DiffusionRun) and other.schedule == {"name": "cosine", "shift": 3}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # keys
+        ("trian.steps=3", ["trian", "train"]),
+        ("train.step=3", ["train.step", "steps"]),
+        ("unet.widht=3", ["unet.widht", "width"]),
+        # types
+        ("batch=many", ["batch", "many"]),
+        ("train.steps=1e5", ["train.steps: Value '100000.0'", "the default is 1000"]),
+        ("data=5", ["shapes.yaml: Merge error: int is not a subclass of DataConfig"]),
+        ("data.stride=4", ["data.stride", "the default is [1, 1]"]),
+        ("unet.multipliers=[1, big]", ["unet.multipliers", "big"]),
+        ("train.precision=fp8", ["train.precision", "fp8"]),
+        ("data.root", ["data.root"]),
+        ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'dpmpp_2m'}"]),
+        ("data.frames: 3", ["data.frames: 3"]),
+        # choices
+        ("kind=gan", ["kind is 'gan'; choose vae or diffusion"]),
+        ("schedule.name=cosin", ["cosin", "cosine", "linear"]),
+        ("schedule.shft=2", ["schedule", "shft"]),
+        ("sampling.sampler.name=ddmi", ["ddmi", "ddim"]),
+        ("sampling.sampler={name: dpmpp_2m, etta: 1}", ["dpmpp_2m does not take these options"]),
+        ("prediction=w", ["unknown prediction 'w'", "eps, flow, score, v, x0"]),
+        ("loss.distance=l3", ["loss.distance 'l3'", "huber, l1, l2"]),
+        ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr, simple"]),
+        ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
+        ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae or identity"]),
+        ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),
+        ("unet.modulation=batch", ["unet.modulation is 'batch'"]),
+        # numbers
+        ("batch=0", ["batch is 0; give 1 or more"]),
+        ("train.accumulate=7", ["batch is ", "train.accumulate=7"]),
+        ("train.steps=0", ["train.steps is 0"]),
+        ("data.stride=[3, 2]", ["data.stride is [3, 2]"]),
+        ("data.workers=-1", ["data.workers is -1"]),
+        ("data.max_broken=5", ["data.max_broken is 5"]),
+        ("loss.drop=2", ["loss.drop is 2"]),
+        ("loss.tasks.first=-1", ["tasks.first is -1"]),
+        ("sampling.steps=0", ["sampling.steps is 0"]),
+        ("unet.blocks=[1]", ["unet.blocks has 1 numbers, unet.multipliers 2"]),
+        # that do not go together
+        ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),
+        ("data.size=60", ["data.size is 60", "shrinks by 8", "give a multiple of "]),
+        ("data.size=72", ["data.size is 72", "give a multiple of "]),
+        ("codec.override.vae.patch=3", ["data.size is 64", "shrinks by "]),
+        ("codec.override.vae.pach=3", ["vae.pach", "patch"]),
+        ("codec.config=''", ["codec.config is missing"]),
+        ("codec.config=none.yaml", ["no such config", "none.yaml"]),
+        ("codec.config=shapes.yaml", ["is of kind diffusion; an autoencoder's is vae"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_expected(override: str, said: list[str]) -> None:
+    message = complaint(override)
+    for part in said:
+        assert part in message
+    assert "Traceback" not in message and "omegaconf" not in message.lower()
+
+
+def test_pixels_must_halve_as_well() -> None:
+    assert "a multiple of 8" in complaint("codec.name=identity", "unet.multipliers=[1,1,1,1]", "data.size=36",
+                                          "unet.blocks=[1,1,1,1]", "sampling.context=4")  # fmt: skip
+
+
+def test_a_missing_slot_name_is_asked_for(tmp_path: Path) -> None:
+    text = "kind: diffusion\nname: a\ndata: {root: z}\ncodec: {name: identity}\nsampling: {sampler: {name: null}}\n"
+    assert "sampling.sampler needs a name; choose ddpm, ddim" in complaint(path=write(tmp_path / "a.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base: a.yaml\n", "is its own base"),
+        ("base: sub/../../{name}/a.yaml\n", "is its own base"),
+        ("base: gone.yaml\n", "no such config"),
+        ("kind: vae\nname: a\n", "data.root is not set"),
+        ("name: a\n", "kind is None; choose vae or diffusion"),
+        ("kind: [vae]\n", "choose vae or diffusion"),
+        ("- 1\n", "is not a YAML mapping"),
+        ("kind: 'vae\n", "is not a YAML mapping"),
+        ("", "kind is None"),
+        ("kind: vae\nkind: vae\n", "is not a YAML mapping"),
+        ("kind: vae\nname: ${nothing}\ndata: {root: z}\n", "nothing"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "sub").mkdir()
+    path = write(tmp_path / "a.yaml", text.format(name=tmp_path.name) if "{name}" in text else text)
+    message = complaint(path=path)
+    assert said in message and ".yaml" in message
+
+
+def test_two_files_that_are_each_others_base(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "base: b.yaml\n")
+    message = complaint(path=write(tmp_path / "b.yaml", "base: a.yaml\n"))
+    assert "b.yaml is its own base, through b.yaml and a.yaml" in message
+
+
+def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
+    assert "no such config" in complaint(path=tmp_path / "none.yaml")
+    assert "no such config" in complaint(path=tmp_path)
+    (tmp_path / "b.yaml").write_bytes(bytes(range(256)))
+    assert "is not a YAML mapping" in complaint(path=tmp_path / "b.yaml")
