@@ -30,13 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
         if set(pipeline.labels) != set(LABELS):
-            raise ValueError(
-                f"{run} was not trained on the shapes set: its labels are {', '.join(pipeline.labels[:3])}..."
-            )
+            found = f"its labels are {', '.join(pipeline.labels[:3])}, ..." if pipeline.labels else "it has no labels"
+            raise ValueError(f"{run} was not trained on the shapes set: {found}; name another with --run")
         root = options.data or Path(read_config(run).data.root)
         truth = {path: clip for path, clip in read_clips(root).items() if path.parts[-3] == "test"}
-        chosen = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]
-        files = [path for i, path in enumerate(chosen)]
+        files = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]
+        wrong = [path for path in files if truth[path].side != pipeline.size]
+        if wrong or not files:
+            found = f"{wrong[0]} has {truth[wrong[0]].side}" if wrong else "there are none"
+            raise ValueError(f"held-out clips in {root} must have frames of {pipeline.size} px, as {run}: {found}")
         length = protocol.frames
         real = torch.stack([read_video(path, range(length)) for path in files])
         paths = torch.stack([truth[path].path(length) for path in files])
@@ -60,9 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         write_video(folder / "evaluated-generated.mp4", made, fps=pipeline.fps)
         write_video(folder / "evaluated-extended.mp4", longer, fps=pipeline.fps)
         write_image(folder / "evaluated-generated.png", torch.cat([sheet(clip) for clip in made[:12]], dim=1))
-        (options.json or run / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-        if options.json and options.json.resolve() != (run / "scores.json").resolve():
-            (run / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        for path in {run / "scores.json", options.json or run / "scores.json"}:  # the report shows the run's own
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(scores, indent=2) + "\n")
         write_report(run)
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,11 +7,25 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vidiff.data.video import VideoReader, VideoWriter
 from vidiff.pipeline import Pipeline, latest_run
 
 CHUNK = 64  # frames of the given clip that are copied at once
+
+
+def fit(size: tuple[int, int], shorter: int) -> tuple[int, int] | None:
+    """Height and width once the shorter side is as given; None where it is already."""
+    scale = shorter / min(size)
+    fitted = max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
+    return None if fitted == size else fitted
+
+
+def crop(video: Tensor, side: int) -> Tensor:
+    """The square in the middle of each frame, as the model's training clips were cropped."""
+    top, left = (video.shape[2] - side) // 2, (video.shape[3] - side) // 2
+    return video[:, :, top : top + side, left : left + side]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,13 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
         settings = {key: getattr(options, key) for key in ("guidance", "steps", "sampler", "seed", "context")}
-        size = (pipeline.size, pipeline.size)
         with VideoReader(options.clip) as reader:
+            size = fit(reader.size, pipeline.size)
             given = reader.frames if options.given is None else options.given
             if not 1 <= given <= reader.frames:
                 raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
-            context = min(given, options.context or pipeline.sampling.context)
-            last = reader.read(range(given - context, given), size=size)
+            if options.frames <= given:
+                raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
+            context = pipeline.sampling.context if options.context is None else options.context
+            context = min(given, max(context, 1))
+            last = crop(reader.read(range(given - context, given), size), pipeline.size)
             new = pipeline.stream(
                 options.frames - given + context, options.label, clip=last[None], progress=True, **settings
             )
@@ -50,9 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
                 "given": given,
                 **pipeline.settings(**settings),
             }
-            with VideoWriter(options.out, options.fps or reader.fps, metadata) as writer:
+            with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:
                 for start in range(0, given, CHUNK):
-                    writer.write(reader.read(range(start, min(start + CHUNK, given)), size=size))
+                    part = reader.read(range(start, min(start + CHUNK, given)), size)
+                    writer.write(crop(part, pipeline.size))
                 for part in new:
                     writer.write(part[0].cpu())
     except (ValueError, OSError, torch.OutOfMemoryError) as error:

@@ -32,13 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
-        count = options.count or len(options.label or [1])
+        count = len(options.label or [1]) if options.count is None else options.count
         labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
         settings = {key: getattr(options, key) for key in ("guidance", "steps", "sampler", "seed")}
         stream = pipeline.stream(options.frames, labels, count, progress=True, **settings)
         metadata = {"run": str(run), "labels": labels, **pipeline.settings(**settings)}
-        with VideoWriter(options.out, options.fps or pipeline.fps, metadata) as writer:
+        with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:
             for part in stream:
                 writer.write(grid(part.cpu()) if count > 1 else part[0].cpu())
     except (ValueError, OSError, torch.OutOfMemoryError) as error:

@@ -26,6 +26,8 @@ def run(config: RunConfig, folder: Path) -> None:
         for key, value in changes.items():
             setattr(small.train, key, value)
         small.runs, small.data.limit = scratch, max(config.batch, 16)
+        if config.data.layout == "shapes" and not Path(config.data.root).exists():
+            small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
         plans = [config]
         if isinstance(small, DiffusionRun) and isinstance(config, DiffusionRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))

@@ -39,7 +39,8 @@ class Pipeline:
         frames: of a window, that is, of the clips that the model was trained on.
         size: height and width in pixels.
         labels: names of the classes; empty for a model without.
-        fps: frames a second of the clips that it was trained on.
+        fps: frames a second of the clips that it was trained on, at their least stride.
+        stride: that stride, where the model is told of it; else None.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class Pipeline:
         fps: float = 8.0,
         sampling: SamplingConfig | None = None,
         device: str | torch.device = "auto",
+        stride: int | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
-        self.sampling = sampling or SamplingConfig()
+        self.sampling, self.stride = sampling or SamplingConfig(), stride
 
     @classmethod
     def from_pretrained(cls, run: str | Path, device: str | torch.device = "auto", weights: str = "ema") -> Pipeline:
@@ -91,6 +93,7 @@ class Pipeline:
             facts["fps"],
             config.sampling,
             device,
+            config.data.stride[0] if config.unet.strided else None,
         )
 
     def generate(
@@ -187,9 +190,9 @@ class Pipeline:
             frames = self.frames if frames is None else frames
             if frames < 1 or count < 1:
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
-            condition = Condition(label=self.label_tensor(label, count))
+            condition = self.condition(label, count)
             size = (self.size, self.size)
-            yield from edit.generate(draw, self.codec, frames, size, context, condition.to(self.device), count)
+            yield from edit.generate(draw, self.codec, frames, size, context, condition, count)
             return
         if clip.ndim != 5 or clip.shape[1:2] + clip.shape[3:] != (3, self.size, self.size) or not clip.numel():
             raise ValueError(
@@ -200,7 +203,7 @@ class Pipeline:
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
         if frames is None or frames <= clip.shape[2]:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
-        condition = Condition(label=self.label_tensor(label, len(clip))).to(self.device)
+        condition = self.condition(label, len(clip))
         new = frames - clip.shape[2]
         yield from edit.extend(draw, self.codec, clip.to(self.device, torch.float32), new, context, condition)
 
@@ -214,6 +217,11 @@ class Pipeline:
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
         return default | {key: value for key, value in given.items() if value is not None}
+
+    def condition(self, label: str | int | Sequence[str | int] | None, count: int) -> Condition:
+        """What the model is told of `count` clips. Raises ValueError as `label_tensor`."""
+        stride = None if self.stride is None else torch.full((count,), self.stride)
+        return Condition(label=self.label_tensor(label, count), stride=stride).to(self.device)
 
     def label_tensor(self, label: str | int | Sequence[str | int] | None, count: int) -> Tensor | None:
         """Names or numbers of classes to `(count,)`, -1 where none is asked for.

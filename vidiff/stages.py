@@ -30,6 +30,7 @@ from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline, save_codec
 
+Samples = ClipDataset | LatentDataset
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
 
@@ -57,7 +58,7 @@ def train_vae(config: VAERun, given: str) -> None:
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     record(config, given)
     objective = VAEObjective(VAE(config.vae), config.loss)
-    test = next(iter(clip_batches(config, held_out, 16, 0)(0)))["video"]
+    test = first_batch(config, clip_dataset(config, held_out), 16)["video"]
 
     def validate(step: int) -> dict[str, float]:
         device = next(objective.parameters()).device
@@ -67,11 +68,10 @@ def train_vae(config: VAERun, given: str) -> None:
         device = next(objective.parameters()).device
         frames = test[:8].to(device).transpose(1, 2).flatten(0, 1)
         found = objective.network.decode(objective.network.encode(frames)[0]).clamp(-1, 1).cpu()
-        pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (8, -1)).transpose(1, 2)
+        pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (-1, test.shape[2])).transpose(1, 2)
         write_video(config.folder / "samples" / f"step-{step:07d}.mp4", pairs, fps=2)
 
-    batches = clip_batches(config, index, config.batch, config.data.workers)
-    fit_run(config, objective, batches, validate, sample)
+    fit_run(config, objective, clip_dataset(config, index), validate, sample)
 
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
@@ -101,9 +101,10 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         fps,
         config.sampling,
         config.device,
+        config.data.stride[0] if config.unet.strided else None,
     )
-    test = next(iter(latent_batches(config, test_cache, cache.statistics, 16)(0)))
-    seen = next(iter(clip_batches(config, held_out, config.sampling.count, 0)(0)))["video"]
+    test = first_batch(config, latent_dataset(config, test_cache, cache.statistics), 16)
+    seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
@@ -122,20 +123,19 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
             write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
 
-    batches = latent_batches(config, cache, cache.statistics, config.batch)
-    fit_run(config, objective, batches, validate, sample)
+    fit_run(config, objective, latent_dataset(config, cache, cache.statistics), validate, sample)
 
 
 def fit_run(
     config: RunConfig,
     objective: VAEObjective | DiffusionObjective,
-    batches: Batches,
+    dataset: Samples,
     validate: Callable[[int], dict[str, float]],
     sample: Callable[[int], None],
 ) -> None:
     fit(
         objective,
-        batches,
+        batches(config, dataset),
         config.batch,
         config.train,
         config.folder,
@@ -213,38 +213,34 @@ def record(config: RunConfig, given: str) -> None:
         (config.folder / "resolved.yaml").write_text(dump(config))
 
 
-def clip_batches(config: RunConfig, index: Index, batch: int, workers: int) -> Batches:
-    """Batches of pixels, decoded by workers, from a given sample of the order on."""
+def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
+    """Random clips of pixels."""
     data = config.data
-    clips = ClipDataset(
-        index,
-        data.frames,
-        data.size,
-        stride=(data.stride[0], data.stride[1]),
-        flip=data.flip,
-        seed=config.train.seed,
-        max_broken=data.max_broken,
-    )
-    return lambda start: make_loader(clips, order(config, len(clips), batch, start), workers)
+    stride = (data.stride[0], data.stride[1])
+    return ClipDataset(index, data.frames, data.size, stride, data.flip, config.train.seed, data.max_broken)
 
 
-def latent_batches(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor], batch: int) -> Batches:
-    """Batches of cached latents, normalised by the statistics of the training split."""
+def latent_dataset(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor]) -> LatentDataset:
+    """Random windows of cached latents, normalised by the statistics of the training split."""
     data = config.data
-    latents = LatentDataset(
-        cache,
-        data.frames,
-        stride=(data.stride[0], data.stride[1]),
-        seed=config.train.seed,
-        statistics=moments,
-    )
-    return lambda start: make_loader(latents, order(config, len(latents), batch, start), data.workers)
+    return LatentDataset(cache, data.frames, (data.stride[0], data.stride[1]), config.train.seed, moments)
 
 
-def order(config: RunConfig, length: int, batch: int, start: int) -> Order:
-    with processes(config.device) as group:
-        part = batch // config.train.accumulate
-        return Order(length, part, seed=config.train.seed, rank=group.rank, world=group.world, start=start)
+def batches(config: RunConfig, dataset: Samples) -> Batches:
+    """This process's batches of a data set, without end, from a given sample of the order on."""
+
+    def make(start: int) -> Iterable[dict[str, Tensor]]:
+        with processes(config.device) as group:
+            part = config.batch // config.train.accumulate
+            order = Order(len(dataset), part, config.train.seed, group.rank, group.world, start)
+            return make_loader(dataset, order, config.data.workers)
+
+    return make
+
+
+def first_batch(config: RunConfig, dataset: Samples, count: int) -> dict[str, Tensor]:
+    """`count` samples to validate on, the same ones each time and in every process."""
+    return next(iter(make_loader(dataset, Order(len(dataset), count, config.train.seed), workers=0)))
 
 
 @contextmanager

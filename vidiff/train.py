@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
+
 from vidiff import dry_run, stages
 from vidiff.config import load
 from vidiff.engine.loop import Diverged
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="build all, run a step of training, validation and sampling, say what to expect, and keep nothing",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         config = load(options.config, options.overrides)
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
         return 130
-    except (ValueError, Diverged) as error:
+    except (ValueError, OSError, Diverged, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

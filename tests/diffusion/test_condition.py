@@ -66,9 +66,7 @@ def test_cat_repeat_and_rows() -> None:
     assert torch.equal(condition.repeat(2).text[5], condition.text[2])
     assert condition.to("cpu").text_mask.dtype == torch.bool
     plain = Condition(text=torch.randn(1, 5, 2))
-    assert plain.cat(Condition(text=plain.text, text_mask=torch.zeros(1, 5).bool())).text_mask.any(
-        1
-    ).tolist() == [
+    assert plain.cat(Condition(text=plain.text, text_mask=torch.zeros(1, 5).bool())).text_mask.any(1).tolist() == [
         True,
         False,
     ]

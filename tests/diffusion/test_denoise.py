@@ -22,11 +22,7 @@ class Spy(nn.Module):
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
         self.seen = x, log_snr, condition
-        return (
-            torch.linspace(-3, 3, self.channels, dtype=x.dtype)
-            .view(1, -1, 1, 1, 1)
-            .expand(len(x), -1, *x.shape[2:])
-        )
+        return torch.linspace(-3, 3, self.channels, dtype=x.dtype).view(1, -1, 1, 1, 1).expand(len(x), -1, *x.shape[2:])
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -111,9 +107,7 @@ class Unclamped(Schedule):
 
 @pytest.mark.parametrize(("prediction", "time"), [("eps", "1"), ("score", "0"), ("x0", "0")])
 def test_a_singular_prediction_is_refused_with_the_regular_ones(prediction: str, time: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"'{prediction}' is singular on .* at t = {time}; choose one of v, flow, edm"
-    ):
+    with pytest.raises(ValueError, match=f"'{prediction}' is singular on .* at t = {time}; choose one of v, flow, edm"):
         Denoiser(Spy(), Unclamped(), prediction)
 
 

@@ -11,9 +11,7 @@ DOUBLE = torch.float64
 
 def mixture() -> Mixture:
     means = torch.tensor([[-1.0, 0.5], [1.5, 0.0], [0.0, -2.0]], dtype=DOUBLE).view(3, 2, 1, 1, 1)
-    return Mixture(
-        means, torch.tensor([0.3, 0.5, 0.2], dtype=DOUBLE), torch.tensor([0.5, 0.3, 0.2], dtype=DOUBLE)
-    )
+    return Mixture(means, torch.tensor([0.3, 0.5, 0.2], dtype=DOUBLE), torch.tensor([0.5, 0.3, 0.2], dtype=DOUBLE))
 
 
 def test_x0_is_tweedie_of_log_prob() -> None:

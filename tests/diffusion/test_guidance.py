@@ -92,9 +92,7 @@ def test_the_null_branch_forgets_history() -> None:
     assert spy.log_snr[:6, 0, :, 0, 0].tolist() == [[clean, clean, at, at]] * 6
     assert spy.log_snr[6:, 0, :, 0, 0].tolist() == [[noisy, noisy, at, at]] * 6
     torch.testing.assert_close(spy.x[:6, :, :2], frames[:, :, :2], rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        spy.x[6:, :, :2], guided.noise[:, :, :2], rtol=1e-6, atol=0
-    )  # nothing of the frames
+    torch.testing.assert_close(spy.x[6:, :, :2], guided.noise[:, :, :2], rtol=1e-6, atol=0)  # nothing of the frames
     assert torch.equal(spy.x[6:, :, 2:], spy.x[:6, :, 2:])
     assert spy.condition.label[6:].eq(-1).all()
 

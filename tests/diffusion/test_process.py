@@ -77,9 +77,7 @@ def test_gaussian_kl_is_torch_s() -> None:
     p = torch.distributions.Normal(mean1, variance1.sqrt())
     q = torch.distributions.Normal(mean2, variance2.sqrt())
     expected = torch.distributions.kl_divergence(p, q)
-    torch.testing.assert_close(
-        gaussian_kl(mean1, variance1, mean2, variance2), expected, rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(gaussian_kl(mean1, variance1, mean2, variance2), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_noise_is_its_generator_s_alone() -> None:

@@ -76,9 +76,7 @@ def test_time_of_inverts_log_snr(schedule: Schedule, dtype: torch.dtype, within:
     t = torch.linspace(0.002, 0.998, 499, dtype=dtype)
     torch.testing.assert_close(schedule.time_of(schedule.log_snr(t)), t, rtol=0, atol=within)
     log_snr = schedule.log_snr(t)
-    torch.testing.assert_close(
-        schedule.log_snr(schedule.time_of(log_snr)), log_snr, rtol=0, atol=100 * within
-    )
+    torch.testing.assert_close(schedule.log_snr(schedule.time_of(log_snr)), log_snr, rtol=0, atol=100 * within)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "flow"])

@@ -78,7 +78,8 @@ class Runs:
             path = checkpoint.newest(folder / "checkpoints")
             assert path is not None
             state = checkpoint.load(path).state
-            state["counters"].pop("seconds")
+            for name in ("seconds", "validated", "sampled"):  # the clock's, and what was only looked at
+                state["counters"].pop(name)
             files = [(path / name).read_bytes() for name in ("model.safetensors", "ema.safetensors")]
             lines = read_metrics(folder / "metrics.jsonl")
             logged = [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import re
@@ -36,7 +37,7 @@ class Outline(HTMLParser):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert tag in self.void or self.open.pop() == tag
 
 
 def make_run(run: Path) -> None:
@@ -66,11 +67,10 @@ def test_a_report_stands_alone(tmp_path: Path) -> None:
     assert "<title>a &lt;b&gt; &amp; c</title>" in text
     assert base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", text)[0]) == PNG
     captions = re.findall(r"<figcaption>([^<]+)</figcaption>", text)
-    assert captions == [f"step {s}" for s in ("900", "900 extended", "800", "600", "500", "300", "100")]
+    assert captions == [f"step {s}" for s in ("900", "900 extended", "800", "600", "400", "300", "100")]
     assert outline.tags.count("video") == 1
     assert outline.tags.count("svg") == 5
-    for fact in ("0:16:40", "16:40"):
-        assert fact in text or fact == "0:16:40"
+    assert "<b>16:40</b><span>training time</span>" in text
     assert re.search(r"<b>500</b><span>steps</span>.*<b>0.02</b><span>loss</span>", text)
     assert "<tr><th>oracle right</th><td>0.93</td></tr><tr><th>oracle labels</th><td>a, b</td></tr>" in text
     assert "validation loss 0.04" in text
@@ -99,7 +99,7 @@ def places(svg: str) -> list[list[tuple[float, float]]]:
 
 def test_a_log_axis_makes_a_geometric_series_straight() -> None:
     (line,) = places(line_chart([Series("loss", [(n, 2.0**-n) for n in range(10)])], log=True))
-    rises = {round(b[1] - a[1], 0) for a, b in zip(line, line[1:], strict=False)}
+    rises = {round(b[1] - a[1], 0) for a, b in itertools.pairwise(line)}
     assert len(rises) == 1
     assert rises.pop() > 0  # smaller is lower on the page
 

@@ -34,9 +34,7 @@ def moments(
     noise = torch.tensor([0.0, 0.0, 1.0], dtype=DOUBLE).view(3, 1, 1, 1, 1)
     monkeypatch.setattr(ancestral, "draw_noise", lambda like, generator: noise)
     for t, s in pairwise(times):
-        out, _ = sampler.step(
-            denoiser, probe, expand_time(t, probe), expand_time(s, probe), Condition(), State()
-        )
+        out, _ = sampler.step(denoiser, probe, expand_time(t, probe), expand_time(s, probe), Condition(), State())
         offset, slope, spread = out[0], out[1] - out[0], out[2] - out[0]
         mean, variance = slope * mean + offset, slope**2 * variance + spread**2
     x0 = denoiser(probe, times[-1], Condition()).x0
@@ -84,8 +82,7 @@ def test_ddim_with_eta_one_is_ddpm(name: str) -> None:
     denoiser, times = gaussian(schedule), time_grid(schedule, steps, "subsequence", dtype=DOUBLE)
     x = torch.randn(4, 1, 1, 1, 1, dtype=DOUBLE)
     ddpm, ddim = (
-        sampler(denoiser, x, Condition(), times, torch.Generator().manual_seed(0))
-        for sampler in (DDPM(), DDIM(1.0))
+        sampler(denoiser, x, Condition(), times, torch.Generator().manual_seed(0)) for sampler in (DDPM(), DDIM(1.0))
     )
     torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-10)
 

@@ -63,7 +63,7 @@ class ClipDataset(Dataset[Sample]):
         size: height and width in pixels; the decoder resizes the shorter side to it, then a square is cropped.
         stride: least and most source frames per clip frame; less where the file is too short for it.
         flip: mirror half of the clips.
-        max_broken: fraction of the files that may fail to decode; one may in any case.
+        max_broken: fraction of the files that may fail to decode; one may in any case, but not all.
 
     Raises:
         DataError: if every file is shorter than a clip; when reading, if more files fail than `max_broken` allows.
@@ -118,7 +118,7 @@ class ClipDataset(Dataset[Sample]):
         if number not in self.failed:
             self.failed.add(number)
             warnings.warn(f"{error}; clips of other files take its place", stacklevel=3)
-        if len(self.failed) > max(1, self.max_broken * len(self.kept)):
+        if len(self.failed) > min(max(1, self.max_broken * len(self.kept)), len(self.kept) - 1):
             raise DataError(
                 f"{len(self.failed)} of {len(self.kept)} files failed to decode, more than "
                 f"data.max_broken={self.max_broken} allows: mend or remove them, or raise data.max_broken. "

@@ -74,9 +74,7 @@ class Condition:
                 parts = [condition._mask() for condition in (self, *others)]
             given = [part for part in parts if part is not None]
             if given and len(given) < len(parts):
-                raise ValueError(
-                    f"cannot stack conditions: only {len(given)} of {len(parts)} have {field.name!r}"
-                )
+                raise ValueError(f"cannot stack conditions: only {len(given)} of {len(parts)} have {field.name!r}")
             stacked[field.name] = torch.cat(given) if given else None
         return Condition(**stacked)
 

@@ -78,9 +78,7 @@ def check_prediction(prediction: str, schedule: Schedule) -> None:
     def singular(name: str) -> Tensor:
         a, b = PREDICTIONS[name](alpha, sigma)
         whole = alpha * b - sigma * a
-        return ~(
-            torch.isfinite(a) & torch.isfinite(b) & torch.isfinite(b / whole) & torch.isfinite(sigma / whole)
-        )
+        return ~(torch.isfinite(a) & torch.isfinite(b) & torch.isfinite(b / whole) & torch.isfinite(sigma / whole))
 
     bad = singular(prediction)
     if bad.any():
@@ -125,9 +123,7 @@ class Denoiser(nn.Module):
         ValueError: an unknown prediction, or one that is singular on the schedule.
     """
 
-    def __init__(
-        self, network: nn.Module, schedule: Schedule, prediction: str = "v", variance: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, schedule: Schedule, prediction: str = "v", variance: bool = False) -> None:
         super().__init__()
         check_prediction(prediction, schedule)
         self.network = network
@@ -141,9 +137,7 @@ class Denoiser(nn.Module):
         alpha, sigma = self.schedule(t)
         log_snr = self.schedule.log_snr(t).to(x_t.dtype)
         clock = log_snr.expand(x_t.shape[0], 1, *x_t.shape[2:])  # b 1 f h w
-        output = self.network(
-            (x_t / _norm(alpha, sigma)).to(x_t.dtype), clock, condition
-        )  # b c f h w, or b 2c f h w
+        output = self.network((x_t / _norm(alpha, sigma)).to(x_t.dtype), clock, condition)  # b c f h w, or b 2c f h w
         if not self.variance:
             return output, None
         output, head = output.chunk(2, dim=1)  # b c f h w

@@ -34,9 +34,7 @@ class Mixture:
     def __post_init__(self) -> None:
         count = len(self.means)
         if self.stds.shape != (count,) or (self.weights is not None and self.weights.shape != (count,)):
-            raise ValueError(
-                f"{count} means need stds and weights of shape ({count},), not {self.stds.shape}"
-            )
+            raise ValueError(f"{count} means need stds and weights of shape ({count},), not {self.stds.shape}")
         if not (self.stds > 0).all():
             raise ValueError(f"stds {self.stds.tolist()} must be positive")
 

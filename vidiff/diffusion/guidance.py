@@ -86,9 +86,7 @@ class ClassifierFree(nn.Module):
             return x_t, clock
         check_mask(self.history, x_t)
         if self.noise is None or self.noise.shape != x_t.shape:
-            self.noise = draw_noise(
-                x_t, self.generator
-            )  # once: the same noise at every step keeps the path smooth
+            self.noise = draw_noise(x_t, self.generator)  # once: the same noise at every step keeps the path smooth
         _, sigma = self.schedule(clock.new_ones(()))
         gone = (sigma * self.noise).to(x_t.dtype)
         return torch.where(self.history, gone, x_t), torch.where(self.history, 1.0, clock)

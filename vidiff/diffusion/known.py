@@ -58,9 +58,7 @@ class Known(nn.Module):
         if not 0.0 <= level <= 1.0:
             raise ValueError(f"level = {level} is outside [0, 1]; 0 shows the known frames as they are")
         if replace and level:
-            raise ValueError(
-                f"replace shows known frames at the sampler's time, so level = {level} must be 0"
-            )
+            raise ValueError(f"replace shows known frames at the sampler's time, so level = {level} must be 0")
         if noise is None and (replace or level):
             noise = draw_noise(frames, generator)
         self.denoiser = denoiser
@@ -137,9 +135,7 @@ def box(height: int, width: int, *, top: int, left: int, bottom: int, right: int
         ValueError: a box that is empty or leaves the frame.
     """
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise ValueError(
-            f"box rows {top}..{bottom}, columns {left}..{right} must lie within {height} x {width}"
-        )
+        raise ValueError(f"box rows {top}..{bottom}, columns {left}..{right} must lie within {height} x {width}")
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top:bottom, left:right] = True
     return mask.view(1, 1, 1, height, width)

@@ -33,9 +33,7 @@ def expand_time(t: float | Tensor, x: Tensor) -> Tensor:
     fits = t.ndim == x.ndim and t.shape[1] == 1
     if not fits or any(n not in (1, m) for n, m in zip(t.shape, x.shape, strict=True)):
         expected = (x.shape[0], 1, *x.shape[2:])
-        raise ValueError(
-            f"t of shape {tuple(t.shape)} does not broadcast to {expected}; give a number, (b,) or a map"
-        )
+        raise ValueError(f"t of shape {tuple(t.shape)} does not broadcast to {expected}; give a number, (b,) or a map")
     return t
 
 

@@ -175,9 +175,7 @@ class VE(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"sigmas {self.sigma_min} to {self.sigma_max} must satisfy 0 < sigma_min < sigma_max"
-            )
+            raise ValueError(f"sigmas {self.sigma_min} to {self.sigma_max} must satisfy 0 < sigma_min < sigma_max")
 
     def scales(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(log_snr), (-0.5 * log_snr).exp()
@@ -265,16 +263,12 @@ def time_grid(
     if spacing is None:
         return _subsequence(schedule, steps).to(dtype)
     if not isinstance(steps, int):
-        raise ValueError(
-            f"steps = {steps!r} must be a number for the grid {kind!r}; a list is for 'subsequence'"
-        )
+        raise ValueError(f"steps = {steps!r} must be a number for the grid {kind!r}; a list is for 'subsequence'")
     if steps < 1:
         raise ValueError(f"steps = {steps} must be at least 1")
     high, low = schedule.time_of(torch.tensor(ends, dtype=torch.float64))
     if not high > low:
-        raise ValueError(
-            f"ends = {ends} leave no time between them on {schedule}; the first must be the lower log-SNR"
-        )
+        raise ValueError(f"ends = {ends} leave no time between them on {schedule}; the first must be the lower log-SNR")
     u = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
     return spacing(schedule, high, low, u).to(dtype)
 
@@ -283,14 +277,10 @@ def _subsequence(schedule: Schedule, steps: int | Sequence[int]) -> Tensor:
     total = getattr(schedule, "steps", 1000)
     if isinstance(steps, int):
         if not 1 <= steps < total:
-            raise ValueError(
-                f"steps = {steps} must be from 1 to {total - 1}, the number of discrete steps less one"
-            )
+            raise ValueError(f"steps = {steps} must be from 1 to {total - 1}, the number of discrete steps less one")
         index = torch.linspace(total - 1, 0, steps + 1, dtype=torch.float64).round()
     else:
         index = torch.tensor(list(steps), dtype=torch.float64)
         if len(index) < 2 or index.max() >= total or index.min() < 0 or (index.diff() >= 0).any():
-            raise ValueError(
-                f"discrete steps {list(steps)} must fall, two or more of them, within 0..{total - 1}"
-            )
+            raise ValueError(f"discrete steps {list(steps)} must fall, two or more of them, within 0..{total - 1}")
     return (index + 1) / total

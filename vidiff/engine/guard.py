@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import IO, TypeVar
 
 T = TypeVar("T")
 
@@ -119,16 +119,14 @@ class RunBusy(ValueError):
     """Another training holds the run's folder."""
 
 
-_held: set[Path] = set()
+_held: dict[Path, IO[str]] = {}
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Holds the folder `run` for this process. Raises RunBusy, naming the holder, where another has it.
 
-    The lock dies with the process, however that ends. It is a POSIX record lock and not a flock, which a
-    forked loader worker would keep for seconds after its parent was killed. Within one process it may be
-    taken again.
+    The lock dies with the process, however that ends. Within the process it may be taken again inside.
     """
     run = Path(run).resolve()
     if run in _held:
@@ -137,8 +135,8 @@ def locked(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".lock", "a+") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             file.seek(0)
             raise RunBusy(
                 f"{run} is held by another training ({file.read().strip() or 'just starting'}); "
@@ -147,9 +145,18 @@ def locked(run: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        _held.add(run)
+        _held[run] = file
         try:
             yield
         finally:
-            _held.discard(run)
+            del _held[run]
             file.truncate(0)
+
+
+def _let_go() -> None:
+    """A forked loader worker keeps no lock, which it would hold for a while after its training was killed."""
+    while _held:
+        _held.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -385,7 +386,7 @@ def _load_model(objective: nn.Module, found: checkpoint.Checkpoint) -> None:
     except RuntimeError as error:
         raise ValueError(
             f"{found.path} is of another model; give this one another run folder, or set its options as they "
-            f"were. {error}"
+            f"were. {textwrap.shorten(str(error), 300)}"
         ) from None
 
 

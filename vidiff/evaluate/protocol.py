@@ -66,7 +66,7 @@ def score_extension(
 def score_real(video: Tensor, decoded: Tensor, label: Tensor) -> dict[str, Any]:
     """What real clips reach after the codec, which no model on its latents can beat; and the codec's PSNR in dB."""
     reading = read_shapes(decoded)
-    error = (video - decoded).square().mean()
+    error = (video - decoded).square().mean().clamp(min=1e-12)  # no codec at all: 126 dB, and not infinity
     return {
         "psnr": float(10 * torch.log10(4 / error)),
         **label_score(reading, label),

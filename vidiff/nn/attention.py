@@ -17,7 +17,7 @@ from torch import Tensor
 Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 XFORMERS_BATCH = 65535  # its kernels put the batch on a CUDA grid axis that ends here
-SHORT = 32  # tokens; below this two small matrix products beat a fused kernel on a CPU
+SHORT = 256  # tokens; below this two small matrix products beat a fused kernel on a CPU
 
 log = logging.getLogger(__name__)
 

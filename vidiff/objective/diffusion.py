@@ -53,11 +53,7 @@ class DiffusionObjective(nn.Module):
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
         """
-        x0 = (
-            batch["video"]
-            if "video" in batch
-            else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
-        )
+        x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         known, level, task = draw_known(self.options.tasks, len(x0), x0.shape[2], x0.device)
         drop = torch.where(task == 0, self.options.drop, self.options.drop_known)  # b
         condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(drop)
@@ -68,9 +64,7 @@ class DiffusionObjective(nn.Module):
         schedule = self.denoiser.schedule
         output, _ = self.denoiser.output(add_noise(schedule, x0, eps, clock), clock, condition)
         wanted = target(self.denoiser.prediction, schedule, x0, eps, clock)
-        weight = self.weighting(
-            schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock)
-        )
+        weight = self.weighting(schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock))
         weight = weight * ~known
 
         error = self.distance(output.float(), wanted).mean(dim=(1, 3, 4), keepdim=True) * weight  # b 1 f 1 1

@@ -17,9 +17,7 @@ class Tasks:
     generate: float = 0.5  # nothing is known
     first: float = 0.35  # the first k frames, k uniform
     random: float = 0.15  # each frame with a probability that is itself uniform
-    noise: float = (
-        0.1  # largest time at which known frames are shown: 0 for half of the samples, else uniform
-    )
+    noise: float = 0.1  # largest time at which known frames are shown: 0 for half of the samples, else uniform
     forget: float = 0.1  # probability that known frames are shown as pure noise, for guidance on history
 
     NAMES = ("generate", "first", "random")

@@ -17,9 +17,7 @@ from vidiff.sample.base import Sampler, State, frame_times
 def _learned(small: Tensor, large: Tensor, place: Tensor | None) -> Tensor:
     """Between the two on a logarithmic scale (Nichol & Dhariwal 2021, eq. 15)."""
     if place is None:
-        raise ValueError(
-            "variance 'learned' needs a denoiser with a variance head; choose 'small' or 'large'"
-        )
+        raise ValueError("variance 'learned' needs a denoiser with a variance head; choose 'small' or 'large'")
     tiny = torch.finfo(small.dtype).tiny  # where a frame's clock stands still both are 0
     return torch.lerp(small.clamp(min=tiny).log(), large.clamp(min=tiny).log(), place.to(small.dtype)).exp()
 
@@ -86,9 +84,7 @@ class DDIM(Sampler):
 
 
 @torch.no_grad()
-def invert(
-    denoiser: Denoises, x0: Tensor, condition: Condition, times: Tensor, iterations: int = 20
-) -> Tensor:
+def invert(denoiser: Denoises, x0: Tensor, condition: Condition, times: Tensor, iterations: int = 20) -> Tensor:
     """The `x` at `times[0]` from which `DDIM()` along `times` returns `x0`.
 
     Each step is solved backwards by fixed-point iteration on its noise (Pan et al. 2023, accelerated

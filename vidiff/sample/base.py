@@ -74,9 +74,7 @@ def frame_times(times: Tensor, x: Tensor) -> list[Tensor]:
     """
     frames = x.shape[2] if x.ndim > 2 else 1
     if times.ndim not in (1, 2) or len(times) < 1 or (times.ndim == 2 and times.shape[1] != frames):
-        raise ValueError(
-            f"times of shape {tuple(times.shape)} must be (n + 1,) or (n + 1, {frames}), one a frame"
-        )
+        raise ValueError(f"times of shape {tuple(times.shape)} must be (n + 1,) or (n + 1, {frames}), one a frame")
     low, high = float(times.min()), float(times.max())
     if not (low >= 0.0 and high <= 1.0):
         raise ValueError(f"time {high if low >= 0.0 else low:g} is outside [0, 1]; 0 is data and 1 is noise")

@@ -45,9 +45,7 @@ class StochasticHeun(Heun):
         ValueError: a churn, interval or noise out of range.
     """
 
-    def __init__(
-        self, churn: float = 0.2, interval: tuple[float, float] = (0.05, 50.0), noise: float = 1.0
-    ) -> None:
+    def __init__(self, churn: float = 0.2, interval: tuple[float, float] = (0.05, 50.0), noise: float = 1.0) -> None:
         if not 0.0 <= churn <= math.sqrt(2.0) - 1.0 + 1e-9:
             raise ValueError(f"churn = {churn} is outside [0, sqrt(2) - 1 = 0.414]; 0 is Heun, without noise")
         if not 0.0 <= interval[0] <= interval[1]:

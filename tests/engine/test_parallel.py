@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.engine import checkpoint
+from vidiff.engine.log import read_metrics
+from vidiff.engine.parallel import Group, choose_device, processes
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def test_one_process_needs_nothing() -> None:
+    with processes("cpu") as group, processes("cpu") as again:
+        assert group == again == Group(torch.device("cpu"), 0, 1)
+        module = torch.nn.Linear(1, 1)
+        assert group.wrap(module) is module
+        assert group.gather("x") == ["x"]
+        assert group.share(3) == 3
+        assert group.reduce_sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+        group.barrier()
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="torch finds no GPU here"):
+        choose_device("cuda:1")
+    with pytest.raises(ValueError, match="no such device: 'gpu'"):
+        choose_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_two_processes_are_one(tiny, tmp_path: Path) -> None:
+    """Two by torchrun, stopped on the way, then one: the same course as one process throughout.
+
+    Each takes half of each batch, in two parts. A sample of the second process is bad in step 3, and neither may move.
+    """
+    options = {"noise": 0.0, "accumulate": 2, "bad": [2 * 8 + 7], "steps": 30, "pause": 0.05, "checkpoint_every": 4}
+    run = tmp_path / "run"
+    path = os.pathsep.join(filter(None, [str(HERE), *sys.path]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [*TORCHRUN, str(HERE / "tiny.py"), json.dumps({"run": str(run), **options})]
+    launcher = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while len(read_metrics(run / "metrics.jsonl")) < 6:
+        assert time.monotonic() < until
+        assert launcher.poll() is None, (tmp_path / "run.out").read_text()
+        time.sleep(0.05)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait(60)
+    stopped = len(read_metrics(run / "metrics.jsonl"))
+    found = checkpoint.newest(run / "checkpoints")
+    assert found is not None
+    assert found.name == f"step-{stopped:07d}"
+    assert 6 <= stopped < 30
+    assert len(checkpoint.load(found).state["random"]) == 2
+
+    options |= {"pause": 0.0, "steps": stopped + 4}
+    tiny.train(run, **options)
+    tiny.train(tmp_path / "one", **options)
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "one")]
+    assert [line["step"] for line in lines[0]] == list(range(1, stopped + 5))
+    assert [line["skipped"] for line in lines[0]] == [0, 0] + [1] * (stopped + 2)
+    for name in ("loss", "error", "grad_norm"):
+        values = [[line[name] for line in part if line["step"] != 3] for part in lines]
+        assert values[0] == pytest.approx(values[1], rel=1e-5), name
+    for which in ("model", "ema"):
+        one, other = (checkpoint.load_weights(tmp_path / name, which) for name in ("run", "one"))
+        for name, tensor in one.items():
+            torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,293 @@
+"""A trained run, ready to use; here of random weights, since nothing of this depends on what was learned."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.codec import Identity, VAECodec
+from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser, dump
+from vidiff.engine import checkpoint
+from vidiff.nn.unet import UNetConfig
+from vidiff.nn.vae import VAEConfig
+from vidiff.pipeline import Pipeline, latest_run, load_codec, read_config, save_codec
+
+LABELS = ("cat", "dog", "horse")
+VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)
+
+
+def config(labels: int = 3, frames: int = 6, stride: int = 1) -> DiffusionRun:
+    unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4, labels=labels, strided=stride > 1)
+    data = DataConfig("nowhere", size=8, frames=frames, stride=[1, stride])
+    sampling = SamplingConfig({"name": "ddim"}, steps=2, guidance=1.5, context=2)
+    return DiffusionRun("diffusion", "tiny", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
+
+
+def denoiser(of: DiffusionRun, seed: int = 0):
+    made = build_denoiser(of)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return made.eval()
+
+
+def build(labels: tuple[str, ...] = LABELS, frames: int = 6, codec=None) -> Pipeline:
+    of = config(len(labels), frames)
+    return Pipeline(denoiser(of), codec or VAECodec(VAE), frames, 8, labels, 8.0, of.sampling, "cpu")
+
+
+@pytest.fixture
+def pipe() -> Pipeline:
+    return build()
+
+
+def clip(frames: int = 3, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, frames, 8, 8, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+@pytest.mark.parametrize("frames", [None, 1, 5, 6, 7, 15])
+def test_generate_gives_as_many_frames_as_asked(pipe: Pipeline, frames: int | None) -> None:
+    made = pipe.generate(frames, "dog", count=2)
+    assert made.shape == (2, 3, frames or 6, 8, 8)
+    assert made.dtype == torch.float32 and made.abs().max() <= 1 and made.std() > 0
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(pipe: Pipeline) -> None:
+    first = pipe.generate(9, ["cat", "dog"], count=2, seed=4)
+    torch.manual_seed(123)
+    assert torch.equal(first, pipe.generate(9, ["cat", "dog"], count=2, seed=4))
+    assert not torch.equal(first, pipe.generate(9, ["cat", "dog"], count=2, seed=5))
+
+
+def test_what_streams_is_what_is_generated(pipe: Pipeline) -> None:
+    parts = list(pipe.stream(15, "cat", 2, seed=1, context=3))
+    assert [part.shape[2] for part in parts] == [6, 3, 3, 3]
+    assert torch.equal(torch.cat(parts, dim=2), pipe.generate(15, "cat", 2, seed=1, context=3))
+    assert not any(part.requires_grad for part in parts)
+
+
+def test_a_longer_clip_begins_as_the_shorter(pipe: Pipeline) -> None:
+    assert torch.equal(pipe.generate(20, "cat", seed=2)[:, :, :11], pipe.generate(11, "cat", seed=2))
+
+
+@pytest.mark.parametrize(("given", "frames"), [(1, 2), (1, 20), (3, 4), (6, 12), (9, 10), (9, 23)])
+@pytest.mark.parametrize("context", [1, 2, 5])
+def test_extend_returns_the_given_frames_bit_for_bit(pipe: Pipeline, given: int, frames: int, context: int) -> None:
+    start = clip(given)
+    longer = pipe.extend(start, frames, "horse", context=context)
+    assert longer.shape == (2, 3, frames, 8, 8)
+    assert torch.equal(longer[:, :, :given], start)
+    assert torch.equal(longer, pipe.extend(start, frames, "horse", context=context))
+
+
+def test_extend_takes_one_clip_and_other_precisions(pipe: Pipeline) -> None:
+    one = clip(3, 1).double()
+    longer = pipe.extend(one[0], 8)
+    assert longer.dtype == torch.float64 and longer.shape == (1, 3, 8, 8, 8)
+    assert torch.equal(longer[:, :, :3], one)
+    assert torch.equal(longer, pipe.extend(one, 8))
+
+
+def test_only_the_context_is_looked_back_on(pipe: Pipeline) -> None:
+    """So a long clip can be extended from its last frames alone."""
+    start = clip(9)
+    whole = pipe.extend(start, 15, context=3)
+    assert torch.equal(whole[:, :, 9:], pipe.extend(start[:, :, 6:], 9, context=3)[:, :, 3:])
+    other = start.clone()
+    other[:, :, -1] *= -1
+    assert not torch.equal(whole[:, :, 9:], pipe.extend(other, 15, context=3)[:, :, 9:])
+
+
+def test_labels_are_names_or_numbers_one_or_one_each(pipe: Pipeline) -> None:
+    dogs = pipe.generate(label="dog", count=2)
+    assert torch.equal(dogs, pipe.generate(label=1, count=2))
+    assert torch.equal(dogs, pipe.generate(label=["dog", 1], count=2))
+    mixed = pipe.generate(label=["dog", "cat"], count=2)
+    torch.testing.assert_close(mixed[0], dogs[0], atol=1e-5, rtol=0)
+    assert (mixed[1] - dogs[1]).abs().max() > 1e-3
+    assert pipe.label_tensor(None, 2).tolist() == [-1, -1]
+
+
+def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
+    plain = pipe.generate(label="dog")
+    for change in ({"guidance": 4.0}, {"steps": 3}, {"sampler": "heun"}, {"sampler": {"name": "ddim", "eta": 1.0}}):
+        assert not torch.equal(plain, pipe.generate(label="dog", **change)), change
+    assert torch.equal(plain, pipe.generate(label="dog", guidance=1.5, steps=2, sampler="ddim", seed=0, context=2))
+
+
+def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
+    found = pipe.settings(steps=9, sampler=None, seed=3)
+    assert found == {"sampler": {"name": "ddim"}, "steps": 9, "guidance": 1.5, "context": 2, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"label": "hors"}, "no label 'hors'; the nearest of 3 are horse"),
+        ({"label": "zebra"}, "no label 'zebra'; the nearest of 3 are"),
+        ({"label": 3}, "no label 3"),
+        ({"label": -1}, "no label -1"),
+        ({"label": ["cat"], "count": 2}, "1 labels for 2 clips"),
+        ({"frames": 0}, "frames is 0"),
+        ({"count": 0}, "count is 0"),
+        ({"steps": 0}, "steps = 0"),
+        ({"sampler": "ddmi"}, "unknown sampling.sampler 'ddmi'"),
+        ({"sampler": {"eta": 1}}, "sampling.sampler needs a name"),
+        ({"context": 0}, "context is 0; give 1 to 5: the model sees 6 frames at once"),
+        ({"context": 6}, "context is 6; give 1 to 5"),
+    ],
+)
+def test_a_wrong_option_is_named(pipe: Pipeline, options: dict, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        pipe.generate(**options)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "frames", "said"),
+    [
+        (torch.zeros(1, 3, 2, 16, 16), 8, r"\(1, 3, 2, 16, 16\); expected \(b, 3, f, 8, 8\): resize"),
+        (torch.zeros(1, 3, 2, 8, 4), 8, "resize"),
+        (torch.zeros(2, 1, 2, 8, 8), 8, "expected"),
+        (torch.zeros(3, 8, 8), 8, "expected"),
+        (torch.zeros(1, 3, 0, 8, 8), 8, "expected"),
+        (torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8), 8, "uint8; expected floating point"),
+        (torch.zeros(1, 3, 5, 8, 8), 5, "frames is 5, the clip has 5 already"),
+        (torch.zeros(1, 3, 5, 8, 8), 2, "frames is 2, the clip has 5 already"),
+    ],
+)
+def test_a_clip_that_cannot_be_extended_is_named(pipe: Pipeline, start, frames: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        pipe.extend(start, frames)
+
+
+def test_a_model_without_labels_says_so() -> None:
+    pipe = build(labels=())
+    assert pipe.generate().shape == (1, 3, 6, 8, 8)
+    with pytest.raises(ValueError, match="trained without labels: leave it out"):
+        pipe.generate(label="cat")
+
+
+def test_a_model_of_single_frames_makes_pictures_and_no_clips() -> None:
+    pipe = build(frames=1)
+    assert pipe.generate(count=2).shape == (2, 3, 1, 8, 8)
+    for make in (lambda: pipe.generate(2), lambda: pipe.extend(clip(1), 2)):
+        with pytest.raises(ValueError, match="single frames"):
+            make()
+
+
+def test_a_model_that_was_told_strides_is_told_the_least() -> None:
+    of = config(stride=4)
+    pipe = Pipeline(denoiser(of), Identity(), 6, 8, LABELS, 8.0, of.sampling, "cpu", stride=1)
+    stride = pipe.condition("cat", 2).stride
+    assert stride is not None and stride.tolist() == [1, 1]
+    untold = Pipeline(denoiser(of), Identity(), 6, 8, LABELS, 8.0, of.sampling, "cpu")
+    assert untold.condition("cat", 2).stride is None
+    assert not torch.equal(pipe.generate(), untold.generate())
+
+
+def test_reconstruct_is_the_codec_there_and_back(pipe: Pipeline) -> None:
+    video = clip(4)
+    assert torch.equal(pipe.reconstruct(video), pipe.codec.decode(pipe.codec.encode(video).mean))
+    assert torch.equal(build(codec=Identity()).reconstruct(video), video)
+
+
+# A run's folder
+
+
+def save(folder: Path, of: DiffusionRun | None = None, seed: int = 0) -> Path:
+    """The files of a trained run."""
+    of = of or config()
+    folder.mkdir(parents=True)
+    (folder / "resolved.yaml").write_text(dump(of))
+    (folder / "data.json").write_text(json.dumps({"labels": LABELS, "fps": 6.0}))
+    save_codec(folder / "codec", VAECodec(VAE), VAE)
+    weights = {f"denoiser.{key}": value for key, value in denoiser(of, seed).state_dict().items()}
+    ema = {f"denoiser.{key}": value for key, value in denoiser(of, seed + 1).state_dict().items()}
+    checkpoint.save(folder / "checkpoints", 1, weights, ema, {}, keep=1)
+    return folder
+
+
+def test_a_folder_holds_all_that_is_needed(tmp_path: Path) -> None:
+    run = save(tmp_path / "run")
+    pipe = Pipeline.from_pretrained(run, "cpu")
+    assert (pipe.frames, pipe.size, pipe.labels, pipe.fps, pipe.stride) == (6, 8, LABELS, 6.0, None)
+    assert pipe.sampling == config().sampling
+    of = config()
+    expected = Pipeline(denoiser(of, 1), load_codec(run / "codec"), 6, 8, LABELS, 6.0, of.sampling, "cpu")
+    assert torch.equal(pipe.generate(label="dog", count=2), expected.generate(label="dog", count=2))
+    plain = Pipeline.from_pretrained(run, "cpu", weights="model")
+    assert torch.equal(next(plain.denoiser.parameters()), next(denoiser(of, 0).parameters()))
+    assert not any(p.requires_grad for p in (*pipe.denoiser.parameters(), *pipe.codec.parameters()))
+
+
+def test_a_strided_run_remembers_its_stride(tmp_path: Path) -> None:
+    assert Pipeline.from_pretrained(save(tmp_path / "run", config(stride=4)), "cpu").stride == 1
+
+
+def test_the_codec_is_kept_with_its_statistics(tmp_path: Path) -> None:
+    codec = VAECodec(VAE)
+    codec.set_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0]))
+    save_codec(tmp_path, codec, VAE)
+    found, video = load_codec(tmp_path), clip(2)
+    assert torch.equal(found.encode(video).mean, codec.encode(video).mean)
+    save_codec(tmp_path, Identity(), None)
+    assert isinstance(load_codec(tmp_path), Identity)
+
+
+def test_a_folder_that_is_no_trained_run_is_told_what_it_lacks(tmp_path: Path) -> None:
+    def said(run: Path) -> str:
+        with pytest.raises(ValueError) as caught:
+            Pipeline.from_pretrained(run, "cpu")
+        return str(caught.value)
+
+    assert "is not a trained run" in said(tmp_path / "none")
+    for number, (missing, message) in enumerate(
+        {"data.json": "no checkpoint yet", "checkpoints": "no checkpoint yet", "codec": "holds no codec"}.items()
+    ):
+        run = save(tmp_path / str(number))
+        (run / missing).rename(tmp_path / f"{number}.gone")
+        assert message in said(run)
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    (vae / "resolved.yaml").write_text(dump(VAERun("vae", "vae", data=DataConfig("nowhere"))))
+    assert "is a run of kind vae" in said(vae)
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    def said(run: Path) -> str:
+        with pytest.raises(ValueError) as caught:
+            Pipeline.from_pretrained(run, "cpu")
+        return str(caught.value)
+
+    run = save(tmp_path / "a")
+    (run / "codec" / "codec.safetensors").write_bytes(b"not it")
+    assert "codec.safetensors is damaged" in said(run)
+    run = save(tmp_path / "b")
+    (run / "resolved.yaml").write_text("kind: [")
+    assert "resolved.yaml is not a YAML mapping" in said(run)
+    run = save(tmp_path / "c")
+    (run / "resolved.yaml").write_text(dump(replace(config(), unet=replace(config().unet, width=8))))
+    assert "does not fit the run's resolved.yaml" in said(run)
+    run = save(tmp_path / "d")
+    weights = next(run.glob("checkpoints/step-*/ema.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "ema.safetensors is not what its manifest says" in said(run)
+
+
+def test_the_latest_run_is_the_one_trained_last(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no trained run in .*: train one first, for instance python -m vidiff.train"):
+        latest_run(tmp_path)
+    for age, name in ((30, "old"), (10, "new"), (20, "middle")):
+        latest = save(tmp_path / name) / "checkpoints" / "latest"
+        os.utime(latest, (latest.stat().st_mtime - age,) * 2)
+    (tmp_path / "codec" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "codec" / "checkpoints" / "latest").write_text("step-0000001")  # an autoencoder's: no data.json
+    assert latest_run(tmp_path) == tmp_path / "new"
+    assert read_config(latest_run(tmp_path)).unet.labels == 3
