@@ -54,16 +54,13 @@ def along(frames: int, start: float = 0.0) -> Tensor:
     return (start + torch.arange(float(frames))).view(1, 1, -1, 1, 1).expand(2, 3, frames, 4, 4)
 
 
-@pytest.mark.parametrize("window", [2, 5, 8])
-@pytest.mark.parametrize("frames", [1, 2, 4, 5, 6, 8, 9, 23])
-@pytest.mark.parametrize("given", [0, 1, 3, 4, 9])
-@pytest.mark.parametrize("context", [1, 4])
+@pytest.mark.parametrize(("window", "context"), [(2, 1), (5, 1), (5, 4), (8, 4)])
+@pytest.mark.parametrize("frames", [1, 4, 5, 6, 23])
+@pytest.mark.parametrize("given", [0, 1, 4, 9])
 def test_frames_continue_from_the_last_and_are_as_many_as_asked(
     window: int, frames: int, given: int, context: int
 ) -> None:
     """Counting goes on over every seam, so no frame is lost, doubled or taken from elsewhere."""
-    if context >= window:
-        pytest.skip("a context that leaves no room is refused, in a test of its own")
     past = along(given)
     parts = list(latents(drawing(window, Counting()), past, frames, context, Condition(), SHAPE))
     assert all(1 <= part.shape[2] <= window for part in parts)

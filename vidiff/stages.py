@@ -8,13 +8,15 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidiff.codec import Codec, Identity, VAECodec
-from vidiff.config import DiffusionRun, RunConfig, VAERun, build_denoiser, dump, load_codec_config
+from vidiff.config import DiffusionRun, RunConfig, VAERun, build_denoiser, dump, load, load_codec_config
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
@@ -28,10 +30,12 @@ from vidiff.engine.parallel import processes
 from vidiff.nn.vae import VAE
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
-from vidiff.pipeline import Pipeline, save_codec
+from vidiff.pipeline import Pipeline, load_codec, save_codec
 
 Samples = ClipDataset | LatentDataset
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
+
+FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend")  # what may change while a model is trained
 
 
 def train(config: RunConfig, given: str, folder: Path) -> None:
@@ -55,8 +59,10 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
 
 def train_vae(config: VAERun, given: str) -> None:
     """Train an autoencoder."""
+    refuse_another_model(config)
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     record(config, given)
+    torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = VAEObjective(VAE(config.vae), config.loss)
     test = first_batch(config, clip_dataset(config, held_out), 16)["video"]
 
@@ -83,6 +89,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     test_cache = cache_latents(config, codec, key, held_out)
     codec.set_statistics(*cache.statistics)
     resolve(config, codec, index)
+    refuse_another_model(config, codec)
     record(config, given)
     with one_at_a_time(config.folder):
         shape = codec.network.config if isinstance(codec, VAECodec) else None
@@ -91,6 +98,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
         (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
 
+    torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = DiffusionObjective(build_denoiser(config), config.loss)
     pipeline = Pipeline(
         objective.denoiser,
@@ -195,8 +203,19 @@ def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index) ->
 
         folder = Path(config.runs) / "latents"
         with one_at_a_time(folder):
-            path = encode_latents(folder, index, encode, config.data.size, key, flips=config.data.flip)
-    return LatentCache(path)
+            path = encode_latents(
+                folder,
+                index,
+                encode,
+                config.data.size,
+                key,
+                flips=config.data.flip,
+                max_broken=config.data.max_broken,
+            )
+            cache = LatentCache(path)
+            if group.main:
+                cache.verify()
+    return cache
 
 
 def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
@@ -204,6 +223,31 @@ def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
     config.unet.channels = codec.channels
     config.unet.labels = len(index.labels) if config.conditional else 0
     config.unet.strided = config.data.stride[0] != config.data.stride[1]
+
+
+def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
+    """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
+    folder = config.folder
+    if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
+        return
+    advice = "give this training another name=..., or set it as it was"
+    before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
+    for key in now:
+        fixed = key in ("kind", "prediction") or key.split(".")[0] in ("unet", "vae")
+        if fixed and key not in FREE and before.get(key) != now[key]:
+            raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+    if isinstance(codec, VAECodec) and (folder / "codec" / "codec.safetensors").is_file():
+        old, new = (each.network.state_dict() for each in (load_codec(folder / "codec"), codec))
+        if old.keys() != new.keys() or not all(torch.equal(old[key], new[key].cpu()) for key in old):
+            raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def record(config: RunConfig, given: str) -> None:

@@ -37,7 +37,7 @@ class Runs:
         self.started.append(process)
         return process
 
-    def end(self, process: BaseProcess, seconds: float = 60) -> int:
+    def end(self, process: BaseProcess, seconds: float = 100) -> int:
         """Waits for a process; its exit code, negative for a signal."""
         process.join(seconds)
         assert process.exitcode is not None, f"still running after {seconds} s"
@@ -46,7 +46,7 @@ class Runs:
     def finish(self, run: Path, **arguments: Any) -> int:
         return self.end(self.start(run, **arguments))
 
-    def wait(self, condition: Callable[[], object], seconds: float = 30) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 100) -> None:
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, "waited in vain"

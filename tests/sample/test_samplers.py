@@ -88,12 +88,12 @@ def reach_the_mixture(sampler: Sampler) -> None:
     schedule = Cosine()
     denoiser = Denoiser(ExactNetwork(MIXTURE, schedule, "v"), schedule, "v")
     times = time_grid(schedule, 100, ends=(-10.0, 10.0), dtype=DOUBLE)
-    x = torch.randn(20_000, 1, 1, 1, 1, generator=seeded(), dtype=DOUBLE)
+    x = torch.randn(4_000, 1, 1, 1, 1, generator=seeded(), dtype=DOUBLE)
     made = sampler(denoiser, x, Condition(), times, seeded()).flatten()
     data = MIXTURE.sample(400_000, seeded()).flatten()
     for power in (1, 2, 3, 4):
-        assert float((made**power).mean()) == pytest.approx(float((data**power).mean()), abs=0.05 * power)
-    assert float((made < -0.5).double().mean()) == pytest.approx(0.5, abs=0.02)
+        assert float((made**power).mean()) == pytest.approx(float((data**power).mean()), abs=0.15 * power)
+    assert float((made < -0.5).double().mean()) == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vidiff.data.index import DataError, Index, VideoFile
+from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, Order, seeded
-from vidiff.data.video import VideoError, read_video
+from vidiff.data.processes import decoding_processes
+from vidiff.data.video import VideoError, VideoReader
 from vidiff.engine.guard import shield_worker
 
 Sample = dict[str, Tensor]
@@ -24,49 +23,50 @@ def draw(low: int, high: int, generator: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
-def draw_window(length: int, frames: int, stride: tuple[int, int], generator: torch.Generator) -> range:
-    """Where `frames` lie in a file of `length`, at a stride between the two given, or as long as the file allows."""
-    longest = (length - 1) // (frames - 1) if frames > 1 else stride[1]
-    step = min(draw(*stride, generator), longest)
-    start = draw(0, length - (frames - 1) * step - 1, generator)
-    return range(start, start + frames * step, step)
+def draw_window(length: int, frames: int, stride: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
+    """Start and stride of a window of `frames` in a file of `length` frames; long strides only where they fit."""
+    longest = min(stride[1], (length - 1) // max(frames - 1, 1)) if frames > 1 else stride[1]
+    step = draw(stride[0], max(longest, stride[0]), generator)
+    return draw(0, length - (frames - 1) * step - 1, generator), step
 
 
-def long_enough(lengths: Sequence[int], frames: int, where: object) -> list[int]:
-    """Numbers of the files that hold a clip. Warns of others; raises DataError if no file does."""
-    kept = [number for number, length in enumerate(lengths) if length >= frames]
+def long_enough(lengths: list[int], frames: int, stride: int, where: str) -> list[int]:
+    """Numbers of the files, given their lengths in frames, that hold a clip. Raises DataError if none does."""
+    needed = (frames - 1) * stride + 1
+    kept = [number for number, length in enumerate(lengths) if length >= needed]
     if not kept:
         raise DataError(
-            f"a clip of {frames} frames is longer than every file in {where}; the longest has {max(lengths)}: "
-            f"set data.frames to that or less"
+            f"a clip of {frames} frames at stride {stride} needs {needed} frames, but the longest file in {where} has "
+            f"{max(lengths)}: lower data.frames or data.stride"
         )
-    if short := len(lengths) - len(kept):
-        warnings.warn(f"{where}: {short} of {len(lengths)} files have under {frames} frames: left out", stacklevel=3)
+    if len(kept) < len(lengths):
+        short = f"{len(lengths) - len(kept)} of {len(lengths)} files in {where}"
+        warnings.warn(f"{short} are left out: a clip needs {needed} frames, and they have fewer", stacklevel=3)
     return kept
 
 
-def fit_size(file: VideoFile, size: int) -> tuple[int, int]:
-    """Height and width of a file's frames once the shorter side is `size`."""
-    scale = size / min(file.height, file.width)
-    return max(size, round(file.height * scale)), max(size, round(file.width * scale))
+def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a frame once its shorter side is `size`, in pixels; the other is rounded."""
+    scale = size / min(height, width)
+    return max(size, round(height * scale)), max(size, round(width * scale))
 
 
 class ClipDataset(Dataset[Sample]):
-    """Random clips of the files of an index.
+    """Random clips of the files of an index: `dataset[epoch, index]`.
 
-    Item `(epoch, index)` is `{"video": (3, f, size, size) in [-1, 1], "label", "stride", "key"}`, the last being
-    the file's number in the index. What is drawn depends on (seed, epoch, index) alone. A file that fails to decode is
-    named once, and a clip of another takes its place.
+    Each is {"video": float32 `(3, frames, size, size)` in [-1, 1], "label": int64, -1 for none, "stride": int64, source
+    frames per clip frame, "key": int64, the file's number in the index}. What is drawn depends on (seed, epoch, index)
+    alone. A file that fails to decode is named once, and another takes its place.
 
     Args:
-        frames: of a clip. Shorter files are left out.
+        frames: of a clip.
         size: height and width in pixels; the decoder resizes the shorter side to it, then a square is cropped.
-        stride: least and most source frames per clip frame; less where the file is too short for it.
+        stride: least and most source frames per clip frame.
         flip: mirror half of the clips.
-        max_broken: fraction of the files that may fail to decode; one may in any case, but not all.
+        max_broken: fraction of files that may fail before training stops.
 
     Raises:
-        DataError: if every file is shorter than a clip; when reading, if more files fail than `max_broken` allows.
+        DataError: if every file is shorter than a clip; while drawing, if too many files have failed.
     """
 
     def __init__(
@@ -81,63 +81,66 @@ class ClipDataset(Dataset[Sample]):
     ) -> None:
         self.index, self.frames, self.size, self.stride = index, frames, size, stride
         self.flip, self.seed, self.max_broken = flip, seed, max_broken
-        self.kept = long_enough([file.frames for file in index.files], frames, index.root)
-        self.failed: set[int] = set()
+        self.kept = long_enough([f.frames for f in index.files], frames, stride[0], str(index.root))
+        self.failed = torch.zeros(len(index.files), dtype=torch.bool).share_memory_()  # by any loader worker
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __getitem__(self, key: Key) -> Sample:
         generator = seeded(self.seed, *key)
-        number = self.kept[key[1]]
+        place = key[1]
         while True:
+            number = self.kept[place]
             try:
                 return self.read(number, generator)
             except VideoError as error:
                 self.note_failure(number, error)
-            number = self.kept[draw(0, len(self.kept) - 1, generator)]
+            place = draw(0, len(self.kept) - 1, generator)
 
     def read(self, number: int, generator: torch.Generator) -> Sample:
-        """A random clip of one file. Raises VideoError."""
+        """One random clip of one file."""
         file = self.index.files[number]
-        window = draw_window(file.frames, self.frames, self.stride, generator)
-        height, width = fit_size(file, self.size)
+        start, step = draw_window(file.frames, self.frames, self.stride, generator)
+        height, width = fit_size(file.height, file.width, self.size)
         top, left = draw(0, height - self.size, generator), draw(0, width - self.size, generator)
         mirrored = self.flip and draw(0, 1, generator) == 1
-        video = read_video(self.index.path(number), window, size=(height, width))
+        resize = None if (height, width) == (file.height, file.width) else (height, width)
+        with VideoReader(self.index.path(number)) as reader:
+            video = reader.read(range(start, start + self.frames * step, step), size=resize)  # 3 f height width
         video = video[..., top : top + self.size, left : left + self.size]  # 3 f size size
         return {
             "video": (video.flip(-1) if mirrored else video).contiguous(),
             "label": torch.tensor(file.label),
-            "stride": torch.tensor(window.step),
+            "stride": torch.tensor(step),
             "key": torch.tensor(number),
         }
 
     def note_failure(self, number: int, error: VideoError) -> None:
-        """Names the file, the first time. Raises DataError once too many have failed in this process."""
-        if number not in self.failed:
-            self.failed.add(number)
-            warnings.warn(f"{error}; clips of other files take its place", stacklevel=3)
-        if len(self.failed) > min(max(1, self.max_broken * len(self.kept)), len(self.kept) - 1):
+        """Names a file at its first failure. Raises DataError once too many have failed."""
+        if not self.failed[number]:
+            self.failed[number] = True
+            warnings.warn(f"another clip is drawn wherever this file's turn comes: {error}", stacklevel=3)
+        failed = int(self.failed.sum())
+        if failed == len(self.kept) or failed > self.max_broken * len(self.kept):
             raise DataError(
-                f"{len(self.failed)} of {len(self.kept)} files failed to decode, more than "
-                f"data.max_broken={self.max_broken} allows: mend or remove them, or raise data.max_broken. "
-                f"The last was {error}"
-            )
+                f"{failed} of {len(self.kept)} files failed to decode, more than data.max_broken={self.max_broken} "
+                f"allows; the last was {error}"
+            ) from None
 
 
 def make_loader(dataset: Dataset[Sample], order: Order, workers: int) -> DataLoader[Any]:
-    """A loader without end, in the given order, which does not depend on the number of workers.
+    """A loader without end, in the given order, of batches as `torch.utils.data.default_collate` makes them.
 
-    Workers come from a fork server, since a decoder hangs in a process that was forked from one that has used it. They
-    leave signals to the training, so that it can save.
+    Its workers leave signals to the training, so that it can save.
     """
     return DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
-        multiprocessing_context=multiprocessing.get_context("forkserver") if workers else None,
+        multiprocessing_context=decoding_processes() if workers else None,
         worker_init_fn=shield_worker if workers else None,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # the datasets have their own; without one, the global generator is drawn from
     )

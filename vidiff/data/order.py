@@ -18,13 +18,17 @@ class Order(Sampler[list[Key]]):
     the seed and the epoch alone. So the order is the same however often a run is resumed, and however many processes
     share a batch: each takes its part of it.
 
+    Yields lists of (epoch, index), `batch / world` long: what a dataset's `__getitem__` takes.
+
     Args:
-        length: of the dataset.
+        length: number of samples of the dataset. A batch may be longer; it then holds parts of several epochs.
         batch: samples of one batch, over all processes.
-        start: number of samples that were drawn before.
+        seed: of the permutations.
+        rank, world: number of this process, and of all.
+        start: number of samples that all processes together have drawn before.
 
     Raises:
-        ValueError: for an empty dataset, a batch that the processes cannot share evenly, or a negative start.
+        ValueError: for an empty dataset, a batch that the processes cannot share evenly, or a start below 0.
     """
 
     def __init__(self, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> None:
@@ -33,13 +37,15 @@ class Order(Sampler[list[Key]]):
         if batch < 1 or batch % world:
             raise ValueError(f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}")
         if start < 0:
-            raise ValueError(f"start is {start}; it counts the samples drawn before, from 0")
+            raise ValueError(f"the order starts at sample {start}; give 0 or more")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank is {rank}; expected 0 to {world - 1}, one of {world} processes")
         self.length, self.batch, self.seed = length, batch, seed
         self.rank, self.world, self.start = rank, world, start
 
     def permutation(self, epoch: int) -> list[int]:
-        generator = seeded(self.seed, epoch)
-        return torch.randperm(self.length, generator=generator).tolist()
+        """All indices, in the order of an epoch."""
+        return torch.randperm(self.length, generator=seeded(self.seed, epoch)).tolist()
 
     def __iter__(self) -> Iterator[list[Key]]:
         part = self.batch // self.world

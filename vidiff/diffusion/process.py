@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -65,6 +67,22 @@ def posterior(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor)
     change = schedule.log_snr(t) - schedule.log_snr(s)  # <= 0
     mean = alpha_s / alpha_t * change.exp() * x_t - alpha_s * torch.expm1(change) * x0
     return mean, -(sigma_s**2) * torch.expm1(change)
+
+
+def _learned(small: Tensor, large: Tensor, place: Tensor | None) -> Tensor:
+    """Between the two on a logarithmic scale (Nichol & Dhariwal 2021, eq. 15)."""
+    if place is None:
+        raise ValueError("variance 'learned' needs a denoiser with a variance head; choose 'small' or 'large'")
+    tiny = torch.finfo(small.dtype).tiny  # where a frame's clock stands still both are 0
+    return torch.lerp(small.clamp(min=tiny).log(), large.clamp(min=tiny).log(), place.to(small.dtype)).exp()
+
+
+VARIANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    # variance of the posterior, of the transition, and what the network says -> that of the reverse step
+    "small": lambda small, large, place: small,
+    "large": lambda small, large, place: large,
+    "learned": _learned,
+}
 
 
 def gaussian_kl(mean1: Tensor, variance1: Tensor, mean2: Tensor, variance2: Tensor) -> Tensor:

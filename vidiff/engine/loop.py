@@ -290,7 +290,8 @@ class _Training:
             return
         at.skipped += 1
         at.skipped_in_a_row += 1
-        keys = [int(k) for part in parts for k in part.get("key", ())]
+        mine = [int(k) for part in parts for k in part.get("key", ())]
+        keys = sorted(k for theirs in self.group.gather(mine) for k in theirs)
         samples = f" (samples {', '.join(map(str, keys))})" if keys else ""
         self.progress.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
         if at.skipped_in_a_row >= self.options.max_skips:

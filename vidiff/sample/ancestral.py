@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, eps_from
-from vidiff.diffusion.process import draw_noise, posterior, transition
+from vidiff.diffusion.process import VARIANCES, draw_noise, posterior, transition
 from vidiff.sample.base import Sampler, State, frame_times
-
-
-def _learned(small: Tensor, large: Tensor, place: Tensor | None) -> Tensor:
-    """Between the two on a logarithmic scale (Nichol & Dhariwal 2021, eq. 15)."""
-    if place is None:
-        raise ValueError("variance 'learned' needs a denoiser with a variance head; choose 'small' or 'large'")
-    tiny = torch.finfo(small.dtype).tiny  # where a frame's clock stands still both are 0
-    return torch.lerp(small.clamp(min=tiny).log(), large.clamp(min=tiny).log(), place.to(small.dtype)).exp()
-
-
-VARIANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
-    "small": lambda small, large, place: small,
-    "large": lambda small, large, place: large,
-    "learned": _learned,
-}
 
 
 class DDPM(Sampler):

@@ -57,6 +57,8 @@ class StochasticHeun(Heun):
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
     ) -> tuple[Tensor, State]:
+        if self.churn == 0.0:
+            return super().step(denoiser, x, t, s, condition, state)
         schedule, (low, high) = denoiser.schedule, self.interval
         alpha, sigma = schedule(t)
         ratio = sigma / alpha

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+from videos import look, write_avi, write_numbered
+
+from vidiff.data import index as module
+from vidiff.data.index import DataError, Index, build_index, find_files
+from vidiff.data.probe import probe_all
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Files are looked into in this process; returns the names of those of each search."""
+    searches: list[list[str]] = []
+
+    def probe_here(paths: list[Path], processes: int):  # type: ignore[no-untyped-def]
+        searches.append([path.name for path in paths])
+        return ((path, look(path)) for path in paths)
+
+    monkeypatch.setattr(module, "probe_all", probe_here)
+    return searches
+
+
+def content(index: Index) -> list[tuple[str, int, int]]:
+    return [(file.path, file.label, file.frames) for file in index.files]
+
+
+def test_folders_of_splits_and_classes(tmp_path: Path, quiet: list[list[str]]) -> None:
+    for number, name in enumerate(["train/b/1", "train/b/0", "train/a/x", "test/b/0", "test/c/0"]):
+        write_numbered_in(tmp_path, f"{name}.mp4", 3 + number)
+    touch(tmp_path, "train/a/notes.txt", "train/a/.hidden.mp4", "train/.cache/x.mp4")
+    train = build_index(tmp_path, split="train", progress=False)
+    assert train.labels == ["a", "b", "c"]  # a class that one split lacks keeps its number in the other
+    assert content(train) == [("train/a/x.mp4", 0, 5), ("train/b/0.mp4", 1, 4), ("train/b/1.mp4", 1, 3)]
+    assert (train.files[0].fps, train.files[0].height, train.files[0].width) == (8, 32, 32)
+    assert train.path(1) == tmp_path / "train/b/0.mp4"
+    test = build_index(tmp_path, split="test", progress=False)
+    assert test.labels == train.labels
+    assert content(test) == [("test/b/0.mp4", 1, 6), ("test/c/0.mp4", 2, 7)]
+
+
+def write_numbered_in(root: Path, name: str, frames: int) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    write_numbered(root / name, frames)
+
+
+def test_without_splits_one_file_in_twenty_is_held_out(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{i:02d}.mp4" for name in "ab" for i in range(30)))
+    train, labels = find_files(tmp_path, "auto", "train", 1)
+    test, _ = find_files(tmp_path, "auto", "test", 1)
+    assert labels == ["a", "b"]
+    assert test == [("a/10.mp4", 0), ("b/00.mp4", 1), ("b/20.mp4", 1)]
+    assert sorted(train + test) == [(f"{name}/{i:02d}.mp4", n) for n, name in enumerate("ab") for i in range(30)]
+    assert not set(train) & set(test)
+
+
+def test_flat_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "one", "0.mp4", "1.MKV", "2.webm", "readme.txt")
+    assert find_files(tmp_path / "one", "auto", "train", 1) == ([("0.mp4", -1), ("2.webm", -1)], [])
+    assert find_files(tmp_path / "one", "auto", "test", 1) == ([("1.MKV", -1)], [])
+    touch(tmp_path / "two", "train/0.mp4", "test/1.mp4")
+    assert find_files(tmp_path / "two", "auto", "train", 1) == ([("train/0.mp4", -1)], [])
+    assert find_files(tmp_path / "two", "flat", "test", 1) == ([("test/1.mp4", -1)], [])
+    touch(tmp_path / "three", "only.mp4")
+    assert find_files(tmp_path / "three", "auto", "train", 1) == find_files(tmp_path / "three", "auto", "test", 1)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    touch(tmp_path, "bicycle/0.mp4", "train/0.mp4", "train/1.mp4")
+    pairs, labels = find_files(tmp_path, "auto", "train", 1)
+    assert labels == ["bicycle", "train"]
+    assert pairs == [("bicycle/0.mp4", 0), ("train/1.mp4", 1)]
+
+
+def test_videos_beside_the_classes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "a/0.mp4", "b/0.mp4", "stray.mp4")
+    assert find_files(tmp_path, "folders", "train", 1)[0] == [("a/0.mp4", 0)]
+    assert "beside the folders of classes, are left out" in "".join(capsys.readouterr())
+
+
+def ucf(root: Path) -> Path:
+    videos = root / "UCF-101"
+    for name in ("Archery/v_Archery_g01_c01", "Archery/v_Archery_g08_c01", "Biking/v_Biking_g08_c01"):
+        write_avi(videos / f"{name}.avi", 12)
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\r\n2 Biking\r\n\r\n")
+    for fold, (train, test) in enumerate([("08", "01"), ("01", "08")], 1):
+        names = ["Archery/v_Archery_g{}_c01.avi", "Biking/v_Biking_g{}_c01.avi"]
+        (lists / f"trainlist{fold:02d}.txt").write_text(
+            "".join(f"{n.format(train)} {i}\r\n" for i, n in enumerate(names, 1))
+        )
+        (lists / f"testlist{fold:02d}.txt").write_text("".join(f"{n.format(test)}\r\n" for n in names))
+    return root
+
+
+def test_ucf101(tmp_path: Path, quiet: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    root = ucf(tmp_path)
+    train = build_index(root, layout="ucf101", split="train", progress=False)
+    assert train.labels == ["Archery", "Biking"]
+    assert content(train) == [
+        ("UCF-101/Archery/v_Archery_g08_c01.avi", 0, 12),
+        ("UCF-101/Biking/v_Biking_g08_c01.avi", 1, 12),
+    ]
+    assert (train.files[0].height, train.files[0].width, train.files[0].fps) == (48, 64, 25)
+    assert "listed videos are not in" not in "".join(capsys.readouterr())
+    test = build_index(root, split="test", progress=False)
+    assert content(test) == [("UCF-101/Archery/v_Archery_g01_c01.avi", 0, 12)]
+    assert "1 of 2 listed videos are not in" in "".join(capsys.readouterr())
+    assert content(build_index(root, split="train", fold=2, progress=False)) == content(test)
+
+    with pytest.raises(DataError, match="fold is 4; UCF-101 has folds 1, 2 and 3"):
+        build_index(root, fold=4)
+    with pytest.raises(DataError, match=r"no .*trainlist03\.txt: download UCF101\.rar and .*unpack both into"):
+        build_index(root, fold=3)
+    with pytest.raises(DataError, match="split is 'val'"):
+        build_index(root, split="val")
+    (root / "ucfTrainTestlist/trainlist01.txt").write_text("Diving/v.avi 3\n")
+    with pytest.raises(DataError, match="names class 'Diving'"):
+        build_index(root)
+    (root / "ucfTrainTestlist/trainlist01.txt").write_text("Biking/v.avi 2\n")
+    with pytest.raises(DataError, match=r"none of the 1 videos of trainlist01\.txt is in"):
+        build_index(root)
+
+
+def test_ucf101_that_is_not_there_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"UCF101TrainTestSplits.*nowhere/UCF-101/<class>/\*\.avi"):
+        build_index(tmp_path / "nowhere", layout="ucf101")
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folder .*nowhere: set data\.root"):
+        build_index(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no videos in .*expected <label>/\*\.mp4 or another of \.avi"):
+        build_index(tmp_path)
+    with pytest.raises(DataError, match="'tree'; choose auto, folders, ucf101, flat"):
+        build_index(tmp_path, layout="tree")
+    touch(tmp_path, "one/a/0.mp4", "train/a/0.mp4")
+    with pytest.raises(DataError, match=r"no folder .*test, though .* has train: make it, or .*data\.test_split"):
+        build_index(tmp_path, split="test")
+    touch(tmp_path / "plain", "a/0.mp4", "a/1.mp4")
+    with pytest.raises(DataError, match="without folders of splits there are train and test alone"):
+        build_index(tmp_path / "plain", split="holdout")
+    with pytest.raises(DataError, match="limit is -1"):
+        build_index(tmp_path / "plain", limit=-1)
+
+
+@pytest.mark.faults
+def test_broken_files_are_named_and_counted(
+    tmp_path: Path, quiet: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(6):
+        write_numbered(tmp_path / f"{number}.mp4", 4)
+    whole = (tmp_path / "0.mp4").read_bytes()
+    (tmp_path / "0.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "1.mp4").write_bytes(b"")
+    (tmp_path / "2.mp4").write_text("a text by another name\n" * 50)
+    (tmp_path / "4.mp4").unlink()
+    (tmp_path / "4.mp4").symlink_to("gone.mp4")
+    index = build_index(tmp_path, max_broken=0.8, progress=False)
+    assert [path for path, _ in index.broken] == ["0.mp4", "1.mp4", "2.mp4", "4.mp4"]
+    assert [file.path for file in index.files] == ["5.mp4"]  # 3.mp4 is held out
+    assert [re.split(r"[,:] ?", reason)[0] for _, reason in index.broken] == [
+        "not a video",
+        "is empty (0 bytes)",
+        "not a video",
+        "no such file",
+    ]
+    said = "".join(capsys.readouterr())
+    assert "left out 1.mp4: is empty" in said
+    assert "4 of 5 files in" in said
+    with pytest.raises(DataError, match=r"(?s)4 of 5 files .*max_broken=0.79 allows.*\n  1\.mp4: is empty"):
+        build_index(tmp_path, max_broken=0.79, progress=False)
+    (tmp_path / "5.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=r"5 of 5 files .* cannot be read, none can"):
+        build_index(tmp_path, max_broken=1, progress=False)
+
+
+@pytest.mark.faults
+def test_a_crash_of_the_decoder_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "crash", "d"):
+        write_numbered_in(tmp_path, f"train/{name}.mp4", 3)
+    monkeypatch.setattr(module, "probe_all", partial(probe_all, look=look))
+    index = build_index(tmp_path, max_broken=0.4, progress=False)
+    assert [file.path for file in index.files] == ["train/a.mp4", "train/d.mp4"]
+    assert index.broken == [("train/crash.mp4", "its decoder crashed (exit code -11)")]
+
+
+def test_the_cache_opens_only_what_has_changed(tmp_path: Path, quiet: list[list[str]]) -> None:
+    cache = tmp_path / "cache" / "index.jsonl"
+    for number in range(3):
+        write_numbered_in(tmp_path, f"train/{number}.mp4", 3)
+    first = build_index(tmp_path, cache=cache, progress=False)
+    assert build_index(tmp_path, cache=cache, progress=False) == first
+    write_numbered(tmp_path / "train/1.mp4", 5)
+    again = build_index(tmp_path, cache=cache, progress=False)
+    assert [file.frames for file in again.files] == [3, 5, 3]
+    assert again.digest != first.digest
+    assert quiet == [["0.mp4", "1.mp4", "2.mp4"], [], ["1.mp4"]]
+    for damage in ("not json", json.dumps(["key", [1, 2]]) + "\n", ""):
+        cache.write_text(damage)
+        assert build_index(tmp_path, cache=cache, progress=False) == again
+    assert [path.name for path in cache.parent.iterdir()] == ["index.jsonl"]
+
+
+def test_an_interrupted_search_keeps_what_it_found(
+    tmp_path: Path, quiet: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_numbered_in(tmp_path, f"train/{number}.mp4", 3)
+
+    def interrupted(paths: list[Path], processes: int):  # type: ignore[no-untyped-def]
+        yield paths[0], look(paths[0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "probe_all", interrupted)
+        build_index(tmp_path, cache=tmp_path / "index.jsonl", progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.jsonl", "train"]
+    build_index(tmp_path, cache=tmp_path / "index.jsonl", progress=False)
+    assert quiet == [["1.mp4", "2.mp4"]]
+
+
+def test_the_digest_tells_content_and_not_the_place(tmp_path: Path, quiet: list[list[str]]) -> None:
+    for place in ("here", "there"):
+        write_numbered_in(tmp_path, f"{place}/train/a/0.mp4", 3)
+    here, there = (build_index(tmp_path / place, progress=False) for place in ("here", "there"))
+    assert here.digest == there.digest
+    path = tmp_path / "there/train/a/0.mp4"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # as long as before
+    path.write_bytes(content)
+    assert build_index(tmp_path / "there", progress=False).digest != here.digest
+
+
+def test_a_limit_takes_files_evenly(tmp_path: Path, quiet: list[list[str]]) -> None:
+    for number in range(6):
+        write_numbered_in(tmp_path, f"train/{'ab'[number // 3]}/{number}.mp4", 2)
+    assert [f.path[-5] for f in build_index(tmp_path, limit=3, progress=False).files] == ["0", "2", "4"]
+    assert len(build_index(tmp_path, limit=99, progress=False).files) == 6

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+from videos import look, run, write_avi, write_numbered
+
+from vidiff.data.probe import Facts, fingerprint, probe, probe_all
+
+
+def test_facts_of_a_file(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "clip.mp4", 9, height=32, width=48, fps=12)
+    assert probe(path) == Facts(9, 12.0, 32, 48, fingerprint(path))
+
+
+def test_another_encoding_of_the_same_size_has_another_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(300_000))
+    before = fingerprint(path)
+    for place in (0, 299_999):
+        content = bytearray(300_000)
+        content[place] = 1
+        path.write_bytes(content)
+        assert fingerprint(path) != before
+    path.write_bytes(bytes(299_999))
+    assert fingerprint(path) != before
+
+
+@pytest.mark.faults
+def test_the_last_frame_is_looked_at(tmp_path: Path) -> None:
+    path = write_avi(tmp_path / "cut.avi", 24, height=128, width=128)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : -600] = bytes(len(content) - len(content) // 2 - 600)  # the table at the end is whole
+    path.write_bytes(content)
+    assert isinstance(probe(path), str)
+
+
+@pytest.mark.faults
+def test_a_decoder_that_crashes_or_hangs_costs_one_file(tmp_path: Path) -> None:
+    names = ["a", "crash", "b", "hang", "c", "d"]
+    paths = [write_numbered(tmp_path / f"{name}.mp4", 3) for name in names]
+    list(probe_all(paths[:1]))  # processes start at once from here on, so patience is for the file
+    found = dict(probe_all(paths, processes=2, patience=3, look=look))
+    assert found[tmp_path / "crash.mp4"] == "its decoder crashed (exit code -11)"
+    assert found[tmp_path / "hang.mp4"] == "its decoder gave no answer within 3 s"
+    assert {path.stem: outcome.frames for path, outcome in found.items() if isinstance(outcome, Facts)} == {
+        name: 3 for name in "abcd"
+    }
+
+
+@pytest.mark.faults
+def test_an_interrupt_ends_the_search_at_once(tmp_path: Path) -> None:
+    paths = [write_numbered(tmp_path / f"{name}.mp4", 3) for name in ("a", "hang")]
+    before = set(active_children())
+    search = probe_all(paths, look=look)
+    assert next(search)[0] == paths[0]
+    started = set(active_children()) - before
+    assert started
+    os.kill(next(iter(started)).pid or 0, signal.SIGINT)  # as Ctrl-C does to the whole process group
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(search)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert time.monotonic() - began < 3
+    assert not any(process.is_alive() for process in started)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_killed_search_leaves_no_process(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from multiprocessing import active_children
+        from pathlib import Path
+        from videos import look
+        from vidiff.data.probe import probe_all
+        for path, _ in probe_all([Path(p) for p in sys.argv[1:]], look=look):
+            print(*(child.pid for child in active_children()), flush=True)
+    """
+    process = run(code, *(write_numbered(tmp_path / f"{name}.mp4", 3) for name in ("a", "hang")))
+    assert process.stdout is not None
+    children = process.stdout.readline().split()
+    assert children
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < began + 10
+        time.sleep(0.05)
