@@ -237,8 +237,9 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
     if isinstance(codec, VAECodec) and (folder / "codec" / "codec.safetensors").is_file():
-        old, new = (each.network.state_dict() for each in (load_codec(folder / "codec"), codec))
-        if old.keys() != new.keys() or not all(torch.equal(old[key], new[key].cpu()) for key in old):
+        old, new = (each.state_dict() for each in (load_codec(folder / "codec"), codec))
+        weights = [key for key in new if key.startswith("network.")]  # the statistics follow the data
+        if not all(key in old and torch.equal(old[key], new[key].cpu()) for key in weights):
             raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
 
 

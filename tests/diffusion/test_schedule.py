@@ -11,6 +11,7 @@ from vidiff.diffusion.schedule import (
     VE,
     Cosine,
     Flow,
+    Learned,
     Linear,
     Schedule,
     build_schedule,
@@ -157,7 +158,7 @@ def test_a_time_outside_the_unit_interval_is_named() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: build_schedule("sine"), "unknown schedule 'sine'; choose one of cosine, flow, linear, ve"),
+        (lambda: build_schedule("sine"), "unknown schedule 'sine'; choose one of cosine, flow, learned, linear, ve"),
         (lambda: Cosine(shift=0.0), "shift = 0.0 must be positive"),
         (lambda: Linear(beta_end=1.5), "betas 0.0001 to 1.5"),
         (lambda: Linear(steps=0), "steps = 0"),
@@ -175,3 +176,39 @@ def test_a_time_outside_the_unit_interval_is_named() -> None:
 def test_bad_input_is_named_with_the_choices(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def bent() -> Learned:
+    """A learned schedule that is far from a line."""
+    schedule = Learned(ends=(9.0, -7.0)).double()
+    with torch.no_grad():
+        schedule.height.normal_(0.0, 3.0, generator=torch.Generator().manual_seed(0))
+        schedule.steepness.fill_(40.0)
+    return schedule
+
+
+def test_a_learned_schedule_is_monotone_between_fixed_ends_whatever_its_weights() -> None:
+    schedule = bent()
+    log_snr = schedule.log_snr(torch.linspace(0, 1, 2001, dtype=DOUBLE))
+    assert (log_snr.diff() < 0).all()
+    assert log_snr[[0, -1]].tolist() == pytest.approx([9.0, -7.0], abs=1e-9)
+    line = torch.linspace(9, -7, 2001, dtype=DOUBLE)
+    assert float((log_snr - line).abs().max()) > 1
+    assert float((Learned(ends=(9.0, -7.0)).log_snr(line * 0 + 0.5) - 1).abs().max()) < 0.2  # nearly a line at first
+
+
+def test_gradients_reach_every_weight_of_a_learned_schedule() -> None:
+    schedule = bent()
+    alpha, sigma = schedule(torch.tensor([0.3, 0.6], dtype=DOUBLE))
+    (alpha + 2 * sigma).sum().backward()
+    assert all((weight.grad != 0).any() for weight in schedule.parameters())
+
+
+def test_learned_schedules_are_kept_apart_and_saved_with_their_model() -> None:
+    first, second = Learned(), Learned()
+    assert first != second and len({first, second}) == 2
+    assert set(first.state_dict()) == {"slope", "height", "steepness", "centre"}
+    with pytest.raises(ValueError, match=r"ends = \(-1\.0, 1\.0\) must fall"):
+        Learned(ends=(-1.0, 1.0))
+    with pytest.raises(ValueError, match="width = 0"):
+        Learned(width=0)

@@ -52,8 +52,9 @@ def test_killed_at_any_moment(runs, whole: Path, tmp_path: Path) -> None:
     runs.assert_same(run, whole)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "method"), [(signal.SIGTERM, 0, "forkserver"), (signal.SIGINT, 130, "fork")]
+)
 def test_a_signal_to_the_group_saves_and_stops(
     runs, whole: Path, tmp_path: Path, number: int, code: int, method: str
 ) -> None:
@@ -70,6 +71,17 @@ def test_a_signal_to_the_group_saves_and_stops(
     runs.wait(lambda: _gone(process.pid))
     assert runs.finish(run) == 0
     runs.assert_same(run, whole)
+
+
+def test_a_signal_while_workers_start(runs, tmp_path: Path) -> None:
+    """Before they are shielded, and before there is any data."""
+    run = tmp_path / "run"
+    process = runs.start(run, workers=1, method="forkserver", own_group=True)
+    runs.wait((run / "environment.json").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    assert runs.end(process, 10) == 130, runs.said(run)
+    assert "Error" not in runs.said(run)
+    assert runs.step(run) < 6
 
 
 def _gone(group: int) -> bool:

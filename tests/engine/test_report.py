@@ -84,6 +84,32 @@ def test_an_empty_run_and_a_broken_score(tmp_path: Path) -> None:
     assert "unreadable" in text
 
 
+def test_metrics_that_are_alike_share_a_chart(tmp_path: Path) -> None:
+    for step in (1, 2):
+        line = {
+            "step": step,
+            "seconds": 1.0,
+            "loss": 2.0,
+            "skipped": 0,
+            "data_wait": 0.1,
+            "memory_gb": 1,
+            "depth_mm": 3,
+        }
+        parts = {"loss/t0": 0.5, "loss/t11": 0.6, "loss/first": 0.7, "loss/random": 0.8, "val/loss": 0.9, "val/fvd": 9}
+        append_metrics(tmp_path / "metrics.jsonl", line | parts)
+    text = write_report(tmp_path).read_text()
+    charts = re.findall(r"<figcaption><b>(.*?)</b>(.*?)</figcaption>", text)
+    assert [(title, re.sub("<.*?>", "|", key).replace("||", "|")) for title, key in charts] == [
+        ("Loss", "|loss 2|validation loss 0.9|"),
+        ("Loss by t", "|t0 0.5|t11 0.6|"),
+        ("Loss by part", "|first 0.7|random 0.8|"),
+        ("Depth mm", "|3|"),
+        ("Fvd", "|9|"),
+        ("Share of the time waiting for data", "|0.1|"),
+        ("Memory, GB", "|1|"),
+    ]
+
+
 def test_given_media(tmp_path: Path) -> None:
     (tmp_path / "grid.png").write_bytes(PNG)
     text = write_report(tmp_path, media=[tmp_path / "grid.png"]).read_text()

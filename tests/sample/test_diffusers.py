@@ -5,12 +5,12 @@ Its conventions that differ, each undone here where it is met:
 - Its tables are products in float32, which are off by up to 1e-4 in `sigma / alpha` at the first step: they are given
   the same table in double precision. What it then rounds to float32 in a step of its own stays, hence 1e-5.
 - It numbers discrete steps from 0, so its step `i` is the time `(i + 1) / 1000`.
-- DDPM and DDIM clip the estimate to [-1, 1] unless told otherwise, which no sampler here does: clipping is the denoiser's
-  business.
+- DDPM and DDIM clip the estimate to [-1, 1] unless told otherwise, which no sampler here does: clipping is the
+  denoiser's business.
 - Euler and Heun keep `x / alpha` rather than `x`.
 - DPM-Solver++ and UniPC take their last step to `sigma = 0` at first order, where the loop here returns `x0`: the same
-  number. UniPC also lowers the order of the steps before the last; `lower_order_final=False` leaves them as they are, but
-  then its last step, of infinite length, has no solution, so it is not taken.
+  number. UniPC also lowers the order of the steps before the last; `lower_order_final=False` leaves them as they are,
+  but then its last step, of infinite length, has no solution, so it is not taken.
 - DPM-Solver++ and UniPC count "leading" with one step more than the others: they are given the others' grid.
 - "fixed_large" of DDPM is `beta` itself, as here; "fixed_large_log", despite its name, returns the logarithm of it and
   is used as a variance, which is wrong, so it is not compared.
@@ -19,6 +19,7 @@ Its conventions that differ, each undone here where it is met:
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from vidiff.sample import DDIM, DDPM, DPMSolverPP2M, Euler, Heun, Sampler, State
 from vidiff.sample.base import frame_times
 
 pytest.importorskip("diffusers")
-from diffusers import (  # noqa: E402
+from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -69,7 +70,7 @@ def ours(sampler: Sampler, denoiser: Denoiser) -> list[Tensor]:
     """`x` after each step, and `x0` at the end."""
     x, state, path = start(), State(torch.Generator().manual_seed(0)), []
     grid = frame_times(time_grid(Linear(), STEPS, "subsequence", dtype=DOUBLE), x)
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in pairwise(grid):
         x, state = sampler.step(denoiser, x, t, s, Condition(), state)
         path.append(x)
     return [*path, denoiser(x, grid[-1], Condition()).x0]
@@ -161,7 +162,9 @@ def test_every_step_agrees(name: str) -> None:
 
 
 def test_the_learned_variance_agrees() -> None:
-    """Its "learned_range" reads the head as here; the noise of a step is `exp(variance / 2)` since that is a logarithm."""
+    """Its "learned_range" reads the head as here; the noise of a step is `exp(variance / 2)` since that is a
+    logarithm.
+    """
     denoiser = Denoiser(WithVariance(), Linear(), "eps", variance=True)
     scheduler = DDPMScheduler(clip_sample=False, variance_type="learned_range", **BETAS)
     agree(ours(DDPM("learned"), denoiser), theirs(scheduler, denoiser, generator=True), 1e-9)

@@ -13,6 +13,7 @@ from torch import Tensor
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
+from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import VARIANCES, add_noise, draw_noise, expand_time, gaussian_kl, posterior, transition
 
 TRACES = ("exact", "hutchinson")
@@ -114,6 +115,7 @@ def bound(
     return Bound(_frames(first), torch.stack(steps), _frames(prior_term(denoiser, x0, grid[0])), x0[0, :, 0].numel())
 
 
+@torch.no_grad()
 def log_likelihood(
     denoiser: Denoises,
     x0: Tensor,
@@ -127,8 +129,9 @@ def log_likelihood(
     """`log p(x0)` by the probability-flow ODE, in nats, each frame's part: `(b, f)`.
 
     The parts sum to that of the clip (Song et al. 2021, equation 39). It is solved by the fourth-order Runge-Kutta
-    method in log-SNR, for `z`, which is `x` scaled to unit variance, so that its end is standard normal. With a denoiser
-    that is `Known`, the parts of the unknown frames sum to their log density given the known ones; the rest mean nothing.
+    method in log-SNR, for `z`, which is `x` scaled to unit variance, so that its end is standard normal. With a
+    denoiser that is `Known`, the parts of the unknown frames sum to their log density given the known ones; the rest
+    mean nothing.
 
     Args:
         x0: clean data, `(b, c, f, h, w)`; noise below the level of `times[-1]` is not seen.
@@ -178,6 +181,44 @@ def log_likelihood(
         gained = gained + float(h) / 6.0 * (p + 2.0 * q + 2.0 * r + e)
     normal = -0.5 * (z**2 + math.log(2.0 * math.pi))
     return normal.sum(dim=(1, 3, 4)) + gained
+
+
+def surprise(
+    denoiser: Denoises,
+    x0: Tensor,
+    condition: Condition,
+    times: Tensor,
+    *,
+    window: int,
+    context: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """How unexpected each frame of a clip is to a model: bits a number, `(b, f)`; more is more unexpected.
+
+    The first `window` frames are judged together; those of each further window given the last `context` before them.
+
+    Args:
+        x0: `(b, c, f, h, w)`, of any length.
+        times: as for `log_likelihood`.
+        window: frames that the model sees at once.
+        generator: of Hutchinson's probes.
+
+    Raises:
+        ValueError: a context outside 1..window - 1 for a clip longer than the window.
+    """
+    frames = x0.shape[2]
+    window = min(window, frames)
+    if frames > window and not 1 <= context < window:
+        raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
+    parts, done = [], 0
+    while done < frames:
+        first = max(0, min(done - context, frames - window))
+        clip, known = x0[:, :, first : first + window], max(done - first, 0)
+        model = Known(denoiser, clip, first_frames(window, known).to(x0.device)) if known else denoiser
+        found = log_likelihood(model, clip, condition, times, generator=generator)
+        parts.append(found[:, known:])
+        done = first + window
+    return -torch.cat(parts, 1) / (x0[0, :, 0].numel() * math.log(2.0))
 
 
 def _grid(times: Tensor, x: Tensor) -> list[Tensor]:

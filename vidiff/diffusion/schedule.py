@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
 
 from vidiff.diffusion.choice import choose
 
@@ -201,7 +201,64 @@ class Flow(Schedule):
         return torch.sigmoid(-0.5 * log_snr)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "ve": VE, "flow": Flow}
+class Learned(nn.Module, Schedule):
+    """A monotone network for log-SNR, to be trained with the model on the variational bound (Kingma et al. 2021,
+    appendix H): a line plus rising sigmoids, whose weights are positive by construction, scaled so that its ends stay.
+
+    It begins as nearly a line. `vidiff.objective.bound.BoundObjective` trains it; the simple loss would only make it
+    easy.
+
+    Args:
+        ends: log-SNR at `t = 0` and at `t = 1`, before the shift.
+        width: number of sigmoids.
+
+    Raises:
+        ValueError: ends that do not fall, no sigmoids, or a shift that is not positive.
+    """
+
+    def __init__(self, *, ends: tuple[float, float] = (14.0, -12.0), width: int = 32, shift: float = 1.0) -> None:
+        super().__init__()
+        if not ends[0] > ends[1]:
+            raise ValueError(f"ends = {ends} must fall: log-SNR at t = 0, then at t = 1")
+        if width < 1:
+            raise ValueError(f"width = {width} must be at least 1")
+        object.__setattr__(self, "shift", shift)  # of a frozen dataclass
+        Schedule.__post_init__(self)
+        self.ends = tuple(ends)
+        self.slope = nn.Parameter(torch.tensor(0.5))
+        self.height = nn.Parameter(torch.full((width,), -5.0))
+        self.steepness = nn.Parameter(torch.full((width,), 8.0))
+        self.centre = nn.Parameter(torch.linspace(0.0, 1.0, width))
+
+    __hash__ = object.__hash__  # two networks are equal only where they are one
+    __eq__ = object.__eq__
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return Schedule.__call__(self, t)
+
+    def _rise(self, t: Tensor) -> Tensor:
+        weights = (self.slope, self.height, self.steepness, self.centre)
+        slope, height, steepness, centre = (weight.to(t.device, t.dtype) for weight in weights)
+        bend = torch.sigmoid(softplus(steepness) * (t[..., None] - centre))  # ..., width
+        return softplus(slope) * t + (softplus(height) * bend).sum(-1)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        low, high = self._rise(torch.tensor([0.0, 1.0], device=t.device, dtype=t.dtype))
+        start, end = self.ends
+        return start + (end - start) * (self._rise(t) - low) / (high - low)
+
+    @torch.no_grad()
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        wanted = log_snr.double()
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(50):  # bisection
+            middle = 0.5 * (low + high)
+            early = self._log_snr(middle) > wanted
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return (0.5 * (low + high)).to(log_snr.dtype)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "ve": VE, "flow": Flow, "learned": Learned}
 
 
 def build_schedule(name: str, **options: Any) -> Schedule:

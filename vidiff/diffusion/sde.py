@@ -1,8 +1,8 @@
 """The same process in continuous time: `dx = f x dt + g dw`, its reverse, and the ODE with the same marginals.
 
 Every schedule has them, since `f` and `g` follow from `(alpha, sigma)`: `f = d log(alpha) / dt` and
-`g^2 = d sigma^2 / dt - 2 f sigma^2`. For a variance-preserving schedule that is `f = -beta / 2`, `g^2 = beta`; for VE it
-is `f = 0`, `g^2 = d sigma^2 / dt` (Song et al. 2021, equations 9 and 11).
+`g^2 = d sigma^2 / dt - 2 f sigma^2`. For a variance-preserving schedule that is `f = -beta / 2`, `g^2 = beta`; for VE
+it is `f = 0`, `g^2 = d sigma^2 / dt` (Song et al. 2021, equations 9 and 11).
 """
 
 from __future__ import annotations

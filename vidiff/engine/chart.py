@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 560, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 24
 MOST_POINTS = 400
+COLOURS = 6  # classes s0 to s5 of the page
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Series:
 def line_chart(series: list[Series], log: bool = False, smooth: bool = True) -> str:
     """The series over common axes. Values that are not finite, or with `log` not above 0, are left out.
 
-    With `smooth`, a line of many points is drawn twice: as it is, faint, and smoothed. Returns "" where there
-    is nothing to draw.
+    With `smooth`, a line of many points is drawn smoothed and, unless it has much company, faintly as it is.
+    Returns "" where there is nothing to draw.
     """
     shown = [Series(s.name, [p for p in s.points if _drawable(p[1], log)]) for s in series]
     shown = [s for s in shown if s.points]
@@ -45,14 +46,14 @@ def line_chart(series: list[Series], log: bool = False, smooth: bool = True) -> 
         parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{number(value)}</text>')
     for place, one in enumerate(shown):
         noisy = smooth and len(one.points) > 40
-        if noisy:
-            parts.append(_path(_thinned(one.points), x_axis, y_axis, f"line faint s{place % 4}"))
+        if noisy and len(shown) <= 2:
+            parts.append(_path(_thinned(one.points), x_axis, y_axis, f"line faint s{place % COLOURS}"))
         drawn = _thinned(_smoothed(one.points, log)) if noisy else _thinned(one.points)
-        parts.append(_path(drawn, x_axis, y_axis, f"line s{place % 4}"))
+        parts.append(_path(drawn, x_axis, y_axis, f"line s{place % COLOURS}"))
         step, value = one.points[-1]
         tip = f"<title>{escape(one.name)} at step {number(step)}: {number(value)}</title>"
         x, y = x_axis(drawn[-1][0]), y_axis(drawn[-1][1])
-        parts.append(f'<circle class="dot s{place % 4}" cx="{x:.1f}" cy="{y:.1f}" r="3">{tip}</circle>')
+        parts.append(f'<circle class="dot s{place % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="3">{tip}</circle>')
     return "".join([*parts, "</svg>"])
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -26,6 +25,7 @@ from vidiff.engine import checkpoint, log, precision, seeds
 from vidiff.engine.counters import Counters
 from vidiff.engine.ema import EMA
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
+from vidiff.engine.model import evaluating, load_model
 from vidiff.engine.optim import adamw, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
@@ -125,7 +125,7 @@ class _Training:
         if found:
             self.at = Counters(**found.state["counters"])
             self.saved = self.at.step
-            _load_model(self.objective, found)
+            load_model(self.objective, found)
         self.precision = self.choose_precision(found.state["precision"] if found else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
         if self.options.compile:
@@ -145,7 +145,9 @@ class _Training:
         if self.options.precision != "auto":
             return self.options.precision
         if before is None and self.group.main:
-            batch = self.fetch()
+            batch = self.interruptible(self.fetch)
+            if batch is None:
+                return "fp32"  # a signal came before the data did: no step will be taken
             self.batches = itertools.chain([batch], self.batches if self.batches is not None else ())
             before = precision.choose(self.objective, self.move(batch), self.group.device)
             self.progress.say(f"precision {before}")
@@ -214,7 +216,9 @@ class _Training:
         """One step of the optimizer, on `batch_size` samples."""
         options, at = self.options, self.at
         began = time.perf_counter()
-        parts = [self.fetch() for _ in range(options.accumulate)]
+        parts = self.interruptible(lambda: [self.fetch() for _ in range(options.accumulate)])
+        if parts is None:
+            return  # a signal came before the data did
         self.waited += time.perf_counter() - began
 
         seeds.seed_step(options.seed, at.step, self.group.rank)
@@ -262,6 +266,14 @@ class _Training:
                 f"{self.batch_size} over {self.group.world} processes in {self.options.accumulate} parts"
             )
         return batch
+
+    def interruptible(self, work: Callable[[], T]) -> T | None:
+        """Runs `work`; None where a signal cut it short. Among several processes none does: the others would wait."""
+        return self.stop.cut_short(work) if self.group.world == 1 else work()
+
+    @property
+    def cut_short(self) -> bool:
+        return self.group.world == 1 and self.stop.number != 0
 
     def move(self, batch: Batch) -> Batch:
         return {k: v.to(self.group.device, non_blocking=True) for k, v in batch.items()}
@@ -335,13 +347,13 @@ class _Training:
                 values = torch.tensor(list(scores.values()), dtype=torch.float64)
                 means = self.group.reduce_mean(values).tolist()
                 self.write_metrics({"step": at.step, **dict(zip(scores, means, strict=True))})
-            if not self.cut:
+            if not self.cut_short:
                 at.validated = at.step
         if sample and sampling:
             with self.going_on("samples"):
                 if self.group.main:
                     self.watch(lambda: sample(at.step))
-            if not self.cut:
+            if not self.cut_short:
                 at.sampled = at.step
         if validating or sampling:
             self.group.barrier()
@@ -351,16 +363,11 @@ class _Training:
         step = self.at.step
         return bool(every) and step > last and (step % every == 0 or step == self.options.steps)
 
-    @property
-    def cut(self) -> bool:
-        """Whether a signal cuts `watch` short. Among several processes it may not: others would wait."""
-        return self.group.world == 1 and self.stop.number != 0
-
     def watch(self, work: Callable[[], T]) -> T | None:
         """Runs `work` on the averaged weights; nothing of it shows in the training."""
-        with self.ema.swapped(), _evaluating(self.objective), seeds.preserved(), torch.no_grad():
+        with self.ema.swapped(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
             seeds.seed_step(self.options.seed, -1, self.group.rank)  # the same noise each time, to compare
-            return self.stop.cut_short(work) if self.group.world == 1 else work()
+            return self.interruptible(work)
 
     def report(self) -> None:
         if self.group.main:
@@ -379,25 +386,3 @@ class _Training:
             yield
         except OSError as error:
             self.progress.say(f"could not write the {what} ({error}); training goes on")
-
-
-def _load_model(objective: nn.Module, found: checkpoint.Checkpoint) -> None:
-    try:
-        objective.load_state_dict(found.model)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{found.path} is of another model; give this one another run folder, or set its options as they "
-            f"were. {textwrap.shorten(str(error), 300)}"
-        ) from None
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each part is in the mode it was in, frozen parts too."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.engine import log
-from vidiff.engine.chart import Series, line_chart, number
+from vidiff.engine.chart import COLOURS, Series, line_chart, number
 
 LARGEST = 8 << 20
 """Bytes of the largest sample that is put into the page."""
@@ -116,35 +116,45 @@ def _figure(file: Path, controls: str = "") -> str:
 
 
 def _curves(lines: list[log.Line]) -> str:
-    """One chart a metric; `val/x` goes into the chart of `x`."""
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    own = [n for n in names if n not in ("step", "seconds", "skipped", *_FIRST, *_LAST)]
-    shared = {n for n in own if n.startswith("val/") and n.removeprefix("val/") in names}
-    order = [*_FIRST, *(n for n in own if n not in shared), *_LAST]
+    """Charts of all metrics but the step and the clock; those that are alike share one."""
+    names = [n for n in dict.fromkeys(n for line in lines for n in line) if n not in ("step", "seconds", "skipped")]
+    groups: dict[str, list[str]] = {name: [] for name in _FIRST}
+    for name in sorted(names, key=lambda n: n in _LAST):
+        groups.setdefault(_chart_of(name), []).append(name)
     charts = []
-    for name in order:
-        series = [Series(n, _points(lines, n)) for n in (name, f"val/{name}") if n in names]
-        chart = line_chart(series, log="loss" in name or name in ("grad_norm", "lr"), smooth=name != "lr")
+    for group, members in groups.items():
+        series = [Series(_label(n, group), points) for n in members if (points := _points(lines, n))]
+        chart = line_chart(series, log="loss" in group or group in ("grad_norm", "lr"), smooth=group != "lr")
         if not chart:
             continue
-        latest = [(s.name, next(reversed(_values(lines, s.name)), None)) for s in series]
         key = "".join(
-            (f'<span><i class="s{place}"></i>{_words(label)} ' if len(series) > 1 else "<span>")
-            + f"{number(value)}</span>"
-            for place, (label, value) in enumerate(latest)
-            if value is not None
+            (f'<span><i class="s{place % COLOURS}"></i>{escape(one.name)} ' if len(series) > 1 else "<span>")
+            + f"{number(one.points[-1][1])}</span>"
+            for place, one in enumerate(series)
         )
-        heading = _TITLES.get(name, _words(name).capitalize())
+        head, slash, by = group.partition("/")
+        heading = _TITLES.get(head, _words(head).capitalize()) + (f" by {_words(by or 'part')}" if slash else "")
         charts.append(f'<figure class="chart"><figcaption><b>{heading}</b>{key}</figcaption>{chart}</figure>')
     return _section("Curves", f'<div class="charts">{"".join(charts)}</div>' if charts else "")
 
 
+def _chart_of(name: str) -> str:
+    """The chart of a metric: val/loss -> loss, loss/easy -> loss/, loss/t0 -> loss/t."""
+    head, slash, part = name.removeprefix("val/").partition("/")
+    return head + slash + (part.rstrip("0123456789") if part[-1:].isdigit() else "")
+
+
+def _label(name: str, group: str) -> str:
+    part = name.removeprefix("val/").removeprefix(group.partition("/")[0]).strip("/") or group
+    return ("validation " if name.startswith("val/") else "") + part.replace("_", " ")
+
+
 def _words(name: str) -> str:
-    return escape(name.replace("val/", "validation ").replace("_", " "))
+    return escape(name.replace("_", " "))
 
 
 def _points(lines: list[log.Line], name: str) -> list[tuple[float, float]]:
-    return [(float(line["step"] or 0), float(v)) for line in lines if (v := line.get(name)) is not None]
+    return [(float(line["step"]), float(v)) for line in lines if (v := line.get(name)) is not None]
 
 
 def _values(lines: list[log.Line], name: str) -> list[float]:
@@ -212,10 +222,12 @@ _PAGE = """<!doctype html>
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f7f7f5; --card: #fff; --ink: #1f2328; --soft: #6b7280;
-  --rule: #e5e5e0; --s0: #2f6fde; --s1: #d9730d; --s2: #2a9d6f; --s3: #b0459a }
+  --rule: #e5e5e0; --s0: #2f6fde; --s1: #d9730d; --s2: #2a9d6f; --s3: #b0459a;
+  --s4: #0e8fa8; --s5: #8a7a10 }
 @media (prefers-color-scheme: dark) { :root {
   --page: #15171a; --card: #1e2125; --ink: #e6e6e3; --soft: #9aa0a8; --rule: #32363c;
-  --s0: #7aa8ff; --s1: #ffa657; --s2: #6fd3a7; --s3: #e08ad0 } }
+  --s0: #7aa8ff; --s1: #ffa657; --s2: #6fd3a7; --s3: #e08ad0;
+  --s4: #67cfe3; --s5: #d6c65a } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--page);
   color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
@@ -247,6 +259,7 @@ figcaption { font-size: .85rem }
   background: var(--color) }
 .chart svg { display: block; width: 100%; height: auto }
 .s0 { --color: var(--s0) } .s1 { --color: var(--s1) } .s2 { --color: var(--s2) } .s3 { --color: var(--s3) }
+.s4 { --color: var(--s4) } .s5 { --color: var(--s5) }
 .line { fill: none; stroke: var(--color); stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round }
 .faint { stroke-width: 1; opacity: .35 }
 .dot { fill: var(--color) }

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
+from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.task import Tasks, draw_known
-from vidiff.objective.weighting import TIMES, WEIGHTINGS
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
 
 DISTANCES = {
     "l2": lambda found, wanted: (found - wanted).square(),
@@ -22,13 +23,17 @@ DISTANCES = {
 }
 
 
+BOUND_STEPS = 1000  # that the bound is divided into
+
+
 @dataclass
 class DiffusionLoss:
     """Options of the diffusion loss."""
 
     distance: str = "l2"  # or l1, huber
-    weighting: str = "simple"  # or min_snr
-    times: str = "stratified"  # or uniform
+    weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty
+    times: str = "stratified"  # or uniform, logit_normal, log_normal
+    bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
     drop: float = 0.1  # probability that a sample's label is dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
     tasks: Tasks = field(default_factory=Tasks)
@@ -43,6 +48,14 @@ class DiffusionObjective(nn.Module):
         self.distance = choose("loss distance", loss.distance, DISTANCES)
         self.weighting = choose("loss weighting", loss.weighting, WEIGHTINGS)
         self.times = choose("time distribution", loss.times, TIMES)
+        self.uncertainty = Uncertainty() if loss.weighting == "uncertainty" else None
+        if not loss.bound >= 0.0:
+            raise ValueError(f"loss.bound is {loss.bound}; give 0 or more: 0.001 is usual")
+        if isinstance(denoiser.schedule, nn.Module):
+            raise ValueError(
+                "a learned schedule would make this loss easy rather than the model good; "
+                "train it with BoundObjective, or choose linear, cosine, ve or flow"
+            )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """
@@ -57,20 +70,30 @@ class DiffusionObjective(nn.Module):
         known, level, task = draw_known(self.options.tasks, len(x0), x0.shape[2], x0.device)
         drop = torch.where(task == 0, self.options.drop, self.options.drop_known)  # b
         condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(drop)
-        t = self.times(len(x0), x0.device)
+        t = self.times(len(x0), x0.device, self.denoiser.schedule)
+        if self.options.bound:
+            t = (t * BOUND_STEPS).ceil().clamp(min=1) / BOUND_STEPS  # the bound's own times, the last of each step
         clock = torch.where(known, level, t.view(-1, 1, 1, 1, 1))  # b 1 f 1 1
 
         eps = torch.randn_like(x0)
         schedule = self.denoiser.schedule
-        output, _ = self.denoiser.output(add_noise(schedule, x0, eps, clock), clock, condition)
+        x_t = add_noise(schedule, x0, eps, clock)
+        output, head = self.denoiser.output(x_t, clock, condition)
         wanted = target(self.denoiser.prediction, schedule, x0, eps, clock)
         weight = self.weighting(schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock))
         weight = weight * ~known
 
         error = self.distance(output.float(), wanted).mean(dim=(1, 3, 4), keepdim=True) * weight  # b 1 f 1 1
+        if self.uncertainty is not None:
+            expected = self.uncertainty(schedule.log_snr(clock))
+            error = error / expected.exp() + expected * ~known
         counted = (~known).expand_as(error).flatten(1).sum(1)  # b, at least 1
         each = error.flatten(1).sum(1)  # b
         result = {"loss": each.sum() / counted.sum()}
+        if self.options.bound:
+            term = self._bound(output, head, x0, x_t, torch.where(known, 0.5, clock))  # b 1 f 1 1
+            limit = (term * ~known).sum() / counted.sum()
+            result = {"loss": result["loss"] + self.options.bound * limit, "bound": limit.detach()}
         with torch.no_grad():
             each = each / counted
             for number, name in enumerate(Tasks.NAMES):
@@ -78,3 +101,18 @@ class DiffusionObjective(nn.Module):
             for quarter in range(4):
                 result[f"loss/t{quarter}"] = each[(t * 4).long().clamp(max=3) == quarter].mean()
         return result
+
+    def _bound(self, output: Tensor, head: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The bound's term at `t`, times their number, in nats a number: `(b, 1, f, 1, 1)`.
+
+        With a variance head it trains that alone, since the mean is stopped: L_hybrid of Nichol & Dhariwal 2021, eq.
+        16.
+        """
+        estimate = self.denoiser.estimate(output if head is None else output.detach(), head, x_t, t)
+        s = t - 1.0 / BOUND_STEPS
+        first = s < 0.5 / BOUND_STEPS
+        step = step_term(
+            self.denoiser, x0, x_t, estimate, t, torch.where(first, 0.5 * t, s), "small" if head is None else "learned"
+        )
+        term = torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
+        return BOUND_STEPS * term.mean(dim=(1, 3, 4), keepdim=True)

@@ -6,33 +6,81 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from vidiff.diffusion.schedule import Schedule
 
 Weighting = Callable[[Tensor, Tensor], Tensor]
 
 MIN_SNR_GAMMA = 5.0
+SIGMOID_BIAS = 2.0
+
+
+def _edm(log_snr: Tensor, factor: Tensor) -> Tensor:
+    return (1.0 + log_snr.exp()) * factor.square()
+
 
 WEIGHTINGS: dict[str, Weighting] = {
     # (log_snr, factor) -> weight of a squared error of the network's output F, where an error of F is `factor` times
     # as large in x0
     "simple": lambda log_snr, factor: torch.ones_like(log_snr),  # Ho et al. 2020, eq. 14
+    # denoising score matching, each level weighted by sigma^2 (Vincent 2011; Song & Ermon 2019, eq. 6): on the error of
+    # eps, which is snr times that of x0
+    "score_matching": lambda log_snr, factor: log_snr.exp() * factor.square(),
     # Hang et al. 2023, eq. 8: min(snr, gamma) on the error of x0
     "min_snr": lambda log_snr, factor: log_snr.exp().clamp(max=MIN_SNR_GAMMA) * factor.square(),
+    # Karras et al. 2022, table 1, with sigma_data = 1: (sigma^2 + 1) / sigma^2 on the error of x0
+    "edm": _edm,
+    # Kingma & Gao 2023, appendix D: sigmoid(2 - log_snr) on the error of eps
+    "sigmoid": lambda log_snr, factor: torch.sigmoid(SIGMOID_BIAS - log_snr) * log_snr.exp() * factor.square(),
+    # that of edm, over the error to be expected at each level, which `Uncertainty` learns
+    "uncertainty": _edm,
 }
 
 
-def _uniform(batch: int, device: torch.device) -> Tensor:
+class Uncertainty(nn.Module):
+    """`u(log_snr)`, trained by `error / exp(u) + u`, whose least is at `u = log(error)` (Karras et al. 2024, eq.
+    21).
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.register_buffer("frequency", torch.randn(width) * 0.5)
+        self.register_buffer("phase", torch.rand(width) * 2.0 * torch.pi)
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    frequency: Tensor
+    phase: Tensor
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """Elementwise."""
+        wave = torch.cos(log_snr.float()[..., None] * self.frequency + self.phase)  # ..., width
+        return wave @ self.weight + self.bias
+
+
+def _uniform(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
     return torch.rand(batch, device=device)
 
 
-def _stratified(batch: int, device: torch.device) -> Tensor:
+def _stratified(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     place = torch.arange(batch, device=device) * world + rank
     return (place + torch.rand(batch, device=device)) / (batch * world)
 
 
-TIMES: dict[str, Callable[[int, torch.device], Tensor]] = {
+def _logit_normal(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
+    return torch.sigmoid(torch.randn(batch, device=device))
+
+
+def _log_normal(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
+    return schedule.time_of(-2.0 * (1.2 * torch.randn(batch, device=device) - 1.2))
+
+
+TIMES: dict[str, Callable[[int, torch.device, Schedule], Tensor]] = {
     # batch size -> times (b,) in [0, 1]
     "uniform": _uniform,
     "stratified": _stratified,  # one in each of b equal parts, over all processes: Kingma et al. 2021, appendix I.1
+    "logit_normal": _logit_normal,  # Esser et al. 2024, eq. 19, with mean 0 and scale 1
+    "log_normal": _log_normal,  # Karras et al. 2022, table 1: log(sigma / alpha) is normal, of mean -1.2 and std 1.2
 }

@@ -1,7 +1,7 @@
 """Solvers that use the estimates of earlier steps: higher order at one evaluation a step.
 
-They step in `lambda`, half the log-SNR, where the probability-flow ODE is `d(x / sigma) = exp(lambda) x0 dlambda` (Lu et
-al. 2022, DPM-Solver++, proposition 4.1), so that only `x0` has to be guessed between two times.
+They step in `lambda`, half the log-SNR, where the probability-flow ODE is `d(x / sigma) = exp(lambda) x0 dlambda` (Lu
+et al. 2022, DPM-Solver++, proposition 4.1), so that only `x0` has to be guessed between two times.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, eps_from
 from vidiff.sample.base import Sampler, State
 
-
 # Dormand & Prince 1980, table 2: nodes, stages, and what the fifth-order solution has more than the fourth.
 NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 STAGES = (
@@ -53,8 +52,8 @@ class Heun(Sampler):
 class RK45(Sampler):
     """Adaptive Runge-Kutta of order 5 (Dormand & Prince 1980), for when accuracy matters more than evaluations.
 
-    Each step of the grid is cut into as many as the tolerance needs; a grid of one step will do. It is solved in log-SNR
-    for `x` scaled to unit variance, so that the tolerance means the same at all noise levels.
+    Each step of the grid is cut into as many as the tolerance needs; a grid of one step will do. It is solved in
+    log-SNR for `x` scaled to unit variance, so that the tolerance means the same at all noise levels.
 
     Args:
         tolerance: largest error of one cut, root mean square over a sample, for data of unit variance.
@@ -92,7 +91,7 @@ class RK45(Sampler):
             for node, weights in zip(NODES, STAGES, strict=True):
                 ahead = z + length * sum(w * k for w, k in zip(weights, slopes, strict=True))
                 slopes.append(slope(ahead, min(place + length * node, 1.0)))
-            excess = length * sum(w * k for w, k in zip(EXCESS, slopes, strict=True))
+            excess = torch.as_tensor(length * sum(w * k for w, k in zip(EXCESS, slopes, strict=True)))
             error = float(excess.flatten(1).square().mean(1).max().sqrt()) / self.tolerance
             if error <= 1.0:
                 z, first, place = ahead, slopes[-1], place + length

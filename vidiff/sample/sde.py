@@ -33,7 +33,8 @@ class EulerMaruyama(Sampler):
 
 
 class StochasticHeun(Heun):
-    """Heun with churn: each step first adds noise, then goes back over the way so lost (Karras et al. 2022, algorithm 2).
+    """Heun with churn: each step first adds noise, then goes back over the way so lost (Karras et al. 2022, algorithm
+    2).
 
     Args:
         churn: the relative rise of `sigma / alpha` by that noise, from 0, which is `Heun`, to `sqrt(2) - 1`: gamma of

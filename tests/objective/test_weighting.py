@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vidiff.diffusion.denoise import PREDICTIONS, prediction_scale
+from vidiff.diffusion.schedule import VE, Cosine, build_schedule
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
+
+DOUBLE = torch.float64
+T = torch.linspace(0.05, 0.95, 19, dtype=DOUBLE)
+
+
+def on_x0(weighting: str, prediction: str, name: str) -> torch.Tensor:
+    """The weight that falls on a squared error of x0."""
+    schedule = build_schedule(name)
+    factor = prediction_scale(prediction, schedule, T)
+    return WEIGHTINGS[weighting](schedule.log_snr(T), factor) / factor**2
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", ["cosine", "ve", "flow"])
+def test_a_weighting_means_the_same_for_every_prediction(name: str, prediction: str) -> None:
+    snr = build_schedule(name).log_snr(T).exp()
+    expected = {
+        "score_matching": snr,
+        "min_snr": snr.clamp(max=5.0),
+        "edm": 1 + snr,
+        "uncertainty": 1 + snr,
+        "sigmoid": snr / (1 + snr * math.exp(-2.0)),
+    }
+    for weighting, weight in expected.items():
+        torch.testing.assert_close(on_x0(weighting, prediction, name), weight, rtol=1e-8, atol=0)
+
+
+def test_edm_s_own_prediction_has_weight_one() -> None:
+    factor = prediction_scale("edm", VE(), T)
+    torch.testing.assert_close(WEIGHTINGS["edm"](VE().log_snr(T), factor), torch.ones_like(T), rtol=1e-9, atol=0)
+
+
+def test_the_simple_loss_is_the_bound_reweighted() -> None:
+    """Of eps: L_t is half the fall of SNR on x0's error, so L_simple is L_t times 2 snr / (snr_s - snr_t)."""
+    schedule, s = Cosine(), T - 0.01
+    snr, before = schedule.log_snr(T).exp(), schedule.log_snr(s).exp()
+    simple = on_x0("simple", "eps", "cosine")
+    torch.testing.assert_close(simple, 0.5 * (before - snr) * (2 * snr / (before - snr)), rtol=1e-9, atol=0)
+
+
+def test_uncertainty_learns_the_logarithm_of_the_error() -> None:
+    """Errors that rise with log-SNR as exp(0.3 log_snr): u ends as 0.3 log_snr."""
+    torch.manual_seed(0)
+    network, log_snr = Uncertainty(), torch.linspace(-6, 6, 200)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    for _ in range(400):
+        u = network(log_snr)
+        loss = ((0.3 * log_snr).exp() / u.exp() + u).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(network(log_snr)[20:-20], 0.3 * log_snr[20:-20], rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_times_lie_in_the_unit_interval_and_have_their_distribution(name: str) -> None:
+    schedule = Cosine()
+    t = TIMES[name](40_000, torch.device("cpu"), schedule).double()
+    assert t.shape == (40_000,) and t.min() >= 0 and t.max() <= 1
+    normal = torch.distributions.Normal(0.0, 1.0)
+    u = {
+        "logit_normal": lambda: normal.cdf(torch.logit(t)),
+        "log_normal": lambda: normal.cdf((-0.5 * schedule.log_snr(t) + 1.2) / 1.2),
+    }.get(name, lambda: t)()
+    place = (torch.arange(40_000) + 0.5) / 40_000
+    distance = float((u.sort().values - place).abs().max())  # Kolmogorov and Smirnov's
+    assert distance < (2 / 40_000 if name == "stratified" else 1.63 / 200)
+
+
+def test_stratified_times_lie_one_in_each_part() -> None:
+    t = TIMES["stratified"](64, torch.device("cpu"), Cosine())
+    assert (t * 64).long().sort().values.tolist() == list(range(64))

@@ -1,0 +1,166 @@
+"""Careless use of the commands: each mistake ends in exit code 2 and one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.codec import Identity
+from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser, dump
+from vidiff.data.video import read_metadata, read_video, write_video
+from vidiff.engine import checkpoint
+from vidiff.nn.unet import UNetConfig
+from vidiff.pipeline import save_codec
+
+TOOLS = Path(__file__).parents[2] / "tools"
+EXTEND = ("clip.mp4", "--frames", "9")
+USERS = {"generate": (), "extend": EXTEND, "evaluate": ()}  # of a trained run, and what each needs
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of random weights, a clip, and a file that is none."""
+    place = tmp_path_factory.mktemp("place")
+    unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4, labels=2)
+    data = DataConfig("data", size=8, frames=4)
+    sampling = SamplingConfig({"name": "ddim"}, steps=1, context=2)
+    config = DiffusionRun("diffusion", "tiny", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
+    run = place / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / "resolved.yaml").write_text(dump(config))
+    (run / "data.json").write_text(json.dumps({"labels": ["cat", "dog"], "fps": 8.0}))
+    save_codec(run / "codec", Identity(), None)
+    weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
+    checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
+    write_video(place / "clip.mp4", torch.rand(3, 5, 8, 8) * 2 - 1)
+    (place / "notes.txt").write_text("not a film")
+    (place / "folder").mkdir()
+    (place / "folder" / "notes.txt").write_text("not a film")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def call(name: str, *arguments: str) -> int:
+    """The exit code of a tool, run in this process."""
+    main = runpy.run_path(str(TOOLS / f"{name}.py"))["main"]
+    try:
+        return int(main(list(arguments)))
+    except SystemExit as end:  # argparse's own
+        return int(end.code or 0)
+
+
+EXTEND = ("clip.mp4", "--frames", "9")
+STARTS = ((), EXTEND, ())
+MISTAKES = [
+    *(
+        (name, (*start, "--run", "none"), "none is not a trained run")
+        for name, start in zip(USERS, STARTS, strict=True)
+    ),
+    *((name, (*start, "--run", "notes.txt"), "not a trained run") for name, start in zip(USERS, STARTS, strict=True)),
+    *((name, (*start, "--device", "tpu"), "no such device: 'tpu'") for name, start in zip(USERS, STARTS, strict=True)),
+    ("generate", ("--frames", "0"), "frames is 0"),
+    ("generate", ("--frames", "-3"), "frames is -3"),
+    ("generate", ("--count", "0"), "count is 0"),
+    ("generate", ("--count", "-1"), "count is -1"),
+    ("generate", ("--steps", "0"), "steps = 0"),
+    ("generate", ("--sampler", "dimm"), "unknown sampling.sampler 'dimm'; choose one of"),
+    ("generate", ("--label", "dgo"), "no label 'dgo'; the nearest of 2 are dog"),
+    ("generate", ("--fps", "0"), "fps is 0"),
+    ("generate", ("--fps", "-2"), "fps is -2"),
+    ("generate", ("--fps", "nan"), "fps is nan"),
+    ("generate", ("--guidance", "nan"), "not finite"),
+    ("generate", ("--seed", str(2**70)), "Overflow"),
+    ("generate", ("--out", "clip.mov"), "cannot write .mov files; use .mp4, .webm or .gif"),
+    ("generate", ("--out", "folder"), "holds notes.txt, not only frames"),
+    ("generate", ("--out", "folder/"), "holds notes.txt, not only frames"),
+    ("generate", ("--out", "notes.txt/clip.mp4"), "notes.txt"),
+    ("extend", ("none.mp4", "--frames", "9"), "none.mp4: no such file"),
+    ("extend", ("folder", "--frames", "9"), "folder: is a folder"),
+    ("extend", ("notes.txt", "--frames", "9"), "notes.txt: not a readable video"),
+    ("extend", ("clip.mp4", "--frames", "5"), "--frames is 5, but 5 are given already"),
+    ("extend", ("clip.mp4", "--frames", "0"), "--frames is 0"),
+    ("extend", (*EXTEND, "--given", "0"), "--given is 0; clip.mp4 has 1 to 5"),
+    ("extend", (*EXTEND, "--given", "6"), "--given is 6; clip.mp4 has 1 to 5"),
+    ("extend", (*EXTEND, "--context", "0"), "context is 0; give 1 to 3"),
+    ("extend", (*EXTEND, "--context", "4"), "context is 4; give 1 to 3"),
+    ("extend", (*EXTEND, "--sampler", "x"), "unknown sampling.sampler 'x'"),
+    ("extend", (*EXTEND, "--label", "zebra"), "no label 'zebra'"),
+    ("extend", (*EXTEND, "--fps", "0"), "fps is 0"),
+    ("evaluate", (), "was not trained on the shapes set: its labels are cat, dog"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"), MISTAKES, ids=lambda value: " ".join(value)[:40] if value else ""
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    name: str, arguments: tuple[str, ...], said: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = set(place.rglob("*"))
+    assert call(name, *arguments) == 2
+    lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if "sampling" not in line[:9]]
+    lines = [line for line in lines if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], lines
+    assert set(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("generate", ("--frames", "many")),
+        ("generate", ("--frames", "1.5")),
+        ("generate", ("--nonsense", "1")),
+        ("extend", ("clip.mp4",)),
+        ("extend", ("--frames", "9")),
+        ("evaluate", ("--oracle", "cats")),
+    ],
+)
+def test_a_wrong_type_is_argparses_to_tell(
+    name: str, arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(name, *arguments) == 2
+    assert "usage:" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", "/"])
+def test_the_out_folder_is_made_and_the_settings_kept(suffix: str, tmp_path: Path) -> None:
+    out = f"{tmp_path}/not/there/clip{suffix}"
+    assert call("generate", "--frames", "6", "--label", "dog", "--out", out, "--guidance", "0", "--seed", "7") == 0
+    found = read_metadata(out)
+    assert (found["labels"], found["guidance"], found["seed"], found["steps"]) == (["dog"], 0.0, 7, 1)
+    if suffix == "/":
+        assert len(list(Path(out).iterdir())) == 6
+    else:
+        assert read_video(out).shape == (3, 6, 8, 8)
+
+
+def test_labels_take_turns(tmp_path: Path) -> None:
+    out = f"{tmp_path}/clip.mp4"
+    assert call("generate", "--label", "dog", "--label", "cat", "--count", "3", "--out", out) == 0
+    assert read_metadata(out)["labels"] == ["dog", "cat", "dog"]
+    assert read_video(out).shape[2:] == (16, 16)
+
+
+def test_a_clip_may_be_extended_in_place(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", torch.rand(3, 5, 8, 8) * 2 - 1)
+    assert call("extend", f"{tmp_path}/a.mp4", "--frames", "8", "--out", f"{tmp_path}/a.mp4", "--fps", "12.5") == 0
+    assert read_video(tmp_path / "a.mp4").shape[1] == 8
+    assert read_metadata(tmp_path / "a.mp4")["given"] == 5
+
+
+@pytest.mark.parametrize("name", [*USERS, "make_shapes"])
+def test_help_stands_alone(name: str) -> None:
+    environment = {"PYTHONPATH": str(TOOLS.parent), "PATH": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TOOLS / f"{name}.py"), "--help"]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "usage:" in found.stdout and not found.stderr

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from vidiff.codec import Identity
+from vidiff.config import SamplingConfig
+from vidiff.data.video import read_image, write_video
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.schedule import Cosine
+from vidiff.pipeline import Pipeline
+
+pytest.importorskip("matplotlib")
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "surprise.py"
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """With a model that knows clips of four dark frames."""
+    spec = importlib.util.spec_from_file_location("surprise", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data = Mixture(torch.full((1, 3, 4, 16, 16), -0.5), torch.tensor([0.2]))
+    denoiser = Denoiser(ExactNetwork(data, Cosine(), "v"), Cosine(), "v")
+    pipeline = Pipeline(denoiser, Identity(), 4, 16, sampling=SamplingConfig(context=2), device="cpu")
+    monkeypatch.setattr(module.Pipeline, "from_pretrained", lambda run, device: pipeline)
+    return module
+
+
+def test_the_frame_that_is_unlike_the_rest_is_named_and_plotted(tool: ModuleType, tmp_path: Path, capsys) -> None:
+    video = torch.full((3, 9, 16, 24), -0.5)
+    video[:, 6] = 0.8
+    write_video(tmp_path / "clip.mp4", video, fps=8)
+    out = tmp_path / "surprise.png"
+    arguments = [str(tmp_path / "clip.mp4"), "--run", str(tmp_path), "--out", str(out), "--steps", "8"]
+    assert tool.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "9 frames" in said and said.rstrip().endswith("most at frame 6")
+    assert float(read_image(out).std()) > 0  # something is drawn
+
+
+def test_a_user_s_mistake_is_one_line(tool: ModuleType, tmp_path: Path, capsys) -> None:
+    assert tool.main([str(tmp_path / "none.mp4"), "--run", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,60 @@
+"""Training on the variational bound itself, which is what a learned schedule needs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.diffusion.likelihood import prior_term, reconstruction_term, step_term
+from vidiff.diffusion.process import add_noise, expand_time
+
+
+class BoundObjective(nn.Module):
+    """L_vlb = L_0 + sum of L_t + L_T (Ho et al. 2020, equation 5), on `steps` steps even in `t`, in bits a number.
+
+    Each sample estimates the sum by one of its terms; the schedule gets its gradient through all of them.
+
+    Args:
+        steps: at least 2.
+        variance: of the reverse steps, as for `DDPM`; "learned" where the denoiser has a variance head, if not given.
+
+    Raises:
+        ValueError: fewer steps.
+    """
+
+    def __init__(self, denoiser: Denoiser, steps: int = 1000, variance: str | None = None) -> None:
+        super().__init__()
+        if steps < 2:
+            raise ValueError(f"steps = {steps} must be at least 2")
+        self.denoiser, self.steps = denoiser, steps
+        self.variance = variance or ("learned" if denoiser.variance else "small")
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """
+        Args:
+            batch: as for `DiffusionObjective`.
+
+        Returns:
+            "loss", and apart "L_0", "L_t" and "L_T", all in bits a number.
+        """
+        x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
+        condition = Condition(label=batch.get("label"), stride=batch.get("stride"))
+        count, denoiser, schedule = len(x0), self.denoiser, self.denoiser.schedule
+        place = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count
+        number = 2 + (place * (self.steps - 1)).long().clamp(max=self.steps - 2)  # from 2 to steps
+        t, s = (expand_time(end / self.steps, x0) for end in (number, number - 1))
+        first = expand_time(torch.full_like(place, 1.0 / self.steps), x0)
+
+        x_t, x_1 = (add_noise(schedule, x0, torch.randn_like(x0), time) for time in (t, first))
+        step = step_term(denoiser, x0, x_t, denoiser(x_t, t, condition), t, s, self.variance)
+        terms = {
+            "L_0": reconstruction_term(denoiser, x0, denoiser(x_1, first, condition), first, None).mean(),
+            "L_t": (self.steps - 1) * step.mean(),
+            "L_T": prior_term(denoiser, x0, torch.ones_like(first)).mean(),
+        }
+        bits = {name: term / math.log(2.0) for name, term in terms.items()}
+        return {"loss": sum(bits.values(), x0.new_zeros(())), **{name: term.detach() for name, term in bits.items()}}
