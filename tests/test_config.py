@@ -117,7 +117,7 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("sampling.sampler={name: dpmpp_2m, etta: 1}", ["dpmpp_2m does not take these options"]),
         ("prediction=w", ["unknown prediction 'w'", "eps, flow, score, v, x0"]),
         ("loss.distance=l3", ["loss.distance 'l3'", "huber, l1, l2"]),
-        ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr, simple"]),
+        ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr", "simple"]),
         ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
         ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae or identity"]),
         ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),

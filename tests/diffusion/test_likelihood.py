@@ -87,9 +87,9 @@ def test_the_bound_is_never_below_the_truth(steps: int, variance: str) -> None:
 def test_the_bound_of_a_gaussian_model_falls_to_its_entropy() -> None:
     """Of N(0.3, 0.25), in bits. The excess halves with twice the steps, so what it tends to is the entropy."""
     data, entropy = gaussian(), 0.5 * math.log2(2 * math.pi * math.e * 0.25)
-    x0 = data.sample(10_000, torch.Generator().manual_seed(0))
+    x0 = data.sample(20_000, torch.Generator().manual_seed(0))
     excess = []
-    for steps in (60, 120):
+    for steps in (240, 480):
         times = time_grid(Cosine(), steps, ends=ENDS, dtype=DOUBLE)
         terms = bound(exact(data), x0, Condition(), times, generator=torch.Generator().manual_seed(1))
         excess.append(float(terms.bits.mean()) - entropy)

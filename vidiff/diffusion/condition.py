@@ -44,7 +44,7 @@ class Condition:
         if not isinstance(probability, Tensor) and not 0.0 <= probability <= 1.0:
             raise ValueError(f"drop probability {probability} is outside [0, 1]")
         content = self.label if self.label is not None else self.text
-        if content is None:
+        if content is None or (not isinstance(probability, Tensor) and probability == 0.0):
             return self
         device = content.device if generator is None else generator.device
         coin = torch.rand(content.shape[0], generator=generator, device=device)

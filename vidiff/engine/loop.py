@@ -145,11 +145,11 @@ class _Training:
         if self.options.precision != "auto":
             return self.options.precision
         if before is None and self.group.main:
-            batch = self.interruptible(self.fetch)
-            if batch is None:
+            parts = self.fetch(1)
+            if parts is None or self.batches is None:
                 return "fp32"  # a signal came before the data did: no step will be taken
-            self.batches = itertools.chain([batch], self.batches if self.batches is not None else ())
-            before = precision.choose(self.objective, self.move(batch), self.group.device)
+            self.batches = itertools.chain(parts, self.batches)
+            before = precision.choose(self.objective, self.move(parts[0]), self.group.device)
             self.progress.say(f"precision {before}")
         return self.group.share(before or "fp32")
 
@@ -216,7 +216,7 @@ class _Training:
         """One step of the optimizer, on `batch_size` samples."""
         options, at = self.options, self.at
         began = time.perf_counter()
-        parts = self.interruptible(lambda: [self.fetch() for _ in range(options.accumulate)])
+        parts = self.fetch(options.accumulate)
         if parts is None:
             return  # a signal came before the data did
         self.waited += time.perf_counter() - began
@@ -252,11 +252,14 @@ class _Training:
         self.judge(sound, parts)
         self.record(scalars, rate)
 
-    def fetch(self) -> Batch:
-        """The next part of a batch, as the loader gives it."""
-        if self.batches is None:
+    def fetch(self, parts: int) -> list[Batch] | None:
+        """The next parts of a batch, as the loader gives them; None where a signal came before they did."""
+        if self.batches is None:  # in one go: a loader that is cut short half made complains
             self.batches = iter(self.make_batches(self.at.samples))
-        batch = next(self.batches, None)
+        batches = self.batches
+        return self.interruptible(lambda: [self.checked(next(batches, None)) for _ in range(parts)])
+
+    def checked(self, batch: Batch | None) -> Batch:
         if batch is None:
             raise ValueError(f"the batches ended, {self.at.samples} samples in; make_batches must give them for ever")
         size = len(next(iter(batch.values())))
