@@ -83,7 +83,8 @@ class Pipeline:
         denoiser = build_denoiser(config)
         state = load_weights(checkpoint, weights)
         denoiser.eval().requires_grad_(False)
-        fill(denoiser, {key.removeprefix("denoiser."): value for key, value in state.items()}, checkpoint)
+        own = "denoiser."  # an objective may have weights besides
+        fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
         return cls(
             denoiser,
             load_codec(run / "codec"),
