@@ -255,7 +255,12 @@ class _Training:
     def fetch(self, parts: int) -> list[Batch] | None:
         """The next parts of a batch, as the loader gives them; None where a signal came before they did."""
         if self.batches is None:  # in one go: a loader that is cut short half made complains
-            self.batches = iter(self.make_batches(self.at.samples))
+            try:
+                self.batches = iter(self.make_batches(self.at.samples))
+            except (EOFError, OSError, RuntimeError):
+                if not self.cut_short:
+                    raise
+                return None  # the signal met a worker that was not yet shielded from it
         batches = self.batches
         return self.interruptible(lambda: [self.checked(next(batches, None)) for _ in range(parts)])
 

@@ -17,6 +17,7 @@ class ShapesProtocol:
     """How many clips, and how they are extended. The scores of two models compare only under one protocol."""
 
     per_label: int = 8
+    extended: int = 48  # held-out clips that are extended, evenly chosen
     given: int = 8
     frames: int = 40
     horizon: int = 8
