@@ -158,7 +158,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place: Place) -> None:
     place.wait(process, "stopped", 2)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said
+    assert process.returncode == 130 and "Traceback" not in said, said
     step = int(re.search(r"stopped at step (\d+) of 500; the same command goes on from there", said)[1])  # type: ignore[index]
     assert (place.folder / "runs/stopped/checkpoints/latest").read_text().strip() == f"step-{step:07d}"
     shutil.rmtree(place.folder / "runs/stopped")
