@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine
-from vidiff.edit import Draw, extend, generate, latents
+from vidiff.edit import Draw, extend, generate, lagged, latents
 from vidiff.sample import build_sampler
 
 SHAPE = (2, 3, 4, 4)  # b c h w
@@ -134,3 +136,49 @@ def test_generate_and_extend_go_through_the_codec() -> None:
     clip = along(3, start=-1.0) / 20
     parts = list(extend(drawing(4, Counting()), codec, clip, 2, 2, Condition()))
     torch.testing.assert_close(torch.cat(parts, dim=2), (clip[:, :, 2:] + along(3)[:, :, 1:]).clamp(-1, 1))
+
+
+def test_a_lagged_grid_takes_every_frame_along_the_whole_grid_one_after_the_other() -> None:
+    times = torch.tensor([1.0, 0.7, 0.4, 0.1])
+    known = torch.tensor([True, True, False, False, False])
+    grid = lagged(times, known, 2)
+    assert grid.shape == (3 + 2 * 2 + 1, 5)
+    for frame, begins in ((2, 0), (3, 2), (4, 4)):
+        expected = [1.0] * begins + times.tolist() + [times[-1].item()] * (4 - begins)
+        torch.testing.assert_close(grid[:, frame], torch.tensor(expected))
+    assert (grid.diff(dim=0) <= 0).all() and (grid[-1] == times[-1]).all()
+    torch.testing.assert_close(lagged(times, known, 0), times[:, None].expand(4, 5))
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_a_lagged_draw_keeps_what_is_given_and_later_frames_see_cleaner_ones(given: int) -> None:
+    clocks: list[Tensor] = []
+
+    class Spy(Counting):
+        def __call__(self, x: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+            clocks.append(expand_time(t, x).expand(x.shape[0], 1, *x.shape[2:])[0, 0, :, 0, 0])
+            return super().__call__(x, t, condition)
+
+    draw = replace(drawing(6, Spy()), lag=2)
+    past = along(given)
+    parts = list(latents(draw, past, 6 - given, max(given, 1), Condition(), SHAPE))
+    torch.testing.assert_close(torch.cat([past, *parts], dim=2), along(6))
+    assert len(clocks) == 3 + 2 * (6 - given - 1) + 1
+    assert all((clock.diff() >= 0).all() for clock in clocks)
+    assert any((clock[given:].diff() > 0).any() for clock in clocks)
+
+
+def test_guidance_on_history_takes_the_place_of_guidance_where_frames_are_known() -> None:
+    def made(**options: float | None) -> Tensor:
+        label = Condition(label=torch.tensor([1, 1]))
+        return torch.cat(list(latents(replace(drawing(6), **options), along(3), 3, 3, label, SHAPE)), dim=2)
+
+    plain = made(guidance=1.0)
+    torch.testing.assert_close(made(guidance=4.0, history=1.0), plain)
+    assert not torch.allclose(made(guidance=1.0, history=3.0), plain)
+    assert not torch.allclose(made(guidance=1.0, history=3.0), made(guidance=3.0))
+    nothing_known = [
+        torch.cat(list(latents(replace(drawing(6), history=h), along(0), 6, 3, Condition(), SHAPE)), dim=2)
+        for h in (None, 3.0)
+    ]
+    assert torch.equal(*nothing_known)

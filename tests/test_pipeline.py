@@ -126,7 +126,15 @@ def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
 
 def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
     found = pipe.settings(steps=9, sampler=None, seed=3)
-    assert found == {"sampler": {"name": "ddim"}, "steps": 9, "guidance": 1.5, "context": 2, "seed": 3}
+    rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3}
+    assert found == rest | {"guidance": 1.5, "history": None}
+    pipe.sampling.history = 2.0
+    try:
+        assert pipe.settings()["history"] == 2.0
+        asked = pipe.settings(guidance=3.0)
+        assert asked["guidance"] == 3.0 and asked["history"] is None, "what is asked for is not replaced"
+    finally:
+        pipe.sampling.history = None
 
 
 @pytest.mark.parametrize(

@@ -286,8 +286,9 @@ def test_evaluate_scores_a_run(place: Place) -> None:
     scores = json.loads((place.folder / "scores/new.json").read_text())
     assert scores == json.loads((place.folder / "runs/tiny/scores.json").read_text())
     assert scores["generation"]["clips"] == 96 and scores["extension"]["clips"] == 12
-    assert scores["extension"]["given_bit_equal"] is True
-    assert read_video(place.folder / "runs/tiny/samples/evaluated-extended.mp4").shape[1] == 40
+    for name in ("extension", "extension_untold"):
+        assert scores[name]["clips"] == 12 and scores[name]["given_bit_equal"] is True
+        assert read_video(place.folder / f"runs/tiny/samples/evaluated-{name}.mp4").shape[1] == 40
 
 
 # UCF-101

@@ -47,21 +47,28 @@ def main(arguments: list[str] | None = None) -> int:
         decoded = torch.cat([pipeline.reconstruct(part[:, :, : pipeline.frames]) for part in real.split(8)])
         scores = {"protocol": asdict(protocol), "sampling": pipeline.settings(), "run": str(run)}
         scores["real"] = score_real(real[:, :, : pipeline.frames], decoded, labels)
+        folder = run / "samples"
         scores["generation"], made = score_generation(
             lambda names, seed: pipeline.generate(label=names, count=len(names), seed=seed, progress=True).cpu(),
             LABELS,
             protocol,
         )
-        every = max(len(files) // protocol.extended, 1)
-        scores["extension"], longer = score_extension(
-            lambda given, frames, seed: pipeline.extend(given, frames, seed=seed, progress=True).cpu(),
-            real[every // 2 :: every],
-            paths[every // 2 :: every],
-            protocol,
-        )
-        folder = run / "samples"
+        for name, count in (("extension", protocol.extended), ("extension_untold", protocol.untold)):
+            every = max(len(files) // count, 1)
+            chosen = range(every // 2, len(files), every)
+            scores[name], longer = score_extension(
+                lambda given, names, frames, seed: pipeline.extend(
+                    given, frames, names, seed=seed, progress=True
+                ).cpu(),
+                real[chosen],
+                [LABELS[i] for i in labels[chosen]] if name == "extension" else None,
+                paths[chosen],
+                protocol,
+            )
+            write_video(folder / f"evaluated-{name}.mp4", longer, fps=pipeline.fps)
+            rows = [sheet(clip[:, ::2]) for clip in longer[::4]]
+            write_image(folder / f"evaluated-{name}.png", torch.cat(rows, dim=1))
         write_video(folder / "evaluated-generated.mp4", made, fps=pipeline.fps)
-        write_video(folder / "evaluated-extended.mp4", longer, fps=pipeline.fps)
         write_image(folder / "evaluated-generated.png", torch.cat([sheet(clip) for clip in made[:12]], dim=1))
         for path in {run / "scores.json", options.json or run / "scores.json"}:  # the report shows the run's own
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; no scores were written", file=sys.stderr)
         return 130
-    for part in ("real", "generation", "extension"):
+    for part in ("real", "generation", "extension", "extension_untold"):
         print(part)
         for key, value in scores[part].items():
             if not isinstance(value, list):

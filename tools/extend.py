@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
     parser.add_argument("--steps", type=int, help="of the sampler")
+    parser.add_argument("--history", type=float, help="where frames are continued: scale on them and the label")
+    parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same frames")
     parser.add_argument("--fps", type=float, help="frames per second; by default the clip's")
@@ -47,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
-        settings = {key: getattr(options, key) for key in ("guidance", "steps", "sampler", "seed", "context")}
+        settings = {
+            key: getattr(options, key) for key in ("guidance", "history", "steps", "lag", "sampler", "seed", "context")
+        }
         with VideoReader(options.clip) as reader:
             size = fit(reader.size, pipeline.size)
             given = reader.frames if options.given is None else options.given

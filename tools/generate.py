@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label")
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
     parser.add_argument("--steps", type=int, help="of the sampler")
+    parser.add_argument("--history", type=float, help="where frames are continued: scale on them and the label")
+    parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same clips")
     parser.add_argument("--fps", type=float, help="frames per second; by default those of the training clips")
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         count = len(options.label or [1]) if options.count is None else options.count
         labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
-        settings = {key: getattr(options, key) for key in ("guidance", "steps", "sampler", "seed")}
+        settings = {key: getattr(options, key) for key in ("guidance", "history", "steps", "lag", "sampler", "seed")}
         stream = pipeline.stream(options.frames, labels, count, progress=True, **settings)
         metadata = {"run": str(run), "labels": labels, **pipeline.settings(**settings)}
         with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:

@@ -20,7 +20,8 @@ from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
 from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.nn.vae import VAEConfig
-from vidiff.objective.diffusion import DISTANCES, DiffusionLoss
+from vidiff.objective.bound import BoundObjective
+from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
@@ -64,7 +65,9 @@ class SamplingConfig:
     sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
     steps: int = 30
     guidance: float = 1.5  # 1 is the plain model
+    history: float | None = None  # where frames are known: scale on them and the label at once, in place of guidance
     context: int = 8  # frames that an extension looks back on
+    lag: int = 0  # steps by which each new frame follows the one before; 0 draws all of a window at once
     count: int = 12  # clips in the grids drawn while training
 
 
@@ -130,6 +133,7 @@ class DiffusionRun(RunConfig):
     unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels and strided follow from codec and data
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
     prediction: str = "v"
+    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
     loss: DiffusionLoss = field(default_factory=DiffusionLoss)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -143,6 +147,10 @@ class DiffusionRun(RunConfig):
             )
         self.unet.validate()
         check_prediction(self.prediction, build_schedule(self))
+        if self.objective not in ("denoising", "bound"):
+            raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
+        if self.schedule.get("name") == "learned" and self.objective != "bound":
+            raise ConfigError("a learned schedule needs objective=bound, since it would only make another loss easy")
         choose("loss.distance", self.loss.distance, DISTANCES)
         choose("loss.weighting", self.loss.weighting, WEIGHTINGS)
         choose("loss.times", self.loss.times, TIMES)
@@ -152,6 +160,8 @@ class DiffusionRun(RunConfig):
         for key in ("steps", "count"):
             if getattr(self.sampling, key) < 1:
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
+        if self.sampling.lag < 0:
+            raise ConfigError(f"sampling.lag is {self.sampling.lag}; give 0 or more steps")
         if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
             raise ConfigError(
                 f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
@@ -264,6 +274,12 @@ def build_codec(vae: VAEConfig | None) -> Codec:
 def build_denoiser(config: DiffusionRun) -> Denoiser:
     """The denoiser, untrained."""
     return Denoiser(UNet(config.unet), build_schedule(config), config.prediction, config.unet.variance)
+
+
+def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective:
+    """The denoiser, untrained, and what it is trained for."""
+    denoiser = build_denoiser(config)
+    return BoundObjective(denoiser) if config.objective == "bound" else DiffusionObjective(denoiser, config.loss)
 
 
 def _reason(error: OmegaConfBaseException, defaults: Any) -> str:

@@ -30,6 +30,10 @@ class Draw:
         window: frames that the model makes at once.
         generator: where all noise comes from.
         progress: show a bar.
+        lag: steps by which each new frame follows the one before, which is then cleaner and guides it; 0 draws all at
+            once.
+        history: where frames are known, scale of guidance on them and the label at once, in place of `guidance`.
+        dtype: of the network's arithmetic, under autocast.
     """
 
     denoiser: Denoises
@@ -39,6 +43,9 @@ class Draw:
     window: int
     generator: torch.Generator
     progress: bool = False
+    lag: int = 0
+    history: float | None = None
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition) -> Tensor:
         """Draw one window of latents.
@@ -52,13 +59,38 @@ class Draw:
         """
         schedule = self.denoiser.schedule
         times = time_grid(schedule, self.steps)
+        if self.lag:
+            given = torch.zeros(1, dtype=torch.bool) if known is None else known.flatten(3).all(3).all(0).flatten()
+            times = lagged(times, given.cpu().expand(frames.shape[2]), self.lag)
         denoiser: Denoises = self.denoiser
-        if condition.label is not None and (condition.label >= 0).any():  # else both branches would be the same
+        known = None if known is None else known.to(frames.device)
+        if known is not None and self.history is not None:
+            denoiser = ClassifierFree(denoiser, self.history, history=known, generator=self.generator)
+        elif condition.label is not None and (condition.label >= 0).any():  # else both branches would be the same
             denoiser = ClassifierFree(denoiser, self.guidance)
         if known is not None:
-            denoiser = Known(denoiser, frames, known.to(frames.device), generator=self.generator)
+            denoiser = Known(denoiser, frames, known, generator=self.generator)
         x = start(schedule, draw_noise(frames, self.generator), times)
-        return self.sampler(denoiser, x, condition, times, self.generator, progress=self.progress)
+        with torch.autocast(frames.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.sampler(denoiser, x, condition, times, self.generator, progress=self.progress)
+
+
+def lagged(times: Tensor, known: Tensor, lag: int) -> Tensor:
+    """A clock for each frame: the grid `times`, begun `lag` steps later by each unknown frame than by the one before.
+
+    The rolling draw of Ruhe et al. 2024 (rolling diffusion, section 3), within one window. A model must have been
+    trained for clocks that rise along the frames (`tasks.rising`).
+
+    Args:
+        times: `(n + 1,)`, falling.
+        known: bool `(f,)`; known frames have the clock of the first unknown one, which no one looks at.
+
+    Returns:
+        `(n + lag * (u - 1) + 1, f)` for u unknown frames.
+    """
+    place = ((~known).cumsum(0) - 1).clamp(min=0)  # f
+    step = torch.arange(len(times) + lag * int(place.max()))[:, None] - lag * place  # steps f
+    return times[step.clamp(0, len(times) - 1)]
 
 
 def latents(

@@ -28,7 +28,9 @@ from vidiff.config import (
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.log import device_name
 from vidiff.engine.parallel import choose_device
+from vidiff.engine.precision import DTYPES, Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
 
 
@@ -54,11 +56,13 @@ class Pipeline:
         sampling: SamplingConfig | None = None,
         device: str | torch.device = "auto",
         stride: int | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
+        self.precision = precision
 
     @classmethod
     def from_pretrained(cls, run: str | Path, device: str | torch.device = "auto", weights: str = "ema") -> Pipeline:
@@ -95,6 +99,7 @@ class Pipeline:
             config.sampling,
             device,
             config.data.stride[0] if config.unet.strided else None,
+            trained_precision(run, choose_device(device)),
         )
 
     def generate(
@@ -110,7 +115,7 @@ class Pipeline:
             frames: how many; by default as many as the model was trained on. More are made by extension.
             label: one for all clips, or one for each; by default none is asked for.
             count: how many clips.
-            options: `guidance`, `steps`, `sampler`, `seed`, `context`, `progress`, as for `stream`.
+            options: `guidance`, `steps`, `sampler`, `seed`, `context`, `history`, `lag`, `progress`, as for `stream`.
 
         Returns:
             `(count, 3, frames, height, width)` in [-1, 1].
@@ -154,6 +159,8 @@ class Pipeline:
         sampler: str | dict[str, Any] | None = None,
         seed: int = 0,
         context: int | None = None,
+        lag: int | None = None,
+        history: float | None = None,
         progress: bool = False,
     ) -> Iterator[Tensor]:
         """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
@@ -165,6 +172,9 @@ class Pipeline:
             sampler: a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`.
             seed: of all noise; the same seed gives the same clip.
             context: frames on which each further window looks back.
+            history: scale of guidance on the frames that are continued and the label at once, which takes the place of
+                `guidance` there; by default the run's own, unless `guidance` is given.
+            lag: steps by which each new frame follows the one before; 0 draws all of a window at once.
 
         Yields:
             `(b, 3, n, h, w)` in [-1, 1].
@@ -177,6 +187,11 @@ class Pipeline:
         if self.frames == 1 and (clip is not None or (frames or 1) > 1):
             raise ValueError("this model was trained on single frames, so it cannot continue a clip: ask for frames=1")
         steps = self.sampling.steps if steps is None else steps
+        lag = self.sampling.lag if lag is None else lag
+        if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
+            history = self.sampling.history
+        if lag < 0:
+            raise ValueError(f"lag is {lag}; give 0 or more steps")
         slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
         draw = edit.Draw(
             self.denoiser,
@@ -186,6 +201,9 @@ class Pipeline:
             self.frames,
             torch.Generator().manual_seed(seed),
             progress,
+            lag,
+            history,
+            DTYPES[self.precision],
         )
         if clip is None:
             frames = self.frames if frames is None else frames
@@ -217,6 +235,8 @@ class Pipeline:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
+        if given.get("guidance") is not None:
+            default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
     def condition(self, label: str | int | Sequence[str | int] | None, count: int) -> Condition:
@@ -261,6 +281,17 @@ def read_config(run: Path) -> DiffusionRun:
     if not isinstance(config, DiffusionRun):
         raise ConfigError(f"{run} is a run of kind {config.kind}; a pipeline needs one of kind diffusion")
     return config
+
+
+def trained_precision(run: Path, device: torch.device) -> Precision:
+    """That of the training, where it ran on hardware as here; else bf16 or fp16 on a GPU and fp32 on a CPU."""
+    try:
+        record = json.loads((run / "environment.json").read_text())
+        if record["device"] == device_name(device):
+            return record["precision"]
+    except (OSError, ValueError, LookupError):  # a run that was copied without it, or of another version
+        pass
+    return gpu_precision() if device.type == "cuda" else "fp32"
 
 
 def latest_run(runs: str | Path = "runs") -> Path:

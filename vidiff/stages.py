@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec import Codec, Identity, VAECodec
-from vidiff.config import DiffusionRun, RunConfig, VAERun, build_denoiser, dump, load, load_codec_config
+from vidiff.config import DiffusionRun, RunConfig, VAERun, build_objective, dump, load, load_codec_config
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
@@ -28,6 +28,7 @@ from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import processes
 from vidiff.nn.vae import VAE
+from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline, load_codec, save_codec
@@ -99,7 +100,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
-    objective = DiffusionObjective(build_denoiser(config), config.loss)
+    objective = build_objective(config)
     pipeline = Pipeline(
         objective.denoiser,
         codec,
@@ -136,7 +137,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
 
 def fit_run(
     config: RunConfig,
-    objective: VAEObjective | DiffusionObjective,
+    objective: VAEObjective | DiffusionObjective | BoundObjective,
     dataset: Samples,
     validate: Callable[[int], dict[str, float]],
     sample: Callable[[int], None],

@@ -34,8 +34,8 @@ def test_memory_grows_by_what_is_held() -> None:
 
 def test_environment_keeps_all_starts(tmp_path: Path) -> None:
     group = Group(torch.device("cpu"), 0, 2)
-    log.write_environment(tmp_path, group, seed=7, step=0)
-    log.write_environment(tmp_path, group, seed=7, step=40)
+    log.write_environment(tmp_path, group, "fp32", seed=7, step=0)
+    log.write_environment(tmp_path, group, "fp32", seed=7, step=40)
     record = json.loads((tmp_path / "environment.json").read_text())
     assert [start["step"] for start in record["starts"]] == [0, 40]
     assert (record["seed"], record["processes"], record["versions"]["torch"]) == (7, 2, torch.__version__)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from vidiff.engine.optim import Optim, adamw, clip_gradients, learning_rate
+from vidiff.engine.optim import Optim, Together, build_optimizer, clip_gradients, learning_rate, orthogonalise
 from vidiff.engine.options import TrainOptions
 
 
@@ -28,7 +29,7 @@ def test_only_matrices_decay() -> None:
     """With gradients of 0, AdamW moves a parameter by its weight decay alone."""
     module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Conv2d(3, 3, 3))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer = adamw(Optim(lr=0.1, weight_decay=0.5), module)
+    optimizer = build_optimizer(Optim(lr=0.1, weight_decay=0.5), module)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -43,7 +44,7 @@ def test_the_first_step_is_lr_in_each_direction() -> None:
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     module.frozen = frozen
     before = module.weight.detach().clone()
-    optimizer = adamw(Optim(lr=0.01, weight_decay=0.0), module)
+    optimizer = build_optimizer(Optim(lr=0.01, weight_decay=0.0), module)
     module.weight.grad = torch.tensor([[1.0, -1e-3], [100.0, -5.0]])
     optimizer.step()
     torch.testing.assert_close(module.weight - before, torch.tensor([[-0.01, 0.01], [-0.01, 0.01]]), rtol=1e-4, atol=0)
@@ -78,7 +79,7 @@ def test_wrong_options_are_named(wrong: dict, part: str) -> None:
 
 def test_nothing_to_train() -> None:
     with pytest.raises(ValueError, match="nothing to train"):
-        adamw(Optim(), nn.Linear(2, 2).requires_grad_(False))
+        build_optimizer(Optim(), nn.Linear(2, 2).requires_grad_(False))
 
 
 def test_options_come_from_a_config() -> None:
@@ -92,3 +93,63 @@ def test_options_come_from_a_config() -> None:
         OmegaConf.merge(schema, {"precision": "bf32"})
     with pytest.raises(ValueError, match=r"train.steps is 0"):
         TrainOptions(steps=0)
+
+
+def test_orthogonalise_keeps_directions_and_evens_out_sizes() -> None:
+    torch.manual_seed(0)
+    u, _, vt = torch.linalg.svd(torch.randn(3, 6, 10), full_matrices=False)
+    sizes = torch.tensor([1.0, 0.7, 0.4, 0.2, 0.1, 0.05])
+    for x in (u @ torch.diag(sizes) @ vt, (u @ torch.diag(sizes) @ vt).mT):
+        found = orthogonalise(x)
+        assert found.shape == x.shape
+        values = torch.linalg.svdvals(found)
+        assert values.min() > 0.6 and values.max() < 1.3, values
+        inner = u.mT @ (found if found.shape[1] == 6 else found.mT) @ vt.mT  # diagonal: no direction is mixed
+        torch.testing.assert_close(inner, torch.diag_embed(inner.diagonal(dim1=1, dim2=2)), atol=1e-4, rtol=0)
+
+
+def kernels() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 64, 3), nn.Conv2d(64, 32, 1), nn.Conv2d(32, 3, 3))
+
+
+def test_muon_moves_hidden_kernels_and_adamw_the_rest() -> None:
+    """Both by a root mean square near the learning rate, whatever the size of the gradient."""
+    module = kernels()
+    optimizer = build_optimizer(Optim(name="muon", lr=0.01, weight_decay=0.0), module)
+    muon = {id(p) for p in optimizer.parts[1].param_groups[0]["params"]}
+    assert muon == {id(module[1].weight), id(module[2].weight)}
+    before = [p.detach().clone() for p in module.parameters()]
+    for parameter in module.parameters():
+        parameter.grad = 1e3 * torch.randn_like(parameter)
+    optimizer.step()
+    for parameter, old in zip(module.parameters(), before, strict=True):
+        size = (parameter.detach() - old).square().mean().sqrt().item()
+        if id(parameter) in muon:  # 0.2 lr times singular values that are not all 1
+            assert 0.0014 < size < 0.0024, size
+        else:
+            assert size == pytest.approx(0.01, rel=1e-3)
+
+
+def test_muon_fits_and_is_resumed_bit_for_bit() -> None:
+    def train(steps: int, state: dict | None = None, module: nn.Module | None = None) -> tuple[nn.Module, Together]:
+        module = module or kernels()
+        optimizer = build_optimizer(Optim(name="muon", lr=3e-3), module)
+        if state:
+            optimizer.load_state_dict(state)
+        for _ in range(steps):
+            x = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8)
+            loss = (module(x) - 0.5).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        return module, optimizer
+
+    losses: list[float] = []
+    whole, _ = train(8)
+    half, optimizer = train(4)
+    resumed, _ = train(4, copy.deepcopy(optimizer.state_dict()), half)
+    assert losses[0] == losses[2] < losses[1]
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -214,7 +214,7 @@ def test_rotated_products_depend_on_differences_of_positions_alone(sizes: tuple[
     assert angles.shape == (torch.tensor(sizes).prod(), dim // 2)
     q, k = torch.randn(2, dim)
     tokens = len(angles)
-    turned = [rotate(x.expand(1, tokens, 1, dim), angles)[0, :, 0] for x in (q, k)]
+    turned = [rotate(x.expand(1, tokens, dim), angles)[0] for x in (q, k)]
     products = turned[0] @ turned[1].T  # n n
     places = torch.cartesian_prod(*map(torch.arange, sizes)).view(tokens, -1)
     seen: dict[tuple[int, ...], Tensor] = {}
@@ -228,7 +228,7 @@ def test_rotated_products_depend_on_differences_of_positions_alone(sizes: tuple[
 
 
 def test_the_first_token_is_not_turned() -> None:
-    x = torch.randn(2, 3, 1, 4)
+    x = torch.randn(2, 3, 4)
     found = rotate(x, rotary((3,), 4, x.device))
     assert torch.equal(found[:, 0], x[:, 0]) and not torch.equal(found[:, 1], x[:, 1])
 
@@ -245,7 +245,7 @@ def test_temporal_attention_knows_how_far_and_not_where(monkeypatch: pytest.Monk
     layer = Attention(8, "time", 4)
     frames = 7
     x = torch.randn(1, 8, 2, 2).expand(frames, 8, 2, 2).contiguous()
-    layer(x, frames)
+    layer(x, torch.zeros(frames, 1, 2, 2), frames)
     logits = caught[0]  # (b h w) heads f f
     torch.testing.assert_close(logits[:, :, 1:, 1:], logits[:, :, :-1, :-1])
     assert logits[0, 0, 0].std() > 1e-3, "yet distance counts"
@@ -254,23 +254,60 @@ def test_temporal_attention_knows_how_far_and_not_where(monkeypatch: pytest.Monk
 def test_a_moved_event_moves_the_output_of_temporal_attention() -> None:
     """Wherever a short event stands among frames of nothing, the frames around it see the same."""
     layer = Attention(8, "time", 4)
+    torch.nn.init.zeros_(layer.qkv.bias)  # so that nothing is nothing
     event = torch.randn(2, 8, 1, 1)
 
     def around(place: int) -> Tensor:
         x = torch.zeros(12, 8, 1, 1)
         x[place : place + 2] = event
-        return layer(x, 12)[place - 1 : place + 3]
+        return layer(x, torch.zeros(12, 1, 1, 1), 12)[place - 1 : place + 3]
 
     torch.testing.assert_close(around(2), around(7))
+
+
+def test_what_is_read_tells_how_far_away_it_was() -> None:
+    """With attention even over all frames, a frame still reads the one event differently from each distance."""
+    layer = Attention(8, "time", 8)
+    with torch.no_grad():
+        layer.sharpness.zero_()  # logits are 0
+        layer.preference.zero_()
+        layer.qkv.bias.zero_()  # so that nothing is nothing
+    x = torch.zeros(6, 8, 1, 1)
+    x[2] = torch.randn(8, 1, 1)
+    change = (layer(x, torch.zeros(6, 1, 1, 1), 6) - x).flatten(1)
+    assert torch.cdist(change, change).add(torch.eye(6)).min() > 1e-4
+    apart = [change[i] for i in (0, 1, 3, 4, 5)]
+    moved = (layer(x.roll(1, 0), torch.zeros(6, 1, 1, 1), 6) - x.roll(1, 0)).flatten(1)
+    for place, one in zip((1, 2, 4, 5), apart, strict=False):
+        torch.testing.assert_close(moved[place], one)
+
+
+def test_heads_prefer_cleaner_tokens_and_equal_clocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    caught: list[Tensor] = []
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+        caught.append(torch.einsum("bihd,bjhd->bhij", q, k).mul(q.shape[-1] ** -0.5).softmax(-1))
+        return plain(q, k, v)
+
+    monkeypatch.setattr(blocks, "attention", spy)
+    layer = Attention(8, "time", 4)
+    x, clock = torch.randn(4, 8, 1, 1), torch.full((4, 1, 1, 1), -6.0)
+    even = layer(x, clock, 4)
+    torch.testing.assert_close(layer(x, clock + 9, 4), even)
+    clock[1] = 20.0
+    layer(x, clock, 4)
+    before, after = caught[0][0], caught[2][0]  # heads f f
+    assert (after[0, :, 1] > 0.9).all(), "the first head starts with a preference"
+    torch.testing.assert_close(after[1], before[1])  # the second does not
 
 
 @pytest.mark.parametrize(("axis", "reached"), [("space", 1 * 4), ("time", 3 * 1), ("joint", 3 * 4)])
 def test_each_attention_reaches_along_its_axis_alone(axis: str, reached: int) -> None:
     layer = Attention(4, axis, 4).eval()
     x = torch.randn(3, 4, 2, 2)  # one clip of 3 frames
-    changed = x.clone()
+    changed, clock = x.clone(), torch.zeros(3, 1, 2, 2)
     changed[1, :, 0, 1] += torch.randn(4)
-    difference = (layer(changed, 3) - layer(x, 3)).abs().amax(1)  # f h w
+    difference = (layer(changed, clock, 3) - layer(x, clock, 3)).abs().amax(1)  # f h w
     assert int((difference > 1e-7).sum()) == reached
 
 

@@ -68,7 +68,7 @@ def memory_used(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
 
 
-def write_environment(run: Path, group: Group, seed: int, step: int) -> None:
+def write_environment(run: Path, group: Group, precision: str, seed: int, step: int) -> None:
     """environment.json: what the run last started with, and a list of all its starts."""
     file = run / "environment.json"
     start = {
@@ -82,7 +82,8 @@ def write_environment(run: Path, group: Group, seed: int, step: int) -> None:
         "platform": platform.platform(),
         "versions": _versions("vidiff", "torch", "numpy", "xformers", "safetensors", "decord2", "imageio", "av"),
         "git": _git_revision(),
-        "device": torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else _cpu_name(),
+        "device": device_name(group.device),
+        "precision": precision,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": group.world,
@@ -92,6 +93,11 @@ def write_environment(run: Path, group: Group, seed: int, step: int) -> None:
     draft = file.with_name(f".{file.name}")
     draft.write_text(json.dumps(record, indent=1) + "\n")
     draft.replace(file)
+
+
+def device_name(device: torch.device) -> str:
+    """Of the GPU or the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def _earlier_starts(file: Path) -> list[Any]:

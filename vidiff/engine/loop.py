@@ -26,7 +26,7 @@ from vidiff.engine.counters import Counters
 from vidiff.engine.ema import EMA
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
 from vidiff.engine.model import evaluating, load_model
-from vidiff.engine.optim import adamw, clip_gradients, learning_rate
+from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
 from vidiff.engine.report import write_report
@@ -107,7 +107,7 @@ class _Training:
         self.objective = objective.to(group.device)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.buffers = list(objective.buffers())
-        self.optimizer = adamw(options.optim, objective)
+        self.optimizer = build_optimizer(options.optim, objective)
         self.at = Counters()
         self.saved = 0  # the step of the newest checkpoint
         # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
@@ -138,7 +138,7 @@ class _Training:
             say(f"going on from step {self.at.step} of {self.options.steps} ({found.path.name})")
         if main:
             log.trim_metrics(self.run / "metrics.jsonl", self.at.step)
-            log.write_environment(self.run, self.group, self.options.seed, self.at.step)
+            log.write_environment(self.run, self.group, self.precision, self.options.seed, self.at.step)
 
     def choose_precision(self, before: precision.Precision | None) -> precision.Precision:
         """As the options say; for "auto" as before, so that a resumed run computes the same, or by trial."""
@@ -233,12 +233,13 @@ class _Training:
                     result = self.model(self.move(part))
                 self.scaler.scale(result["loss"] / len(parts)).backward()
             results.append({name: value.detach().float() for name, value in result.items()})
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         norm = clip_gradients(self.parameters, options.optim.clip)
 
         scalars, sound = self.collect(results, norm)
         if sound:
-            self.scaler.step(self.optimizer)
+            with precision.autocast(self.group.device, self.precision):  # what an optimizer multiplies
+                self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             self.ema.update()
         else:
             for buffer, before in zip(self.buffers, kept, strict=True):

@@ -1,10 +1,12 @@
-"""AdamW, and a learning rate that is a pure function of the step."""
+"""AdamW, Muon, and a learning rate that is a pure function of the step."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,12 @@ from torch import Tensor, nn
 class Optim:
     """How weights move. Raises ValueError for values that cannot work."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """With muon, kernels between hidden layers go by Muon and all else by AdamW, at one `lr`."""
     lr: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.99)
+    momentum: float = 0.95
+    """Of Muon."""
     eps: float = 1e-8
     weight_decay: float = 0.01
     warmup: int = 100
@@ -28,6 +34,10 @@ class Optim:
     """Largest norm of the gradient over all parameters; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
+        if self.name not in ("adamw", "muon"):
+            raise ValueError(f"optim.name is {self.name!r}; choose adamw or muon")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum is {self.momentum}; it must be in [0, 1), such as 0.95")
         if not self.lr > 0:
             raise ValueError(f"optim.lr is {self.lr}; give a number above 0, such as 3e-4")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -54,16 +64,13 @@ def learning_rate(options: Optim, step: int, steps: int) -> float:
     return options.lr * (options.floor + (1 - options.floor) * left)
 
 
-def adamw(options: Optim, module: nn.Module) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) over what trains in `module`.
+def adamw(options: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019).
 
     Weight decay is for matrices and kernels alone: biases, norms and other parameters of fewer than two
     dimensions go without. The fused kernel is about four times as fast as the plain one on a CPU, and as
     repeatable.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("nothing to train: every parameter of the objective has requires_grad=False")
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -73,6 +80,98 @@ def adamw(options: Optim, module: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=options.lr, betas=betas, eps=options.eps, fused=fused
     )
+
+
+def orthogonalise(x: Tensor, iterations: int = 5) -> Tensor:
+    """Bring every singular value of matrices `(n, rows, columns)` to between about 0.7 and 1.2.
+
+    A quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024 (Muon), which sum in such a way
+    that small singular values rise as fast as they can. Its products take the precision of the autocast around it.
+    """
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), for kernels `(outputs, inputs, ...)` of hidden layers.
+
+    A step's root mean square is `0.2 lr`, about what AdamW's is (Liu et al. 2025, eq. 4), so both go by one rate.
+    PyTorch's own Muon takes matrices alone, not kernels.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike[parameter.shape].append(parameter)
+            for shape, parameters in alike.items():  # those of one shape go together
+                steps = []
+                for parameter in parameters:
+                    state = self.state[parameter]
+                    if not state:
+                        state["momentum"] = torch.zeros_like(parameter)
+                    assert parameter.grad is not None
+                    state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                    steps.append(parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1))  # Nesterov's
+                moves = orthogonalise(torch.stack(steps)).float()
+                size = 0.2 * math.sqrt(max(moves.shape[1:]))
+                for parameter, move in zip(parameters, moves, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(move.view(shape), alpha=-group["lr"] * size)
+
+
+class Together:
+    """Several optimizers as one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, own in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(own)
+
+
+HIDDEN = 32
+"""Channels, at least, on both sides of a kernel that goes by Muon: so first and last layers do not."""
+
+
+def build_optimizer(options: Optim, module: nn.Module) -> Together:
+    """What moves all that trains in `module`. Raises ValueError where nothing does."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("nothing to train: every parameter of the objective has requires_grad=False")
+    hidden = [p for p in parameters if p.ndim > 2 and min(p.shape[:2]) >= HIDDEN] if options.name == "muon" else []
+    chosen = set(hidden)
+    rest = [p for p in parameters if p not in chosen]
+    parts: list[torch.optim.Optimizer] = [adamw(options, rest)] if rest else []
+    if hidden:
+        parts.append(Muon(hidden, options.lr, options.momentum, options.weight_decay))
+    return Together(parts)
 
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float) -> Tensor:

@@ -15,13 +15,19 @@ from vidiff.engine import seeds
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 GAIN = 1.2
 """How many times as fast bf16 must be on a CPU to be worth its rounding."""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def gpu_precision() -> Precision:
+    """bf16 where the GPU's hardware has it, else fp16."""
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def choose(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> Precision:
@@ -32,7 +38,7 @@ def choose(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.devi
     turn. Weights, buffers and random states are as before afterwards; gradients are None.
     """
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return gpu_precision()
     buffers = [(b, b.clone()) for b in objective.buffers()]
     seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
     with seeds.preserved():

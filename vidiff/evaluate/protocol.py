@@ -18,6 +18,7 @@ class ShapesProtocol:
 
     per_label: int = 8
     extended: int = 48  # held-out clips that are extended, evenly chosen
+    untold: int = 24  # of these, extended once more without telling the model their label
     given: int = 8
     frames: int = 40
     horizon: int = 8
@@ -44,21 +45,30 @@ def score_generation(
 
 
 def score_extension(
-    extend: Callable[[Tensor, int, int], Tensor], clips: Tensor, paths: Tensor, protocol: ShapesProtocol
+    extend: Callable[[Tensor, Sequence[str] | None, int, int], Tensor],
+    clips: Tensor,
+    labels: Sequence[str] | None,
+    paths: Tensor,
+    protocol: ShapesProtocol,
 ) -> tuple[dict[str, Any], Tensor]:
-    """Score how held-out clips are continued, without being told their label.
+    """Score how held-out clips are continued.
 
     Args:
-        extend: (given `(b, 3, g, h, w)`, frames, seed) -> `(b, 3, frames, h, w)`.
+        extend: (given `(b, 3, g, h, w)`, label names, frames, seed) -> `(b, 3, frames, h, w)`.
         clips: real ones, `(n, 3, f, h, w)`.
+        labels: what each shows; None to leave the model to see it for itself.
         paths: their true centres `(n, f, 2)` in pixels.
 
     Returns:
         scores, and the extended clips `(n, 3, protocol.frames, h, w)`.
     """
     given = clips[:, :, : protocol.given]
-    parts = given.split(protocol.batch)
-    made = torch.cat([extend(part, protocol.frames, seed) for seed, part in enumerate(parts)])
+    made = torch.cat(
+        [
+            extend(part, labels and labels[seed * protocol.batch :][: len(part)], protocol.frames, seed)
+            for seed, part in enumerate(given.split(protocol.batch))
+        ]
+    )
     score = extension_score(read_shapes(made), paths, protocol.given, protocol.horizon)
     equal = bool(torch.equal(made[:, :, : protocol.given], given))
     return {"clips": len(made), "given_bit_equal": equal, **score}, made

@@ -99,43 +99,54 @@ def fit_heads(channels: int, head_dim: int) -> int:
 
 
 class Attention(nn.Module):
-    """Self-attention over space, over time at each location, or over both at once, with rotary positions."""
+    """Self-attention over space, over time at each location, or over both at once.
+
+    Positions are rotary, for queries, keys, values and, turned back, results (Miyato et al. 2024, eq. 6): what is read
+    carries how far away it lies, in space and time. Each head has a learned preference for tokens with a cleaner clock;
+    half of the heads start with one, so that known frames are looked at from the first step on. Where all clocks are
+    the same it changes nothing.
+    """
 
     AXES = ("space", "time", "joint")
+    PREFERENCE = 0.2  # added to a logit for each unit of log-SNR, at first
 
     def __init__(self, channels: int, axis: str, head_dim: int, backend: str = "auto") -> None:
         super().__init__()
         if axis not in self.AXES:
             raise ValueError(f"attention axis is {axis!r}; choose {', '.join(self.AXES)}")
         head_dim = fit_heads(channels, head_dim)
+        heads = channels // head_dim
         self.axis, self.head_dim, self.backend = axis, head_dim, backend
         self.scale = nn.Parameter(torch.ones(channels))
         self.sharpness = nn.Parameter(torch.ones(head_dim))
+        self.preference = nn.Parameter(self.PREFERENCE * ((torch.arange(heads) + 1) % 2).float())
         # Pointwise convolutions: on channels-last memory they are the matrix products that nn.Linear would be.
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """x: `(b f) c h w`."""
+    def forward(self, x: Tensor, log_snr: Tensor, frames: int) -> Tensor:
+        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`."""
         height, width = x.shape[2:]
-        pattern, sizes = {
-            "space": ("(b f) (three head d) h w -> three (b f) (h w) head d", (height, width)),
-            "time": ("(b f) (three head d) h w -> three (b h w) f head d", (frames,)),
-            "joint": ("(b f) (three head d) h w -> three b (f h w) head d", (frames, height, width)),
+        sequences, tokens, sizes = {
+            "space": ("(b f)", "(h w)", (height, width)),
+            "time": ("(b h w)", "f", (frames,)),
+            "joint": ("b", "(f h w)", (frames, height, width)),
         }[self.axis]
         h = normalise(x, "film", self.scale.to(x.dtype))
-        qkv = rearrange(self.qkv(h), pattern, three=3, d=self.head_dim, f=frames)  # 3 sequences tokens head d
+        qkv = rearrange(self.qkv(h), f"(b f) (k n d) h w -> k {sequences} n {tokens} d", k=3, d=self.head_dim, f=frames)
+        qkv = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # 3 sequences heads tokens head_dim
         # Queries and keys are normed (Dehghani et al. 2023, section 2), so attention is selective from the start.
-        qk = layer_norm(qkv[:2], self.sharpness.to(qkv.dtype))
-        q, k = rotate(qk, rotary(sizes, self.head_dim, x.device))
-        h = attention(q, k, qkv[2], self.backend)
-        back = {
-            "space": "(b f) (h w) head d -> (b f) (head d) h w",
-            "time": "(b h w) f head d -> (b f) (head d) h w",
-            "joint": "b (f h w) head d -> (b f) (head d) h w",
-        }[self.axis]
-        h = rearrange(h, back, f=frames, h=height, w=width)
-        return x + self.out(h.contiguous(memory_format=torch.channels_last))
+        qk = layer_norm(qkv[:2], self.sharpness)
+        angles = rotary(sizes, self.head_dim, x.device)
+        (q, k), v = rotate(qk, angles), rotate(qkv[2], angles)
+        clock = rearrange(log_snr.float(), f"(b f) n h w -> {sequences} n {tokens} 1", f=frames)
+        preference = (self.preference * self.head_dim**0.5)[:, None, None]  # what the logits are divided by
+        q = torch.cat([q[..., :-1], preference.expand(*q.shape[:-1], 1)], dim=-1)
+        k = torch.cat([k[..., :-1], clock.expand(*k.shape[:-1], 1)], dim=-1)
+        q, k, v = (part.to(h.dtype).transpose(1, 2) for part in (q, k, v))  # sequences tokens heads head_dim
+        h = rotate(attention(q, k, v, self.backend).transpose(1, 2).float(), -angles)
+        h = rearrange(h, f"{sequences} n {tokens} d -> (b f) (n d) h w", f=frames, h=height, w=width)
+        return x + self.out(h.to(x.dtype, memory_format=torch.channels_last))
 
 
 class Downsample(nn.Conv2d):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidiff.diffusion.condition import Condition
@@ -70,16 +71,17 @@ class Embedding(nn.Module):
 def rotary(sizes: tuple[int, ...], head_dim: int, device: torch.device, period: float = 100.0) -> Tensor:
     """Angles of rotary position embedding over one or more axes (Su et al. 2021, eq. 15; axes share the pairs).
 
-    Only differences of positions reach the attention weights, so a model works at other lengths and sizes.
+    Only differences of positions reach the attention weights, so a model works at other lengths and sizes. The last
+    pair is not turned: it is free for what does not depend on position.
 
     Args:
         sizes: tokens along each axis, in the order in which they are flattened.
-        head_dim: channels a head; `head_dim // 2` pairs are shared out among the axes.
+        head_dim: channels a head; all but the last of its `head_dim // 2` pairs are shared out among the axes.
 
     Returns:
         `(prod(sizes), head_dim // 2)` angles in radians.
     """
-    pairs = head_dim // 2
+    pairs = head_dim // 2 - 1
     share = [pairs // len(sizes) + (axis < pairs % len(sizes)) for axis in range(len(sizes))]
     angles = []
     for axis, (size, count) in enumerate(zip(sizes, share, strict=True)):
@@ -88,16 +90,16 @@ def rotary(sizes: tuple[int, ...], head_dim: int, device: torch.device, period: 
         shape = [1] * len(sizes) + [count]
         shape[axis] = size
         angles.append(angle.view(shape).expand(*sizes, count))
-    return torch.cat(angles, dim=-1).reshape(-1, pairs)
+    return F.pad(torch.cat(angles, dim=-1).reshape(-1, pairs), (0, 1))
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each pair of neighbouring channels by its token's angle.
 
     Args:
-        x: `(..., n, heads, d)`.
+        x: `(..., n, d)` in float32.
         angles: `(n, d // 2)` radians.
     """
-    turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # n 1 d/2, complex
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+    turn = torch.polar(torch.ones_like(angles), angles)  # n d/2, complex
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)

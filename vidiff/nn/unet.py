@@ -95,18 +95,18 @@ class Stage(nn.Module):
             Attention(width, axis, config.head_dim, config.attention_backend) for axis in config.attention(level)
         )
 
-    def run(self, x: Tensor, emb: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
+    def run(self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
         if self.join is not None:
             x = x + self.join(skip)
         x = self.block(x, emb, frames)
         for layer in self.attention:
-            x = layer(x, frames)
+            x = layer(x, log_snr, frames)
         return x
 
-    def forward(self, x: Tensor, emb: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.run, x, emb, frames, skip, use_reentrant=False)
-        return self.run(x, emb, frames, skip)
+            return checkpoint(self.run, x, emb, log_snr, frames, skip, use_reentrant=False)
+        return self.run(x, emb, log_snr, frames, skip)
 
 
 class UNet(nn.Module):
@@ -167,16 +167,19 @@ class UNet(nn.Module):
         emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
         emb = torch.nn.functional.silu(rearrange(emb, "b f d -> (b f) d"))
 
+        clocks = [rearrange(log_snr, "b c f h w -> (b f) c h w")]  # of each level
+        for _ in self.merge:
+            clocks.append(torch.nn.functional.avg_pool2d(clocks[-1], 2))
         skips, here = [], 0
         for level, stage in zip(self.levels, self.down, strict=True):
             if level > here:
                 h, here = self.merge[here](h), level  # (b f) 2c h/2 w/2
-            h = stage(h, emb, frames)
+            h = stage(h, emb, clocks[level], frames)
             skips.append(h)
-        h = self.middle(h, emb, frames)
+        h = self.middle(h, emb, clocks[-1], frames)
         for level, stage in zip(reversed(self.levels), self.up, strict=True):
             if level < here:
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
-            h = stage(h, emb, frames, skips.pop())
+            h = stage(h, emb, clocks[level], frames, skips.pop())
         h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
         return rearrange(h, "(b f) c h w -> b c f h w", f=frames)

@@ -13,7 +13,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise
-from vidiff.objective.task import Tasks, draw_known
+from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
 
 DISTANCES = {
@@ -73,7 +73,7 @@ class DiffusionObjective(nn.Module):
         t = self.times(len(x0), x0.device, self.denoiser.schedule)
         if self.options.bound:
             t = (t * BOUND_STEPS).ceil().clamp(min=1) / BOUND_STEPS  # the bound's own times, the last of each step
-        clock = torch.where(known, level, t.view(-1, 1, 1, 1, 1))  # b 1 f 1 1
+        clock, learned = draw_clock(self.options.tasks, t, known, level)  # b 1 f 1 1
 
         eps = torch.randn_like(x0)
         schedule = self.denoiser.schedule
@@ -81,18 +81,18 @@ class DiffusionObjective(nn.Module):
         output, head = self.denoiser.output(x_t, clock, condition)
         wanted = target(self.denoiser.prediction, schedule, x0, eps, clock)
         weight = self.weighting(schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock))
-        weight = weight * ~known
+        weight = weight * learned
 
         error = self.distance(output.float(), wanted).mean(dim=(1, 3, 4), keepdim=True) * weight  # b 1 f 1 1
         if self.uncertainty is not None:
             expected = self.uncertainty(schedule.log_snr(clock))
-            error = error / expected.exp() + expected * ~known
-        counted = (~known).expand_as(error).flatten(1).sum(1)  # b, at least 1
+            error = error / expected.exp() + expected * learned
+        counted = learned.flatten(1).sum(1).clamp(min=1)  # b
         each = error.flatten(1).sum(1)  # b
         result = {"loss": each.sum() / counted.sum()}
         if self.options.bound:
-            term = self._bound(output, head, x0, x_t, torch.where(known, 0.5, clock))  # b 1 f 1 1
-            limit = (term * ~known).sum() / counted.sum()
+            term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))  # b 1 f 1 1
+            limit = (term * learned).sum() / counted.sum()
             result = {"loss": result["loss"] + self.options.bound * limit, "bound": limit.detach()}
         with torch.no_grad():
             each = each / counted
