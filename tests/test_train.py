@@ -164,6 +164,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place: Place) -> None:
     shutil.rmtree(place.folder / "runs/stopped")
 
 
+def test_a_learned_schedule_is_trained_by_the_bound_and_drawn_with(place: Place) -> None:
+    place.train("tiny.yaml", "name=bound", "objective=bound", "schedule.name=learned", "train.steps=3")
+    lines = [json.loads(line) for line in (place.folder / "runs/bound/metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "L_0", "L_t", "L_T"} <= set().union(*lines)
+    place.tool("generate", "--run", "runs/bound", "--out", "bound.mp4")
+    assert read_video(place.folder / "bound.mp4").shape[1] == 6
+    shutil.rmtree(place.folder / "runs/bound")
+
+
 def test_a_run_in_use_is_not_trained_twice(place: Place) -> None:
     process = place.start("-m", "vidiff.train", "tiny.yaml", "name=busy", "train.steps=500")
     try:
@@ -196,6 +205,8 @@ def test_a_dry_run_says_what_to_expect_and_leaves_nothing(place: Place) -> None:
         (("tiny.yaml", "data.size=36"), "give a multiple of 8"),
         (("tiny.yaml", "data.frames=11", "name=x"), "a clip of 11 frames"),
         (("tiny.yaml", "device=tpu"), "no such device: 'tpu'"),
+        (("tiny.yaml", "schedule.name=learned", "name=x"), "a learned schedule needs objective=bound"),
+        (("tiny.yaml", "objective=boundd", "name=x"), "choose denoising or bound"),
         (("tiny.yaml", "unet.width=16"), "tiny was trained with unet.width=8, not 16: give this training another name"),
         (("vae.yaml", "vae.patch=4"), "tiny_vae was trained with vae.patch=2, not 4"),
         (("vae.yaml", "name=tiny"), "tiny was trained with kind=diffusion, not vae"),

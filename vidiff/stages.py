@@ -26,12 +26,13 @@ from vidiff.data.video import write_video
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
-from vidiff.engine.parallel import processes
+from vidiff.engine.parallel import choose_device, processes
+from vidiff.engine.precision import Precision, autocast
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
-from vidiff.pipeline import Pipeline, load_codec, save_codec
+from vidiff.pipeline import Pipeline, load_codec, save_codec, trained_precision
 
 Samples = ClipDataset | LatentDataset
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
@@ -86,8 +87,9 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
-    cache = cache_latents(config, codec, key, index)
-    test_cache = cache_latents(config, codec, key, held_out)
+    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+    cache = cache_latents(config, codec, key, index, precision)
+    test_cache = cache_latents(config, codec, key, held_out, precision)
     codec.set_statistics(*cache.statistics)
     resolve(config, codec, index)
     refuse_another_model(config, codec)
@@ -192,15 +194,17 @@ def prepare_codec(vae: VAERun, folder: Path) -> tuple[VAECodec, str]:
     return codec.eval().requires_grad_(False), digest.hexdigest()
 
 
-def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index) -> LatentCache:
+def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision) -> LatentCache:
     """The latents of an index, encoded first if they are not cached: once for every run that shares codec and data."""
-    key = hashlib.sha256(f"{key} {index.digest} {config.data.size} {config.data.flip}".encode()).hexdigest()
+    parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
+    key = hashlib.sha256(parts.encode()).hexdigest()
     with processes(config.device) as group:
         codec.to(group.device)
 
         def encode(video: Tensor) -> tuple[Tensor, Tensor]:
-            found = codec.encode(video.to(group.device))
-            return found.mean.cpu(), found.std.cpu()
+            with autocast(group.device, precision):
+                found = codec.encode(video.to(group.device))
+            return found.mean.float().cpu(), found.std.float().cpu()
 
         folder = Path(config.runs) / "latents"
         with one_at_a_time(folder):
