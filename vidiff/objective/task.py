@@ -19,7 +19,7 @@ class Tasks:
     random: float = 0.15  # each frame with a probability that is itself uniform
     noise: float = 0.1  # largest time at which known frames are shown: 0 for half of the samples, else uniform
     forget: float = 0.1  # probability that known frames are shown as pure noise, for guidance on history
-    rising: float = 0.5  # probability that the clock rises along the frames, for drawing with a lag
+    rising: float = 0.25  # probability that the clock rises along the frames, for drawing with a lag
     slope: float = 0.3  # largest rise from one unknown frame to the next
 
     NAMES = ("generate", "first", "random")
