@@ -10,28 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidiff import edit
 from vidiff.codec import Codec
-from vidiff.config import (
-    ConfigError,
-    DiffusionRun,
-    SamplingConfig,
-    build_codec,
-    build_denoiser,
-    build_sampler,
-    load,
-)
+from vidiff.config import SamplingConfig, build_denoiser, build_sampler
+from vidiff.diffusion import known
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
+from vidiff.edit import Draw
 from vidiff.engine.checkpoint import load_weights, newest
-from vidiff.engine.log import device_name
 from vidiff.engine.parallel import choose_device
-from vidiff.engine.precision import DTYPES, Precision, gpu_precision
-from vidiff.nn.vae import VAEConfig
+from vidiff.engine.precision import DTYPES, Precision
+from vidiff.run import fill, latest_run, load_codec, read_config, save_codec, trained_precision
+
+__all__ = ["Pipeline", "latest_run", "load_codec", "read_config", "save_codec"]
+
+Labels = str | int | Sequence[str | int] | None
 
 
 class Pipeline:
@@ -102,13 +97,7 @@ class Pipeline:
             trained_precision(run, choose_device(device)),
         )
 
-    def generate(
-        self,
-        frames: int | None = None,
-        label: str | int | Sequence[str | int] | None = None,
-        count: int = 1,
-        **options: Any,
-    ) -> Tensor:
+    def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
 
         Args:
@@ -126,85 +115,164 @@ class Pipeline:
         return torch.cat(list(self.stream(frames, label, count, **options)), dim=2)
 
     def extend(
-        self, clip: Tensor, frames: int, label: str | int | Sequence[str | int] | None = None, **options: Any
+        self, clip: Tensor, frames: int, label: Labels = None, *, backwards: bool = False, **options: Any
     ) -> Tensor:
-        """Continue a clip.
+        """Continue a clip, into its future or its past.
 
         Args:
             clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], of the model's size.
             frames: of the result, the given ones included.
             label: what the clip shows, where that is known.
+            backwards: the new frames come before the clip.
             options: as for `stream`.
 
         Returns:
-            `(b, 3, frames, h, w)` in [-1, 1]; the first f frames are those given, bit for bit.
+            `(b, 3, frames, h, w)` in [-1, 1]; the first f frames, or backwards the last, are those given, bit for bit.
 
         Raises:
             ValueError: for a clip of another size, or as long as the result; as for `generate`.
         """
         clip = clip[None] if clip.ndim == 4 else clip
-        new = [part.to(clip) for part in self.stream(frames, label, clip=clip, **options)]
-        return torch.cat([clip, *new], dim=2)
+        new = [part.to(clip) for part in self.stream(frames, label, clip=clip, backwards=backwards, **options)]
+        return torch.cat([*new[::-1], clip] if backwards else [clip, *new], dim=2)
+
+    def animate(self, image: Tensor, frames: int | None = None, label: Labels = None, **options: Any) -> Tensor:
+        """Image to video: `image`, `(3, h, w)` or `(b, 3, h, w)` in [-1, 1], is frame 0, bit for bit.
+
+        Args:
+            frames: of the result; by default as many as the model was trained on.
+            options: as for `stream`.
+
+        Returns:
+            `(b, 3, frames, h, w)`.
+
+        Raises:
+            ValueError: as for `extend`.
+        """
+        image = image[None] if image.ndim == 3 else image
+        return self.extend(image.unsqueeze(2), self.frames if frames is None else frames, label, **options)
+
+    def interpolate(self, first: Tensor, last: Tensor, between: int, label: Labels = None, **options: Any) -> Tensor:
+        """Join two clips, or pictures, by `between` new frames, which must fit one window with a frame on each side.
+
+        Args:
+            first, last: `(b, 3, f, h, w)`, `(3, f, h, w)` or a picture `(3, h, w)`, each with an f of its own.
+            options: as for `stream`, with `context` frames of each looked at, by default as many as fit.
+
+        Returns:
+            `(b, 3, f + between + f, h, w)`, the given frames bit for bit.
+
+        Raises:
+            ValueError: sizes that differ; frames that do not fit one window; as for `generate`.
+        """
+        first, last = (self._clip(x[:, None] if x.ndim == 3 else x) for x in (first, last))
+        if len(first) != len(last):
+            raise ValueError(f"first holds {len(first)} clips and last {len(last)}: give as many of both")
+        if options.get("context") is None:
+            options["context"] = max(1, min(self.sampling.context, (self.frames - between) // 2))
+        draw, context, condition = self._asked(first, between + 2, label, **options)
+        made = edit.interpolate(draw, self.codec, first, last, between, context, condition)
+        return torch.cat([first, made.to(first), last.to(first.device)], dim=2)
+
+    def loop(self, clip: Tensor, between: int | None = None, label: Labels = None, **options: Any) -> Tensor:
+        """Add `between` frames to a clip, by default half a window, so that its end leads to its beginning.
+
+        Returns:
+            `(b, 3, f + between, h, w)`, the first f frames bit for bit those of `clip`; it is to be played round.
+
+        Raises:
+            ValueError: as for `interpolate`.
+        """
+        clip = self._clip(clip)
+        between = self.frames // 2 if between is None else between
+        return self.interpolate(clip, clip, between, label, **options)[:, :, : -clip.shape[2]]
+
+    def inpaint(self, clip: Tensor, mask: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Make new content wherever `mask` is true; every other pixel comes back bit for bit.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)`, of any length; what it holds under the mask is not looked at.
+            mask: bool `(1 or b, 1, 1 or f, h, w)`.
+            options: as for `stream`.
+
+        Raises:
+            ValueError: a mask of another size or type; as for `extend`.
+        """
+        clip = self._clip(clip)
+        draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
+        return torch.cat(list(edit.inpaint(draw, self.codec, clip, mask, context, condition)), dim=2)
+
+    def outpaint(self, clip: Tensor, box: tuple[int, int, int, int], label: Labels = None, **options: Any) -> Tensor:
+        """`inpaint` everything but a box: rows top to bottom, columns left to right, ends excluded.
+
+        Args:
+            box: top, left, bottom, right, in pixels.
+
+        Raises:
+            ValueError: a box that is empty or leaves the frame; as for `inpaint`.
+        """
+        top, left, bottom, right = box
+        kept = known.box(self.size, self.size, top=top, left=left, bottom=bottom, right=right)
+        return self.inpaint(clip, ~kept, label, **options)
+
+    def edit(self, clip: Tensor, strength: float, label: Labels = None, **options: Any) -> Tensor:
+        """Noise a clip to the diffusion time `strength` and draw it anew from there, as `label` (SDEdit).
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)`, of any length.
+            strength: 0 returns the clip through the codec, 1 keeps nothing of it.
+            options: as for `stream`.
+
+        Raises:
+            ValueError: a strength outside [0, 1]; as for `extend`.
+        """
+        clip = self._clip(clip)
+        draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
+        return torch.cat(list(edit.edit(draw, self.codec, clip, strength, context, condition)), dim=2)
+
+    def double(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Double the frame rate: a new frame between every two of a clip of any length.
+
+        Returns:
+            `(b, 3, 2 f - 1, h, w)`; every other frame is the clip's, bit for bit.
+
+        Raises:
+            ValueError: a clip of one frame; as for `extend`.
+        """
+        clip = self._clip(clip)
+        draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
+        return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
 
     @torch.no_grad()
     def stream(
         self,
         frames: int | None = None,
-        label: str | int | Sequence[str | int] | None = None,
+        label: Labels = None,
         count: int = 1,
         *,
         clip: Tensor | None = None,
-        guidance: float | None = None,
-        steps: int | None = None,
-        sampler: str | dict[str, Any] | None = None,
-        seed: int = 0,
+        backwards: bool = False,
         context: int | None = None,
-        lag: int | None = None,
-        history: float | None = None,
-        progress: bool = False,
+        **options: Any,
     ) -> Iterator[Tensor]:
         """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
 
         Args:
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
-            guidance: scale of classifier-free guidance; 1 is the plain model.
-            steps: of the sampler.
-            sampler: a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`.
-            seed: of all noise; the same seed gives the same clip.
+            backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
-            history: scale of guidance on the frames that are continued and the label at once, which takes the place of
-                `guidance` there; by default the run's own, unless `guidance` is given.
-            lag: steps by which each new frame follows the one before; 0 draws all of a window at once.
+            options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
+                `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `seed` of all
+                noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
+                continued and the label at once, which takes the place of `guidance` there (by default the run's own,
+                unless `guidance` is given); `lag`, steps by which each new frame follows the one before, where 0 draws
+                all of a window at once; `progress`, to show a bar.
 
         Yields:
             `(b, 3, n, h, w)` in [-1, 1].
         """
-        context = self.sampling.context if context is None else context
-        if self.frames > 1 and not 1 <= context < self.frames:
-            raise ValueError(
-                f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
-            )
-        if self.frames == 1 and (clip is not None or (frames or 1) > 1):
-            raise ValueError("this model was trained on single frames, so it cannot continue a clip: ask for frames=1")
-        steps = self.sampling.steps if steps is None else steps
-        lag = self.sampling.lag if lag is None else lag
-        if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
-            history = self.sampling.history
-        if lag < 0:
-            raise ValueError(f"lag is {lag}; give 0 or more steps")
-        slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
-        draw = edit.Draw(
-            self.denoiser,
-            build_sampler(slot),
-            steps,
-            self.sampling.guidance if guidance is None else guidance,
-            self.frames,
-            torch.Generator().manual_seed(seed),
-            progress,
-            lag,
-            history,
-            DTYPES[self.precision],
-        )
+        context = self._context(context, 2 if clip is not None else frames or 1)
+        draw = self._draw(**options)
         if clip is None:
             frames = self.frames if frames is None else frames
             if frames < 1 or count < 1:
@@ -213,18 +281,76 @@ class Pipeline:
             size = (self.size, self.size)
             yield from edit.generate(draw, self.codec, frames, size, context, condition, count)
             return
-        if clip.ndim != 5 or clip.shape[1:2] + clip.shape[3:] != (3, self.size, self.size) or not clip.numel():
+        clip = self._clip(clip)
+        if frames is None or frames <= clip.shape[2]:
+            raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
+        new, condition = frames - clip.shape[2], self.condition(label, len(clip))
+        yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards)
+
+    def _asked(
+        self, clip: Tensor, frames: int, label: Labels, *, context: int | None = None, **options: Any
+    ) -> tuple[Draw, int, Condition]:
+        """What every task on `clip` takes, for a result of `frames`."""
+        return self._draw(**options), self._context(context, frames), self.condition(label, len(clip))
+
+    def _draw(
+        self,
+        *,
+        guidance: float | None = None,
+        steps: int | None = None,
+        sampler: str | dict[str, Any] | None = None,
+        seed: int = 0,
+        lag: int | None = None,
+        history: float | None = None,
+        progress: bool = False,
+    ) -> Draw:
+        """How latents are drawn: each option as `stream` has it, or else by the run's default."""
+        lag = self.sampling.lag if lag is None else lag
+        if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
+            history = self.sampling.history
+        if lag < 0:
+            raise ValueError(f"lag is {lag}; give 0 or more steps")
+        slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
+        return Draw(
+            self.denoiser,
+            build_sampler(slot),
+            self.sampling.steps if steps is None else steps,
+            self.sampling.guidance if guidance is None else guidance,
+            self.frames,
+            torch.Generator().manual_seed(seed),
+            progress,
+            lag,
+            history,
+            DTYPES[self.precision],
+            replace=True,  # training knows whole frames
+        )
+
+    def _context(self, context: int | None, frames: int) -> int:
+        """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
+        if self.frames == 1:
+            if frames > 1:
+                raise ValueError(
+                    "this model was trained on single frames, so it cannot continue a clip: ask for frames=1"
+                )
+            return 0
+        context = self.sampling.context if context is None else context
+        if not 1 <= context < self.frames:
+            raise ValueError(
+                f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
+            )
+        return context
+
+    def _clip(self, clip: Tensor) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another size or type."""
+        video = clip[None] if clip.ndim == 4 else clip
+        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, self.size, self.size) or not video.numel():
             raise ValueError(
                 f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {self.size}, {self.size}): "
                 "resize it to the model's size"
             )
         if not clip.is_floating_point():
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
-        if frames is None or frames <= clip.shape[2]:
-            raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
-        condition = self.condition(label, len(clip))
-        new = frames - clip.shape[2]
-        yield from edit.extend(draw, self.codec, clip.to(self.device, torch.float32), new, context, condition)
+        return video
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
@@ -239,12 +365,12 @@ class Pipeline:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
-    def condition(self, label: str | int | Sequence[str | int] | None, count: int) -> Condition:
+    def condition(self, label: Labels, count: int) -> Condition:
         """What the model is told of `count` clips. Raises ValueError as `label_tensor`."""
         stride = None if self.stride is None else torch.full((count,), self.stride)
         return Condition(label=self.label_tensor(label, count), stride=stride).to(self.device)
 
-    def label_tensor(self, label: str | int | Sequence[str | int] | None, count: int) -> Tensor | None:
+    def label_tensor(self, label: Labels, count: int) -> Tensor | None:
         """Names or numbers of classes to `(count,)`, -1 where none is asked for.
 
         Raises:
@@ -268,75 +394,3 @@ class Pipeline:
             return label
         near = difflib.get_close_matches(str(label), self.labels, n=3, cutoff=0.3) or self.labels[:3]
         raise ValueError(f"no label {label!r}; the nearest of {len(self.labels)} are {', '.join(near)}")
-
-
-def read_config(run: Path) -> DiffusionRun:
-    """The resolved config of a run. Raises ValueError if the folder is no diffusion run."""
-    path = run / "resolved.yaml"
-    if not path.is_file():
-        raise ValueError(
-            f"{run} is not a trained run (it has no resolved.yaml); train one with `python -m vidiff.train CONFIG`"
-        )
-    config = load(path)
-    if not isinstance(config, DiffusionRun):
-        raise ConfigError(f"{run} is a run of kind {config.kind}; a pipeline needs one of kind diffusion")
-    return config
-
-
-def trained_precision(run: Path, device: torch.device) -> Precision:
-    """That of the training, where it ran on hardware as here; else bf16 or fp16 on a GPU and fp32 on a CPU."""
-    try:
-        record = json.loads((run / "environment.json").read_text())
-        if record["device"] == device_name(device):
-            return record["precision"]
-    except (OSError, ValueError, LookupError):  # a run that was copied without it, or of another version
-        pass
-    return gpu_precision() if device.type == "cuda" else "fp32"
-
-
-def latest_run(runs: str | Path = "runs") -> Path:
-    """The diffusion run that was trained last. Raises ValueError, saying what to do, if there is none."""
-    found = []
-    for path in Path(runs).glob("*/checkpoints/latest"):
-        run = path.parents[1]
-        if (run / "data.json").is_file() and (run / "resolved.yaml").is_file():
-            found.append((path.stat().st_mtime, run))
-    if not found:
-        raise ValueError(
-            f"no trained run in {runs}/: train one first, for instance python -m vidiff.train configs/shapes.yaml"
-        )
-    return max(found)[1]
-
-
-def save_codec(folder: Path, codec: Codec, shape: VAEConfig | None) -> None:
-    """Put a codec, its statistics included, into a run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "codec.json").write_text(json.dumps(None if shape is None else vars(shape)))
-    save_file(
-        {key: value.contiguous().cpu() for key, value in codec.state_dict().items()},
-        folder / "codec.safetensors",
-    )
-
-
-def load_codec(folder: Path) -> Codec:
-    """The codec of a run. Raises ValueError if it is not there, or damaged."""
-    path = folder / "codec.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
-    shape = json.loads((folder / "codec.json").read_text())
-    codec = build_codec(None if shape is None else VAEConfig(**shape))
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): start the training again, which writes it anew") from None
-    fill(codec, state, path)
-    return codec.eval().requires_grad_(False)
-
-
-def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load weights that were read from `path`. Raises ValueError if they are of another model."""
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{path} does not fit the run's resolved.yaml: {reason}") from None

@@ -2,17 +2,106 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.condition import NO_LABEL, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import check_mask
-from vidiff.diffusion.process import draw_noise, expand_time
+from vidiff.diffusion.process import draw_noise, expand_time, transition
 from vidiff.diffusion.schedule import Schedule
 
 CONVENTIONS = {"cfg": 0.0, "ho": 1.0}  # what to add to the number given, so that 1 is the plain model
+
+
+@dataclass(frozen=True)
+class Projected:
+    """How `ClassifierFree` changes `difference = conditional - null`, against oversaturation (Sadat et al. 2025,
+    adaptive projected guidance, algorithm 1).
+
+    First it is given momentum, then shortened to the radius, then its part parallel to the conditional estimate,
+    which mostly raises contrast, is weighted by `eta`: `x0 = conditional + (scale - 1) * difference`. Lengths and
+    angles are those of a sample, `(c, f, h, w)` as one vector.
+
+    Args:
+        eta: weight of the parallel part; 1 keeps it, 0 leaves it out.
+        radius: the largest length of the difference; None is no limit.
+        momentum: weight of the differences before it, negative to push away from them; 0 is none. A run begins with
+            the first call, and again where no voxel's clock is below that call's; make a new `ClassifierFree` for
+            a run that begins later than the one before.
+
+    Raises:
+        ValueError: a radius that is not positive, or a momentum outside (-1, 0].
+    """
+
+    eta: float = 0.0
+    radius: float | None = None
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.radius is not None and not self.radius > 0.0:
+            raise ValueError(f"radius = {self.radius} must be positive, or None for no limit")
+        if not -1.0 < self.momentum <= 0.0:
+            raise ValueError(f"momentum = {self.momentum} must be above -1 and at most 0, which is none")
+
+    def __call__(self, difference: Tensor, plain: Tensor, free: Tensor) -> Tensor:
+        """The difference, shortened and projected, `(b, c, f, h, w)`.
+
+        Args:
+            difference: `(b, c, f, h, w)`, with its momentum.
+            plain: the conditional estimate, `(b, c, f, h, w)`.
+            free: bool, broadcastable to `(b, 1, f, h, w)`: the voxels that count towards lengths and angles.
+        """
+        if self.radius is not None:
+            length = _dot(difference, difference, free).clamp(min=self.radius**2).sqrt()  # b 1 1 1 1
+            difference = difference * (self.radius / length)
+        tiny = torch.finfo(plain.dtype).tiny
+        along = _dot(difference, plain, free) / _dot(plain, plain, free).clamp(min=tiny)  # b 1 1 1 1
+        return difference + (self.eta - 1.0) * along * plain
+
+
+def rescaled(guided: Tensor, plain: Tensor, phi: float, free: Tensor) -> Tensor:
+    """`guided`, brought by the share `phi` to the standard deviation of `plain`, each sample on its own (Lin et al.
+    2024, common diffusion noise schedules, eqs. 15 and 16).
+
+    Args:
+        guided: `(b, c, f, h, w)`.
+        plain: the conditional estimate, `(b, c, f, h, w)`.
+        phi: 0 leaves `guided` as it is, 1 gives it the standard deviation of `plain`.
+        free: bool, broadcastable to `(b, 1, f, h, w)`: the voxels that are measured and changed.
+    """
+    spread = _std(guided, free)  # b 1 1 1 1
+    ratio = torch.where(spread > 0.0, _std(plain, free) / spread, 1.0)
+    return guided * torch.where(free, phi * ratio + (1.0 - phi), 1.0)
+
+
+def forget(
+    schedule: Schedule, x_t: Tensor, clock: Tensor, hidden: Tensor, noise: Tensor, level: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Noise the voxels of `hidden` up to `level`, where their clock is below it; at 1 nothing of them is left.
+
+    Args:
+        x_t: `(b, c, f, h, w)`.
+        clock: broadcastable to `(b, 1, f, h, w)`.
+        hidden: bool, broadcastable to `(b, 1, f, h, w)`.
+        noise: `(b, c, f, h, w)`, standard normal.
+        level: a diffusion time in [0, 1].
+
+    Returns:
+        `x_t` and the clock, changed where hidden.
+    """
+    if level == 1.0:
+        _, sigma = schedule(clock.new_ones(()))
+        return torch.where(hidden, (sigma * noise).to(x_t.dtype), x_t), torch.where(hidden, 1.0, clock)
+    later = clock.clamp(min=level)
+    scale, variance = transition(schedule, later, clock)
+    noised = (scale * x_t + variance.sqrt() * noise).to(x_t.dtype)
+    return torch.where(hidden, noised, x_t), torch.where(hidden, later, clock)
 
 
 class ClassifierFree(nn.Module):
@@ -28,12 +117,20 @@ class ClassifierFree(nn.Module):
         interval: times `(low, high)` in which to guide; outside, the model is plain (Kynkäänniemi et al.
             2024).
         history: mask as `Known` has it, of the known voxels that the null branch forgets as well: their clock
-            goes to 1 and their content to noise, which is drawn with `generator` (Song et al. 2025, history
-            guidance). Put it
-            inside: `Known(ClassifierFree(denoiser, scale, history=mask), frames, mask)`.
+            goes to `history_level` and their content to noise, which is drawn with `generator` (Song et al. 2025,
+            history guidance). Put it inside: `Known(ClassifierFree(denoiser, scale, history=mask), frames, mask)`.
+        history_level: the diffusion time at which the null branch sees history; below 1 it sees it noised (the same
+            paper's fractional history guidance).
+        rescale: share by which the standard deviation of the guided estimate is brought to the conditional one's,
+            as in `rescaled`; 0 is none.
+        apg: what to do to the difference of the branches; None is nothing.
+
+    `rescale` and `apg` measure the voxels that are guided and not known: a clock above 0, within the interval, and
+    outside `history`.
 
     Raises:
-        ValueError: an unknown convention, or an interval that is not within [0, 1].
+        ValueError: an unknown convention, an interval that is not within [0, 1], a history level or a share outside
+            [0, 1].
     """
 
     history: Tensor | None
@@ -47,15 +144,26 @@ class ClassifierFree(nn.Module):
         interval: tuple[float, float] | None = None,
         history: Tensor | None = None,
         generator: torch.Generator | None = None,
+        history_level: float = 1.0,
+        rescale: float = 0.0,
+        apg: Projected | None = None,
     ) -> None:
         super().__init__()
         if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
             raise ValueError(f"interval = {interval} must satisfy 0 <= low <= high <= 1, in diffusion time")
+        _check_level(history_level)
+        if not 0.0 <= rescale <= 1.0:
+            raise ValueError(f"rescale = {rescale} is outside [0, 1]; 0 is none, 1 the conditional standard deviation")
         self.denoiser = denoiser
         self.scale = scale + choose("guidance convention", convention, CONVENTIONS)
         self.interval = interval
         self.generator = generator
+        self.history_level = history_level
+        self.rescale = rescale
+        self.apg = apg
         self.noise: Tensor | None = None
+        self._begun: Tensor | None = None  # the clock at which the run began
+        self._running: Tensor | None = None  # the difference and its momentum
         self.register_buffer("history", history, persistent=False)
 
     @property
@@ -65,28 +173,225 @@ class ClassifierFree(nn.Module):
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
         t = expand_time(t, x_t)
         scale: float | Tensor = self.scale
+        free = t > 0.0
         if self.interval is not None:
             inside = (t >= self.interval[0]) & (t <= self.interval[1])
-            scale = torch.where(inside, scale, 1.0) if inside.any() else 1.0
-        if not isinstance(scale, Tensor) and scale == 1.0:
+            scale = torch.where(inside, t.new_tensor(scale), 1.0) if inside.any() else 1.0
+            free = free & inside
+        if self.scale == 1.0 or (not isinstance(scale, Tensor) and scale == 1.0):
             return self.denoiser(x_t, t, condition)
         clock = t.expand(x_t.shape[0], *t.shape[1:])
-        null_x, null_clock = self._forget(x_t, clock)
+        null_x, null_clock = x_t, clock
+        if self.history is not None:
+            check_mask(self.history, x_t)
+            self.noise = _same_noise(self.noise, x_t, self.generator)
+            null_x, null_clock = forget(self.schedule, x_t, clock, self.history, self.noise, self.history_level)
+            free = free & ~self.history
         both = self.denoiser(
             torch.cat([x_t, null_x]),
             torch.cat([clock.expand_as(null_clock), null_clock]),
             condition.cat(condition.null()),
         )
         plain, null = both.x0.chunk(2)
+        difference = plain - null
+        x0 = null + scale * difference
+        if self.apg is not None:
+            change = self.apg(self._with_momentum(difference, clock, self.apg.momentum), plain, free) - difference
+            x0 = x0 + (scale - 1.0) * change
+        if self.rescale:
+            x0 = rescaled(x0, plain, self.rescale, free)
         variance = None if both.variance is None else both.variance.chunk(2)[0]
-        return Estimate(null + scale * (plain - null), variance)
+        return Estimate(x0, variance)
 
-    def _forget(self, x_t: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
-        if self.history is None:
+    def _with_momentum(self, difference: Tensor, clock: Tensor, momentum: float) -> Tensor:
+        if not momentum:
+            return difference
+        before, begun = self._running, self._begun
+        if before is None or begun is None or before.shape != difference.shape or bool((clock >= begun).all()):
+            self._begun = clock
+        else:
+            difference = difference + momentum * before
+        self._running = difference.detach()
+        return difference
+
+
+class Threshold(nn.Module):
+    """Dynamic thresholding: `x0` clamped to `[-s, s]` and scaled by `floor / s`, where `s` is a percentile of `|x0|`
+    in each sample, or `floor` if that is larger (Saharia et al. 2022, Imagen, section 2.3, where `floor` is 1).
+
+    A sample that lies within the floor comes back bit for bit.
+
+    Args:
+        denoiser: the inner denoiser, guided or not.
+        percentile: from 50 to 100, of the values in a sample, by nearest rank.
+        floor: the largest `|x0|` of good data: 1 for video in [-1, 1].
+
+    Raises:
+        ValueError: a percentile outside [50, 100], or a floor that is not positive.
+    """
+
+    def __init__(self, denoiser: Denoises, percentile: float = 99.5, floor: float = 1.0) -> None:
+        super().__init__()
+        if not 50.0 <= percentile <= 100.0:
+            raise ValueError(f"percentile = {percentile} must be from 50 to 100; the usual value is 99.5")
+        if not floor > 0.0:
+            raise ValueError(f"floor = {floor} must be positive; for video in [-1, 1] it is 1")
+        self.denoiser = denoiser
+        self.percentile = percentile
+        self.floor = floor
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+        estimate = self.denoiser(x_t, t, condition)
+        size = estimate.x0.abs().flatten(1)  # b (c f h w)
+        rank = math.ceil(self.percentile / 100.0 * size.shape[1])
+        limit = size.kthvalue(rank, dim=1).values.clamp(min=self.floor)  # b
+        limit = limit.view(-1, *[1] * (x_t.ndim - 1))  # b 1 1 1 1
+        return Estimate(estimate.x0.clamp(-limit, limit) * (self.floor / limit), estimate.variance)
+
+
+PRESENT: dict[str, Callable[[Condition], bool]] = {  # what `Composed` guides on -> whether any sample has it
+    "label": lambda given: given.label is not None and bool((given.label != NO_LABEL).any()),
+    "text": lambda given: given.text is not None and (given.text_mask is None or bool(given.text_mask.any())),
+    "history": lambda given: True,
+}
+
+
+@dataclass(frozen=True)
+class _Branch:
+    weight: float
+    condition: Condition
+    hidden: Tensor | None = None  # the known voxels that it forgets
+
+
+class Composed(nn.Module):
+    """A scale for each condition: `x0 = null + sum of s_k * (with_k - with_(k-1))`, where `with_k` sees the first `k`
+    of them and `with_0` is null (Brooks et al. 2023, InstructPix2Pix, eq. 3).
+
+    All branches are one call of the network. A branch that the sum does not need is not computed: where a condition
+    is absent, or two scales that follow each other are equal. So with all scales 1 only the plain model is left, and
+    its estimate comes back bit for bit.
+
+    Args:
+        scales: of "label", "text" and "history", the condition nearest to null first. One that is not named is seen by
+            every branch.
+        history: mask as `Known` has it, of the known voxels that a branch without history forgets; or parts of it, a
+            list of `(mask, weight)`, whose term is then `s * sum of weight_i * (with part i alone - without)` (Song et
+            al. 2025, history guidance, across time). `Known` goes outside.
+        history_level: the diffusion time at which a branch sees the history that it forgets; below 1 it sees it
+            noised (the same paper, fractional history guidance).
+        generator: of the noise that forgotten history is shown as.
+
+    Raises:
+        ValueError: no scales, or one for an unknown condition; history without its scale or a scale without history;
+            a mask of the wrong kind; a level outside [0, 1].
+    """
+
+    hidden: Tensor
+
+    def __init__(
+        self,
+        denoiser: Denoises,
+        scales: Mapping[str, float],
+        *,
+        history: Tensor | Sequence[tuple[Tensor, float]] | None = None,
+        history_level: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not scales:
+            raise ValueError(f"scales = {dict(scales)} is empty; give one for any of {', '.join(sorted(PRESENT))}")
+        for name in scales:
+            choose("condition to guide on", name, PRESENT)
+        parts = [(history, 1.0)] if isinstance(history, Tensor) else list(history or [])
+        if bool(parts) != ("history" in scales):
+            raise ValueError(f"history needs a mask and a scale: scales = {dict(scales)}, with {len(parts)} masks")
+        for mask, _ in parts:
+            check_mask(mask, mask)
+        _check_level(history_level)
+        masks = torch.stack(torch.broadcast_tensors(*[mask for mask, _ in parts])) if parts else torch.tensor([False])
+        whole = masks.any(0, keepdim=True)  # 1 b 1 f h w
+        self.denoiser = denoiser
+        self.scales = {name: scale for name, scale in scales.items() if name != "history" or whole.any()}
+        self.history_level = history_level
+        self.generator = generator
+        self.noise: Tensor | None = None
+        self.register_buffer("hidden", torch.cat([whole & ~masks, whole]), persistent=False)  # by each part; by all
+        self.parts = [(weight, bool(rest.any())) for (_, weight), rest in zip(parts, self.hidden, strict=False)]
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+        t = expand_time(t, x_t)
+        branches = self._branches(condition)
+        if len(branches) == 1 and branches[0].hidden is None:
+            return self.denoiser(x_t, t, branches[0].condition)
+        clock = t.expand(x_t.shape[0], *t.shape[1:])
+        seen = [self._show(x_t, clock, branch.hidden) for branch in branches]
+        every = self.denoiser(
+            torch.cat([x for x, _ in seen]),  # (n b) c f h w
+            torch.cat(torch.broadcast_tensors(*[at for _, at in seen])),
+            branches[0].condition.cat(*[branch.condition for branch in branches[1:]]),
+        )
+        x0 = torch.zeros_like(x_t)
+        for branch, estimate in zip(branches, every.x0.chunk(len(branches)), strict=True):
+            x0 = x0 + branch.weight * estimate
+        return Estimate(x0, None if every.variance is None else every.variance.chunk(len(branches))[-1])
+
+    def _branches(self, condition: Condition) -> list[_Branch]:
+        """What the sum needs, the fullest last."""
+        names = [name for name in self.scales if PRESENT[name](condition)]
+        weights = [1.0] + [0.0] * len(names)  # of the branch that sees the first k
+        branches = []
+        for k, name in enumerate(names):
+            for i, (share, partial) in enumerate(self.parts if name == "history" else [(1.0, False)]):
+                weight = self.scales[name] * share
+                weights[k] -= weight
+                if partial:
+                    branches.append(_Branch(weight, _without(condition, names[k + 1 :]), self.hidden[i]))
+                else:
+                    weights[k + 1] += weight
+        for k, weight in enumerate(weights):
+            hidden = self.hidden[-1] if "history" in names[k:] else None
+            branches.append(_Branch(weight, _without(condition, names[k:]), hidden))
+        return [branch for branch in branches if branch.weight]
+
+    def _show(self, x_t: Tensor, clock: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        if hidden is None:
             return x_t, clock
-        check_mask(self.history, x_t)
-        if self.noise is None or self.noise.shape != x_t.shape:
-            self.noise = draw_noise(x_t, self.generator)  # once: the same noise at every step keeps the path smooth
-        _, sigma = self.schedule(clock.new_ones(()))
-        gone = (sigma * self.noise).to(x_t.dtype)
-        return torch.where(self.history, gone, x_t), torch.where(self.history, 1.0, clock)
+        check_mask(hidden, x_t)
+        self.noise = _same_noise(self.noise, x_t, self.generator)
+        return forget(self.schedule, x_t, clock, hidden, self.noise, self.history_level)
+
+
+def _without(condition: Condition, names: Sequence[str]) -> Condition:
+    if "label" in names and condition.label is not None:
+        condition = replace(condition, label=torch.full_like(condition.label, NO_LABEL))
+    if "text" in names and condition.text is not None:
+        condition = replace(condition, text_mask=torch.zeros_like(condition.text[..., 0], dtype=torch.bool))  # b n
+    return condition
+
+
+def _same_noise(noise: Tensor | None, x_t: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Drawn once: the same noise at every step keeps the path smooth."""
+    return draw_noise(x_t, generator) if noise is None or noise.shape != x_t.shape else noise
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 <= level <= 1.0:
+        raise ValueError(f"history_level = {level} is outside [0, 1]; 1 forgets history, below 1 it is noised")
+
+
+def _dot(a: Tensor, b: Tensor, free: Tensor) -> Tensor:
+    return torch.where(free, a * b, 0.0).sum(tuple(range(1, a.ndim)), keepdim=True)  # b 1 1 1 1
+
+
+def _std(x: Tensor, free: Tensor) -> Tensor:
+    count = free.expand_as(x).sum(tuple(range(1, x.ndim)), keepdim=True).clamp(min=1)  # b 1 1 1 1
+    off = x - _dot(x, torch.ones_like(x), free) / count
+    return (_dot(off, off, free) / count).sqrt()

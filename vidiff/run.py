@@ -1,0 +1,89 @@
+"""A trained run's folder: what is read from it, and what the codec's part of it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vidiff.codec import Codec
+from vidiff.config import ConfigError, DiffusionRun, build_codec, load
+from vidiff.engine.log import device_name
+from vidiff.engine.precision import Precision, gpu_precision
+from vidiff.nn.vae import VAEConfig
+
+
+def read_config(run: Path) -> DiffusionRun:
+    """The resolved config of a run. Raises ValueError if the folder is no diffusion run."""
+    path = run / "resolved.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"{run} is not a trained run (it has no resolved.yaml); train one with `python -m vidiff.train CONFIG`"
+        )
+    config = load(path)
+    if not isinstance(config, DiffusionRun):
+        raise ConfigError(f"{run} is a run of kind {config.kind}; a pipeline needs one of kind diffusion")
+    return config
+
+
+def trained_precision(run: Path, device: torch.device) -> Precision:
+    """That of the training, where it ran on hardware as here; else bf16 or fp16 on a GPU and fp32 on a CPU."""
+    try:
+        record = json.loads((run / "environment.json").read_text())
+        if record["device"] == device_name(device):
+            return record["precision"]
+    except (OSError, ValueError, LookupError):  # a run that was copied without it, or of another version
+        pass
+    return gpu_precision() if device.type == "cuda" else "fp32"
+
+
+def latest_run(runs: str | Path = "runs") -> Path:
+    """The diffusion run that was trained last. Raises ValueError, saying what to do, if there is none."""
+    found = []
+    for path in Path(runs).glob("*/checkpoints/latest"):
+        run = path.parents[1]
+        if (run / "data.json").is_file() and (run / "resolved.yaml").is_file():
+            found.append((path.stat().st_mtime, run))
+    if not found:
+        raise ValueError(
+            f"no trained run in {runs}/: train one first, for instance python -m vidiff.train configs/shapes.yaml"
+        )
+    return max(found)[1]
+
+
+def save_codec(folder: Path, codec: Codec, shape: VAEConfig | None) -> None:
+    """Put a codec, its statistics included, into a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "codec.json").write_text(json.dumps(None if shape is None else vars(shape)))
+    save_file(
+        {key: value.contiguous().cpu() for key, value in codec.state_dict().items()},
+        folder / "codec.safetensors",
+    )
+
+
+def load_codec(folder: Path) -> Codec:
+    """The codec of a run. Raises ValueError if it is not there, or damaged."""
+    path = folder / "codec.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
+    shape = json.loads((folder / "codec.json").read_text())
+    codec = build_codec(None if shape is None else VAEConfig(**shape))
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): start the training again, which writes it anew") from None
+    fill(codec, state, path)
+    return codec.eval().requires_grad_(False)
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load weights that were read from `path`. Raises ValueError if they are of another model."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit the run's resolved.yaml: {reason}") from None
