@@ -15,7 +15,8 @@ from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig,
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
-from vidiff.pipeline import Pipeline, latest_run, load_codec, read_config, save_codec
+from vidiff.pipeline import Pipeline
+from vidiff.run import latest_run, load_codec, read_config, save_codec
 
 LABELS = ("cat", "dog", "horse")
 VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)

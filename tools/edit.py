@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 
 from vidiff.data.video import VideoReader, VideoWriter, read_image
 from vidiff.diffusion.known import box
-from vidiff.pipeline import Pipeline, latest_run
+from vidiff.pipeline import Pipeline
+from vidiff.run import latest_run
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TASKS = {

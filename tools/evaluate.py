@@ -14,7 +14,8 @@ from vidiff.data.shapes import LABELS, read_clips
 from vidiff.data.video import read_video, sheet, write_image, write_video
 from vidiff.engine.report import write_report
 from vidiff.evaluate.protocol import ShapesProtocol, score_extension, score_generation, score_real
-from vidiff.pipeline import Pipeline, latest_run, read_config
+from vidiff.pipeline import Pipeline
+from vidiff.run import latest_run, read_config
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vidiff.data.video import VideoReader, VideoWriter
-from vidiff.pipeline import Pipeline, latest_run
+from vidiff.pipeline import Pipeline
+from vidiff.run import latest_run
 
 CHUNK = 64  # frames of the given clip that are copied at once
 

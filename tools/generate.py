@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from vidiff.data.video import VideoWriter, grid
-from vidiff.pipeline import Pipeline, latest_run
+from vidiff.pipeline import Pipeline
+from vidiff.run import latest_run
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,8 @@ from vidiff.data.video import VideoReader
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.likelihood import surprise
 from vidiff.diffusion.schedule import time_grid
-from vidiff.pipeline import Pipeline, latest_run
+from vidiff.pipeline import Pipeline
+from vidiff.run import latest_run
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

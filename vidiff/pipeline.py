@@ -22,9 +22,7 @@ from vidiff.edit import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
-from vidiff.run import fill, latest_run, load_codec, read_config, save_codec, trained_precision
-
-__all__ = ["Pipeline", "latest_run", "load_codec", "read_config", "save_codec"]
+from vidiff.run import fill, load_codec, read_config, trained_precision
 
 Labels = str | int | Sequence[str | int] | None
 

@@ -32,7 +32,8 @@ from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
-from vidiff.pipeline import Pipeline, load_codec, save_codec, trained_precision
+from vidiff.pipeline import Pipeline
+from vidiff.run import load_codec, save_codec, trained_precision
 
 Samples = ClipDataset | LatentDataset
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]

@@ -16,7 +16,7 @@ from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig,
 from vidiff.data.video import read_metadata, read_video, write_video
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
-from vidiff.pipeline import save_codec
+from vidiff.run import save_codec
 
 TOOLS = Path(__file__).parents[2] / "tools"
 EXTEND = ("clip.mp4", "--frames", "9")

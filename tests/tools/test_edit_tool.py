@@ -14,7 +14,7 @@ from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig,
 from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_image, write_video
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
-from vidiff.pipeline import save_codec
+from vidiff.run import save_codec
 
 TOOL = Path(__file__).parents[2] / "tools" / "edit.py"
 SIDE = 16

@@ -85,8 +85,8 @@ def adamw(options: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.Ada
 def orthogonalise(x: Tensor, iterations: int = 5) -> Tensor:
     """Bring every singular value of matrices `(n, rows, columns)` to between about 0.7 and 1.2.
 
-    A quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024 (Muon), which sum in such a way
-    that small singular values rise as fast as they can. Its products take the precision of the autocast around it.
+    A quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024 (Muon), steep at 0, so that small
+    singular values rise within few iterations. Its products take the precision of the autocast around it.
     """
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]

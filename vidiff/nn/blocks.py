@@ -91,10 +91,10 @@ class ResBlock(nn.Module):
 
 
 def fit_heads(channels: int, head_dim: int) -> int:
-    """Channels of a head, at most all. Raises ValueError where heads of an even number of channels do not fit."""
+    """Channels of a head, at most all: even, and 4 or more. Raises ValueError where heads do not fit."""
     head_dim = min(head_dim, channels)
-    if head_dim < 1 or channels % head_dim or head_dim % 2:
-        raise ValueError(f"{channels} channels do not divide into heads of {head_dim} (an even number)")
+    if head_dim < 4 or channels % head_dim or head_dim % 2:
+        raise ValueError(f"{channels} channels do not divide into heads of {head_dim} (an even number from 4 on)")
     return head_dim
 
 
