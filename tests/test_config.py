@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from vidiff.config import (
-    ConfigError,
-    DiffusionRun,
-    VAERun,
-    build_config,
-    build_denoiser,
-    build_sampler,
-    dump,
-    load,
-    load_codec_config,
-)
+from vidiff.config import build_config, dump, load, load_codec_config
+from vidiff.recipe import ConfigError, DiffusionRun, VAERun, build_denoiser, build_sampler
 from vidiff.sample import DDIM
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -14,7 +14,8 @@ from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import add_noise, expand_time
 from vidiff.diffusion.schedule import Cosine, time_grid
-from vidiff.edit import Draw, double, edit, extend, fill, generate, inpaint, interpolate, lagged, latents
+from vidiff.draw import Draw, lagged
+from vidiff.edit import double, edit, extend, fill, generate, inpaint, interpolate, latents
 from vidiff.nn.vae import VAEConfig
 from vidiff.sample import build_sampler
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from vidiff.codec import Identity, VAECodec
-from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser, dump
+from vidiff.config import dump
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline import Pipeline
+from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser
 from vidiff.run import latest_run, load_codec, read_config, save_codec
 
 LABELS = ("cat", "dog", "horse")

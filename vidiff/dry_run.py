@@ -6,9 +6,10 @@ import copy
 import tempfile
 from pathlib import Path
 
-from vidiff.config import DiffusionRun, RunConfig, dump, load_codec_config
+from vidiff.config import dump, load_codec_config
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.log import duration, read_metrics
+from vidiff.recipe import DiffusionRun, RunConfig
 from vidiff.stages import train
 
 STEPS = 2  # the first warms up, the second is timed

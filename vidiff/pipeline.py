@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidiff import edit
-from vidiff.codec import Codec
-from vidiff.config import SamplingConfig, build_denoiser, build_sampler
 from vidiff.diffusion import known
-from vidiff.diffusion.condition import Condition
-from vidiff.diffusion.denoise import Denoiser
-from vidiff.edit import Draw
-from vidiff.engine.checkpoint import load_weights, newest
-from vidiff.engine.parallel import choose_device
-from vidiff.engine.precision import DTYPES, Precision
-from vidiff.run import fill, load_codec, read_config, trained_precision
-
-Labels = str | int | Sequence[str | int] | None
+from vidiff.trained import Labels, Trained
 
 
-class Pipeline:
-    """Generates and extends clips with a trained model.
-
-    Attributes:
-        frames: of a window, that is, of the clips that the model was trained on.
-        size: height and width in pixels.
-        labels: names of the classes; empty for a model without.
-        fps: frames a second of the clips that it was trained on, at their least stride.
-        stride: that stride, where the model is told of it; else None.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        codec: Codec,
-        frames: int,
-        size: int,
-        labels: Sequence[str] = (),
-        fps: float = 8.0,
-        sampling: SamplingConfig | None = None,
-        device: str | torch.device = "auto",
-        stride: int | None = None,
-        precision: Precision = "fp32",
-    ) -> None:
-        self.device = choose_device(device)
-        self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
-        self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
-        self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision = precision
-
-    @classmethod
-    def from_pretrained(cls, run: str | Path, device: str | torch.device = "auto", weights: str = "ema") -> Pipeline:
-        """Load a run's folder, which holds all that is needed.
-
-        Args:
-            run: such as "runs/ucf".
-            device: "auto", "cpu", "cuda", ...
-            weights: "ema", or "model" for those that the optimizer left.
-
-        Raises:
-            ValueError: if the folder is no trained run, or a file in it is damaged.
-        """
-        run = Path(run)
-        config = read_config(run)
-        checkpoint = newest(run / "checkpoints") if (run / "data.json").is_file() else None
-        if checkpoint is None:
-            raise ValueError(
-                f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on"
-            )
-        facts = json.loads((run / "data.json").read_text())
-        denoiser = build_denoiser(config)
-        state = load_weights(checkpoint, weights)
-        denoiser.eval().requires_grad_(False)
-        own = "denoiser."  # an objective may have weights besides
-        fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
-        return cls(
-            denoiser,
-            load_codec(run / "codec"),
-            config.data.frames,
-            config.data.size,
-            facts["labels"] if config.unet.labels else (),
-            facts["fps"],
-            config.sampling,
-            device,
-            config.data.stride[0] if config.unet.strided else None,
-            trained_precision(run, choose_device(device)),
-        )
+class Pipeline(Trained):
+    """Generates, extends and edits clips with a trained model."""
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
@@ -284,111 +205,3 @@ class Pipeline:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
         new, condition = frames - clip.shape[2], self.condition(label, len(clip))
         yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards)
-
-    def _asked(
-        self, clip: Tensor, frames: int, label: Labels, *, context: int | None = None, **options: Any
-    ) -> tuple[Draw, int, Condition]:
-        """What every task on `clip` takes, for a result of `frames`."""
-        return self._draw(**options), self._context(context, frames), self.condition(label, len(clip))
-
-    def _draw(
-        self,
-        *,
-        guidance: float | None = None,
-        steps: int | None = None,
-        sampler: str | dict[str, Any] | None = None,
-        seed: int = 0,
-        lag: int | None = None,
-        history: float | None = None,
-        progress: bool = False,
-    ) -> Draw:
-        """How latents are drawn: each option as `stream` has it, or else by the run's default."""
-        lag = self.sampling.lag if lag is None else lag
-        if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
-            history = self.sampling.history
-        if lag < 0:
-            raise ValueError(f"lag is {lag}; give 0 or more steps")
-        slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
-        return Draw(
-            self.denoiser,
-            build_sampler(slot),
-            self.sampling.steps if steps is None else steps,
-            self.sampling.guidance if guidance is None else guidance,
-            self.frames,
-            torch.Generator().manual_seed(seed),
-            progress,
-            lag,
-            history,
-            DTYPES[self.precision],
-            replace=True,  # training knows whole frames
-        )
-
-    def _context(self, context: int | None, frames: int) -> int:
-        """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
-        if self.frames == 1:
-            if frames > 1:
-                raise ValueError(
-                    "this model was trained on single frames, so it cannot continue a clip: ask for frames=1"
-                )
-            return 0
-        context = self.sampling.context if context is None else context
-        if not 1 <= context < self.frames:
-            raise ValueError(
-                f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
-            )
-        return context
-
-    def _clip(self, clip: Tensor) -> Tensor:
-        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another size or type."""
-        video = clip[None] if clip.ndim == 4 else clip
-        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, self.size, self.size) or not video.numel():
-            raise ValueError(
-                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {self.size}, {self.size}): "
-                "resize it to the model's size"
-            )
-        if not clip.is_floating_point():
-            raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
-        return video
-
-    @torch.no_grad()
-    def reconstruct(self, video: Tensor) -> Tensor:
-        """What the codec makes of `(b, 3, f, h, w)`: the best that any model on its latents can look like."""
-        return self.codec.decode(self.codec.encode(video.to(self.device)).mean).to(video)
-
-    def settings(self, **given: Any) -> dict[str, Any]:
-        """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
-        default = {**asdict(self.sampling), "seed": 0}
-        default.pop("count")
-        if given.get("guidance") is not None:
-            default["history"] = None  # as in `stream`
-        return default | {key: value for key, value in given.items() if value is not None}
-
-    def condition(self, label: Labels, count: int) -> Condition:
-        """What the model is told of `count` clips. Raises ValueError as `label_tensor`."""
-        stride = None if self.stride is None else torch.full((count,), self.stride)
-        return Condition(label=self.label_tensor(label, count), stride=stride).to(self.device)
-
-    def label_tensor(self, label: Labels, count: int) -> Tensor | None:
-        """Names or numbers of classes to `(count,)`, -1 where none is asked for.
-
-        Raises:
-            ValueError: for a label that the model does not have, and for more or fewer labels than clips.
-        """
-        if not self.labels:
-            if label is not None:
-                raise ValueError(f"label is {label!r}, but this model was trained without labels: leave it out")
-            return None
-        each = [label] * count if label is None or isinstance(label, str | int) else list(label)
-        if len(each) != count:
-            raise ValueError(f"{len(each)} labels for {count} clips: give one, or one for each clip")
-        return torch.tensor([self._number(name) for name in each])
-
-    def _number(self, label: str | int | None) -> int:
-        if label is None:
-            return -1
-        if isinstance(label, str) and label in self.labels:
-            return self.labels.index(label)
-        if isinstance(label, int) and 0 <= label < len(self.labels):
-            return label
-        near = difflib.get_close_matches(str(label), self.labels, n=3, cutoff=0.3) or self.labels[:3]
-        raise ValueError(f"no label {label!r}; the nearest of {len(self.labels)} are {', '.join(near)}")

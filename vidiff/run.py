@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidiff.codec import Codec
-from vidiff.config import ConfigError, DiffusionRun, build_codec, load
+from vidiff.config import load
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
+from vidiff.recipe import ConfigError, DiffusionRun, build_codec
 
 
 def read_config(run: Path) -> DiffusionRun:

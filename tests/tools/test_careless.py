@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from vidiff.codec import Identity
-from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser, dump
+from vidiff.config import dump
 from vidiff.data.video import read_metadata, read_video, write_video
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
+from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.run import save_codec
 
 TOOLS = Path(__file__).parents[2] / "tools"

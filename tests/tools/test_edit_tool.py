@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from vidiff.codec import Identity
-from vidiff.config import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser, dump
+from vidiff.config import dump
 from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_image, write_video
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
+from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.run import save_codec
 
 TOOL = Path(__file__).parents[2] / "tools" / "edit.py"

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vidiff.codec import Identity
-from vidiff.config import SamplingConfig
 from vidiff.data.video import read_image, write_video
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.schedule import Cosine
 from vidiff.pipeline import Pipeline
+from vidiff.recipe import SamplingConfig
 
 pytest.importorskip("matplotlib")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "surprise.py"
