@@ -72,6 +72,20 @@ def test_the_codecs_config_of_a_base_is_found_from_anywhere(tmp_path: Path) -> N
     assert (vae.name, vae.train.steps, vae.runs) == ("mine", 3, "there")
 
 
+def test_a_codec_of_its_own_data_serves_several_models() -> None:
+    changes = ["data.root=elsewhere", "codec.own_data=true", "runs=there"]
+    config = load(SHAPES, changes)
+    assert isinstance(config, DiffusionRun)
+    vae = load_codec_config(config, CONFIGS)
+    assert (vae.data.root, vae.runs) == ("data/shapes", "there")
+
+
+def test_the_shapes_set_has_its_own_options() -> None:
+    assert load(SHAPES, ["data.shapes={size: 128}"]).data.shapes == {"size": 128}
+    assert "its keys are size, frames" in complaint("data.shapes={colour: 3}")
+    assert "give an even number of pixels" in complaint("data.shapes={size: 33}")
+
+
 def test_a_slot_takes_a_name_and_options() -> None:
     config = load(SHAPES, ["schedule={name: flow, shift: 3}", "sampling.sampler={name: ddim, eta: 0.5}"])
     assert isinstance(config, DiffusionRun)

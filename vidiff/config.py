@@ -59,17 +59,17 @@ def dump(config: RunConfig) -> str:
 
 
 def load_codec_config(config: DiffusionRun, folder: Path) -> VAERun:
-    """The config that trains a diffusion model's autoencoder, on the same data and in the same place.
+    """The config that trains a diffusion model's autoencoder, in the same place, and on the same data unless
+    `codec.own_data` is set: one autoencoder then serves several models.
 
     Args:
         folder: of the diffusion model's own YAML, to which `codec.config` is relative.
     """
     source = folder / config.codec.config
-    data = {
-        key: getattr(config.data, key)
-        for key in ("root", "layout", "split", "test_split", "fold", "limit", "max_broken")
-    }
-    shared = {"runs": config.runs, "device": config.device, "data": data}
+    shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
+    if not config.codec.own_data:
+        same = ("root", "layout", "shapes", "split", "test_split", "fold", "limit", "max_broken")
+        shared["data"] = {key: getattr(config.data, key) for key in same}
     found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
     if not isinstance(found, VAERun):
         raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")

@@ -39,8 +39,8 @@ def make_index(config: RunConfig, split: str) -> Index:
         layout = data.layout
         if layout == "shapes":
             layout = "folders"
-            if not (Path(data.root) / "spec.json").is_file():
-                make_shapes(data.root, ShapesSpec())
+            if data.shapes or not (Path(data.root) / "spec.json").is_file():
+                make_shapes(data.root, ShapesSpec(**data.shapes))
         return build_index(
             data.root,
             layout=layout,

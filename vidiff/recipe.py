@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.index import LAYOUTS
+from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
@@ -33,6 +34,7 @@ class DataConfig:
 
     root: str = MISSING  # folder of videos
     layout: str = "auto"  # or folders, ucf101, flat; shapes makes the shapes set in `root` if it is not there
+    shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
@@ -52,6 +54,7 @@ class CodecConfig:
     name: str = "vae"  # or identity, to diffuse pixels
     config: str = ""  # for vae: the YAML that trains it, relative to this one
     override: dict[str, Any] = field(default_factory=dict)  # changes to that config
+    own_data: bool = False  # train it on the data that its config names, and not on this model's
 
 
 @dataclass
@@ -100,6 +103,10 @@ class RunConfig:
         for key in ("workers", "limit"):
             if getattr(data, key) < 0:
                 raise ConfigError(f"data.{key} is {getattr(data, key)}; give 0 or more")
+        try:
+            ShapesSpec(**data.shapes)
+        except TypeError:
+            raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
         if not 0 <= data.max_broken <= 1:
             raise ConfigError(f"data.max_broken is {data.max_broken}; give a fraction from 0 to 1")
 
