@@ -13,7 +13,7 @@ import torch
 
 from vidiff.codec import Identity, VAECodec
 from vidiff.config import dump, load_codec_config
-from vidiff.data.video import write_video
+from vidiff.data.video import grid, write_video
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
@@ -26,17 +26,18 @@ from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
     Samples,
     batches,
-    cache_latents,
     clip_dataset,
     first_batch,
     latent_dataset,
     make_index,
+    make_latents,
     one_at_a_time,
     record,
     refuse_another_model,
     resolve,
 )
 from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective
+from vidiff.resize import enlarge, shrink
 from vidiff.run import save_codec, trained_precision
 
 
@@ -88,9 +89,8 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    cache = cache_latents(config, codec, key, index, precision)
-    test_cache = cache_latents(config, codec, key, held_out, precision)
-    codec.set_statistics(*cache.statistics)
+    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
+    codec.set_statistics(*seen.codec_moments)
     resolve(config, codec, index)
     refuse_another_model(config, codec)
     record(config, given)
@@ -99,7 +99,10 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         save_codec(config.folder / "codec", codec, shape)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
-        (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
+        facts = {"labels": labels, "fps": fps}
+        if seen.detail is not None:
+            facts["detail"] = seen.detail.tolist()
+        (config.folder / "data.json").write_text(json.dumps(facts))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_objective(config)
@@ -113,9 +116,11 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.sampling,
         config.device,
         config.data.stride[0] if config.unet.strided else None,
+        lowres=config.lowres,
+        detail=seen.detail,
     )
-    test = first_batch(config, latent_dataset(config, test_cache, cache.statistics), 16)
-    seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
+    test = first_batch(config, latent_dataset(config, unseen, seen), 16)
+    clips = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
@@ -125,16 +130,21 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
 
     def sample(step: int) -> None:
         count, frames = config.sampling.count, config.data.frames
+        path = config.folder / "samples" / f"step-{step:07d}.mp4"
+        if factor := config.lowres.factor:
+            small = shrink(clips, factor)
+            rows = [enlarge(small, factor), pipeline.upscale(small), clips]  # one below another: bicubic, model, truth
+            write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)
+            return
         labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
         made = pipeline.generate(label=labels, count=count)
-        folder = config.folder / "samples"
-        write_video(folder / f"step-{step:07d}.mp4", made.cpu(), fps=pipeline.fps)
+        write_video(path, made.cpu(), fps=pipeline.fps)
         if frames > 1:
-            given = seen[:, :, : config.sampling.context]
+            given = clips[:, :, : config.sampling.context]
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
-            write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
+            write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, latent_dataset(config, cache, cache.statistics), validate, sample)
+    fit_run(config, objective, latent_dataset(config, seen, seen), validate, sample)
 
 
 def fit_run(

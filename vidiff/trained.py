@@ -19,7 +19,7 @@ from vidiff.draw import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
-from vidiff.recipe import SamplingConfig, build_denoiser, build_sampler
+from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler
 from vidiff.run import fill, load_codec, read_config, trained_precision
 
 Loaded = TypeVar("Loaded", bound="Trained")
@@ -35,6 +35,8 @@ class Trained:
         labels: names of the classes; empty for a model without.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
+        detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
     """
 
     def __init__(
@@ -49,12 +51,15 @@ class Trained:
         device: str | torch.device = "auto",
         stride: int | None = None,
         precision: Precision = "fp32",
+        lowres: LowresConfig | None = None,
+        detail: Tensor | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision = precision
+        self.precision, self.lowres = precision, lowres or LowresConfig()
+        self.detail = None if detail is None else detail.to(self.device)
 
     @classmethod
     def from_pretrained(
@@ -94,6 +99,8 @@ class Trained:
             device,
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
+            config.lowres,
+            torch.tensor(facts["detail"]) if config.lowres.factor else None,
         )
 
     def _asked(
@@ -149,13 +156,12 @@ class Trained:
             )
         return context
 
-    def _clip(self, clip: Tensor) -> Tensor:
-        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another size or type."""
-        video = clip[None] if clip.ndim == 4 else clip
-        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, self.size, self.size) or not video.numel():
+    def _clip(self, clip: Tensor, size: int | None = None) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another type, or size than given."""
+        size, video = size or self.size, clip[None] if clip.ndim == 4 else clip
+        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, size, size) or not video.numel():
             raise ValueError(
-                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {self.size}, {self.size}): "
-                "resize it to the model's size"
+                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {size}, {size}): resize it to the model's size"
             )
         if not clip.is_floating_point():
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
@@ -175,7 +181,19 @@ class Trained:
         return default | {key: value for key, value in given.items() if value is not None}
 
     def condition(self, label: Labels, count: int) -> Condition:
-        """What the model is told of `count` clips. Raises ValueError as `label_tensor`."""
+        """What the model is told of `count` clips that it makes by itself.
+
+        Raises:
+            ValueError: as `label_tensor`; for a super-resolution model, which makes none.
+        """
+        if self.lowres.factor:
+            raise ValueError(
+                f"this run enlarges clips of {self.size // self.lowres.factor} px to {self.size} px and makes none by "
+                "itself: use `upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
+            )
+        return self._told(label, count)
+
+    def _told(self, label: Labels, count: int) -> Condition:
         stride = None if self.stride is None else torch.full((count,), self.stride)
         return Condition(label=self.label_tensor(label, count), stride=stride).to(self.device)
 
