@@ -35,6 +35,7 @@ class Trained:
         labels: names of the classes; empty for a model without.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        boxes: whether it was trained on frames of which a part is known.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
         detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
     """
@@ -51,6 +52,7 @@ class Trained:
         device: str | torch.device = "auto",
         stride: int | None = None,
         precision: Precision = "fp32",
+        boxes: bool = False,
         lowres: LowresConfig | None = None,
         detail: Tensor | None = None,
     ) -> None:
@@ -58,7 +60,7 @@ class Trained:
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision, self.lowres = precision, lowres or LowresConfig()
+        self.precision, self.boxes, self.lowres = precision, boxes, lowres or LowresConfig()
         self.detail = None if detail is None else detail.to(self.device)
 
     @classmethod
@@ -99,8 +101,9 @@ class Trained:
             device,
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
-            config.lowres,
-            torch.tensor(facts["detail"]) if config.lowres.factor else None,
+            boxes=config.loss.tasks.boxes > 0,
+            lowres=config.lowres,
+            detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
         )
 
     def _asked(
@@ -138,7 +141,7 @@ class Trained:
             lag,
             history,
             DTYPES[self.precision],
-            replace=True,  # training knows whole frames
+            replace=not self.boxes,
         )
 
     def _context(self, context: int | None, frames: int) -> int:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from vidiff.data.clips import Sample, draw, draw_window, fit_size, long_enough
+from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, fit_size, long_enough
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, seeded
 from vidiff.data.video import VideoError, VideoReader
@@ -322,7 +322,7 @@ class LatentDataset(Dataset[Sample]):
         self,
         cache: LatentCache,
         frames: int,
-        stride: tuple[int, int] = (1, 1),
+        stride: Strides = EVERY,
         seed: int = 0,
         statistics: tuple[Tensor, Tensor] | None = None,
         lowres: LatentCache | None = None,
@@ -330,7 +330,7 @@ class LatentDataset(Dataset[Sample]):
     ) -> None:
         self.cache, self.frames, self.stride, self.seed = cache, frames, stride, seed
         self.shift, self.scale = (x.view(-1, 1, 1, 1) for x in statistics or cache.statistics)
-        self.kept = long_enough(cache.frames, frames, stride[0], str(cache.folder))
+        self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
         self.lowres = lowres
         if lowres is not None:
             if (lowres.frames, lowres.labels, lowres.flips) != (cache.frames, cache.labels, cache.flips):
