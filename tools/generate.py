@@ -28,6 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same clips")
+    parser.add_argument(
+        "--upscale",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="a super-resolution run that enlarges the clips; repeat to enlarge them further",
+    )
     parser.add_argument("--fps", type=float, help="frames per second; by default those of the training clips")
     parser.add_argument("--out", default="clip.mp4", help=".mp4, .webm, .gif, or a folder of .png, ending in /")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
@@ -40,7 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
         settings = {key: getattr(options, key) for key in ("guidance", "history", "steps", "lag", "sampler", "seed")}
         stream = pipeline.stream(options.frames, labels, count, progress=True, **settings)
+        size = pipeline.size
+        for path in options.upscale:
+            larger = Pipeline.from_pretrained(path, options.device)
+            if larger.small != size:
+                raise ValueError(f"{path} enlarges clips of {larger.small} px, but is given clips of {size} px")
+            told = labels if larger.labels else None
+            stream = larger.upscale_stream(stream, told, count, seed=options.seed, progress=True)
+            size = larger.size
         metadata = {"run": str(run), "labels": labels, **pipeline.settings(**settings)}
+        if options.upscale:
+            metadata["upscale"] = [str(path) for path in options.upscale]
         with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:
             for part in stream:
                 writer.write(grid(part.cpu()) if count > 1 else part[0].cpu())

@@ -202,18 +202,14 @@ class Pipeline(Trained):
         Yields:
             `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
         """
-        factor = self.lowres.factor
-        if not factor or self.detail is None:
-            raise ValueError(
-                "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
-                "configs/shapes_sr.yaml"
-            )
+        small, factor, detail = self.small, self.lowres.factor, self.detail
+        assert detail is not None  # as in every run with a factor
         level = self.lowres.level if level is None else level
         if not 0 <= level <= self.lowres.noise:
             raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
         draw, context = self._draw(**options), self._context(context, self.frames)
-        clips = (self._clip(part, self.size // factor) for part in parts)
-        yield from edit.upscale(draw, self.codec, clips, factor, self.detail, level, context, self._told(label, count))
+        clips = (self._clip(part, small) for part in parts)
+        yield from edit.upscale(draw, self.codec, clips, factor, detail, level, context, self._told(label, count))
 
     @torch.no_grad()
     def stream(

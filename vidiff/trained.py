@@ -106,6 +106,16 @@ class Trained:
             detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
         )
 
+    @property
+    def small(self) -> int:
+        """Height and width in pixels of what a super-resolution model enlarges. Raises ValueError for any other."""
+        if not self.lowres.factor:
+            raise ValueError(
+                "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
+                "configs/shapes_sr.yaml"
+            )
+        return self.size // self.lowres.factor
+
     def _asked(
         self, clip: Tensor, frames: int, label: Labels, *, context: int | None = None, **options: Any
     ) -> tuple[Draw, int, Condition]:
@@ -179,6 +189,8 @@ class Trained:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
+        if self.lowres.factor:
+            default["level"] = self.lowres.level
         if given.get("guidance") is not None:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
@@ -191,8 +203,8 @@ class Trained:
         """
         if self.lowres.factor:
             raise ValueError(
-                f"this run enlarges clips of {self.size // self.lowres.factor} px to {self.size} px and makes none by "
-                "itself: use `upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
+                f"this run enlarges clips of {self.small} px to {self.size} px and makes none by itself: use `upscale` "
+                "(tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
             )
         return self._told(label, count)
 
