@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -278,29 +277,37 @@ def upscale(
     if context >= draw.window:
         raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
     scale, noisy = detail.view(-1, 1, 1, 1), torch.tensor([level], device=detail.device)
-    low: Tensor | None = None  # enlarged frames that are still needed, and of the first of them the detail
-    made = detail.new_zeros(0)
-    pieces = (piece for part in parts for piece in part.split(draw.window, dim=2))
-    for piece in chain(pieces, [None]):
-        if piece is not None:
-            z = codec.encode(enlarge(piece.to(codec.shift), factor)).mean
-            low = z if low is None else torch.cat([low, z], dim=2)
-        if low is None:
-            return
-        made = low[:, :, :0] if made.ndim == 1 else made
+    low: Tensor | None = None  # enlarged latents, as far as they are still needed
+    made: Tensor | None = None  # the detail of the first of them
+    for piece, last in _pieces(parts, draw.window):
+        z = codec.encode(enlarge(piece.to(codec.shift), factor)).mean
+        if low is None or made is None:
+            low, made = z, z[:, :, :0]
+        else:
+            low = torch.cat([low, z], dim=2)
         while made.shape[2] < low.shape[2]:
             done, total = made.shape[2], low.shape[2]
             begin = max(done - context, 0)
             if total - begin < draw.window:
-                if piece is not None:
-                    break  # more is to come
+                if not last:
+                    break  # for the frames to come
                 begin = max(total - draw.window, 0)
-            window = slice(begin, min(begin + draw.window, total))
-            shown = low[:, :, window]
+            shown, known = low[:, :, begin : begin + draw.window], made[:, :, begin:]
             told = with_lowres(condition, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
-            x = torch.cat([made[:, :, begin:], torch.zeros_like(shown[:, :, done - begin :])], dim=2)
-            x = draw(x, first_frames(x.shape[2], done - begin) if done > begin else None, told)
-            made = torch.cat([made, x[:, :, done - begin :]], dim=2)
-            yield codec.decode((low[:, :, : made.shape[2]] + scale * made)[:, :, done:])
+            given = known.shape[2]
+            x = torch.cat([known, torch.zeros_like(shown[:, :, given:])], dim=2)
+            x = draw(x, first_frames(x.shape[2], given) if given else None, told)
+            made = torch.cat([made, x[:, :, given:]], dim=2)
+            yield codec.decode(low[:, :, done : made.shape[2]] + scale * made[:, :, done:])
             old = max(made.shape[2] - draw.window, 0)
             low, made = low[:, :, old:], made[:, :, old:]
+
+
+def _pieces(parts: Iterable[Tensor], most: int) -> Iterator[tuple[Tensor, bool]]:
+    """A clip in pieces of at most `most` frames, and of each whether it is the last."""
+    pieces = (piece for part in parts for piece in part.split(most, dim=2))
+    held = next(pieces, None)
+    while held is not None:
+        after = next(pieces, None)
+        yield held, after is None
+        held = after

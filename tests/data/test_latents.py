@@ -240,6 +240,40 @@ def test_damage_is_found(tmp_path: Path, index: Index) -> None:
         LatentCache(folder)
 
 
+def test_the_low_resolution_is_of_the_same_frames(tmp_path: Path, index: Index) -> None:
+    def low(video: Tensor) -> tuple[Tensor, Tensor]:
+        mean, _ = encode(video)
+        return 0.5 * mean + 0.25, torch.zeros_like(mean)
+
+    caches = [LatentCache(make(tmp_path, index, encode=way, flips=True, key=way.__name__)) for way in (encode, low)]
+    unit, other = (torch.zeros(4), torch.ones(4)), (torch.full((4,), 0.25), torch.full((4,), 0.5))
+    both = LatentDataset(caches[0], 3, Strides(1, 2), 5, unit, caches[1], other)
+    alone = LatentDataset(caches[0], 3, Strides(1, 2), 5, unit)
+    for epoch in range(4):
+        for number in range(len(both)):
+            found, expected = both[epoch, number], alone[epoch, number]
+            assert {**found, "lowres": 0}.keys() == {**expected, "lowres": 0}.keys()
+            assert all(torch.equal(found[key], expected[key]) for key in expected), "the same windows as without"
+            torch.testing.assert_close(found["lowres"], found["mean"], atol=2e-3, rtol=2e-3)  # float16
+    with pytest.raises(DataError, match="are not of the same files"):
+        LatentDataset(caches[0], 3, lowres=LatentCache(make(tmp_path, index, encode=low, key="c")))
+
+
+def test_a_standard_deviation_of_0_is_not_kept(tmp_path: Path, index: Index) -> None:
+    def certain(video: Tensor) -> tuple[Tensor, Tensor]:
+        mean, _ = encode(video)
+        return mean, torch.zeros_like(mean)
+
+    folder = make(tmp_path, index, encode=certain)
+    assert set(load_file(folder / "latents-00000.safetensors")) == {f"{number}.0.mean" for number in range(4)}
+    cache = LatentCache(folder)
+    mean, std = cache.read(2, 1, 3, stride=2)
+    assert torch.equal(mean, direct(index, 2)[0][:, 1:6:2]) and torch.equal(std, torch.zeros_like(mean))
+    everything = torch.cat([direct(index, number)[0].flatten(1) for number in range(4)], 1).double()
+    torch.testing.assert_close(cache.statistics[0], everything.mean(1).float())
+    torch.testing.assert_close(cache.statistics[1], everything.std(1, correction=0).float())
+
+
 def test_mistakes(tmp_path: Path, index: Index) -> None:
     cache = LatentCache(make(tmp_path, index))
     with pytest.raises(ValueError, match="frames 3 to 7 of file 0 asked for; it has 7"):

@@ -12,6 +12,7 @@ def full(count: int = 4) -> Condition:
         text=torch.randn(count, 5, 2),
         text_mask=torch.arange(5).expand(count, 5) < torch.arange(1, count + 1)[:, None],
         lowres=torch.randn(count, 3, 2, 4, 4),
+        lowres_log_snr=torch.arange(float(count)),
         stride=torch.full((count,), 2),
     )
 
@@ -33,6 +34,7 @@ def test_label_and_text_are_dropped_together_and_the_rest_stays() -> None:
     assert torch.equal(dropped.label[~gone], condition.label[~gone])
     assert torch.equal(dropped.text_mask[~gone], condition.text_mask[~gone])
     assert dropped.lowres is condition.lowres and dropped.stride is condition.stride
+    assert dropped.lowres_log_snr is condition.lowres_log_snr
 
 
 def test_dropping_repeats_with_its_generator() -> None:
@@ -60,6 +62,9 @@ def test_cat_repeat_and_rows() -> None:
     both = condition.cat(condition.null())
     assert both.label.tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
     assert both.stride.shape == (8,) and both.lowres.shape[0] == 8
+    assert both.lowres_log_snr.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert condition[1:3].lowres_log_snr.tolist() == [1, 2]
+    assert condition.repeat(2).lowres_log_snr.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert condition[1:3].label.tolist() == [1, 2]
     assert condition[torch.tensor([3, 0])].label.tolist() == [3, 0]
     assert condition.repeat(2).label.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

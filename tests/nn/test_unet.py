@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
@@ -336,6 +337,43 @@ def test_a_size_that_does_not_halve_is_named(height: int, width: int) -> None:
     x, clock = inputs(SMALL, height=height, width=width)
     with pytest.raises(ValueError, match=f"halves {height}x{width} 1 times: both must divide by 2"):
         build(SMALL)(x, clock, Condition())
+
+
+def test_a_patch_is_folded_into_channels_and_unfolded() -> None:
+    """A network on patches is one without them on pixels that are already folded."""
+    folded = replace(SPATIAL, patch=2)
+    network, plain = build(folded), build(replace(SPATIAL, channels=4 * SMALL.channels))
+    with torch.no_grad():  # the clock comes once for each place of a patch
+        weight = network.enter.weight
+        state = {key: value for key, value in network.state_dict().items() if key != "enter.weight"}
+        state["enter.weight"] = torch.cat([weight[:, :-4], weight[:, -4:].sum(1, keepdim=True)], dim=1)
+        plain.load_state_dict(state)
+    x, clock = inputs(folded, height=8, width=12)
+    clock = clock[..., ::2, ::2].repeat_interleave(2, 3).repeat_interleave(2, 4)
+    small = rearrange(x, "b c f (h p) (w q) -> b (c p q) f h w", p=2, q=2)
+    expected = rearrange(
+        plain(small, clock[..., ::2, ::2], Condition()), "b (c p q) f h w -> b c f (h p) (w q)", p=2, q=2
+    )
+    found = network(x, clock, Condition())
+    assert found.shape == x.shape
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_noise_of_the_low_resolution_is_told_and_none_is_the_least() -> None:
+    config = replace(SMALL, lowres_channels=2)
+    network = build(config)
+    x, clock = inputs(config)
+    low = torch.randn_like(x)
+    with torch.no_grad():
+        found = [
+            network(x, clock, Condition(lowres=low, lowres_log_snr=None if level is None else torch.tensor(level)))
+            for level in (None, [20.0, 20.0], [20.0, 3.0])
+        ]
+        other = network(x, clock, Condition(lowres=-low))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[1][0], found[2][0])
+    assert (found[1][1] - found[2][1]).abs().max() > 1e-3
+    assert (found[0] - other).abs().max() > 1e-3
 
 
 def test_a_missing_low_resolution_video_is_named() -> None:

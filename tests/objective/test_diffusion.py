@@ -182,3 +182,36 @@ def test_the_terms_of_the_bound_are_reported_apart() -> None:
 def test_bad_options_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Watching(Small):
+    """Keeps what it is told."""
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        self.told = condition
+        return super().forward(x, log_snr, condition)
+
+
+def test_the_low_resolution_is_noised_and_the_network_told_how_far() -> None:
+    torch.manual_seed(0)
+    network = Watching()
+    objective = DiffusionObjective(Denoiser(network, Cosine()), DiffusionLoss(tasks=ALONE), lowres_noise=0.3)
+    low = torch.randn(400, 1, 3, 4, 4)
+    objective({"video": clips(400, 3), "lowres": low})
+    found, log_snr = network.told.lowres, network.told.lowres_log_snr
+    assert found is not None and log_snr is not None and log_snr.shape == (400,)
+    clean = log_snr == 20
+    assert 150 < int(clean.sum()) < 250 and torch.equal(found[clean], low[clean])
+    assert float(log_snr.min()) > float(Cosine().log_snr(torch.tensor(0.3)))
+    alpha, sigma = Cosine().scales(log_snr[~clean].view(-1, 1, 1, 1, 1))
+    eps = (found[~clean] - alpha * low[~clean]) / sigma
+    assert abs(float(eps.mean())) < 0.05 and abs(float(eps.std()) - 1) < 0.05
+
+
+def test_without_a_low_resolution_nothing_more_is_drawn() -> None:
+    losses = []
+    for noise in (0.0, 0.5):
+        torch.manual_seed(1)
+        objective = DiffusionObjective(perfect("v"), DiffusionLoss(), noise)
+        losses.append(objective({"video": clips(16)})["loss"])
+    assert torch.equal(*losses)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from vidiff.diffusion.condition import Condition
 
+CLEAN = 20.0  # clamped log-SNR of what has no noise
+
 
 def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of real numbers (Vaswani et al. 2017, section 3.5).
@@ -71,8 +73,10 @@ class Embedding(nn.Module):
             emb = emb + self.label(label + 1)[:, None]
         if self.stride is not None and condition.stride is not None:
             emb = emb + self.stride(sinusoidal(condition.stride.float().log2() * 100, self.dim))[:, None]
-        if self.lowres is not None and condition.lowres_log_snr is not None:
-            emb = emb + self.lowres(sinusoidal(condition.lowres_log_snr * 25, self.dim))[:, None]
+        if self.lowres is not None:
+            noise = condition.lowres_log_snr
+            noise = log_snr.new_full(log_snr.shape[:1], CLEAN) if noise is None else noise
+            emb = emb + self.lowres(sinusoidal(noise * 25, self.dim))[:, None]
         return emb
 
 
