@@ -87,6 +87,10 @@ def test_the_shapes_set_has_its_own_options() -> None:
     assert "give an even number of pixels" in complaint("data.shapes={size: 33}")
 
 
+def test_super_resolution_is_trained_by_denoising() -> None:
+    assert "is trained by denoising" in complaint("lowres.factor=2", "objective=bound")
+
+
 def test_a_slot_takes_a_name_and_options() -> None:
     config = load(SHAPES, ["schedule={name: flow, shift: 3}", "sampling.sampler={name: ddim, eta: 0.5}"])
     assert isinstance(config, DiffusionRun)
@@ -115,6 +119,14 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("data.root", ["data.root"]),
         ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'dpmpp_2m'}"]),
         ("data.frames: 3", ["data.frames: 3"]),
+        # super-resolution
+        ("lowres.factor=1", ["lowres.factor is 1; give 2 or more", "data.size, which is 64"]),
+        ("lowres.factor=3", ["lowres.factor is 3", "divides data.size"]),
+        ("lowres.factor=-2", ["lowres.factor is -2"]),
+        ("lowres.noise=1.5", ["lowres.noise is 1.5; give a time from 0 to 1"]),
+        ("lowres={noise: 0.1, level: 0.2}", ["lowres.level is 0.2; give 0 to 0.1"]),
+        ("unet.patch=0", ["unet.patch is 0; give 1 or more"]),
+        ("unet.patch=3", ["patches of the U-Net by 3", "give a multiple of"]),
         # choices
         ("kind=gan", ["kind is 'gan'; choose vae or diffusion"]),
         ("schedule.name=cosin", ["cosin", "cosine", "linear"]),

@@ -1,0 +1,180 @@
+"""Super-resolution from one command to the next: train, enlarge a clip, draw a cascade, score."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.codec import Identity, VAECodec
+from vidiff.config import dump, load
+from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_video
+from vidiff.engine import checkpoint
+from vidiff.nn.unet import UNetConfig
+from vidiff.nn.vae import VAEConfig
+from vidiff.pipeline import Pipeline
+from vidiff.prepare import latent_dataset, make_index, make_latents
+from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.resize import enlarge, shrink
+from vidiff.run import save_codec
+from vidiff.train import main
+
+TOOLS = Path(__file__).parents[2] / "tools"
+CONFIG = """\
+kind: diffusion
+name: sr
+device: cpu
+batch: 2
+data: {root: data, layout: shapes, shapes: {size: 32, train: 1, test: 1, frames: 12}, size: 32, frames: 4, workers: 0}
+lowres: {factor: 2, noise: 0.2}
+codec: {name: identity}
+conditional: false
+unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8, patch: 2}
+loss: {tasks: {generate: 0.5, first: 0.5, random: 0}}
+sampling: {sampler: {name: ddim}, steps: 2, context: 2, count: 2}
+train: {steps: 2, precision: fp32, log_every: 1, checkpoint_every: 2, validate_every: 2, sample_every: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a super-resolution run as the command trains it, and a run of random weights that makes clips."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "sr.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["sr.yaml"]) == 0
+    unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4)
+    data, sampling = DataConfig("data", size=16, frames=4), SamplingConfig({"name": "ddim"}, steps=1, context=2)
+    base = DiffusionRun("diffusion", "base", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
+    run = place / "runs" / "base"
+    run.mkdir()
+    (run / "resolved.yaml").write_text(dump(base))
+    (run / "data.json").write_text(json.dumps({"labels": [], "fps": 6.0}))
+    save_codec(run / "codec", Identity(), None)
+    weights = {f"denoiser.{key}": value for key, value in build_denoiser(base).state_dict().items()}
+    checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
+    write_video(place / "clip.mp4", torch.rand(3, 7, 16, 16) * 2 - 1, fps=10)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def call(tool: str, *arguments: str) -> int:
+    return int(runpy.run_path(str(TOOLS / f"{tool}.py"))["main"](list(arguments)))
+
+
+def frames(folder: Path) -> torch.Tensor:
+    return torch.stack([read_image(path) for path in sorted(folder.glob("*.png"))], dim=1)
+
+
+def test_training_leaves_a_run_that_knows_what_it_enlarges(place: Path) -> None:
+    found = load(place / "runs/sr/resolved.yaml")
+    assert isinstance(found, DiffusionRun)
+    assert (found.lowres.factor, found.unet.lowres_channels, found.unet.patch) == (2, 3, 2)
+    sample = read_video(place / "runs/sr/samples/step-0000002.mp4")
+    assert sample.shape == (3, 4, 3 * 32, 2 * 32)  # bicubic, made, true
+    assert main(["sr.yaml"]) == 0, "what is finished is not done again"
+
+
+def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:
+    found = load("runs/sr/resolved.yaml")
+    assert isinstance(found, DiffusionRun)
+    index = make_index(found, "train")
+    latents = make_latents(found, Identity(), "identity", index, "fp32")
+    sample = latent_dataset(found, latents, latents)[0, 3]
+    clip = read_video(index.path(int(sample["key"])))[None]  # 1 3 12 32 32
+    low = enlarge(shrink(clip, 2), 2)[0]
+    shift, scale = (x.view(-1, 1, 1, 1) for x in latents.codec_moments)
+    shown = sample["lowres"] * scale + shift
+    start = min(range(9), key=lambda i: float((low[:, i : i + 4] - shown).abs().max()))
+    torch.testing.assert_close(shown, low[:, start : start + 4], atol=1e-3, rtol=0)  # float16
+    assert latents.detail is not None
+    again = shown + sample["mean"] * latents.detail.view(-1, 1, 1, 1) * scale
+    torch.testing.assert_close(again, clip[0, :, start : start + 4], atol=2e-3, rtol=0)
+    assert not sample["std"].any()
+    facts = json.loads(Path("runs/sr/data.json").read_text())
+    assert facts["detail"] == pytest.approx(latents.detail.tolist())
+
+
+def test_detail_of_latents_is_added_to_those_of_the_bicubic_clip(tmp_path: Path) -> None:
+    found = load("runs/sr/resolved.yaml", [f"runs={tmp_path}"])
+    assert isinstance(found, DiffusionRun)
+    index = make_index(found, "test")
+    torch.manual_seed(0)
+    codec = VAECodec(VAEConfig(channels=3, width=4, multipliers=[1], patch=2)).eval()
+    latents = make_latents(found, codec, "random", index, "fp32")
+    clip = read_video(index.path(5), range(4))[None]
+    wanted = codec.encode(clip)
+    codec.set_statistics(*latents.codec_moments)
+    low = codec.encode(enlarge(shrink(clip, 2), 2)).mean
+    assert latents.lowres is not None and latents.detail is not None
+    mean, std = latents.content.read(5, 0, 4)
+    shift, scale = latents.moments
+    assert not shift.any()
+    detail = mean / scale.view(-1, 1, 1, 1) * latents.detail.view(-1, 1, 1, 1)
+    raw = (low[0] + detail) * codec.scale.view(-1, 1, 1, 1) + codec.shift.view(-1, 1, 1, 1)
+    torch.testing.assert_close(raw, wanted.mean[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(std, wanted.std[0], atol=2e-3, rtol=2e-3)
+
+
+def test_a_clip_is_enlarged_with_the_latest_run_that_can(tmp_path: Path) -> None:
+    assert call("edit", "upscale", "clip.mp4", "--out", f"{tmp_path}/out/", "--level", "0.1", "--seed", "2") == 0
+    made = frames(tmp_path / "out")
+    expected = Pipeline.from_pretrained("runs/sr", "cpu").upscale(read_video("clip.mp4"), level=0.1, seed=2)[0]
+    assert made.shape == (3, 7, 32, 32)
+    torch.testing.assert_close(made, expected, atol=1 / 127, rtol=0)
+    found = read_metadata(tmp_path / "out")
+    assert (found["task"], found["level"], found["seed"], found["run"]) == ("upscale", 0.1, 2, "runs/sr")
+
+
+def test_a_cascade_writes_what_its_models_make_one_after_the_other(tmp_path: Path) -> None:
+    out = ["--out", f"{tmp_path}/out.mp4", "--frames", "9", "--seed", "1"]
+    assert call("generate", *out, "--upscale", "runs/sr") == 0
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert (reader.frames, reader.size) == (9, (32, 32))
+        found = reader.read()
+    small = Pipeline.from_pretrained("runs/base", "cpu").generate(9, seed=1)
+    expected = Pipeline.from_pretrained("runs/sr", "cpu").upscale(small, seed=1)[0]
+    assert float((found - expected).abs().mean()) < 0.1  # H.264 of noise
+    assert read_metadata(tmp_path / "out.mp4")["upscale"] == ["runs/sr"]
+
+
+def test_a_run_is_scored_against_bicubic() -> None:
+    assert call("evaluate", "--run", "runs/sr") == 0
+    scores = json.loads(Path("runs/sr/scores.json").read_text())
+    assert scores["upscaled"]["gain"] == pytest.approx(scores["upscaled"]["psnr"] - scores["bicubic"]["psnr"])
+    assert 20 < scores["bicubic"]["psnr"] < 50 and scores["codec"]["psnr"] > 126
+    assert scores["codec"]["frames_right"] > 0.9 and scores["sampling"]["level"] == 0
+    picture = read_image(Path("runs/sr/samples/evaluated-upscaled.png"))
+    assert picture.shape == (3, 4 * 32, 6 * 32)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        ("generate", ["--run", "runs/sr"], "use `upscale`"),
+        ("generate", ["--upscale", "runs/base"], "this run makes clips and enlarges none"),
+        (
+            "generate",
+            ["--upscale", "runs/sr", "--upscale", "runs/sr"],
+            "clips of 16 px, but is given clips of 32",
+        ),
+        ("edit", ["upscale", "clip.mp4", "--run", "runs/base"], "this run makes clips and enlarges none"),
+        ("edit", ["double", "clip.mp4", "--run", "runs/sr"], "use `upscale`"),
+        ("edit", ["upscale", "clip.mp4", "--level", "0.9"], "level is 0.9; give 0 to 0.2"),
+        ("surprise", ["clip.mp4", "--run", "runs/sr", "--steps", "1"], "use `upscale`"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    tool: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tool, *arguments) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and said in last
