@@ -13,8 +13,8 @@ from torch import Tensor
 from vidiff.data.square import read_square, stream_square
 from vidiff.data.video import VideoWriter
 from vidiff.diffusion.known import box
+from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run
 
 TASKS = {
     "animate": "a picture, or the first frame of a video, starts to move",
@@ -73,20 +73,13 @@ def wanted(options: argparse.Namespace, side: int) -> Tensor:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("input", type=Path, help="a video file, or a picture")
-    common.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
-    common.add_argument("--context", type=int, help="frames on which each window looks back")
+    add_run(common)
     common.add_argument("--label", help="what the result shows, where the model has labels")
-    common.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
-    common.add_argument("--steps", type=int, help="of the sampler")
-    common.add_argument("--history", type=float, help="scale of guidance on what is given and the label")
-    common.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
-    common.add_argument("--seed", type=int, default=0, help="same seed, same frames")
-    common.add_argument("--fps", type=float, help="frames per second; by default the input's, doubled by double")
-    common.add_argument("--out", default="edited.mp4", help=".mp4, .webm, .gif, or a folder of .png, ending in /")
-    common.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_output(common, "edited.mp4", "the input's, doubled by double")
+    add_drawing(common)
     parser = argparse.ArgumentParser(description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    look: dict[str, Any] = {"parents": [common], "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    look: dict[str, Any] = {"parents": [common], "formatter_class": Help}
     of = {name: tasks.add_parser(name, help=does, description=does, **look) for name, does in TASKS.items()}
     of["animate"].add_argument("--frames", type=int, help="of the result; by default as many as the model sees at once")
     of["rewind"].add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
@@ -107,10 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         upscales = options.task == "upscale"
-        run = options.run or latest_run(enlarges=upscales)
-        pipeline = Pipeline.from_pretrained(run, options.device)
-        keys = ["guidance", "history", "steps", "sampler", "seed", "context"] + ["level"] * upscales
-        settings = {key: getattr(options, key) for key in keys}
+        run, pipeline = load_run(options, enlarges=upscales)
+        settings = drawing(options) | ({"level": options.level} if upscales else {})
         clip, fps = stream_square(options.input, pipeline.small if upscales else pipeline.size)
         fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
         given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
