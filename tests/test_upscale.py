@@ -243,6 +243,17 @@ def test_the_same_seed_gives_the_same_bytes_and_each_option_counts(pipe: Pipelin
     assert (pipe.settings(level=0.2)["level"], pipe.settings()["level"]) == (0.2, 0.1)
 
 
+def test_a_cascade_may_have_any_number_of_stages(pipe: Pipeline, tmp_path: Path) -> None:
+    of = config()
+    of.data.size = 32
+    larger = Pipeline.from_pretrained(save(tmp_path / "larger", of), "cpu")
+    given = clip(6, 8)
+    stream = larger.upscale_stream(pipe.upscale_stream([given], count=2, seed=1), count=2, seed=1)
+    made = torch.cat(list(stream), dim=2)
+    assert made.shape == (2, 3, 6, 32, 32)
+    assert torch.equal(made, larger.upscale(pipe.upscale(given, seed=1), seed=1))
+
+
 def test_the_scale_of_the_detail_comes_with_the_run(pipe: Pipeline) -> None:
     assert torch.equal(pipe.detail, DETAIL) and pipe.lowres.factor == 2 and pipe.small == 8
     given, whole = clip(4, 8), pipe.detail
