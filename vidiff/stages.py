@@ -28,6 +28,7 @@ from vidiff.prepare import (
     Samples,
     batches,
     cache_latents,
+    captions_of,
     clip_dataset,
     first_batch,
     latent_dataset,
@@ -37,8 +38,9 @@ from vidiff.prepare import (
     refuse_another_model,
     resolve,
     same_codec,
+    with_text,
 )
-from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective
+from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective, build_text
 from vidiff.run import load_codec, read_config, save_codec, trained_precision
 
 
@@ -93,15 +95,20 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     cache = cache_latents(config, codec, key, index, precision)
     test_cache = cache_latents(config, codec, key, held_out, precision)
     codec.set_statistics(*cache.statistics)
-    resolve(config, codec, index)
-    refuse_another_model(config, codec)
+    encoder, captions = build_text(config.text) if config.text else None, list[str]()
+    if encoder is not None:
+        captions = captions_of(config, index)
+        encoder.learn(captions)
+    resolve(config, codec, index, encoder)
+    refuse_another_model(config, codec, encoder)
     record(config, given)
     with one_at_a_time(config.folder):
         shape = codec.network.config if isinstance(codec, VAECodec) else None
         save_codec(config.folder / "codec", codec, shape)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
-        (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
+        facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
+        (config.folder / "data.json").write_text(json.dumps(facts))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_objective(config)
@@ -116,8 +123,13 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.sampling,
         config.device,
         config.data.stride[0] if config.unet.strided else None,
+        boxes=config.loss.tasks.boxes > 0,
+        text=encoder,
     )
-    test = first_batch(config, latent_dataset(config, test_cache, cache.statistics), 16)
+    dataset = with_text(config, latent_dataset(config, cache, cache.statistics), encoder, index)
+    held = with_text(config, latent_dataset(config, test_cache, cache.statistics), encoder, held_out)
+    test = first_batch(config, held, 16)
+    prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
     seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
@@ -129,7 +141,8 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     def sample(step: int) -> None:
         count, frames = config.sampling.count, config.data.frames
         labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
-        made = pipeline.generate(label=labels, count=count)
+        texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
+        made = pipeline.generate(label=labels, count=count, text=texts)
         folder = config.folder / "samples"
         write_video(folder / f"step-{step:07d}.mp4", made.cpu(), fps=pipeline.fps)
         if frames > 1:
@@ -137,7 +150,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
             write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, latent_dataset(config, cache, cache.statistics), validate, sample)
+    fit_run(config, objective, dataset, validate, sample)
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
