@@ -12,6 +12,7 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
+from vidiff.diffusion.lowres import draw_level, with_lowres
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
@@ -40,11 +41,15 @@ class DiffusionLoss:
 
 
 class DiffusionObjective(nn.Module):
-    """Denoising loss over the unknown voxels of each clip (Ho et al. 2020, algorithm 1, with a clock a voxel)."""
+    """Denoising loss over the unknown voxels of each clip (Ho et al. 2020, algorithm 1, with a clock a voxel).
 
-    def __init__(self, denoiser: Denoiser, loss: DiffusionLoss) -> None:
+    Args:
+        lowres_noise: largest time to which a low-resolution video that conditions the model is noised.
+    """
+
+    def __init__(self, denoiser: Denoiser, loss: DiffusionLoss, lowres_noise: float = 0.0) -> None:
         super().__init__()
-        self.denoiser, self.options = denoiser, loss
+        self.denoiser, self.options, self.lowres_noise = denoiser, loss, lowres_noise
         self.distance = choose("loss distance", loss.distance, DISTANCES)
         self.weighting = choose("loss weighting", loss.weighting, WEIGHTINGS)
         self.times = choose("time distribution", loss.times, TIMES)
@@ -61,8 +66,8 @@ class DiffusionObjective(nn.Module):
         """
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn, or pixels as "video"
-                `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has
-                them, where there are.
+                `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has them, and
+                "lowres" `(b, c, f, h, w)`, where there are.
 
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
@@ -73,6 +78,9 @@ class DiffusionObjective(nn.Module):
         drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
         given = {name: batch.get(name) for name in ("label", "text", "text_mask", "stride")}
         condition = Condition(**given).drop(drop)
+        if "lowres" in batch:
+            shown = draw_level(len(x0), self.lowres_noise, x0.device)
+            condition = with_lowres(condition, batch["lowres"], self.denoiser.schedule, shown)
 
         def times(count: int) -> Tensor:
             return self.times(count, x0.device, self.denoiser.schedule)
