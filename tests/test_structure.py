@@ -59,6 +59,7 @@ OWNERS = {
     "av": {"vidiff/data/video.py"},
     "PIL": {"vidiff/data/video.py"},
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py"},
+    "transformers": {"vidiff/text.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 

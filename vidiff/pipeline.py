@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidiff import edit
 from vidiff.diffusion import known
-from vidiff.trained import Labels, Trained
+from vidiff.trained import Labels, Texts, Trained
 
 
 class Pipeline(Trained):
@@ -23,13 +23,14 @@ class Pipeline(Trained):
             frames: how many; by default as many as the model was trained on. More are made by extension.
             label: one for all clips, or one for each; by default none is asked for.
             count: how many clips.
-            options: `guidance`, `steps`, `sampler`, `seed`, `context`, `history`, `lag`, `progress`, as for `stream`.
+            options: `text`, `guidance`, `steps`, `sampler`, `seed`, `context`, `history`, `lag`, `progress`, as for
+                `stream`.
 
         Returns:
             `(count, 3, frames, height, width)` in [-1, 1].
 
         Raises:
-            ValueError: for an unknown label (the nearest are named) or an option out of range.
+            ValueError: for an unknown label or word (the nearest are named) or an option out of range.
         """
         return torch.cat(list(self.stream(frames, label, count, **options)), dim=2)
 
@@ -218,6 +219,7 @@ class Pipeline(Trained):
         label: Labels = None,
         count: int = 1,
         *,
+        text: Texts = None,
         clip: Tensor | None = None,
         backwards: bool = False,
         context: int | None = None,
@@ -226,13 +228,14 @@ class Pipeline(Trained):
         """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
 
         Args:
+            text: what to show, in words: one for all clips, or one for each; by default none is asked for.
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
             options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
                 `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `seed` of all
                 noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
-                continued and the label at once, which takes the place of `guidance` there (by default the run's own,
+                continued, label and text at once, which takes the place of `guidance` there (by default the run's own,
                 unless `guidance` is given); `lag`, steps by which each new frame follows the one before, where 0 draws
                 all of a window at once; `progress`, to show a bar.
 
@@ -245,12 +248,12 @@ class Pipeline(Trained):
             frames = self.frames if frames is None else frames
             if frames < 1 or count < 1:
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
-            condition = self.condition(label, count)
+            condition = self.condition(label, count, text)
             size = (self.size, self.size)
             yield from edit.generate(draw, self.codec, frames, size, context, condition, count)
             return
         clip = self._clip(clip)
         if frames is None or frames <= clip.shape[2]:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
-        new, condition = frames - clip.shape[2], self.condition(label, len(clip))
+        new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)
         yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load
+from vidiff.data.captions import Captioned, read_captions
 from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
@@ -25,8 +27,9 @@ from vidiff.engine.precision import Precision, autocast
 from vidiff.recipe import DataConfig, DiffusionRun, RunConfig
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
+from vidiff.text import TextEncoder, encode_captions
 
-Samples = ClipDataset | LatentDataset
+Samples = ClipDataset | LatentDataset | Captioned
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
 FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend")  # what may change while a model is trained
@@ -99,15 +102,33 @@ def cache_latents(
     return cache
 
 
-def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
-    """Fill in what follows from codec and data."""
+def captions_of(config: RunConfig, index: Index) -> list[str]:
+    """The caption of each clip of an index."""
+    return read_captions(index.root, [file.path for file in index.files], config.data.captions)
+
+
+def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Samples:
+    """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
+    if encoder is None:
+        return dataset
+    captions = captions_of(config, index)
+    each = sorted(set(captions))
+    folder = Path(config.runs) / "latents"
+    with one_at_a_time(folder):
+        text, mask = encode_captions(encoder, each, folder)
+    return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
+
+
+def resolve(config: DiffusionRun, codec: Codec, index: Index, encoder: TextEncoder | None) -> None:
+    """Fill in what follows from codec, data and text encoder."""
+    config.unet.text_dim, config.unet.words = (encoder.dim, encoder.words) if encoder else (0, 0)
     config.unet.channels = codec.channels
     config.unet.labels = len(index.labels) if config.conditional else 0
     config.unet.strided = config.data.stride[0] != config.data.stride[1]
     config.unet.lowres_channels = codec.channels if config.lowres.factor else 0
 
 
-def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
+def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder: TextEncoder | None = None) -> None:
     """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
     folder = config.folder
     if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
@@ -115,9 +136,13 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     advice = "give this training another name=..., or set it as it was"
     before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
     for key in now:
-        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in ("unet", "vae")
+        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in ("unet", "vae", "text")
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+    if encoder is not None and (folder / "data.json").is_file():
+        facts = json.loads((folder / "data.json").read_text()).get("text")
+        if facts is not None and facts != encoder.facts():
+            raise ValueError(f"{folder} was trained with captions of other words: {advice}")
     if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):

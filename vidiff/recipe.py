@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.data.captions import SOURCES
 from vidiff.data.index import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
@@ -22,6 +23,7 @@ from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObject
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
+from vidiff.text import TEXTS, TextEncoder
 
 
 class ConfigError(ValueError):
@@ -35,6 +37,7 @@ class DataConfig:
     root: str = MISSING  # folder of videos
     layout: str = "auto"  # or folders, ucf101, flat; shapes makes the shapes set in `root` if it is not there
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
+    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
@@ -116,6 +119,8 @@ class RunConfig:
         data = self.data
         if data.layout not in LAYOUTS:
             raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
+        if data.captions not in SOURCES:
+            raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
         for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
             if value < 1:
                 raise ConfigError(f"{key} is {value}; give 1 or more")
@@ -159,8 +164,9 @@ class DiffusionRun(RunConfig):
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     conditional: bool = True  # whether the model learns the labels that the data has
+    text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
     lowres: LowresConfig = field(default_factory=LowresConfig)
-    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, strided follow from the rest
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
     prediction: str = "v"
     start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
@@ -180,6 +186,8 @@ class DiffusionRun(RunConfig):
         if self.lowres.factor and self.objective != "denoising":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         self.unet.validate()
+        if self.text:
+            build_text(self.text)
         check_prediction(self.prediction, build_schedule(self))
         if self.objective not in ("denoising", "bound"):
             raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
@@ -236,6 +244,11 @@ def build_schedule(config: DiffusionRun) -> Schedule:
 
 def build_sampler(slot: dict[str, Any]) -> Sampler:
     return build_part("sampling.sampler", SAMPLERS, slot)
+
+
+def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
+    """The text encoder; `facts` is what it learned of the training captions."""
+    return build_part("text", TEXTS, {**slot, **facts})
 
 
 def build_codec(vae: VAEConfig | None) -> Codec:

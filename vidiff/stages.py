@@ -27,6 +27,7 @@ from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
     Samples,
     batches,
+    captions_of,
     clip_dataset,
     first_batch,
     latent_dataset,
@@ -37,8 +38,9 @@ from vidiff.prepare import (
     refuse_another_model,
     resolve,
     same_codec,
+    with_text,
 )
-from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective
+from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective, build_text
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec, read_config, save_codec, trained_precision
 
@@ -93,15 +95,19 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
     seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
     codec.set_statistics(*seen.codec_moments)
-    resolve(config, codec, index)
-    refuse_another_model(config, codec)
+    encoder, captions = build_text(config.text) if config.text else None, list[str]()
+    if encoder is not None:
+        captions = captions_of(config, index)
+        encoder.learn(captions)
+    resolve(config, codec, index, encoder)
+    refuse_another_model(config, codec, encoder)
     record(config, given)
     with one_at_a_time(config.folder):
         shape = codec.network.config if isinstance(codec, VAECodec) else None
         save_codec(config.folder / "codec", codec, shape)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
-        facts = {"labels": labels, "fps": fps}
+        facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
         if seen.detail is not None:
             facts["detail"] = seen.detail.tolist()
         (config.folder / "data.json").write_text(json.dumps(facts))
@@ -119,10 +125,15 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.sampling,
         config.device,
         config.data.stride[0] if config.unet.strided else None,
+        boxes=config.loss.tasks.boxes > 0,
+        text=encoder,
         lowres=config.lowres,
         detail=seen.detail,
     )
-    test = first_batch(config, latent_dataset(config, unseen, seen), 16)
+    dataset = with_text(config, latent_dataset(config, seen, seen), encoder, index)
+    held = with_text(config, latent_dataset(config, unseen, seen), encoder, held_out)
+    test = first_batch(config, held, 16)
+    prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
     clips = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
@@ -140,14 +151,15 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)
             return
         labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
-        made = pipeline.generate(label=labels, count=count)
+        texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
+        made = pipeline.generate(label=labels, count=count, text=texts)
         write_video(path, made.cpu(), fps=pipeline.fps)
         if frames > 1:
             given = clips[:, :, : config.sampling.context]
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
             write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, latent_dataset(config, seen, seen), validate, sample)
+    fit_run(config, objective, dataset, validate, sample)
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:

@@ -16,7 +16,7 @@ class Condition:
     """
     Args:
         label: `(b,)` int64; -1 is no label.
-        text: `(b, n, d)` token embeddings.
+        text: `(b, n, d)` token embeddings, or `(b, n)` int64 numbers of words, which the network embeds.
         text_mask: `(b, n)` bool, true where a token counts; all of them where it is not given. A row without
             any is a sample without text.
         lowres: `(b, c, f, h, w)`, already upsampled to the size of `x`.
@@ -30,6 +30,12 @@ class Condition:
     lowres: Tensor | None = None
     lowres_log_snr: Tensor | None = None
     stride: Tensor | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether any sample has a label or text: else `null` would change nothing."""
+        label = self.label is not None and bool((self.label != NO_LABEL).any())
+        return label or (self.text is not None and (self.text_mask is None or bool(self.text_mask.any())))
 
     def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
         """Drop label and text together, each sample on its own coin (Ho & Salimans 2022, algorithm 1).
