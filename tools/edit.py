@@ -24,7 +24,7 @@ TASKS = {
     "loop": "new frames lead from the end of a clip to its beginning",
     "inpaint": "new content within a box or a mask",
     "outpaint": "new content around a box",
-    "restyle": "a clip is noised and drawn anew, as --label says",
+    "restyle": "a clip is noised and drawn anew, as --label or --text says",
     "double": "a new frame between every two",
 }
 
@@ -93,9 +93,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     common.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
     common.add_argument("--context", type=int, help="frames on which each window looks back")
     common.add_argument("--label", help="what the result shows, where the model has labels")
+    common.add_argument("--text", help="what the result shows, in words, where the model has text")
     common.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
     common.add_argument("--steps", type=int, help="of the sampler")
-    common.add_argument("--history", type=float, help="scale of guidance on what is given and the label")
+    common.add_argument("--history", type=float, help="scale of guidance on what is given, label and text")
     common.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     common.add_argument("--seed", type=int, default=0, help="same seed, same frames")
     common.add_argument("--fps", type=float, help="frames per second; by default the input's, doubled by double")
@@ -130,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
         given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
         with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:
-            rest = {"label": options.label, "progress": True, **settings}
+            rest = {"label": options.label, "text": options.text, "progress": True, **settings}
             writer.write(make(pipeline, clip, options, rest)[0].cpu())
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -37,9 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--context", type=int, help="frames on which each window looks back")
     parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
+    parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
     parser.add_argument("--steps", type=int, help="of the sampler")
-    parser.add_argument("--history", type=float, help="where frames are continued: scale on them and the label")
+    parser.add_argument("--history", type=float, help="where frames are continued: scale on them, label and text")
     parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same frames")
@@ -64,12 +65,18 @@ def main(arguments: list[str] | None = None) -> int:
             context = min(given, max(context, 1))
             last = crop(reader.read(range(given - context, given), size), pipeline.size)
             new = pipeline.stream(
-                options.frames - given + context, options.label, clip=last[None], progress=True, **settings
+                options.frames - given + context,
+                options.label,
+                text=options.text,
+                clip=last[None],
+                progress=True,
+                **settings,
             )
             metadata = {
                 "run": str(run),
                 "clip": str(options.clip),
                 "given": given,
+                "text": options.text,
                 **pipeline.settings(**settings),
             }
             with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:
