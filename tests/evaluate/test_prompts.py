@@ -27,13 +27,12 @@ def test_the_oracle_reads_every_direction() -> None:
 
 
 def test_the_way_counts_from_the_first_frame_found_to_the_last() -> None:
-    clip = drawn("red_disc", "left")
-    empty = Clip("red_disc", 0.0, (0.0, 0.0), (0.0, 0.0), 64).video(1)
-    clip[:, :1], clip[:, 6:] = empty, empty
+    clip = make_clip(ShapesSpec(frames=8, straight=1), "test", "red_disc", 0).video(8)
+    empty = Clip("red_disc", 0.0, (0.0, 0.0), (0.0, 0.0), 64).video(8)
+    clip[:, [0, 6, 7]] = empty[:, [0, 6, 7]]
     clip[:, 3] = -1.0
-    still = drawn("red_disc", "left")[:, :1].expand(3, 4, 48, 48)
-    gone = empty.expand(3, 4, 48, 48)
-    reading = read_shapes(torch.stack([clip, still, gone]))
+    still = clip[:, 1:2].expand(3, 8, 64, 64)
+    reading = read_shapes(torch.stack([clip, still, empty]))
     assert reading.found[0].tolist() == [False, True, True, False, True, True, False, False]
     assert read_direction(reading).tolist() == [DIRECTIONS.index("left"), -1, -1]
 
