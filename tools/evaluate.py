@@ -1,4 +1,4 @@
-"""Score a trained run. The oracle reads colour, shape and place of the object in every frame."""
+"""Score a trained run; for super-resolution, against bicubic. The oracle reads colour, shape and place of objects."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from vidiff import score_shapes, score_upscaling
 from vidiff.engine.report import write_report
+from vidiff.evaluate.upscaling import UpscalingProtocol
 from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run, read_config
-from vidiff.score import score_run
+from vidiff.run import latest_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
-        scores = score_run(pipeline, run, options.data or Path(read_config(run).data.root))
+        if pipeline.lowres.factor:
+            scores = score_upscaling.score_run(run, pipeline, options.data, UpscalingProtocol())
+        else:
+            scores = score_shapes.score_run(run, pipeline, options.data)
         for path in {run / "scores.json", options.json or run / "scores.json"}:  # the report shows the run's own
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(scores, indent=2) + "\n")
@@ -37,11 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; no scores were written", file=sys.stderr)
         return 130
-    for part, found in scores.items():
-        if not isinstance(found, dict) or part.startswith(("protocol", "sampling")):
+    for part, values in scores.items():
+        if part == "run" or part.startswith(("protocol", "sampling")):
             continue
         print(part)
-        for key, value in found.items():
+        for key, value in values.items():
             if not isinstance(value, list):
                 print(f"  {key:24}{value:.3f}" if isinstance(value, float) else f"  {key:24}{value}")
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from vidiff.trained import Labels, Texts, Trained
 
 
 class Pipeline(Trained):
-    """Generates, extends and edits clips with a trained model."""
+    """Generates, extends, edits and enlarges clips with a trained model."""
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
@@ -162,6 +162,57 @@ class Pipeline(Trained):
         clip = self._clip(clip)
         draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
         return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
+
+    def upscale(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Enlarge a clip of any length with a super-resolution model.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], h and w `size / lowres.factor`.
+            label: what the clip shows, where the model has labels.
+            options: as for `upscale_stream`.
+
+        Returns:
+            `(b, 3, f, size, size)` in [-1, 1].
+
+        Raises:
+            ValueError: a model that enlarges nothing; a clip of another size; an option out of range.
+        """
+        count = 1 if clip.ndim == 4 else len(clip)
+        return torch.cat([part.to(clip) for part in self.upscale_stream([clip], label, count, **options)], dim=2)
+
+    @torch.no_grad()
+    def upscale_stream(
+        self,
+        parts: Iterable[Tensor],
+        label: Labels = None,
+        count: int = 1,
+        *,
+        text: Texts = None,
+        level: float | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """`upscale` of clips that come piece by piece, in memory that does not grow with their length.
+
+        Args:
+            parts: `(count, 3, n, h, w)`, such as another model's `stream` yields; n may vary.
+            label, text: what the clips show, where the model has labels or text.
+            level: the time to which the given clips are noised, which hides flaws that real clips do not have; by
+                default the run's own.
+            context: made frames that are known to each further window.
+            options: `steps`, `sampler`, `seed`, `guidance`, `history`, `lag` and `progress`, as for `stream`.
+
+        Yields:
+            `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
+        """
+        small, factor, detail = self.small, self.lowres.factor, self.detail
+        assert detail is not None  # as in every run with a factor
+        level = self.lowres.level if level is None else level
+        if not 0 <= level <= self.lowres.noise:
+            raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
+        draw, context = self._draw(**options), self._context(context, self.frames)
+        clips = (self._clip(part, small) for part in parts)
+        yield from edit.upscale(draw, self.codec, clips, factor, detail, level, context, self._told(label, count, text))
 
     @torch.no_grad()
     def stream(

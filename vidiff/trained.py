@@ -19,7 +19,7 @@ from vidiff.draw import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
-from vidiff.recipe import SamplingConfig, build_denoiser, build_sampler, build_text
+from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_text
 from vidiff.run import fill, load_codec, read_config, trained_precision
 from vidiff.text import TextEncoder
 
@@ -37,7 +37,10 @@ class Trained:
         labels: names of the classes; empty for a model without.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        boxes: whether it was trained on frames of which a part is known.
         text: what reads prompts; None for a model without text.
+        lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
+        detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
     """
 
     def __init__(
@@ -52,13 +55,17 @@ class Trained:
         device: str | torch.device = "auto",
         stride: int | None = None,
         precision: Precision = "fp32",
+        boxes: bool = False,
         text: TextEncoder | None = None,
+        lowres: LowresConfig | None = None,
+        detail: Tensor | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision, self.text = precision, text
+        self.precision, self.boxes, self.text, self.lowres = precision, boxes, text, lowres or LowresConfig()
+        self.detail = None if detail is None else detail.to(self.device)
 
     @classmethod
     def from_pretrained(
@@ -98,8 +105,21 @@ class Trained:
             device,
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
-            build_text(config.text, **facts["text"]) if config.text else None,
+            boxes=config.loss.tasks.boxes > 0,
+            text=build_text(config.text, **facts["text"]) if config.text else None,
+            lowres=config.lowres,
+            detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
         )
+
+    @property
+    def small(self) -> int:
+        """Height and width in pixels of what a super-resolution model enlarges. Raises ValueError for any other."""
+        if not self.lowres.factor:
+            raise ValueError(
+                "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
+                "configs/shapes_sr.yaml"
+            )
+        return self.size // self.lowres.factor
 
     def _asked(
         self,
@@ -143,7 +163,7 @@ class Trained:
             lag,
             history,
             DTYPES[self.precision],
-            replace=True,  # training knows whole frames
+            replace=not self.boxes,
         )
 
     def _context(self, context: int | None, frames: int) -> int:
@@ -161,13 +181,12 @@ class Trained:
             )
         return context
 
-    def _clip(self, clip: Tensor) -> Tensor:
-        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another size or type."""
-        video = clip[None] if clip.ndim == 4 else clip
-        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, self.size, self.size) or not video.numel():
+    def _clip(self, clip: Tensor, size: int | None = None) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another type, or size than given."""
+        size, video = size or self.size, clip[None] if clip.ndim == 4 else clip
+        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, size, size) or not video.numel():
             raise ValueError(
-                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {self.size}, {self.size}): "
-                "resize it to the model's size"
+                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {size}, {size}): resize it to the model's size"
             )
         if not clip.is_floating_point():
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
@@ -182,12 +201,26 @@ class Trained:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
+        if self.lowres.factor:
+            default["level"] = self.lowres.level
         if given.get("guidance") is not None:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
     def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
-        """What the model is told of `count` clips. Raises ValueError as `label_tensor` and `text_tensors`."""
+        """What the model is told of `count` clips that it makes by itself.
+
+        Raises:
+            ValueError: as `label_tensor` and `text_tensors`; for a super-resolution model, which makes none.
+        """
+        if self.lowres.factor:
+            raise ValueError(
+                f"this run enlarges clips of {self.small} px to {self.size} px and makes none by itself: use `upscale` "
+                "(tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
+            )
+        return self._told(label, count, text)
+
+    def _told(self, label: Labels, count: int, text: Texts = None) -> Condition:
         stride = None if self.stride is None else torch.full((count,), self.stride)
         words, mask = self.text_tensors(text, count)
         return Condition(self.label_tensor(label, count), words, mask, stride=stride).to(self.device)

@@ -49,6 +49,7 @@ class UNetConfig:
     dropout: float = 0.0
     checkpoint: list[int] = field(default_factory=list)  # levels whose activations are recomputed in the backward pass
     attention_backend: str = "auto"  # or xformers, sdpa, plain
+    patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
 
     def validate(self) -> None:
         """Raises ValueError for what builds no network: numbers out of range, levels that are not there."""
@@ -63,8 +64,9 @@ class UNetConfig:
             wrong = [level for level in getattr(self, name) or [] if level not in levels]
             if wrong:
                 raise ValueError(f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}")
-        if self.width < 1:
-            raise ValueError(f"unet.width is {self.width}; give 1 or more")
+        for name in ("width", "patch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"unet.{name} is {getattr(self, name)}; give 1 or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"unet.dropout is {self.dropout}; give a probability from 0 to less than 1")
         if self.modulation not in MODULATIONS:
@@ -137,7 +139,8 @@ class UNet(nn.Module):
 
     It is told the clock twice: voxel by voxel as an input channel, and frame by frame in each block's modulation.
     Other numbers of frames and other sizes than it was trained on are accepted, as long as h and w divide by
-    `2 ** (levels - 1)`.
+    `patch * 2 ** (levels - 1)`. Patches make pixels cheap to work on (Hoogeboom et al. 2023, simple diffusion, section
+    3.2): the network is as wide and as deep, over fewer places.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -146,9 +149,10 @@ class UNet(nn.Module):
         self.config = config
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
-        self.embed = Embedding(dim, config.labels, config.strided)
+        self.embed = Embedding(dim, config.labels, config.strided, config.lowres_channels > 0)
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
-        self.enter = nn.Conv2d(config.channels + 1 + config.lowres_channels, widths[0], 3, padding=1)
+        given, area = config.channels + 1 + config.lowres_channels, config.patch**2
+        self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
         self.down = nn.ModuleList(Stage(config, level, dim) for level in self.levels)
         self.up = nn.ModuleList(Stage(config, level, dim, widths[level]) for level in reversed(self.levels))
@@ -158,7 +162,7 @@ class UNet(nn.Module):
             self.split.append(Upsample(lower, upper))
         self.middle = Stage(config, len(widths) - 1, dim)
         self.modulate = Modulation(widths[0], dim, config.modulation)
-        self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1), 3, padding=1)
+        self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1) * area, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
         channels_last(self)
@@ -178,16 +182,19 @@ class UNet(nn.Module):
                 kind than the model's.
         """
         frames, height, width = x.shape[2:]
-        halvings = len(self.merge)
-        factor = 2**halvings
+        halvings, patch = len(self.merge), self.config.patch
+        factor = patch * 2**halvings
         if height % factor or width % factor:
-            raise ValueError(f"the network halves {height}x{width} {halvings} times: both must divide by {factor}")
+            patches = f"takes patches of {patch} and " if patch > 1 else ""
+            raise ValueError(
+                f"the network {patches}halves {height}x{width} {halvings} times: both must divide by {factor}"
+            )
         inputs = [x, log_snr.to(x.dtype) / 10]
         if self.config.lowres_channels:
             if condition.lowres is None:
-                raise ValueError("this model enlarges a low-resolution video: condition.lowres is missing")
+                raise ValueError("this model enlarges clips, and condition.lowres is missing: use `upscale`")
             inputs.append(condition.lowres)
-        h = rearrange(torch.cat(inputs, dim=1), "b c f h w -> (b f) c h w")
+        h = rearrange(torch.cat(inputs, dim=1), "b c f (h p) (w q) -> (b f) (c p q) h w", p=patch, q=patch)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))  # (b f) width h w
         emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
         text: Tokens | None = None
@@ -197,6 +204,8 @@ class UNet(nn.Module):
         emb = torch.nn.functional.silu(rearrange(emb, "b f d -> (b f) d"))
 
         clocks = [rearrange(log_snr, "b c f h w -> (b f) c h w")]  # of each level
+        if patch > 1:
+            clocks = [torch.nn.functional.avg_pool2d(clocks[0], patch)]
         for _ in self.merge:
             clocks.append(torch.nn.functional.avg_pool2d(clocks[-1], 2))
         skips, here = [], 0
@@ -211,4 +220,4 @@ class UNet(nn.Module):
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
             h = stage(h, emb, clocks[level], frames, text, skips.pop())
         h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
-        return rearrange(h, "(b f) c h w -> b c f h w", f=frames)
+        return rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)

@@ -1,4 +1,4 @@
-"""The scores of a trained run: the oracle of the shapes set reads colour, shape and place in every frame."""
+"""Scores of a run of the shapes set: the oracle reads colour, shape and place of the object in every frame."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from vidiff.evaluate.prompts import TRIPLES, PromptProtocol, prompt_score, score
 from vidiff.evaluate.protocol import ShapesProtocol, score_extension, score_generation, score_real
 from vidiff.evaluate.shapes import read_shapes
 from vidiff.pipeline import Pipeline
+from vidiff.run import read_config
 
 
-def score_run(pipeline: Pipeline, run: Path, root: Path) -> dict[str, Any]:
-    """Every score that a run of the shapes set can have; its clips go to `run/samples/evaluated-*`.
+def score_run(run: Path, pipeline: Pipeline, data: Path | None) -> dict[str, Any]:
+    """Score a run by label, by text, or both, as it was trained. Its clips go to `run/samples/evaluated-*`.
 
     Args:
-        root: the shapes set, of which the test split is read.
+        data: the shapes set, of which the test split is read; by default the one that the run was trained on.
+
+    Returns:
+        the protocols, the sampling settings, and a dictionary of scores for each part.
 
     Raises:
         ValueError: a run of another set, or held-out clips that are not there or of another size.
@@ -30,6 +34,7 @@ def score_run(pipeline: Pipeline, run: Path, root: Path) -> dict[str, Any]:
     if not labelled and pipeline.text is None:
         found = f"its labels are {', '.join(pipeline.labels[:3])}, ..." if pipeline.labels else "it has no labels"
         raise ValueError(f"{run} was not trained on the shapes set: {found}; name another with --run")
+    root = Path(read_config(run).data.root) if data is None else data
     scores: dict[str, Any] = {"sampling": pipeline.settings(), "run": str(run)}
     if labelled:
         scores |= score_labels(pipeline, root, run)
