@@ -110,7 +110,7 @@ def test_evaluate_scores_prompts(capsys: pytest.CaptureFixture[str]) -> None:
     assert scores["real_text"]["direction_right"] == 1 and scores["prompts"]["right"] == 0
     assert "generation" not in scores
     assert read_video("runs/tiny/samples/evaluated-text.mp4").shape[:2] == (3, 4)
-    assert read_image("runs/tiny/samples/evaluated-text.png").shape == (3, 12 * 32, len(TRIPLES) // 12 * 2 * 32)
+    assert read_image("runs/tiny/samples/evaluated-text.png").shape == (3, 12 * 32, len(TRIPLES) // 12 * (2 * 32 + 4))
     assert "prompts_held_out" in capsys.readouterr().out
 
 

@@ -94,9 +94,9 @@ def score_text(pipeline: Pipeline, root: Path, run: Path) -> dict[str, Any]:
         protocol,
     )
     write_video(folder / "evaluated-text.mp4", made, fps=pipeline.fps)
-    rows = [sheet(clip[:, ::3]) for clip in made[: len(TRIPLES)]]
-    courses_of = len(DIRECTIONS)  # a row of the picture has one label, going in each direction
-    lines = [torch.cat(rows[start : start + courses_of], dim=2) for start in range(0, len(rows), courses_of)]
+    many = len(DIRECTIONS)  # a row of the picture shows one label, going each way, with a bar after each
+    shown = [torch.nn.functional.pad(sheet(clip[:, ::3]), (0, 4), value=1.0) for clip in made[: len(TRIPLES)]]
+    lines = [torch.cat(shown[start : start + many], dim=2) for start in range(0, len(shown), many)]
     write_image(folder / "evaluated-text.png", torch.cat(lines, dim=1))
     return {**scores, **found}
 
