@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -15,6 +17,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {"transformers": "text"}  # libraries that are imported only where they are used -> the extra that brings them
 DISTRIBUTION = {"PIL": "pillow", "decord": "decord2", "yaml": "pyyaml"}  # where the import's name is another
 
 
@@ -26,9 +29,18 @@ def test_core_dependencies_are_what_vidiff_imports() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    outside = imported - set(sys.stdlib_module_names) - {"vidiff"}
+    outside = imported - set(sys.stdlib_module_names) - {"vidiff", *EXTRAS}
     declared = {re.match(r"[\w-]+", requirement).group() for requirement in PROJECT["dependencies"]}
     assert {DISTRIBUTION.get(name, name) for name in outside} == declared
+
+
+@pytest.mark.parametrize(("name", "extra"), EXTRAS.items())
+def test_what_an_extra_brings_is_not_needed_to_import_vidiff(name: str, extra: str) -> None:
+    assert name in PROJECT["optional-dependencies"][extra]
+    code = (
+        f"import sys; sys.modules['{name}'] = None; import vidiff.stages, vidiff.pipeline"  # None: cannot be imported
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_version_has_one_value() -> None:

@@ -23,7 +23,7 @@ TASKS = {
     "loop": "new frames lead from the end of a clip to its beginning",
     "inpaint": "new content within a box or a mask",
     "outpaint": "new content around a box",
-    "restyle": "a clip is noised and drawn anew, as --label says",
+    "restyle": "a clip is noised and drawn anew, as --label or --text says",
     "double": "a new frame between every two",
     "upscale": "a clip is enlarged, with a super-resolution run",
 }
@@ -75,6 +75,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     common.add_argument("input", type=Path, help="a video file, or a picture")
     add_run(common)
     common.add_argument("--label", help="what the result shows, where the model has labels")
+    common.add_argument("--text", help="what the result shows, in words, where the model has text")
     add_output(common, "edited.mp4", "the input's, doubled by double")
     add_drawing(common)
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
         given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
         with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:
-            rest = {"label": options.label, "progress": True, **settings}
+            rest = {"label": options.label, "text": options.text, "progress": True, **settings}
             if upscales:
                 parts = pipeline.upscale_stream(clip, **rest)
             else:

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_run(parser)
     parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
+    parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
     add_output(parser, "extended.mp4", "the clip's")
     add_drawing(parser)
     options = parser.parse_args(arguments)
@@ -52,12 +53,18 @@ def main(arguments: list[str] | None = None) -> int:
             context = min(given, max(context, 1))
             last = crop(reader.read(range(given - context, given), size), pipeline.size)
             new = pipeline.stream(
-                options.frames - given + context, options.label, clip=last[None], progress=True, **settings
+                options.frames - given + context,
+                options.label,
+                text=options.text,
+                clip=last[None],
+                progress=True,
+                **settings,
             )
             metadata = {
                 "run": str(run),
                 "clip": str(options.clip),
                 "given": given,
+                "text": options.text,
                 **pipeline.settings(**settings),
             }
             with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:

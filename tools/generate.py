@@ -21,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--label", action="append", help="class to show; repeat for one each; by default all, in random order"
     )
-    parser.add_argument("--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label")
+    parser.add_argument("--text", action="append", help="what to show, in words; repeat for one each")
+    parser.add_argument(
+        "--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label or --text"
+    )
     parser.add_argument(
         "--upscale",
         action="append",
@@ -34,20 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run, pipeline = load_run(options)
-        count = len(options.label or [1]) if options.count is None else options.count
+        asked = max(len(options.label or [1]), len(options.text or [1]))
+        count = asked if options.count is None else options.count
         labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
+        texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
         settings = drawing(options)
-        stream = pipeline.stream(options.frames, labels, count, progress=True, **settings)
+        stream = pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings)
         size = pipeline.size
         for path in options.upscale or []:
             larger = Pipeline.from_pretrained(path, options.device)
             if larger.small != size:
                 raise ValueError(f"{path} enlarges clips of {larger.small} px, but is given clips of {size} px")
-            told = labels if larger.labels else None
-            stream = larger.upscale_stream(stream, told, count, seed=options.seed, progress=True)
+            told = {"label": labels if larger.labels else None, "text": texts if larger.text else None}
+            stream = larger.upscale_stream(stream, count=count, **told, seed=options.seed, progress=True)
             size = larger.size
-        metadata = {"run": str(run), "labels": labels, **pipeline.settings(**settings)}
+        metadata = {"run": str(run), "labels": labels, "texts": texts, **pipeline.settings(**settings)}
         if options.upscale:
             metadata["upscale"] = [str(path) for path in options.upscale]
         with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:

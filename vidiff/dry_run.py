@@ -32,6 +32,7 @@ def run(config: RunConfig, folder: Path) -> None:
         plans = [config]
         if isinstance(small, DiffusionRun) and isinstance(config, DiffusionRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))
+            small.codec.own_data = False  # that data may have to be made, and would be kept
             small.codec.override = {
                 **small.codec.override,
                 "train": {**small.codec.override.get("train", {}), **changes},

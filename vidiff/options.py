@@ -11,7 +11,7 @@ from vidiff.run import latest_run
 
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "guidance": {"type": float, "help": "scale of classifier-free guidance; 1 is the plain model"},
-    "history": {"type": float, "help": "where frames are known: scale on them and the label, in place of --guidance"},
+    "history": {"type": float, "help": "where frames are known: scale on them, label and text, in place of --guidance"},
     "steps": {"type": int, "help": "of the sampler"},
     "sampler": {"help": "such as ddpm, ddim, euler, heun or dpmpp_2m"},
     "lag": {"type": int, "help": "steps by which each new frame follows the one before; 0: all at once"},

@@ -187,6 +187,7 @@ class Pipeline(Trained):
         label: Labels = None,
         count: int = 1,
         *,
+        text: Texts = None,
         level: float | None = None,
         context: int | None = None,
         **options: Any,
@@ -195,6 +196,7 @@ class Pipeline(Trained):
 
         Args:
             parts: `(count, 3, n, h, w)`, such as another model's `stream` yields; n may vary.
+            label, text: what the clips show, where the model has labels or text.
             level: the time to which the given clips are noised, which hides flaws that real clips do not have; by
                 default the run's own.
             context: made frames that are known to each further window.
@@ -210,7 +212,7 @@ class Pipeline(Trained):
             raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
         draw, context = self._draw(**options), self._context(context, self.frames)
         clips = (self._clip(part, small) for part in parts)
-        yield from edit.upscale(draw, self.codec, clips, factor, detail, level, context, self._told(label, count))
+        yield from edit.upscale(draw, self.codec, clips, factor, detail, level, context, self._told(label, count, text))
 
     @torch.no_grad()
     def stream(

@@ -69,12 +69,14 @@ class Words:
         length: most words of a caption; by default, as many as the longest training caption has.
 
     Raises:
-        ValueError: a width that is not even and positive.
+        ValueError: a width that is not even and positive, or a length below 0.
     """
 
     def __init__(self, dim: int = 128, vocabulary: Sequence[str] = (), length: int = 0) -> None:
         if dim < 2 or dim % 2:
             raise ValueError(f"text.dim is {dim}; give an even number from 2 on")
+        if length < 0:
+            raise ValueError(f"text.length is {length}; give 1 word or more, or 0 for as many as the captions have")
         self.dim, self.vocabulary, self.length = dim, list(vocabulary), length
 
     @property
@@ -144,6 +146,9 @@ class HuggingFace:
         model: a local folder, or a name on the Hugging Face hub.
         length: most tokens of a caption.
         device: where the language model runs.
+
+    Raises:
+        ValueError: a length below 1; when it is first asked, a model that cannot be loaded.
     """
 
     words = 0

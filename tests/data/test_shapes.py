@@ -12,13 +12,17 @@ import torch
 from vidiff.data.shapes import (
     BACKGROUND,
     COLOURS,
+    DIRECTIONS,
     LABELS,
     REACH,
     SHAPES,
     SPLITS,
+    TRAVEL,
+    WOBBLE,
     Clip,
     ShapesSpec,
     coverage,
+    direction,
     make_clip,
     make_shapes,
     read_clips,
@@ -226,3 +230,84 @@ def test_the_command_makes_the_set_and_tells_errors_in_one_line(
     assert error.startswith(f"make_shapes: {tmp_path} holds a shapes set made with ")
     assert error.count("\n") == 1
     assert main([*small, "--seed", "1", "--force"]) == 0
+
+
+# Straight paths
+
+
+FIRST = (20.129487521165565, 15.734127227825576), (2.494916531093721, 0.7854079026625025)  # of the default set
+STRAIGHT = ShapesSpec(frames=16, train=8, test=8, straight=1, held_out=12)
+
+
+@pytest.mark.parametrize("spec", [STRAIGHT, replace(STRAIGHT, size=32, frames=64)])
+def test_straight_paths_go_one_way_and_reach_no_wall(spec: ShapesSpec) -> None:
+    scale = spec.size / 64
+    for clip in clips(spec) + clips(spec, "test"):
+        path = clip.path(spec.frames)
+        move = path[-1] - path[0]
+        straight = path[0] + torch.arange(spec.frames)[:, None] * torch.tensor(clip.velocity, dtype=torch.float64)
+        torch.testing.assert_close(path, straight)  # nothing is folded back
+        across, up, down = (clip.size * reach for reach in REACH[clip.label.split("_")[1]])
+        assert bool((path - torch.tensor([across, up]) > -1e-9).all())
+        assert bool((path + torch.tensor([across, down]) < spec.size + 1e-9).all())
+        assert scale * TRAVEL[0] <= move.norm() <= scale * TRAVEL[1]
+        less, more = sorted(move.abs().tolist())
+        assert math.atan2(less, more) <= WOBBLE
+        assert clip.caption.split()[-1] == direction(*move.tolist())
+
+
+def test_speeds_of_straight_clips_of_16_frames() -> None:
+    speeds = [clip.speed for clip in clips(replace(STRAIGHT, train=64))]
+    assert 1 <= min(speeds) < 1.05 and 2.4 < max(speeds) <= 2.5
+
+
+def test_training_leaves_out_what_is_held_out_and_testing_has_all() -> None:
+    seen = {split: [(clip.label, clip.caption.split()[-1]) for clip in clips(STRAIGHT, split)] for split in SPLITS}
+    assert set(seen["train"]).isdisjoint(STRAIGHT.unseen())
+    assert set(seen["train"]) | set(STRAIGHT.unseen()) == {(label, d) for label in LABELS for d in DIRECTIONS}
+    assert all(seen["test"].count((label, d)) == 2 for label in LABELS for d in DIRECTIONS)
+    many = [clip.caption.split()[-1] for clip in clips(replace(STRAIGHT, train=12))]
+    assert [many.count(d) for d in DIRECTIONS] == [36] * 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_held_out_is_spread_evenly(seed: int) -> None:
+    for count in range(25):
+        unseen = replace(STRAIGHT, seed=seed, held_out=count).unseen()
+        assert len(set(unseen)) == count
+        assert all(sum(label == name for name, _ in unseen) <= 2 for label in LABELS)
+        if count % 12 == 0:  # each label and direction as often, and no colour or shape loses one direction wholly
+            assert all(sum(label == name for name, _ in unseen) == count // 12 for label in LABELS)
+            assert all(sum(d == course for _, course in unseen) == count // 4 for d in DIRECTIONS)
+            pairs = [(part, course) for label, course in unseen for part in label.split("_")]
+            assert max(pairs.count((colour, d)) for colour in COLOURS for d in DIRECTIONS) <= count // 12
+            assert max(pairs.count((shape, d)) for shape in SHAPES for d in DIRECTIONS) <= count // 12
+    assert STRAIGHT.unseen() == replace(STRAIGHT).unseen() != replace(STRAIGHT, seed=1).unseen()
+
+
+def test_a_set_without_straight_paths_is_told_of_as_before(tmp_path: Path) -> None:
+    make_shapes(tmp_path, TINY, progress=False)
+    told = json.loads((tmp_path / "spec.json").read_text())
+    assert told == {"drawing": 1, "size": 32, "frames": 4, "train": 2, "test": 1, "seed": 0}
+    first = make_clip(ShapesSpec(), "train", "red_disc", 0)
+    assert first.position == pytest.approx(FIRST[0], abs=1e-12) and first.velocity == pytest.approx(FIRST[1], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"straight": 2}, "straight is 2; give 1"),
+        ({"held_out": 25}, "held_out is 25; give 0 to 24"),
+        ({"straight": 0}, "held_out is 12; give 0 to 24 with straight=1, else 0"),
+        ({"frames": 1}, "a straight path needs 2 or more"),
+    ],
+)
+def test_straight_options_out_of_range_are_refused(changes: dict[str, int], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        replace(STRAIGHT, **changes)
+
+
+def test_captions_of_other_clips_are_no_truth(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"path": "a.mp4", "caption": "a cat"}\n')
+    with pytest.raises(ValueError, match="is not of a shapes set: it has a line without 'position'"):
+        read_clips(tmp_path)

@@ -273,18 +273,19 @@ def read_clips(folder: str | Path) -> dict[Path, Clip]:
     """The truth about each file of a set that `make_shapes` wrote, from its captions.jsonl.
 
     Raises:
-        ValueError: the folder has no captions.jsonl.
+        ValueError: the folder has no captions.jsonl, or one of other clips.
     """
     captions = Path(folder) / "captions.jsonl"
     if not captions.exists():
         raise ValueError(f"no {captions}; make the set with: python tools/make_shapes.py --out {folder}")
-    lines = map(json.loads, captions.read_text().splitlines())
-    return {
-        Path(folder) / line["path"]: Clip(
-            line["label"], line["size"], tuple(line["position"]), tuple(line["velocity"]), line["side"]
-        )
-        for line in lines
-    }
+    found = {}
+    for line in map(json.loads, captions.read_text().splitlines()):
+        try:
+            position, velocity = tuple(line["position"]), tuple(line["velocity"])
+            found[Path(folder) / line["path"]] = Clip(line["label"], line["size"], position, velocity, line["side"])
+        except LookupError as error:
+            raise ValueError(f"{captions} is not of a shapes set: it has a line without {error}") from None
+    return found
 
 
 def _room(label: str, size: float, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,18 @@ class Reading:
         """(b, f) int64, index into LABELS; -1 where no object was found."""
         return torch.where(self.found, self.colour * len(SHAPES) + self.shape, -1)
 
+    def __getitem__(self, rows: Tensor) -> Reading:
+        """Some of the clips: `rows` is a mask or numbers."""
+        return Reading(
+            self.found[rows],
+            self.colour[rows],
+            self.shape[rows],
+            self.size[rows],
+            self.centre[rows],
+            self.fit[rows],
+            self.frame,
+        )
+
     @property
     def diagonal(self) -> float:
         """Diagonal of the frame in pixels: what a missing object counts as an error of place."""
@@ -158,10 +170,15 @@ def label_score(reading: Reading, label: Tensor) -> dict[str, float]:
     """
     right = reading.label == label[:, None]
     return {
-        "clips_right": _kept(right).mean().item(),
+        "clips_right": label_right(reading, label).double().mean().item(),
         "frames_right": right.double().mean().item(),
         "frames_found": reading.found.double().mean().item(),
     }
+
+
+def label_right(reading: Reading, label: Tensor) -> Tensor:
+    """(b, f) frames and (b,) int64, index into LABELS -> (b,) bool: which clips show it in 7/8 of their frames."""
+    return _kept(reading.label == label[:, None])
 
 
 def acceleration(reading: Reading) -> dict[str, float]:
@@ -224,10 +241,10 @@ def extension_score(
         "error_by_frame": error.tolist(),
         "standing_still": still[:horizon].mean().item(),
         "standing_still_by_frame": still.tolist(),
-        "label_kept": kept.mean().item(),
+        "label_kept": kept.double().mean().item(),
     }
 
 
 def _kept(right: Tensor) -> Tensor:
-    """(b, f) bool -> (b,) double: 1 for a clip with at least ceil(7/8 f) frames right."""
-    return (right.sum(1) >= math.ceil(KEPT * right.shape[1])).double()
+    """(b, f) bool -> (b,) bool: clips with at least ceil(7/8 f) frames right."""
+    return right.sum(1) >= math.ceil(KEPT * right.shape[1])

@@ -75,9 +75,10 @@ class UNetConfig:
             raise ValueError(
                 f"unet.attention_backend is {self.attention_backend!r}; choose {', '.join(('auto', *BACKENDS))}"
             )
-        if min(self.text_dim, self.words) < 0 or (self.words and not self.text_dim) or self.text_dim % 2:
+        if min(self.text_dim, self.words) < 0 or (self.words and (self.text_dim < 2 or self.text_dim % 2)):
             raise ValueError(
-                f"unet.text_dim is {self.text_dim} and unet.words {self.words}; give an even width, and 0 words or more"
+                f"unet.text_dim is {self.text_dim} and unet.words {self.words}; give 0 or more of both, and words an "
+                "even width"
             )
         for level in levels:
             if self.attention(level) or self.reads(level):
