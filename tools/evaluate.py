@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from vidiff import score_shapes, score_upscaling
+from vidiff import score_editing, score_shapes, score_upscaling
 from vidiff.engine.report import write_report
 from vidiff.evaluate.upscaling import UpscalingProtocol
 from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run
+from vidiff.run import latest_run, read_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
     parser.add_argument("--data", type=Path, help="the shapes set; by default the one that the run was trained on")
+    parser.add_argument("--editing", action="store_true", help="score inpainting, interpolation and loops instead")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     options = parser.parse_args(arguments)
@@ -29,9 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
         pipeline = Pipeline.from_pretrained(run, options.device)
         if pipeline.lowres.factor:
             scores = score_upscaling.score_run(run, pipeline, options.data, UpscalingProtocol())
+        elif options.editing:
+            scores = score_editing.score_edits(run, pipeline, read_config(run), options.data)
         else:
             scores = score_shapes.score_run(run, pipeline, options.data)
-        for path in {run / "scores.json", options.json or run / "scores.json"}:  # the report shows the run's own
+        own = run / ("editing.json" if options.editing else "scores.json")
+        for path in {own, options.json or own}:  # the report shows the run's own
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(scores, indent=2) + "\n")
         write_report(run)

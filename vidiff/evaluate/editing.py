@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,14 @@ from vidiff.evaluate.shapes import Reading, acceleration, label_score, read_shap
 
 NEAR = 3.0  # pixels from its true place at which an object counts as found again
 MARGIN = 2  # pixels around an object that a hiding box covers as well
+
+
+@dataclass(frozen=True)
+class EditingProtocol:
+    """How many clips. The scores of two models compare only under one protocol."""
+
+    clips: int = 48  # held-out clips, evenly chosen
+    batch: int = 24  # clips edited at once
 
 
 def hiding_box(paths: Tensor, sizes: Tensor, hidden: range, side: int) -> Tensor:
@@ -94,13 +103,20 @@ def score_loop(made: Tensor) -> dict[str, Any]:
 
 
 def score_editing(
-    tasks: dict[str, Callable[..., Tensor]], clips: Tensor, label: Tensor, paths: Tensor, sizes: Tensor
-) -> dict[str, Any]:
+    inpaint: Callable[[Tensor, Tensor], Tensor],
+    interpolate: Callable[[Tensor, Tensor, int], Tensor],
+    loop: Callable[[Tensor, int], Tensor],
+    clips: Tensor,
+    label: Tensor,
+    paths: Tensor,
+    sizes: Tensor,
+) -> dict[str, dict[str, Any]]:
     """Inpaint the middle half, interpolate 2 + (f - 4) + 2, and loop the first half of real clips.
 
     Args:
-        tasks: "inpaint" (clips, mask, label) -> clips, "interpolate" (first, last, between, label) -> clips, "loop"
-            (clips, between, label) -> clips.
+        inpaint: (clips, mask) -> clips.
+        interpolate: (first, last, between) -> clips.
+        loop: (clips, between) -> clips.
         clips: `(b, 3, f, h, w)`; label, paths, sizes: the truth about them.
     """
     frames, ends = clips.shape[2], 2
@@ -108,11 +124,11 @@ def score_editing(
     mask = hiding_box(paths, sizes, hidden, clips.shape[-1])
     half, between = frames // 2, frames - 2 * ends
     return {
-        "inpainting": score_inpainting(tasks["inpaint"](clips, mask, label), clips, mask, paths, hidden),
+        "inpainting": score_inpainting(inpaint(clips, mask), clips, mask, paths, hidden),
         "interpolation": score_interpolation(
-            tasks["interpolate"](clips[:, :, :ends], clips[:, :, -ends:], between, label), clips, label, ends
+            interpolate(clips[:, :, :ends], clips[:, :, -ends:], between), clips, label, ends
         ),
-        "loop": score_loop(tasks["loop"](clips[:, :, :half], frames - half, label)),
+        "loop": score_loop(loop(clips[:, :, :half], frames - half)),
     }
 
 
