@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -84,13 +84,6 @@ def choose_windows(index: Index, frames: int, size: int, stride: int = 1, count:
     return Windows(index, places, frames, stride, size)
 
 
-def shares(count: int, group: Group, title: str, progress: bool = True) -> Iterator[range]:
-    """The batches of `count` clips that fall to this process, as ranges of clips."""
-    starts = range(group.rank * BATCH, count, BATCH * group.world)
-    for start in tqdm(starts, desc=title, unit="batch", disable=not (progress and group.main)):
-        yield range(start, min(start + BATCH, count))
-
-
 def gathered(
     count: int, group: Group, make: Callable[[range], dict[str, Tensor]], title: str, progress: bool = True
 ) -> dict[str, Tensor]:
@@ -102,7 +95,12 @@ def gathered(
     Returns:
         tensors `(count, ...)` by name; elsewhere than on the main process nothing.
     """
-    own = {which.start: make(which) for which in shares(count, group, title, progress)}
+    own: dict[int, dict[str, Tensor]] = {}
+    starts = range(group.rank * BATCH, count, BATCH * group.world)
+    with tqdm(total=len(starts), desc=title, unit="batch", disable=not (progress and group.main)) as bar:
+        for start in starts:
+            own[start] = make(range(start, min(start + BATCH, count)))
+            bar.update()
     parts: dict[int, dict[str, Tensor]] = {}
     for found in group.gather(own):
         parts.update(found)

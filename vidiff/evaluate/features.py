@@ -142,8 +142,9 @@ class Features:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """All of the declaration that numbers depend on, the weights apart."""
-        return {k: v for k, v in asdict(self.declaration).items() if k not in ("name", "file", "sha256")}
+        """All of the declaration that numbers depend on, the weights apart, as JSON reads it back."""
+        declared = {k: v for k, v in asdict(self.declaration).items() if k not in ("name", "file", "sha256")}
+        return json.loads(json.dumps(declared))
 
     def called(self, score: str) -> str:
         """The full name of a score, as "kernel_video[motion]". The Fréchet distance of I3D alone is called FVD."""

@@ -17,9 +17,9 @@ from vidiff.evaluate.features import Features
 from vidiff.evaluate.frechet import Statistics, frechet_distance
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "noise": (0.02, 0.05, 0.1, 0.2, 0.4),
+    "noise": (0.1, 0.2, 0.3, 0.4, 0.6),
     "blur": (0.1, 0.2, 0.4, 0.7, 1.0),
-    "shuffled": (0.2, 0.4, 0.6, 0.8, 1.0),
+    "shuffled": (0.125, 0.25, 0.4, 0.6, 0.8),  # more is hardly more out of order
     "frozen": (0.2, 0.4, 0.6, 0.8, 1.0),
     "reversed": (0.2, 0.4, 0.6, 0.8, 1.0),
     "missing classes": (0.2, 0.4, 0.6, 0.8, 0.9),
@@ -116,6 +116,6 @@ the units), and gives the Fréchet distance of their features to other held-out 
 must move away as frames are shuffled or frozen. Where motion looks alike in both directions, as that of bouncing
 objects does, no network can tell clips that are reversed.
 
-Numbers of different networks do not compare, nor do numbers of one network at different numbers of clips.
-FVD is the name of the first column's kind with I3D alone; it is used here only where the network's file is that I3D.
+Numbers of different networks do not compare, nor do numbers of one network at different numbers of clips. FVD is
+the name for I3D's features alone.
 """
