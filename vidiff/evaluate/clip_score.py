@@ -26,7 +26,7 @@ class ClipScore:
         try:
             from transformers import AutoTokenizer, CLIPModel
         except ImportError:
-            raise ValueError("the CLIP score needs transformers: pip install 'vidiff[clip]'") from None
+            raise ValueError("the CLIP score needs transformers: pip install 'vidiff[score]'") from None
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds no CLIP model: give a folder with config.json, weights and tokenizer")

@@ -166,8 +166,9 @@ class Features:
     def logits(self, video: Tensor) -> Tensor | None:
         """Class logits `(b, k)` of clips, for the Inception score; None for a network that tells none."""
         head = getattr(self.module, "logits", None)
-        without = head is None or self.declaration.arguments.get("labels") == 0
-        return None if without else self._run(video, head)
+        if head is None or self.declaration.arguments.get("labels") == 0:
+            return None
+        return self._run(video, head)
 
     def _run(self, video: Tensor, call: Callable[..., Any]) -> Tensor:
         declared = self.declaration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,11 +72,14 @@ def measure(
     def frechet(a: Tensor, b: Tensor) -> float:
         return frechet_distance(Statistics.of(a, "real"), Statistics.of(b, "made"))
 
+    def kernel(a: Tensor, b: Tensor) -> list[float]:
+        return list(kernel_distance(a, b))
+
     name = called("frechet")
-    scores.add(name, lambda: frechet(x, y))
+    scores.add(name, partial(frechet, x, y))
     scores.add(f"{name} interval of 95 %", lambda: list(frechet_interval(x, y, draw())))
     scores.add(f"{name} for infinitely many clips", lambda: extrapolation(x, y, draw()))
-    scores.add(f"{called('kernel')} and standard error", lambda: list(kernel_distance(x, y)))
+    scores.add(f"{called('kernel')} and standard error", partial(kernel, x, y))
     scores.add(f"{called('precision, recall')}", lambda: list(precision_recall(x, y)))
     if "logits" in made:
         splits = max(1, min(10, len(y) // 50))
@@ -91,8 +95,8 @@ def measure(
             scores.left_out[part] = reason
             continue
         against = other["features"]
-        scores.add(f"{part} {called('frechet')}", lambda against=against: frechet(x, against))
-        scores.add(f"{part} {called('kernel')} and standard error", lambda b=against: list(kernel_distance(x, b)))
+        scores.add(f"{part} {called('frechet')}", partial(frechet, x, against))
+        scores.add(f"{part} {called('kernel')} and standard error", partial(kernel, x, against))
     if training is not None:
         known = training["features"]
         scores.add("share of clips nearer to training than 95 % of held-out clips", lambda: copied(y, known, x))
