@@ -61,7 +61,7 @@ OWNERS = {
     "av": {"vidiff/data/video.py"},
     "PIL": {"vidiff/data/video.py"},
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py"},
-    "transformers": {"vidiff/text.py"},
+    "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 

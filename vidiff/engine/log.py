@@ -80,8 +80,8 @@ def write_environment(run: Path, group: Group, precision: str, seed: int, step: 
     record = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": _versions("vidiff", "torch", "numpy", "xformers", "safetensors", "decord2", "imageio", "av"),
-        "git": _git_revision(),
+        "versions": versions("vidiff", "torch", "numpy", "xformers", "safetensors", "decord2", "imageio", "av"),
+        "git": git_revision(),
         "device": device_name(group.device),
         "precision": precision,
         "cpus": os.cpu_count(),
@@ -107,17 +107,18 @@ def _earlier_starts(file: Path) -> list[Any]:
         return []
 
 
-def _versions(*names: str) -> dict[str, str]:
-    versions = {}
+def versions(*names: str) -> dict[str, str]:
+    """Of the installed packages, by name; those that are missing are left out."""
+    found = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """The revision of the code that runs, with a + where it was changed since."""
     here = Path(__file__).parent
     try:

@@ -50,7 +50,7 @@ def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None
     lines = log.read_metrics(run / "metrics.jsonl")
     name = title or run.resolve().name
     sections = [
-        _header(name, lines),
+        _header(name, lines, training=not (run / "card.json").exists()),
         _samples(shown),
         _section("Scores", _table(_json(run / "scores.json"))),
         _curves(lines),
@@ -64,11 +64,11 @@ def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None
     return file
 
 
-def _header(name: str, lines: list[log.Line]) -> str:
+def _header(name: str, lines: list[log.Line], training: bool) -> str:
     told = f"<header><h1>{escape(name)}</h1><p>as of {time.strftime('%Y-%m-%d %H:%M')}</p></header>"
     logged = [line for line in lines if "loss" in line]
     if not logged:
-        return told + "<p>No step has been logged yet.</p>"
+        return told + ("<p>No step has been logged yet.</p>" if training else "")
     last = logged[-1]
     tiles = {
         "steps": f"{last['step']:,}",

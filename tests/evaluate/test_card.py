@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vidiff.engine.log import git_revision
+from vidiff.evaluate.card import MADE, PROTOCOL, Card, check_network, compare, measured, read_card, write_card
+
+CARD = Card(
+    protocol={
+        **dict.fromkeys(PROTOCOL, 1),
+        "network": "i3d",
+        "network_sha256": "aa",
+        "preprocessing": {"size": [224, 224]},
+    },
+    made={**dict.fromkeys(MADE, None), "source": "runs/a", "guidance": 2.0},
+    measured=measured("cpu", 1),
+    scores={"FVD": 123.25, "kernel_video[i3d]": 0.5},
+    left_out={"CLIP score": "the clips have no captions"},
+)
+
+
+def test_a_card_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_card(tmp_path / "deep" / "card.json", CARD)
+    assert read_card(tmp_path / "deep" / "card.json") == CARD
+    assert CARD.measured["git"] == git_revision()
+    assert CARD.measured["versions"]["torch"]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["card.json"]
+
+
+def test_like_is_compared_with_like(tmp_path: Path) -> None:
+    other = replace(CARD, made={**CARD.made, "guidance": 3.0}, scores={"FVD": 100.0, "recall[i3d]": 1.0})
+    found = compare(CARD, other)
+    assert found.reasons == ()
+    assert found.differences == ("guidance: 2.0 against 3.0",)
+    assert found.scores == {"FVD": (123.25, 100.0)}
+    moved = replace(CARD, protocol={**CARD.protocol, "data": "elsewhere"})
+    assert compare(CARD, moved).scores == {name: (value, value) for name, value in CARD.scores.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOL if name != "data"])
+def test_unlike_is_not(name: str) -> None:
+    found = compare(CARD, replace(CARD, protocol={**CARD.protocol, name: "bb"}))
+    assert len(found.reasons) == 1
+    assert found.reasons[0].startswith(f"{name} differs: ")
+    assert found.reasons[0].endswith(" against bb")
+    assert found.scores == {}
+
+
+def test_a_changed_card_is_not_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    write_card(path, CARD)
+    path.write_text(path.read_text().replace("123.25", "99.25"))
+    card = read_card(path)
+    assert card.scores["FVD"] == 99.25
+    assert card.doubts == ("its content is not what its digest was taken of: it was changed after it was written",)
+    found = compare(CARD, card)
+    assert found.reasons == (f"the other card cannot be trusted: {card.doubts[0]}",)
+    assert found.scores == {}
+
+
+def test_a_card_with_less_is_not_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    write_card(path, CARD)
+    content = json.loads(path.read_text())
+    del content["protocol"]["frames"], content["measured"], content["sha256"]
+    path.write_text(json.dumps(content))
+    doubts = read_card(path).doubts
+    assert doubts[:2] == ("protocol.frames is missing", "measured.git is missing")
+    assert len(doubts) == 6
+    with pytest.raises(ValueError, match=r"needs protocol.frames, measured.git"):
+        write_card(path, read_card(path))
+
+
+def test_a_card_of_another_network_is_not_trusted() -> None:
+    assert check_network(CARD, "aa") is CARD
+    assert check_network(CARD, "bb").doubts == ("it names the network file aa, but the file has bb",)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    with pytest.raises(ValueError, match="No such file"):
+        read_card(path)
+    for text in ("{", "[]", "{}", '{"scores": 3}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="is no card"):
+            read_card(path)
+    with pytest.raises(ValueError, match="FVD is not finite"):
+        write_card(path, replace(CARD, scores={"FVD": float("nan")}))
+    with pytest.raises(ValueError, match=r"has no field made.luck"):
+        write_card(path, replace(CARD, made={**CARD.made, "luck": 1}))

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.data.index import build_index
+from vidiff.data.video import read_video, write_video
+from vidiff.engine.parallel import Group
+from vidiff.evaluate.clips import BATCH, choose_windows, gathered
+from vidiff.evaluate.folder import index_folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of 10, 11 and 4 frames, of 32x48 pixels; frame i is nearly of one grey, i / 8 - 1."""
+    root = tmp_path_factory.mktemp("clips")
+    for name, frames in (("cat/a", 10), ("dog/b", 11), ("dog/c", 4)):
+        grey = (torch.arange(float(frames)) / 8 - 1).view(1, -1, 1, 1).expand(3, frames, 32, 48)
+        write_video(root / f"{name}.mp4", grey)
+    return root
+
+
+def test_a_folder_s_clips_are_found_whatever_the_folders_are(root: Path) -> None:
+    index = index_folder(root, ["cat", "cow"])
+    assert [(f.path, f.label, f.frames) for f in index.files] == [
+        ("cat/a.mp4", 0, 10),
+        ("dog/b.mp4", -1, 11),
+        ("dog/c.mp4", -1, 4),
+    ]
+
+
+def test_windows_are_evenly_chosen_and_read_as_they_are(root: Path) -> None:
+    index = index_folder(root, ["cat", "dog"])
+    with pytest.warns(UserWarning, match="1 of 3 files"):
+        windows = choose_windows(index, frames=3, size=16, stride=2)
+    assert windows.places == [(0, 0), (1, 0), (1, 6)]  # 5 frames of the file each, from 6 on where they fit
+    assert windows.labels.tolist() == [0, 1, 1]
+    found = windows.read(range(2, 3))
+    assert found.shape == (1, 3, 3, 16, 16)
+    whole = read_video(root / "dog" / "b.mp4", [6, 8, 10], size=(16, 24))
+    assert torch.equal(found[0], whole[..., 4:20])  # the middle
+    every = choose_windows(index, 2, 32)
+    assert len(every) == 5 + 5 + 2
+    some = choose_windows(index, 2, 32, count=4)
+    assert some.places == every.places[::3]
+    assert some.sha256 != every.sha256
+    assert some.sha256 == choose_windows(index, 2, 32, count=4).sha256
+    with pytest.raises(ValueError, match="has 12 clips of 2 frames, but 13 are asked for"):
+        choose_windows(index, 2, 32, count=13)
+    with pytest.raises(ValueError, match="stride=0"):
+        choose_windows(index, 2, 32, stride=0)
+    assert build_index(root, split="train", progress=False).digest != index.digest
+
+
+def test_shares_come_together_in_order() -> None:
+    """Two processes, played by one: what each makes is put together as one process would have made it."""
+    count, made = 2 * BATCH + 3, []
+
+    class Played(Group):
+        def gather(self, value: object) -> list[object]:
+            made.append(value)
+            return made if self.main else []
+
+    def make(which: range) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor(list(which)), "first": torch.tensor([which.start])}
+
+    assert gathered(count, Played(torch.device("cpu"), 1, 2), make, "", progress=False) == {}
+    found = gathered(count, Played(torch.device("cpu"), 0, 2), make, "", progress=False)
+    assert found["number"].tolist() == list(range(count))
+    assert found["first"].tolist() == [0, BATCH, 2 * BATCH]
+    assert sorted(made[0]) == [BATCH]
+
+
+def test_a_folder_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder"):
+        index_folder(tmp_path / "none", [])
+    with pytest.raises(ValueError, match="no videos in"):
+        index_folder(tmp_path, [])
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    with pytest.raises(ValueError, match=r"broken\.mp4 cannot be read"):
+        index_folder(tmp_path, [])

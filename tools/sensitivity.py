@@ -1,0 +1,62 @@
+"""Tabulate what feature networks can see: how far held-out clips move away from others as they are made worse.
+
+python tools/sensitivity.py --real data/shapes --network networks/motion networks/transnetv2 --out docs/metrics.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from vidiff.data.index import build_index
+from vidiff.engine.log import git_revision
+from vidiff.evaluate.clips import choose_windows
+from vidiff.evaluate.features import Features
+from vidiff.evaluate.sensitivity import page, sensitivity
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, required=True, help="the data set")
+    parser.add_argument("--network", type=Path, nargs="+", required=True, help="folders of networks")
+    parser.add_argument("--split", default="test", help="of the data set (default: test)")
+    parser.add_argument("--clips", type=int, nargs="*", default=[], help="for each network; by default all there are")
+    parser.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
+    parser.add_argument("--size", type=int, default=64, help="of the frames, in pixels (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn to make clips worse (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0")
+    options = parser.parse_args(arguments)
+    try:
+        if options.clips and len(options.clips) != len(options.network):
+            raise ValueError(f"{len(options.clips)} numbers of clips for {len(options.network)} networks")
+        networks = [Features.load(folder, options.device) for folder in options.network]
+        index = build_index(options.real, split=options.split)
+        parts = []
+        for network, count in zip(networks, options.clips or [None] * len(networks), strict=True):
+            chosen = choose_windows(index, options.frames, options.size, count=count)
+            if len(chosen) < 4:
+                raise ValueError(f"{options.real} has {len(chosen)} clips of {options.frames} frames; 4 are needed")
+            video = torch.cat([chosen.read(range(n, min(n + 8, len(chosen)))) for n in range(0, len(chosen), 8)])
+            found = sensitivity(network, video[::2], video[1::2], chosen.labels[1::2], seed=options.seed)
+            parts.append((network, len(chosen) // 2, found))
+        about = (
+            f"{options.real.resolve().name}, split {options.split}, {options.frames} frames of {options.size} pixels"
+        )
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(page(parts, about, str(git_revision())))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written", file=sys.stderr)
+        return 130
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

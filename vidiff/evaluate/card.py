@@ -1,0 +1,191 @@
+"""The protocol card: what a score was measured with, kept beside the score, so that like is compared with like only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vidiff.engine.log import git_revision, versions
+
+PROTOCOL = (
+    "network",  # its name
+    "network_sha256",  # of the file that holds its weights
+    "preprocessing",  # as the network's declaration has it
+    "data",  # the folder of real clips, by its last name
+    "data_sha256",  # of which real clips these are
+    "split",
+    "real_clips",
+    "clips",
+    "frames",  # of each clip
+    "stride",  # source frames per clip frame
+    "size",  # of the frames, in pixels
+    "seed",  # of resampling
+)
+"""What two cards must share before their scores may be compared."""
+
+MADE = ("source", "weights", "sampler", "steps", "guidance", "seed")
+"""How the clips were made, None where it is not known: it may differ, and is told."""
+
+MEASURED = ("git", "versions", "device", "processes")
+"""By which code, and on what."""
+
+_OF_NO_MATTER = {"data"}  # a folder may move; what is in it has a hash
+
+
+@dataclass(frozen=True)
+class Card:
+    """One set of scores with its circumstances.
+
+    Attributes:
+        protocol: a value for each of PROTOCOL.
+        made: for each of MADE.
+        measured: for each of MEASURED.
+        scores: numbers by name, among them those of the floor (real against real) and of the codec's ceiling; None with
+            a reason in `left_out` where there is none.
+        left_out: why a score is not there, by name.
+        doubts: why the card cannot be trusted; empty if it can.
+    """
+
+    protocol: Mapping[str, Any]
+    made: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    left_out: Mapping[str, str]
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two cards side by side.
+
+    Attributes:
+        reasons: why the scores may not be compared; empty where they may.
+        differences: what else differs, as `name: this against that`.
+        scores: (this, that) by name, for scores that both have; empty where they may not be compared.
+    """
+
+    reasons: tuple[str, ...]
+    differences: tuple[str, ...]
+    scores: Mapping[str, tuple[Any, Any]]
+
+
+def measured(device: str, processes: int) -> dict[str, Any]:
+    """The circumstances of this process, for a card."""
+    packages = versions("vidiff", "torch", "numpy", "decord2", "scikit-image", "transformers")
+    return {"git": git_revision(), "versions": packages, "device": device, "processes": processes}
+
+
+def write_card(path: str | Path, card: Card) -> None:
+    """Write a card as JSON, with a digest of its content.
+
+    Raises:
+        ValueError: a field is missing or unknown, or a number is not finite.
+    """
+    missing, unknown = _fields(card)
+    if missing or unknown:
+        raise ValueError(f"a card needs {', '.join(missing) or 'no more'}, and has no field {', '.join(unknown)}")
+    content = _content(card)
+    bad = [name for name, value in card.scores.items() if isinstance(value, float) and not math.isfinite(value)]
+    if bad:
+        raise ValueError(f"{', '.join(bad)} is not finite: such a score belongs into left_out, with the reason")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
+    draft.replace(path)
+
+
+def read_card(path: str | Path) -> Card:
+    """A card, with `doubts` where fields are missing or it was changed after it was written.
+
+    The digest finds slips and careless edits. It is no signature: who means to deceive can make a new one.
+
+    Raises:
+        ValueError: no such file, or no card at all.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}: give a card that tools/score.py wrote") from None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
+        raise ValueError(f"{path} is no card: give a card.json that tools/score.py wrote")
+    parts = [content.get(name) for name in ("protocol", "made", "measured", "scores", "left_out")]
+    protocol, made, measured, scores, left_out = (part if isinstance(part, dict) else {} for part in parts)
+    card = Card(protocol, made, measured, scores, left_out)
+    doubts = [f"{name} is missing" for name in _fields(card)[0]]
+    if content.get("sha256") != _digest({key: value for key, value in content.items() if key != "sha256"}):
+        doubts.append("its content is not what its digest was taken of: it was changed after it was written")
+    return replace(card, doubts=tuple(doubts))
+
+
+def check_network(card: Card, sha256: str) -> Card:
+    """The card, with a doubt where its scores are not of the network with this hash."""
+    told = card.protocol.get("network_sha256")
+    if told == sha256:
+        return card
+    doubt = f"it names the network file {str(told)[:12]}, but the file has {sha256[:12]}"
+    return replace(card, doubts=(*card.doubts, doubt))
+
+
+def compare(card: Card, other: Card) -> Comparison:
+    """Two sets of scores side by side, where one protocol and no doubt allow it; else what stands against it."""
+    reasons = [
+        f"{name} card cannot be trusted: {d}" for name, c in (("this", card), ("the other", other)) for d in c.doubts
+    ]
+    for name in PROTOCOL:
+        this, that = card.protocol.get(name), other.protocol.get(name)
+        if this != that and name not in _OF_NO_MATTER:
+            reasons.append(f"{name} differs: {_told(this)} against {_told(that)}")
+    differences = [
+        f"{name}: {_told(this.get(name))} against {_told(that.get(name))}"
+        for this, that, names in ((card.made, other.made, MADE), (card.measured, other.measured, MEASURED))
+        for name in names
+        if this.get(name) != that.get(name)
+    ]
+    shared = {} if reasons else {k: (v, other.scores[k]) for k, v in card.scores.items() if k in other.scores}
+    return Comparison(tuple(reasons), tuple(differences), shared)
+
+
+def lines(card: Card, comparison: Comparison | None = None) -> list[str]:
+    """A card and its comparison to read, a line each."""
+
+    def numbers(value: Any) -> str:
+        return ", ".join(f"{v:.6g}" for v in (value if isinstance(value, list) else [value]))
+
+    told = [f"{name}: {numbers(value)}" for name, value in card.scores.items()]
+    told += [f"left out: {name}: {reason}" for name, reason in card.left_out.items()]
+    if comparison is not None:
+        told += [f"not compared: {reason}" for reason in comparison.reasons]
+        told += [f"differs: {difference}" for difference in comparison.differences]
+        pairs = comparison.scores.items()
+        told += [f"against the other card: {name}: {numbers(a)} against {numbers(b)}" for name, (a, b) in pairs]
+    return told
+
+
+def _told(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _fields(card: Card) -> tuple[list[str], list[str]]:
+    """Names of missing fields, and of those that no card has."""
+    parts = (("protocol", card.protocol, PROTOCOL), ("made", card.made, MADE), ("measured", card.measured, MEASURED))
+    missing = [f"{part}.{name}" for part, has, names in parts for name in names if name not in has]
+    return missing, [f"{part}.{name}" for part, has, names in parts for name in has if name not in names]
+
+
+def _content(card: Card) -> dict[str, Any]:
+    names = ("protocol", "made", "measured", "scores", "left_out")
+    return {name: dict(getattr(card, name)) for name in names}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

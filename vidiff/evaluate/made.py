@@ -1,0 +1,59 @@
+"""Clips that a trained run makes to be scored: one for each real clip, with its label, and seeds that batches fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Maker(Protocol):
+    """What is asked of a `vidiff.Pipeline`, which the evaluation does not import."""
+
+    labels: tuple[str, ...]
+
+    def generate(self, frames: int, label: Any, count: int, **options: Any) -> Tensor: ...
+
+    def extend(self, clip: Tensor, frames: int, label: Any, **options: Any) -> Tensor: ...
+
+    def settings(self, **given: Any) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """Makes clips for real ones.
+
+    Args:
+        names: the real clips' labels, None for none. Where the run does not know them all, none is asked for.
+        frames: of a clip.
+        options: `guidance`, `steps` and `sampler`, None for the run's own.
+    """
+
+    run: Maker
+    names: Sequence[str | None]
+    frames: int
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, which: range) -> Tensor:
+        """Clips `which`: `(b, 3, f, h, w)`, the same whatever else is made."""
+        return self.run.generate(self.frames, self._label(which), len(which), **self._drawn(which, 0)).cpu()
+
+    def extend(self, which: range, given: Tensor, attempt: int) -> Tensor:
+        """The real clips `which` continued from their first frames, with other noise at each attempt."""
+        return self.run.extend(given, self.frames, self._label(which), **self._drawn(which, attempt)).cpu()
+
+    def how(self, source: str) -> dict[str, Any]:
+        """For a card."""
+        settings = self.run.settings(**self.options)
+        chosen = {name: settings[name] for name in ("sampler", "steps", "guidance")}
+        return chosen | {"source": source, "weights": "ema", "seed": self.seed}
+
+    def _label(self, which: range) -> list[str | None] | None:
+        known = self.run.labels and set(self.names) <= set(self.run.labels)
+        return list(self.names[which.start : which.stop]) if known else None
+
+    def _drawn(self, which: range, attempt: int) -> dict[str, Any]:
+        return {**self.options, "seed": 1_000_003 * self.seed + 10_007 * attempt + which.start}

@@ -1,0 +1,129 @@
+"""From features of real and of made clips to named scores; what cannot be told is left out with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidiff.evaluate.features import Features
+from vidiff.evaluate.frechet import Statistics, extrapolated, frechet_distance, frechet_interval
+from vidiff.evaluate.motion import motion_measures
+from vidiff.evaluate.scores import copied, inception_score, kernel_distance, precision_recall
+
+Found = Mapping[str, Tensor]
+"""What `look` returns for all clips of a set."""
+
+
+@dataclass
+class Scores:
+    """Scores by name, and why others are not there."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, compute: Callable[[], Any]) -> None:
+        """Adds what `compute` returns, or the reason of its ValueError."""
+        try:
+            self.values[name] = compute()
+        except ValueError as error:
+            self.left_out[name] = str(error)
+
+
+def look(features: Features, video: Tensor) -> dict[str, Tensor]:
+    """All that scores need of clips `(b, 3, f, h, w)`: features, class logits where there are any, motion measures."""
+    found = {"features": features(video)}
+    if (logits := features.logits(video)) is not None:
+        found["logits"] = logits
+    if video.shape[2] >= 3:
+        found.update({f"motion {name}": value for name, value in motion_measures(video).items()})
+    return found
+
+
+def measure(
+    network: Features,
+    real: Found,
+    made: Found,
+    training: Found | None = None,
+    decoded: Found | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score made clips against real ones.
+
+    Args:
+        real, made: of held-out and of made clips.
+        training: of as many training clips: the floor, and what memorisation is told from.
+        decoded: of the held-out clips after the codec: the ceiling.
+        seed: of all resampling.
+
+    Returns:
+        scores, each named after the network; the floor's and the ceiling's begin with "floor" and "ceiling".
+    """
+    scores, called = Scores(), network.called
+    x, y = real["features"], made["features"]
+
+    def draw() -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    def frechet(a: Tensor, b: Tensor) -> float:
+        return frechet_distance(Statistics.of(a, "real"), Statistics.of(b, "made"))
+
+    def kernel(a: Tensor, b: Tensor) -> list[float]:
+        return list(kernel_distance(a, b))
+
+    name = called("frechet")
+    scores.add(name, partial(frechet, x, y))
+    scores.add(f"{name} interval of 95 %", lambda: list(frechet_interval(x, y, draw())))
+    scores.add(f"{name} for infinitely many clips", lambda: extrapolation(x, y, draw()))
+    scores.add(f"{called('kernel')} and standard error", partial(kernel, x, y))
+    scores.add(f"{called('precision, recall')}", lambda: list(precision_recall(x, y)))
+    if "logits" in made:
+        splits = max(1, min(10, len(y) // 50))
+        name = f"inception score[{network.name}] in {splits} parts and standard deviation"
+        scores.add(name, lambda: list(inception_score(shuffled_rows(made["logits"], seed), splits)))
+    else:
+        scores.left_out["inception score"] = f"network {network.name} tells no classes"
+    for part, other, reason in (
+        ("floor", training, "the data has no training split beside the held-out one"),
+        ("ceiling", decoded, "clips from a folder have no codec"),
+    ):
+        if other is None:
+            scores.left_out[part] = reason
+            continue
+        against = other["features"]
+        scores.add(f"{part} {called('frechet')}", partial(frechet, x, against))
+        scores.add(f"{part} {called('kernel')} and standard error", partial(kernel, x, against))
+    if training is not None:
+        known = training["features"]
+        scores.add("share of clips nearer to training than 95 % of held-out clips", lambda: copied(y, known, x))
+    for key in (key for key in made if key.startswith("motion ") or key == "CLIP score"):
+        scores.values[key] = float(made[key].mean())
+        scores.values[f"real {key}"] = float(real[key].mean())
+    return scores
+
+
+def add_prediction(scores: Scores, future: Found, given: int, tries: int) -> None:
+    """Adds what `predicted` found: the mean over clips and frames, and that of the first and of the last frame."""
+    for name, values in future.items():
+        title = f"{name} after {given} given frames, best of {tries}"
+        scores.values[title] = float(values.mean())
+        scores.values[f"{title}: first and last frame"] = values.mean(0)[[0, -1]].tolist()
+    if "lpips" not in future:
+        scores.left_out["lpips"] = "its weights do not come with vidiff: name a local network with --lpips"
+
+
+def extrapolation(real: Tensor, made: Tensor, generator: torch.Generator) -> list[float]:
+    """As `extrapolated`. Raises ValueError where clips are too few for the line to mean anything."""
+    few, width = min(len(real), len(made)), real.shape[1]
+    if few < 4 * width:
+        raise ValueError(f"{few} clips with {width} features: the line needs {4 * width} clips of each")
+    return list(extrapolated(real, made, generator))
+
+
+def shuffled_rows(values: Tensor, seed: int) -> Tensor:
+    """In random order: clips stand class by class, and each part of them should hold all classes."""
+    return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]

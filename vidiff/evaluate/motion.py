@@ -1,0 +1,80 @@
+"""How clips move, without a network: flicker, acceleration, frozen frames, and what the optical flow leaves over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STILL = 1 / 1024
+"""Mean absolute change from frame to frame, in shares of the range, below which nothing has moved."""
+
+GREY = (0.299, 0.587, 0.114)
+
+
+def motion_measures(video: Tensor) -> dict[str, Tensor]:
+    """Measures of clips `(b, 3, f, h, w)` in [-1, 1], each `(b,)` float64, in shares of the range from black to white.
+
+    Returns:
+        `change`: mean absolute difference from frame to frame; `acceleration`: of its differences, |x[i + 1] - 2 x[i] +
+        x[i - 1]|; `flicker`: the same of the frames' mean brightness; `frozen`: share of frames that hardly differ from
+        the one before.
+
+    Raises:
+        ValueError: fewer than three frames.
+    """
+    if video.ndim != 5 or video.shape[2] < 3:
+        raise ValueError(f"clips have shape {tuple(video.shape)}; expected (b, 3, f, h, w) with 3 frames or more")
+    x = video.double().cpu() / 2
+    change = x.diff(dim=2).abs().mean((1, 3, 4))  # b f-1
+    bright = torch.einsum("bcfhw, c -> bf", x, torch.tensor(GREY, dtype=x.dtype)) / (x.shape[3] * x.shape[4])
+    return {
+        "change": change.mean(1),
+        "acceleration": x.diff(n=2, dim=2).abs().mean((1, 2, 3, 4)),
+        "flicker": bright.diff(n=2, dim=1).abs().mean(1),
+        "frozen": (change < STILL).double().mean(1),
+    }
+
+
+def warping_error(video: Tensor) -> dict[str, Tensor]:
+    """What is left of the difference between frames once the optical flow has moved one onto the other.
+
+    Lai et al. 2018, section 4.2, without their mask of occlusions. The flow is Lucas and Kanade's, iterated (by
+    scikit-image), so it follows motions of a few pixels.
+
+    Args:
+        video: `(b, 3, f, h, w)` in [-1, 1].
+
+    Returns:
+        `warping_error`: mean absolute difference that is left, in shares of the range, `(b,)`; `speed`: mean length of
+        the flow where it is above half a pixel, in pixels per frame, 0 where it never is.
+
+    Raises:
+        ValueError: fewer than two frames, or scikit-image is not installed.
+    """
+    if video.ndim != 5 or video.shape[2] < 2:
+        raise ValueError(f"clips have shape {tuple(video.shape)}; expected (b, 3, f, h, w) with 2 frames or more")
+    left, speeds = [], []
+    for clip in torch.einsum("bcfhw, c -> bfhw", video.double().cpu() / 2, torch.tensor(GREY, dtype=torch.float64)):
+        pairs = list(_flows(clip.numpy()))
+        left.append(float(np.mean([error for error, _ in pairs])))
+        lengths = np.concatenate([np.hypot(*flow).ravel() for _, flow in pairs])
+        speeds.append(float(lengths[lengths > 0.5].mean()) if (lengths > 0.5).any() else 0.0)
+    return {"warping_error": torch.tensor(left).double(), "speed": torch.tensor(speeds).double()}
+
+
+def _flows(frames: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """For each pair of frames `(f, h, w)`: the mean error once the second is warped onto the first, and the flow."""
+    try:
+        from skimage.registration import optical_flow_ilk
+        from skimage.transform import warp
+    except ImportError:
+        raise ValueError("the optical flow needs scikit-image: pip install 'vidiff[score]'") from None
+    grid = np.meshgrid(*map(np.arange, frames.shape[1:]), indexing="ij")
+    for before, after in itertools.pairwise(frames):
+        flow = optical_flow_ilk(before, after, radius=5)
+        moved = warp(after, np.stack([grid[0] + flow[0], grid[1] + flow[1]]), mode="edge")
+        yield float(np.abs(moved - before).mean()), flow
