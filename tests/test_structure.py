@@ -33,13 +33,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "nn": frozenset({"diffusion.condition"}),
     "codec": frozenset({"nn"}),
     "masks": frozenset(),
-    "draw": frozenset({"sample"}),
+    "guide": frozenset({"diffusion"}),
+    "draw": frozenset({"sample", "guide"}),
     "edit": frozenset({"draw", "codec", "masks"}),
     "objective": frozenset({"diffusion", "nn", "sample", "codec", "text"}),
     "recipe": LEAVES | {"edit", "objective"},
     "config": frozenset({"recipe"}),
     "run": frozenset({"config"}),
-    "trained": frozenset({"run"}),
+    "trained_classifier": frozenset({"run"}),
+    "trained": frozenset({"trained_classifier"}),
     "pipeline": frozenset({"trained"}),
     "options": frozenset({"pipeline"}),
     "prepare": frozenset({"run"}),
@@ -188,7 +190,19 @@ def test_the_table_means_what_it_says() -> None:
     assert "sample" in reach("objective") and "objective" not in reach("sample")
     assert reach("tools") == set(MAY_IMPORT)
     knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
-    after = {"run", "trained", "pipeline", "options", "prepare", "stages", "dry_run", "train", "vidiff", "tools"}
+    after = {
+        "run",
+        "trained_classifier",
+        "trained",
+        "pipeline",
+        "options",
+        "prepare",
+        "stages",
+        "dry_run",
+        "train",
+        "vidiff",
+        "tools",
+    }
     assert knows_config == {"config"} | after
 
 

@@ -22,13 +22,14 @@ from vidiff.data.order import Order
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.recipe import DiffusionRun, RunConfig
+from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.run import load_codec
 
 Samples = ClipDataset | LatentDataset
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
-FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend")  # what may change while a model is trained
+# what may change while a model is trained
+FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier.dropout")
 
 
 def make_index(config: RunConfig, split: str) -> Index:
@@ -52,7 +53,7 @@ def make_index(config: RunConfig, split: str) -> Index:
         )
 
 
-def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision) -> LatentCache:
+def cache_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision) -> LatentCache:
     """The latents of an index, encoded first if they are not cached: once for every run that shares codec and data."""
     parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
     key = hashlib.sha256(parts.encode()).hexdigest()
@@ -81,11 +82,20 @@ def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, pr
     return cache
 
 
-def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
-    """Fill in what follows from codec and data."""
-    config.unet.channels = codec.channels
-    config.unet.labels = len(index.labels) if config.conditional else 0
-    config.unet.strided = config.data.stride[0] != config.data.stride[1]
+def resolve(config: LatentRun, codec: Codec, index: Index) -> None:
+    """Fill in what follows from codec and data. Raises ValueError where a classifier has too few labels."""
+    strided = config.data.stride[0] != config.data.stride[1]
+    if isinstance(config, DiffusionRun):
+        config.unet.channels, config.unet.strided = codec.channels, strided
+        config.unet.labels = len(index.labels) if config.conditional else 0
+    elif isinstance(config, ClassifierRun):
+        config.classifier.channels, config.classifier.strided = codec.channels, strided
+        config.classifier.labels = len(index.labels)
+        if len(index.labels) < 2:
+            raise ValueError(
+                f"the clips in {config.data.root} have {len(index.labels)} labels; a classifier tells 2 or more apart: "
+                "give each class a folder, and leave data.layout=flat out"
+            )
 
 
 def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
@@ -96,7 +106,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     advice = "give this training another name=..., or set it as it was"
     before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
     for key in now:
-        fixed = key in ("kind", "prediction") or key.split(".")[0] in ("unet", "vae")
+        fixed = key in ("kind", "prediction") or key.split(".")[0] in ("unet", "vae", "classifier")
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
     if isinstance(codec, VAECodec) and (folder / "codec" / "codec.safetensors").is_file():
@@ -128,7 +138,7 @@ def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
     return ClipDataset(index, data.frames, data.size, stride, data.flip, config.train.seed, data.max_broken)
 
 
-def latent_dataset(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor]) -> LatentDataset:
+def latent_dataset(config: LatentRun, cache: LatentCache, moments: tuple[Tensor, Tensor]) -> LatentDataset:
     """Random windows of cached latents, normalised by the statistics of the training split."""
     data = config.data
     return LatentDataset(cache, data.frames, (data.stride[0], data.stride[1]), config.train.seed, moments)

@@ -15,9 +15,12 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
+from vidiff.guide import Guide
+from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.bound import BoundObjective
+from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
@@ -49,7 +52,7 @@ class DataConfig:
 
 @dataclass
 class CodecConfig:
-    """The codec of a diffusion model."""
+    """The codec of a model of latents."""
 
     name: str = "vae"  # or identity, to diffuse pixels
     config: str = ""  # for vae: the YAML that trains it, relative to this one
@@ -58,7 +61,7 @@ class CodecConfig:
 
 
 @dataclass
-class SamplingConfig:
+class SamplingConfig(Guide):
     """How clips are drawn, unless a call says otherwise."""
 
     sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
@@ -74,7 +77,7 @@ class SamplingConfig:
 class RunConfig:
     """What every training has."""
 
-    kind: str = MISSING  # vae or diffusion
+    kind: str = MISSING  # vae, diffusion or classifier
     name: str = MISSING  # the run's folder is runs/<name>
     runs: str = "runs"
     device: str = "auto"  # or cpu, cuda, cuda:1
@@ -128,17 +131,16 @@ class VAERun(RunConfig):
 
 
 @dataclass
-class DiffusionRun(RunConfig):
-    """Training a diffusion model, and the codec and latents that it needs."""
+class LatentRun(RunConfig):
+    """Training on latents, and the codec that it needs."""
 
     codec: CodecConfig = field(default_factory=CodecConfig)
-    conditional: bool = True  # whether the model learns the labels that the data has
-    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels and strided follow from codec and data
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
-    prediction: str = "v"
-    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
-    loss: DiffusionLoss = field(default_factory=DiffusionLoss)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def levels(self) -> int:
+        """Resolutions of the network, each half of the one before."""
+        raise NotImplementedError
 
     def check(self) -> None:
         super().check()
@@ -148,7 +150,39 @@ class DiffusionRun(RunConfig):
             raise ConfigError(
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
+        build_schedule(self)
+        if self.codec.name == "identity":
+            self.check_size(1)
+
+    def check_size(self, factor: int) -> None:
+        """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
+        size = self.data.size
+        needed = factor * 2 ** (self.levels - 1)
+        if size % needed:
+            raise ConfigError(
+                f"data.size is {size}; the codec shrinks by {factor} and {self.levels} levels of the network halve "
+                f"{self.levels - 1} times: give a multiple of {needed}"
+            )
+
+
+@dataclass
+class DiffusionRun(LatentRun):
+    """Training a diffusion model."""
+
+    conditional: bool = True  # whether the model learns the labels that the data has
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels and strided follow from codec and data
+    prediction: str = "v"
+    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
+    loss: DiffusionLoss = field(default_factory=DiffusionLoss)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def levels(self) -> int:
+        return len(self.unet.multipliers)
+
+    def check(self) -> None:
         self.unet.validate()
+        super().check()
         check_prediction(self.prediction, build_schedule(self))
         if self.objective not in ("denoising", "bound"):
             raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
@@ -169,21 +203,31 @@ class DiffusionRun(RunConfig):
             raise ConfigError(
                 f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
             )
-        if self.codec.name == "identity":
-            self.check_size(1)
-
-    def check_size(self, factor: int) -> None:
-        """Raises ConfigError unless the codec, which shrinks by `factor`, and the U-Net can halve the frames."""
-        size, levels = self.data.size, len(self.unet.multipliers)
-        needed = factor * 2 ** (levels - 1)
-        if size % needed:
-            raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor} and {levels} levels of the U-Net halve "
-                f"{levels - 1} times: give a multiple of {needed}"
-            )
 
 
-KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun}
+@dataclass
+class ClassifierRun(LatentRun):
+    """Training a classifier of noised clips, by whose gradient a diffusion model is guided."""
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)  # channels, labels and strided follow
+    loss: ClassifierLoss = field(default_factory=ClassifierLoss)
+    scale: float = 1.0  # of its gradient, unless a call says otherwise
+
+    @property
+    def levels(self) -> int:
+        return len(self.classifier.multipliers)
+
+    def check(self) -> None:
+        self.classifier.validate()
+        super().check()
+        if not 0 < self.scale < float("inf"):
+            raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.schedule.get("name") == "learned":
+            raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
+        choose("loss.times", self.loss.times, TIMES)
+
+
+KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
 
 
 def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
@@ -198,7 +242,7 @@ def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
         raise ConfigError(f"{key}: {name} does not take these options ({error})") from None
 
 
-def build_schedule(config: DiffusionRun) -> Schedule:
+def build_schedule(config: LatentRun) -> Schedule:
     return build_part("schedule", SCHEDULES, config.schedule)
 
 
@@ -220,3 +264,8 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     """The denoiser, untrained, and what it is trained for."""
     denoiser = build_denoiser(config)
     return BoundObjective(denoiser) if config.objective == "bound" else DiffusionObjective(denoiser, config.loss)
+
+
+def build_classifier(config: ClassifierRun) -> ClassifierObjective:
+    """The classifier, untrained, and what it is trained for."""
+    return ClassifierObjective(Classifier(config.classifier), build_schedule(config), config.loss)

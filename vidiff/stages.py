@@ -7,12 +7,15 @@ import json
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vidiff.codec import Identity, VAECodec
+from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
+from vidiff.data.index import Index
+from vidiff.data.latents import LatentCache, LatentDataset
 from vidiff.data.video import write_video
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
@@ -20,6 +23,7 @@ from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
+from vidiff.objective.classifier import ClassifierObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline
@@ -36,8 +40,10 @@ from vidiff.prepare import (
     refuse_another_model,
     resolve,
 )
-from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective
+from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig, VAERun, build_classifier, build_objective
 from vidiff.run import save_codec, trained_precision
+
+HELD_OUT = 96  # clips that a classifier is validated on
 
 
 def train(config: RunConfig, given: str, folder: Path) -> None:
@@ -57,6 +63,8 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
             train_vae(config, given)
         elif isinstance(config, DiffusionRun):
             train_diffusion(config, given, folder)
+        elif isinstance(config, ClassifierRun):
+            train_classifier(config, given, folder)
 
 
 def train_vae(config: VAERun, given: str) -> None:
@@ -84,19 +92,9 @@ def train_vae(config: VAERun, given: str) -> None:
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     """Train a diffusion model, after whatever it depends on."""
-    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
-    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
-    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
-    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    cache = cache_latents(config, codec, key, index, precision)
-    test_cache = cache_latents(config, codec, key, held_out, precision)
-    codec.set_statistics(*cache.statistics)
-    resolve(config, codec, index)
-    refuse_another_model(config, codec)
-    record(config, given)
+    ready = prepare_latents(config, given, folder)
+    index, held_out, codec = ready.index, ready.held_out, ready.codec
     with one_at_a_time(config.folder):
-        shape = codec.network.config if isinstance(codec, VAECodec) else None
-        save_codec(config.folder / "codec", codec, shape)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
         (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
@@ -114,7 +112,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.device,
         config.data.stride[0] if config.unet.strided else None,
     )
-    test = first_batch(config, latent_dataset(config, test_cache, cache.statistics), 16)
+    test = first_batch(config, ready.dataset(config, held_out=True), 16)
     seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
@@ -134,15 +132,68 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
             write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, latent_dataset(config, cache, cache.statistics), validate, sample)
+    fit_run(config, objective, ready.dataset(config), validate, sample)
+
+
+def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
+    """Train a classifier of noised latents, after whatever it depends on."""
+    ready = prepare_latents(config, given, folder)
+    with one_at_a_time(config.folder):
+        (config.folder / "classifier.json").write_text(json.dumps({"labels": ready.index.labels}))
+    torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
+    objective = build_classifier(config)
+    test = first_batch(config, ready.dataset(config, held_out=True), HELD_OUT)
+
+    def validate(step: int) -> dict[str, float]:
+        torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
+        device = next(objective.parameters()).device
+        scores = objective({name: value.to(device) for name, value in test.items()})
+        return {f"val/{key}": float(value) for key, value in scores.items()}
+
+    fit_run(config, objective, ready.dataset(config), validate)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a training on latents begins from."""
+
+    codec: Codec
+    index: Index
+    held_out: Index
+    cache: LatentCache
+    held_out_cache: LatentCache
+
+    def dataset(self, config: LatentRun, held_out: bool = False) -> LatentDataset:
+        """Random windows, both splits normalised by the statistics of the training split."""
+        return latent_dataset(config, self.held_out_cache if held_out else self.cache, self.cache.statistics)
+
+
+def prepare_latents(config: LatentRun, given: str, folder: Path) -> Latents:
+    """Index the clips, train the codec if that has not been done, and encode the clips if they are not cached; then
+    fill in the config, and keep it and the codec in the run's folder.
+    """
+    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
+    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
+    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+    cache = cache_latents(config, codec, key, index, precision)
+    held_out_cache = cache_latents(config, codec, key, held_out, precision)
+    codec.set_statistics(*cache.statistics)
+    resolve(config, codec, index)
+    refuse_another_model(config, codec)
+    record(config, given)
+    with one_at_a_time(config.folder):
+        shape = codec.network.config if isinstance(codec, VAECodec) else None
+        save_codec(config.folder / "codec", codec, shape)
+    return Latents(codec, index, held_out, cache, held_out_cache)
 
 
 def fit_run(
     config: RunConfig,
-    objective: VAEObjective | DiffusionObjective | BoundObjective,
+    objective: VAEObjective | DiffusionObjective | BoundObjective | ClassifierObjective,
     dataset: Samples,
     validate: Callable[[int], dict[str, float]],
-    sample: Callable[[int], None],
+    sample: Callable[[int], None] | None = None,
 ) -> None:
     fit(
         objective,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,10 @@ from vidiff.draw import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
+from vidiff.guide import Guide
 from vidiff.recipe import SamplingConfig, build_denoiser, build_sampler
 from vidiff.run import fill, load_codec, read_config, trained_precision
+from vidiff.trained_classifier import TrainedClassifier
 
 Loaded = TypeVar("Loaded", bound="Trained")
 Labels = str | int | Sequence[str | int] | None
@@ -32,9 +34,11 @@ class Trained:
     Attributes:
         frames: of a window, that is, of the clips that the model was trained on.
         size: height and width in pixels.
-        labels: names of the classes; empty for a model without.
+        labels: names of the classes that may be asked for; empty for a model without.
+        told: whether the model itself was trained with them; else only the classifier knows them.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        classifier: by whose gradient it is guided to a label, in place of telling it; None for none.
     """
 
     def __init__(
@@ -49,16 +53,27 @@ class Trained:
         device: str | torch.device = "auto",
         stride: int | None = None,
         precision: Precision = "fp32",
+        classifier: TrainedClassifier | None = None,
     ) -> None:
+        if classifier is not None:
+            classifier.check(codec, frames, size, labels)
         self.device = choose_device(device)
+        if classifier is not None:
+            classifier.network.to(self.device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
-        self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
+        self.frames, self.size, self.fps = frames, size, fps
+        self.classifier, self.told = classifier, bool(labels)
+        self.labels = tuple(labels) if classifier is None else classifier.labels
         self.sampling, self.stride = sampling or SamplingConfig(), stride
         self.precision = precision
 
     @classmethod
     def from_pretrained(
-        cls: type[Loaded], run: str | Path, device: str | torch.device = "auto", weights: str = "ema"
+        cls: type[Loaded],
+        run: str | Path,
+        device: str | torch.device = "auto",
+        weights: str = "ema",
+        classifier: str | Path | None = None,
     ) -> Loaded:
         """Load a run's folder, which holds all that is needed.
 
@@ -66,9 +81,12 @@ class Trained:
             run: such as "runs/ucf".
             device: "auto", "cpu", "cuda", ...
             weights: "ema", or "model" for those that the optimizer left.
+            classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
+                model itself is not told it.
 
         Raises:
-            ValueError: if the folder is no trained run, or a file in it is damaged.
+            ValueError: if a folder is no trained run, or a file in it is damaged; for a classifier of other latents or
+                labels.
         """
         run = Path(run)
         config = read_config(run)
@@ -94,6 +112,7 @@ class Trained:
             device,
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
+            None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
         )
 
     def _asked(
@@ -112,6 +131,8 @@ class Trained:
         lag: int | None = None,
         history: float | None = None,
         progress: bool = False,
+        classifier_scale: float | None = None,
+        **guide: Any,
     ) -> Draw:
         """How latents are drawn: each option as `stream` has it, or else by the run's default."""
         lag = self.sampling.lag if lag is None else lag
@@ -132,7 +153,34 @@ class Trained:
             history,
             DTYPES[self.precision],
             replace=True,  # training knows whole frames
+            guide=self._guide(**guide),
+            classifier=None if self.classifier is None else self.classifier.network,
+            classifier_scale=self._classifier_scale(classifier_scale),
         )
+
+    def _guide(self, **given: Any) -> Guide:
+        """The options of `Guide`, each as given or else by the run's default. Raises TypeError for any other."""
+        default = {option.name: getattr(self.sampling, option.name) for option in fields(Guide)}
+        return Guide(
+            **default | {name: value for name, value in given.items() if value is not None or name not in default}
+        )
+
+    def _classifier_scale(self, given: float | None) -> float:
+        """By what the classifier's gradient is multiplied; 0 where there is none. Raises ValueError out of range."""
+        if self.classifier is None:
+            if given is not None:
+                raise ValueError(
+                    f"classifier_scale is {given}, but no classifier was loaded: name its run as classifier"
+                )
+            return 0.0
+        scale = self.classifier.scale if given is None else given
+        if not 0.0 <= scale < float("inf"):
+            raise ValueError(
+                f"classifier_scale is {scale}; give 0, where the model is told the label after all, or more"
+            )
+        if not scale and not self.told:
+            raise ValueError("classifier_scale is 0, but only the classifier knows labels: give a positive number")
+        return scale
 
     def _context(self, context: int | None, frames: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
@@ -170,6 +218,8 @@ class Trained:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
+        if self.classifier is not None:
+            default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}
         if given.get("guidance") is not None:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}

@@ -86,6 +86,39 @@ def test_scale_0_is_the_plain_denoiser_bit_for_bit() -> None:
     assert torch.equal(unlabelled, plain)
 
 
+def test_outside_its_interval_the_model_is_plain() -> None:
+    denoiser, classifier = exact()
+    x, clock = torch.randn(6, 1, 3, 1, 1, dtype=DOUBLE), CLOCKS["one a frame"]
+    guided = ClassifierGuidance(denoiser, classifier, 1, 2.0, interval=(0.4, 0.8))
+    plain = denoiser(x, clock, Condition()).x0
+    always = ClassifierGuidance(denoiser, classifier, 1, 2.0)(x, clock, Condition()).x0
+    found = guided(x, clock, Condition()).x0
+    assert torch.equal(found[:, :, 1:], always[:, :, 1:]) and torch.equal(found[:, :, :1], plain[:, :, :1])
+    assert not torch.isclose(always, plain).any()
+    calls = []
+    guided = ClassifierGuidance(denoiser, lambda *given: calls.append(1), 1, 2.0, interval=(0.4, 0.8))
+    assert torch.equal(guided(x, 0.3, Condition()).x0, denoiser(x, 0.3, Condition()).x0) and not calls
+
+
+def test_the_classifier_runs_in_full_precision_under_autocast() -> None:
+    denoiser, _ = exact()
+    seen = []
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+            seen.append(self.layer(x.flatten(1)))
+            return seen[-1]
+
+    x = torch.randn(2, 1, 3, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        ClassifierGuidance(denoiser, Half(), 1)(x, 0.5, Condition())
+    assert seen[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_the_class(sampler: str) -> None:
     """Along a clock that rises with the frames, around a known one."""
@@ -188,6 +221,8 @@ def test_bad_input_is_named() -> None:
     for label in (-2, 0.5, True):
         with pytest.raises(ValueError, match=f"label = {label} must be whole numbers of at least -1"):
             ClassifierGuidance(denoiser, classifier, label)
+    with pytest.raises(ValueError, match=r"interval = \(0\.8, 1\.2\) must satisfy"):
+        ClassifierGuidance(denoiser, classifier, 1, interval=(0.8, 1.2))
     with pytest.raises(ValueError, match=r"label 2 is outside the classifier's 0\.\.1"):
         ClassifierGuidance(denoiser, classifier, 2)(x, 0.5, Condition())
     with pytest.raises(ValueError, match="5 labels do not match 6 samples; classifier-free guidance goes inside"):
