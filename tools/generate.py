@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from pathlib import Path
 
 import torch
 
 from vidiff.data.video import VideoWriter, grid
 from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
+from vidiff.pipeline import Pipeline
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +22,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--label", action="append", help="class to show; repeat for one each; by default all, in random order"
     )
     parser.add_argument("--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label")
+    parser.add_argument(
+        "--upscale",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="a super-resolution run that enlarges the clips; repeat to enlarge them further",
+    )
     add_output(parser, "clip.mp4", "those of the training clips")
     add_drawing(parser)
     options = parser.parse_args(arguments)
@@ -30,7 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
         settings = drawing(options)
         stream = pipeline.stream(options.frames, labels, count, progress=True, **settings)
+        size = pipeline.size
+        for path in options.upscale:
+            larger = Pipeline.from_pretrained(path, options.device)
+            if larger.small != size:
+                raise ValueError(f"{path} enlarges clips of {larger.small} px, but is given clips of {size} px")
+            told = labels if larger.labels else None
+            stream = larger.upscale_stream(stream, told, count, seed=options.seed, progress=True)
+            size = larger.size
         metadata = {"run": str(run), "labels": labels, **pipeline.settings(**settings)}
+        if options.upscale:
+            metadata["upscale"] = [str(path) for path in options.upscale]
         with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:
             for part in stream:
                 writer.write(grid(part.cpu()) if count > 1 else part[0].cpu())

@@ -53,7 +53,10 @@ class Guide:
         check_level(self.history_level)
         if self.apg:
             _check_keys("apg", self.apg, ("eta", "radius", "momentum"))
-            Projected(**self.apg)
+            try:
+                Projected(**self.apg)
+            except ValueError as error:
+                raise ValueError(f"apg: {error}") from None
             if self.separate or self.text_guidance is not None:
                 raise ValueError(
                     f"apg is {self.apg}, but it changes one difference and separate scales have several: "
@@ -66,7 +69,10 @@ class Guide:
                     f"threshold is {self.threshold}; it needs a floor, the largest |x0| of good latents: they have "
                     "unit variance, so 5 is a beginning"
                 )
-            check_threshold(**self.threshold)
+            try:
+                check_threshold(**self.threshold)
+            except ValueError as error:
+                raise ValueError(f"threshold: {error}") from None
 
     @property
     def times(self) -> tuple[float, float] | None:

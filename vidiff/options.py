@@ -101,7 +101,10 @@ def drawing(asked: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in (*DRAWING, *GUIDING)}
 
 
-def load_run(asked: argparse.Namespace) -> tuple[Path, Pipeline]:
-    """The run that `add_run` named. Raises ValueError as `latest_run` and `Pipeline.from_pretrained`."""
-    run = asked.run or latest_run()
+def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, Pipeline]:
+    """The run that `add_run` named, or the latest that makes clips or, where asked, that enlarges them.
+
+    Raises ValueError as `latest_run` and `Pipeline.from_pretrained`.
+    """
+    run = asked.run or latest_run(enlarges=enlarges)
     return run, Pipeline.from_pretrained(run, asked.device, classifier=asked.classifier)

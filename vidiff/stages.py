@@ -7,7 +7,6 @@ import json
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +14,8 @@ import torch
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.index import Index
-from vidiff.data.latents import LatentCache, LatentDataset
-from vidiff.data.video import write_video
+from vidiff.data.video import grid, write_video
+from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
@@ -28,20 +27,34 @@ from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
+    Latents,
     Samples,
     batches,
-    cache_latents,
+    captions_of,
     clip_dataset,
     first_batch,
     latent_dataset,
     make_index,
+    make_latents,
     one_at_a_time,
     record,
     refuse_another_model,
     resolve,
+    same_codec,
+    with_text,
 )
-from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig, VAERun, build_classifier, build_objective
-from vidiff.run import save_codec, trained_precision
+from vidiff.recipe import (
+    ClassifierRun,
+    DiffusionRun,
+    LatentRun,
+    RunConfig,
+    VAERun,
+    build_classifier,
+    build_objective,
+    build_text,
+)
+from vidiff.resize import enlarge, shrink
+from vidiff.run import load_codec, read_config, save_codec, trained_precision
 
 HELD_OUT = 96  # clips that a classifier is validated on
 
@@ -92,15 +105,26 @@ def train_vae(config: VAERun, given: str) -> None:
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     """Train a diffusion model, after whatever it depends on."""
-    ready = prepare_latents(config, given, folder)
-    index, held_out, codec = ready.index, ready.held_out, ready.codec
+    index, held_out, codec, seen, unseen = prepare_latents(config, folder)
+    encoder, captions = build_text(config.text) if config.text else None, list[str]()
+    if encoder is not None:
+        captions = captions_of(config, index)
+        encoder.learn(captions)
+    resolve(config, codec, index, encoder)
+    refuse_another_model(config, codec, encoder)
+    record(config, given)
     with one_at_a_time(config.folder):
+        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
-        (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
+        facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
+        if seen.detail is not None:
+            facts["detail"] = seen.detail.tolist()
+        (config.folder / "data.json").write_text(json.dumps(facts))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_objective(config)
+    begin(config, codec, objective.denoiser)
     pipeline = Pipeline(
         objective.denoiser,
         codec,
@@ -111,9 +135,16 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.sampling,
         config.device,
         config.data.stride[0] if config.unet.strided else None,
+        boxes=config.loss.tasks.boxes > 0,
+        text=encoder,
+        lowres=config.lowres,
+        detail=seen.detail,
     )
-    test = first_batch(config, ready.dataset(config, held_out=True), 16)
-    seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
+    dataset = with_text(config, latent_dataset(config, seen, seen), encoder, index)
+    held = with_text(config, latent_dataset(config, unseen, seen), encoder, held_out)
+    test = first_batch(config, held, 16)
+    prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
+    clips = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
@@ -123,26 +154,37 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
 
     def sample(step: int) -> None:
         count, frames = config.sampling.count, config.data.frames
+        path = config.folder / "samples" / f"step-{step:07d}.mp4"
+        if factor := config.lowres.factor:
+            small = shrink(clips, factor)
+            rows = [enlarge(small, factor), pipeline.upscale(small), clips]  # one below another: bicubic, model, truth
+            write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)
+            return
         labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
-        made = pipeline.generate(label=labels, count=count)
-        folder = config.folder / "samples"
-        write_video(folder / f"step-{step:07d}.mp4", made.cpu(), fps=pipeline.fps)
+        texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
+        made = pipeline.generate(label=labels, count=count, text=texts)
+        write_video(path, made.cpu(), fps=pipeline.fps)
         if frames > 1:
-            given = seen[:, :, : config.sampling.context]
+            given = clips[:, :, : config.sampling.context]
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
-            write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
+            write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, ready.dataset(config), validate, sample)
+    fit_run(config, objective, dataset, validate, sample)
 
 
 def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
     """Train a classifier of noised latents, after whatever it depends on."""
-    ready = prepare_latents(config, given, folder)
+    index, _, codec, seen, unseen = prepare_latents(config, folder)
+    resolve(config, codec, index)
+    refuse_another_model(config, codec)
+    record(config, given)
     with one_at_a_time(config.folder):
-        (config.folder / "classifier.json").write_text(json.dumps({"labels": ready.index.labels}))
+        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
+        (config.folder / "classifier.json").write_text(json.dumps({"labels": index.labels}))
+
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_classifier(config)
-    test = first_batch(config, ready.dataset(config, held_out=True), HELD_OUT)
+    test = first_batch(config, latent_dataset(config, unseen, seen), HELD_OUT)
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
@@ -150,42 +192,48 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
         scores = objective({name: value.to(device) for name, value in test.items()})
         return {f"val/{key}": float(value) for key, value in scores.items()}
 
-    fit_run(config, objective, ready.dataset(config), validate)
+    fit_run(config, objective, latent_dataset(config, seen, seen), validate)
 
 
-@dataclass(frozen=True)
-class Latents:
-    """What a training on latents begins from."""
+def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Codec, Latents, Latents]:
+    """What a training on latents begins from, made where it is not there: clips, codec and latents.
 
-    codec: Codec
-    index: Index
-    held_out: Index
-    cache: LatentCache
-    held_out_cache: LatentCache
-
-    def dataset(self, config: LatentRun, held_out: bool = False) -> LatentDataset:
-        """Random windows, both splits normalised by the statistics of the training split."""
-        return latent_dataset(config, self.held_out_cache if held_out else self.cache, self.cache.statistics)
-
-
-def prepare_latents(config: LatentRun, given: str, folder: Path) -> Latents:
-    """Index the clips, train the codec if that has not been done, and encode the clips if they are not cached; then
-    fill in the config, and keep it and the codec in the run's folder.
+    Returns:
+        the index of the training clips, that of the held-out ones, the codec, and the latents of each index.
     """
     vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    cache = cache_latents(config, codec, key, index, precision)
-    held_out_cache = cache_latents(config, codec, key, held_out, precision)
-    codec.set_statistics(*cache.statistics)
-    resolve(config, codec, index)
-    refuse_another_model(config, codec)
-    record(config, given)
-    with one_at_a_time(config.folder):
-        shape = codec.network.config if isinstance(codec, VAECodec) else None
-        save_codec(config.folder / "codec", codec, shape)
-    return Latents(codec, index, held_out, cache, held_out_cache)
+    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
+    codec.set_statistics(*seen.codec_moments)
+    return index, held_out, codec, seen, unseen
+
+
+def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
+    """Give a denoiser the weights of the run `config.start`, as far as it has them.
+
+    Raises:
+        ValueError: no such run, one with another codec, or with weights that do not fit.
+    """
+    if not config.start:
+        return
+    source = Path(config.start)
+    checkpoint = newest(source / "checkpoints") if read_config(source) else None
+    if checkpoint is None:
+        raise ValueError(f"start={source} has no checkpoint yet: train it first")
+    if not same_codec(load_codec(source / "codec"), codec):
+        raise ValueError(
+            f"start={source} was trained on the latents of another codec, so its weights mean other things"
+        )
+    own = "denoiser."
+    state = {key.removeprefix(own): value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
+    try:
+        found = denoiser.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"start={source} has another network: {str(error).splitlines()[-1].strip()}") from None
+    if found.unexpected_keys:
+        raise ValueError(f"start={source} has weights that this model lacks, such as {found.unexpected_keys[0]}")
 
 
 def fit_run(

@@ -47,13 +47,17 @@ class ClassifierObjective(nn.Module):
 
         Returns:
             "loss"; "accuracy", the share of samples whose label has the largest logit; and "accuracy/t0" to
-            "accuracy/t3", the same in each quarter of the time axis among samples without known frames, which tell
-            the label at any time (NaN where none was drawn).
+            "accuracy/t3", the same in each quarter of the time axis among samples of which nothing is known, since what
+            is known tells the label at any time (NaN where none was drawn).
         """
         x0 = batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
-        known, level, task = draw_known(self.options.tasks, len(x0), x0.shape[2], x0.device)
-        t = self.times(len(x0), x0.device, self.schedule)
-        clock, _ = draw_clock(self.options.tasks, t, known, level)  # b 1 f 1 1
+        drawn = draw_known(self.options.tasks, x0.shape, x0.device)
+
+        def times(count: int) -> Tensor:
+            return self.times(count, x0.device, self.schedule)
+
+        t = times(len(x0))
+        clock, _ = draw_clock(self.options.tasks, t, drawn, times)  # b 1 f 1 1, or b 1 f h w
         x_t = add_noise(self.schedule, x0, torch.randn_like(x0), clock)
         alpha, sigma = self.schedule(clock)
         log_snr = self.schedule.log_snr(clock).expand(-1, 1, *x0.shape[2:])  # b 1 f h w
@@ -63,6 +67,6 @@ class ClassifierObjective(nn.Module):
             right = (logits.argmax(1) == batch["label"]).float()  # b
             result = {"loss": loss, "accuracy": right.mean()}
             for quarter in range(4):
-                chosen = (task == 0) & ((t * 4).long().clamp(max=3) == quarter)
+                chosen = (drawn.task == Tasks.NAMES.index("generate")) & ((t * 4).long().clamp(max=3) == quarter)
                 result[f"accuracy/t{quarter}"] = right[chosen].mean()
         return result

@@ -12,6 +12,7 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
+from vidiff.diffusion.lowres import draw_level, with_lowres
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
@@ -34,17 +35,21 @@ class DiffusionLoss:
     weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty
     times: str = "stratified"  # or uniform, logit_normal, log_normal
     bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
-    drop: float = 0.1  # probability that a sample's label is dropped, for classifier-free guidance
+    drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
     tasks: Tasks = field(default_factory=Tasks)
 
 
 class DiffusionObjective(nn.Module):
-    """Denoising loss over the unknown voxels of each clip (Ho et al. 2020, algorithm 1, with a clock a voxel)."""
+    """Denoising loss over the unknown voxels of each clip (Ho et al. 2020, algorithm 1, with a clock a voxel).
 
-    def __init__(self, denoiser: Denoiser, loss: DiffusionLoss) -> None:
+    Args:
+        lowres_noise: largest time to which a low-resolution video that conditions the model is noised.
+    """
+
+    def __init__(self, denoiser: Denoiser, loss: DiffusionLoss, lowres_noise: float = 0.0) -> None:
         super().__init__()
-        self.denoiser, self.options = denoiser, loss
+        self.denoiser, self.options, self.lowres_noise = denoiser, loss, lowres_noise
         self.distance = choose("loss distance", loss.distance, DISTANCES)
         self.weighting = choose("loss weighting", loss.weighting, WEIGHTINGS)
         self.times = choose("time distribution", loss.times, TIMES)
@@ -61,19 +66,29 @@ class DiffusionObjective(nn.Module):
         """
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn, or pixels as "video"
-                `(b, 3, f, h, w)`; "label" and "stride" `(b,)` where there are.
+                `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has them, and
+                "lowres" `(b, c, f, h, w)`, where there are.
 
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
         """
         x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
-        known, level, task = draw_known(self.options.tasks, len(x0), x0.shape[2], x0.device)
-        drop = torch.where(task == 0, self.options.drop, self.options.drop_known)  # b
-        condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(drop)
-        t = self.times(len(x0), x0.device, self.denoiser.schedule)
+        drawn = draw_known(self.options.tasks, x0.shape, x0.device)
+        nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
+        drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
+        given = {name: batch.get(name) for name in ("label", "text", "text_mask", "stride")}
+        condition = Condition(**given).drop(drop)
+        if "lowres" in batch:
+            shown = draw_level(len(x0), self.lowres_noise, x0.device)
+            condition = with_lowres(condition, batch["lowres"], self.denoiser.schedule, shown)
+
+        def times(count: int) -> Tensor:
+            return self.times(count, x0.device, self.denoiser.schedule)
+
+        t = times(len(x0))
         if self.options.bound:
             t = (t * BOUND_STEPS).ceil().clamp(min=1) / BOUND_STEPS  # the bound's own times, the last of each step
-        clock, learned = draw_clock(self.options.tasks, t, known, level)  # b 1 f 1 1
+        clock, learned = draw_clock(self.options.tasks, t, drawn, times)  # b 1 f 1 1, or b 1 f h w
 
         eps = torch.randn_like(x0)
         schedule = self.denoiser.schedule
@@ -83,7 +98,8 @@ class DiffusionObjective(nn.Module):
         weight = self.weighting(schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock))
         weight = weight * learned
 
-        error = self.distance(output.float(), wanted).mean(dim=(1, 3, 4), keepdim=True) * weight  # b 1 f 1 1
+        over = (1, 3, 4) if learned.shape[3:] == (1, 1) else (1,)
+        error = self.distance(output.float(), wanted).mean(dim=over, keepdim=True) * weight  # as the clock
         if self.uncertainty is not None:
             expected = self.uncertainty(schedule.log_snr(clock))
             error = error / expected.exp() + expected * learned
@@ -91,19 +107,22 @@ class DiffusionObjective(nn.Module):
         each = error.flatten(1).sum(1)  # b
         result = {"loss": each.sum() / counted.sum()}
         if self.options.bound:
-            term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))  # b 1 f 1 1
+            term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))
+            term = BOUND_STEPS * term.mean(dim=over, keepdim=True)  # as the clock
             limit = (term * learned).sum() / counted.sum()
             result = {"loss": result["loss"] + self.options.bound * limit, "bound": limit.detach()}
         with torch.no_grad():
             each = each / counted
             for number, name in enumerate(Tasks.NAMES):
-                result[f"loss/{name}"] = each[task == number].mean()
+                if not getattr(self.options.tasks, name):
+                    continue
+                result[f"loss/{name}"] = each[drawn.task == number].mean()
             for quarter in range(4):
                 result[f"loss/t{quarter}"] = each[(t * 4).long().clamp(max=3) == quarter].mean()
         return result
 
     def _bound(self, output: Tensor, head: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The bound's term at `t`, times their number, in nats a number: `(b, 1, f, 1, 1)`.
+        """The bound's term at `t`, in nats: `(b, c, f, h, w)`.
 
         With a variance head it trains that alone, since the mean is stopped: L_hybrid of Nichol & Dhariwal 2021, eq.
         16.
@@ -114,5 +133,4 @@ class DiffusionObjective(nn.Module):
         step = step_term(
             self.denoiser, x0, x_t, estimate, t, torch.where(first, 0.5 * t, s), "small" if head is None else "learned"
         )
-        term = torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
-        return BOUND_STEPS * term.mean(dim=(1, 3, 4), keepdim=True)
+        return torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
