@@ -173,7 +173,7 @@ def test_a_mistake_is_named_with_what_is_expected(override: str, said: list[str]
         ("classifier.widht=3", ["classifier.widht", "width"]),
         ("classifier.width=0", ["classifier.width is 0"]),
         ("classifier.blocks=[1]", ["classifier.blocks is [1]"]),
-        ("classifier.joint_attention=[2]", ["names level 2"]),
+        ("classifier.spatial_attention=[2]", ["names level 2"]),
         ("loss.smoothing=1", ["loss.smoothing is 1"]),
         ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
         ("loss.tasks.first=-1", ["tasks.first is -1"]),

@@ -1,4 +1,7 @@
-"""Score a trained run; for super-resolution, against bicubic. The oracle reads colour, shape and place of objects."""
+"""Score a trained run; with --classifier, how that guides it; for super-resolution, against bicubic.
+
+The oracle reads colour, shape and place of objects.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vidiff import score_upscaling
+from vidiff import score_guidance, score_upscaling
 from vidiff.data.shapes import LABELS, read_clips
 from vidiff.data.video import read_video, sheet, write_image, write_video
 from vidiff.engine.report import write_report
@@ -39,6 +42,7 @@ def save(scores: dict[str, Any], run: Path, asked: Path | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--classifier", type=Path, help="a classifier's run: score how it guides the run to labels")
     parser.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
     parser.add_argument("--data", type=Path, help="the shapes set; by default the one that the run was trained on")
     parser.add_argument("--json", type=Path, help="file for the scores")
@@ -47,13 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     protocol = ShapesProtocol()
     try:
         run = options.run or latest_run()
-        pipeline = Pipeline.from_pretrained(run, options.device)
+        pipeline = Pipeline.from_pretrained(run, options.device, classifier=options.classifier)
         if pipeline.lowres.factor:
             save(score_upscaling.score_run(run, pipeline, options.data, UpscalingProtocol()), run, options.json)
             return 0
         if set(pipeline.labels) != set(LABELS):
             found = f"its labels are {', '.join(pipeline.labels[:3])}, ..." if pipeline.labels else "it has no labels"
             raise ValueError(f"{run} was not trained on the shapes set: {found}; name another with --run")
+        if options.classifier is not None:
+            save(score_guidance.score_run(run, pipeline, protocol), options.classifier, options.json)
+            return 0
         root = options.data or Path(read_config(run).data.root)
         truth = {path: clip for path, clip in read_clips(root).items() if path.parts[-3] == "test"}
         files = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]

@@ -67,6 +67,24 @@ def test_log_probabilities_do_as_logits_and_one_label_for_all() -> None:
     torch.testing.assert_close(sure.x0, other.x0, rtol=1e-12, atol=1e-12)
 
 
+def test_verdicts_on_each_frame_add_up() -> None:
+    """Where each verdict reads its own frame alone, each frame is guided by its own."""
+    denoiser, _ = exact()
+    x, label = torch.randn(6, 1, 3, 1, 1, dtype=DOUBLE), torch.tensor([0, 1, 0, 1, -1, 1])
+
+    def by_frame(x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        return torch.stack([x, (x - 1.0) ** 2], -1)[:, 0, :, 0, 0]  # b f 2
+
+    found = ClassifierGuidance(denoiser, by_frame, label, 1.5)(x, CLOCKS["one a frame"], Condition()).x0
+    each = [
+        ClassifierGuidance(denoiser, lambda *given, i=i: by_frame(*given)[:, i], label, 1.5)(
+            x, CLOCKS["one a frame"], Condition()
+        ).x0[:, :, i]
+        for i in range(3)
+    ]
+    torch.testing.assert_close(found, torch.stack(each, 2), rtol=1e-12, atol=1e-12)
+
+
 def test_the_scale_is_the_power_of_the_posterior() -> None:
     """As in classifier-free guidance, whose score is that of `p(x) p(label given x)^scale`."""
     denoiser, classifier = exact()

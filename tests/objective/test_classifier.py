@@ -37,7 +37,7 @@ def batch(std: float = 0.0) -> dict[str, Tensor]:
 
 
 def scores(logits: Tensor, tasks: Tasks, **options) -> tuple[dict[str, Tensor], Says]:
-    network = Says(logits)
+    network = Says(logits[:, None].expand(-1, F, -1))
     return ClassifierObjective(network, Cosine(), ClassifierLoss(tasks=tasks, **options))(batch()), network
 
 
@@ -51,6 +51,16 @@ def test_loss_and_accuracy_of_answers_that_are_known() -> None:
     assert float(wrong["accuracy"]) == 0 and float(wrong["loss"]) == pytest.approx(30, rel=1e-6)
     smooth, _ = scores(30.0 * nn.functional.one_hot(label, 4).float(), PLAIN, smoothing=0.2)
     assert float(smooth["loss"]) == pytest.approx(0.2 * 0.75 * 30, rel=1e-6)  # Szegedy et al. 2016, section 7
+
+
+def test_each_frame_counts_alike_and_all_together_say_what_the_clip_shows() -> None:
+    label = torch.arange(B) % 4
+    logits = torch.zeros(B, F, 4)
+    logits[:, 0] = 30.0 * nn.functional.one_hot(label, 4)
+    found = ClassifierObjective(Says(logits), Cosine(), ClassifierLoss(tasks=PLAIN))(batch())
+    assert float(found["loss"]) == pytest.approx((F - 1) / F * math.log(4)) and float(found["accuracy"]) == 1
+    logits[:, 1] = 40.0 * nn.functional.one_hot((label + 1) % 4, 4)
+    assert float(ClassifierObjective(Says(logits), Cosine(), ClassifierLoss(tasks=PLAIN))(batch())["accuracy"]) == 0
 
 
 def test_accuracy_is_told_by_the_quarter_of_the_time() -> None:
@@ -77,7 +87,7 @@ def test_the_network_is_shown_what_guidance_will_show_it() -> None:
 
 
 def test_one_latent_is_drawn_of_its_mean_and_std() -> None:
-    network = Says(torch.zeros(B, 4))
+    network = Says(torch.zeros(B, F, 4))
     objective = ClassifierObjective(network, Cosine(), ClassifierLoss(tasks=KNOWN))
     objective({**batch(std=0.5), "stride": torch.full((B,), 3)})
     first = (network.x - batch()["mean"])[:, :, 0]
@@ -95,7 +105,8 @@ class Bayes(nn.Module):
         alpha, sigma = self.schedule.scales(log_snr)
         labels = [torch.full((len(x),), label) for label in range(2)]
         x_t = x * (alpha**2 + sigma**2).sqrt()
-        return self.factor * torch.stack([self.data.log_prob(x_t, alpha, sigma, label) for label in labels], 1)
+        logits = torch.stack([self.data.log_prob(x_t, alpha, sigma, label) for label in labels], 1)
+        return self.factor * logits[:, None]  # b 1 2: one verdict on all frames
 
 
 def test_the_true_posterior_has_the_least_loss() -> None:

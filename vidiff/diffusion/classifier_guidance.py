@@ -33,7 +33,8 @@ class ClassifierGuidance(nn.Module):
 
     Args:
         denoiser: the inner denoiser, guided or not.
-        classifier: `(x, log_snr, condition) -> (b, k)`, logits or log-probabilities. As for a network, `x` is `x_t`
+        classifier: `(x, log_snr, condition) -> (b, k)`, logits or log-probabilities; or `(b, f, k)`, a verdict on each
+            frame by itself, whose log-probabilities add up, so each must show the label. As for a network, `x` is `x_t`
             scaled to unit variance (for data of unit variance), `(b, c, f, h, w)`, and `log_snr` is the clock of every
             voxel, `(b, 1, f, h, w)`.
         label: what to guide towards: a number for all samples, or `(b,)`, in which -1 leaves a sample as it is.
@@ -90,10 +91,11 @@ class ClassifierGuidance(nn.Module):
         outer = torch.is_grad_enabled()
         with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
             x = _leaf(x_t)
-            logits = self.classifier((x / (alpha**2 + sigma**2).sqrt()).to(x.dtype), log_snr, condition)  # b k
-            if self.largest >= logits.shape[1]:
-                raise ValueError(f"label {self.largest} is outside the classifier's 0..{logits.shape[1] - 1}")
-            own = logits.log_softmax(1).gather(1, label.clamp(min=0)[:, None])[:, 0]  # b
+            logits = self.classifier((x / (alpha**2 + sigma**2).sqrt()).to(x.dtype), log_snr, condition)
+            if self.largest >= logits.shape[-1]:
+                raise ValueError(f"label {self.largest} is outside the classifier's 0..{logits.shape[-1] - 1}")
+            place = label.clamp(min=0).view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
+            own = logits.log_softmax(-1).gather(-1, place).flatten(1).sum(1)  # b
             gradient = _gradient(torch.where(label == NO_LABEL, 0.0, own).sum(), x, outer)
         change = self.scale * sigma**2 / alpha * gradient
         return Estimate(

@@ -1,4 +1,4 @@
-"""The classifier of noised clips: the encoder half of the U-Net, and a pooling by attention."""
+"""The classifier of noised clips: the encoder half of the U-Net, and a verdict on each frame."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ClassifierConfig:
     labels: int = 0  # classes
     width: int = 64
     multipliers: list[int] = field(default_factory=lambda: [1, 2])  # width of each level, in units of `width`
-    blocks: list[int] = field(default_factory=lambda: [1, 2])  # residual blocks of each level
-    joint_attention: list[int] = field(default_factory=lambda: [1])  # levels with attention over space and time
+    blocks: list[int] = field(default_factory=lambda: [2, 1])  # residual blocks of each level
+    spatial_attention: list[int] = field(default_factory=lambda: [1])  # levels
     head_dim: int = 32
     strided: bool = False  # whether clips come with a frame stride
     dropout: float = 0.0
@@ -39,21 +39,21 @@ class ClassifierConfig:
                 f"classifier.blocks is {self.blocks}, classifier.multipliers {self.multipliers}: "
                 "one a level in both, 1 or more"
             )
-        wrong = [level for level in self.joint_attention if level not in levels]
+        wrong = [level for level in self.spatial_attention if level not in levels]
         if wrong:
             raise ValueError(
-                f"classifier.joint_attention names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}"
+                f"classifier.spatial_attention names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}"
             )
         if self.width < 1:
             raise ValueError(f"classifier.width is {self.width}; give 1 or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"classifier.dropout is {self.dropout}; give a probability from 0 to less than 1")
-        for level in {*self.joint_attention, levels[-1]}:  # the pooling has heads as well
+        for level in {*self.spatial_attention, levels[-1]}:  # the pooling has heads as well
             fit_heads(self.width * self.multipliers[level], self.head_dim)
 
 
 class Pool(nn.Module):
-    """A clip's voxels to one vector: each head's learned query says how much each voxel counts.
+    """A frame's voxels to one vector: each head's learned query says how much each voxel counts.
 
     As the attention of the blocks does, every head learns how much it prefers voxels with a cleaner clock.
     """
@@ -66,21 +66,22 @@ class Pool(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1)
         self.preference = nn.Parameter(torch.full((self.heads,), Attention.PREFERENCE))
 
-    def forward(self, x: Tensor, log_snr: Tensor, frames: int) -> Tensor:
-        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`. Returns `(b, c)` in float32."""
+    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`. Returns `((b f), c)` in float32."""
         h = normalise(x, "film", self.scale.to(x.dtype))
-        logits = self.query(h).float() + self.preference[:, None, None] * log_snr.float()  # (b f) heads h w
-        weight = rearrange(logits, "(b f) n h w -> b n (f h w)", f=frames).softmax(-1)
-        value = rearrange(self.value(h).float(), "(b f) (n d) h w -> b n (f h w) d", f=frames, n=self.heads)
-        return torch.einsum("bnt, bntd -> bnd", weight, value).flatten(1)  # b c
+        logits = self.query(h).float() + self.preference[:, None, None] * log_snr.float()  # (b f) n h w
+        value = rearrange(self.value(h).float(), "a (n d) h w -> a n d (h w)", n=self.heads)
+        return (value @ logits.flatten(2).softmax(-1)[..., None]).flatten(1)  # (b f) c
 
 
 class Classifier(nn.Module):
-    """What a noised clip shows, as logits: a classifier that guides a diffusion model (Dhariwal & Nichol 2021,
-    section 4).
+    """What each frame of a noised clip shows, as logits: a classifier that guides a diffusion model (Dhariwal & Nichol
+    2021, section 4).
 
-    It is told the clock as the denoising network is, voxel by voxel and frame by frame, so it reads clips of which
-    some frames are clean as well.
+    A frame is judged with its neighbours in time, as far as the temporal convolutions of the blocks reach, and not with
+    the whole clip: one verdict on a clip is content with a few frames that show the label, and guides no more, where
+    each frame's own verdict guides until all of them do. Since it is told the clock voxel by voxel, as the denoising
+    network is, it reads clips of which some frames are clean as well.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -99,9 +100,9 @@ class Classifier(nn.Module):
         )
         self.attention = nn.ModuleDict(  # by the number of the block that it follows
             {
-                str(number): Attention(widths[level], "joint", config.head_dim)
+                str(number): Attention(widths[level], "space", config.head_dim)
                 for number, level in enumerate(self.levels)
-                if level in config.joint_attention
+                if level in config.spatial_attention
             }
         )
         self.merge = nn.ModuleList(Downsample(upper, lower) for upper, lower in pairwise(widths))
@@ -117,7 +118,7 @@ class Classifier(nn.Module):
             condition: its stride is read, where the classifier was built for it.
 
         Returns:
-            logits `(b, labels)` in float32.
+            logits `(b, f, labels)` in float32.
 
         Raises:
             ValueError: if height or width does not divide.
@@ -139,4 +140,5 @@ class Classifier(nn.Module):
             h = block(h, emb, frames)
             if str(number) in self.attention:
                 h = self.attention[str(number)](h, clock, frames)
-        return self.leave(self.pool(h, clock, frames)).float()
+        logits = self.leave(self.pool(h, clock)).float()  # (b f) labels
+        return rearrange(logits, "(b f) k -> b f k", f=frames)

@@ -31,12 +31,12 @@ class ClassifierLoss:
 
 class ClassifierObjective(nn.Module):
     """Cross-entropy of the label, given a clip that is noised as a diffusion model sees it (Dhariwal & Nichol 2021,
-    section 4): at every time, with known frames, and with a clock of each frame's own.
+    section 4): at every time, with known frames, and with a clock of each frame's own. Each frame counts alike.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, loss: ClassifierLoss) -> None:
         super().__init__()
-        self.network, self.schedule, self.options = network, schedule, loss
+        self.network, self.schedule, self.options = network, schedule, loss  # the network: as `Classifier`
         self.times = choose("time distribution", loss.times, TIMES)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,9 +46,9 @@ class ClassifierObjective(nn.Module):
                 `(b,)` where there is one.
 
         Returns:
-            "loss"; "accuracy", the share of samples whose label has the largest logit; and "accuracy/t0" to
-            "accuracy/t3", the same in each quarter of the time axis among samples of which nothing is known, since what
-            is known tells the label at any time (NaN where none was drawn).
+            "loss"; "accuracy", the share of clips whose label has the largest log-probability, all frames together; and
+            "accuracy/t0" to "accuracy/t3", the same in each quarter of the time axis among clips of which nothing is
+            known, since what is known tells the label at any time (NaN where none was drawn).
         """
         x0 = batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         drawn = draw_known(self.options.tasks, x0.shape, x0.device)
@@ -62,9 +62,11 @@ class ClassifierObjective(nn.Module):
         alpha, sigma = self.schedule(clock)
         log_snr = self.schedule.log_snr(clock).expand(-1, 1, *x0.shape[2:])  # b 1 f h w
         logits = self.network(x_t / (alpha**2 + sigma**2).sqrt(), log_snr, Condition(stride=batch.get("stride")))
-        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.options.smoothing)
+        label = batch["label"]
+        each = label[:, None].expand(logits.shape[:2])  # b f
+        loss = F.cross_entropy(logits.flatten(0, 1), each.flatten(), label_smoothing=self.options.smoothing)
         with torch.no_grad():
-            right = (logits.argmax(1) == batch["label"]).float()  # b
+            right = (logits.log_softmax(-1).sum(1).argmax(1) == label).float()  # b
             result = {"loss": loss, "accuracy": right.mean()}
             for quarter in range(4):
                 chosen = (drawn.task == Tasks.NAMES.index("generate")) & ((t * 4).long().clamp(max=3) == quarter)
