@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vidiff.config import build_config, dump, load, load_codec_config
-from vidiff.recipe import ConfigError, DiffusionRun, VAERun, build_denoiser, build_sampler
+from vidiff.recipe import ClassifierRun, ConfigError, DiffusionRun, LatentRun, VAERun, build_denoiser, build_sampler
 from vidiff.sample import DDIM
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,7 +24,7 @@ def write(path: Path, text: str) -> Path:
 def complaint(*overrides: str, path: Path = SHAPES) -> str:
     with pytest.raises(ConfigError) as caught:
         config = load(path, overrides)
-        if isinstance(config, DiffusionRun):
+        if isinstance(config, LatentRun):
             load_codec_config(config, path.parent)
     return str(caught.value)
 
@@ -32,10 +32,11 @@ def complaint(*overrides: str, path: Path = SHAPES) -> str:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_load_and_survive_a_round_trip(path: Path) -> None:
     config = load(path)
-    assert isinstance(config, VAERun if path.stem.endswith("_vae") else DiffusionRun)
+    kinds = {"vae": VAERun, "classifier": ClassifierRun}
+    assert type(config) is kinds.get(path.stem.rpartition("_")[2], DiffusionRun)
     again = build_config(OmegaConf.create(dump(config)), "dump")
     assert again == config and dump(again) == dump(config)
-    if isinstance(config, DiffusionRun) and config.codec.name == "vae":
+    if isinstance(config, LatentRun) and config.codec.name == "vae":
         vae = load_codec_config(config, CONFIGS)
         assert vae.runs == config.runs and vae.name == Path(config.codec.config).stem
         if not config.codec.own_data:
@@ -128,7 +129,7 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("unet.patch=0", ["unet.patch is 0; give 1 or more"]),
         ("unet.patch=3", ["patches of the U-Net by 3", "give a multiple of"]),
         # choices
-        ("kind=gan", ["kind is 'gan'; choose vae or diffusion"]),
+        ("kind=gan", ["kind is 'gan'; choose vae, diffusion, classifier"]),
         ("schedule.name=cosin", ["cosin", "cosine", "linear"]),
         ("schedule.shft=2", ["schedule", "shft"]),
         ("sampling.sampler.name=ddmi", ["ddmi", "ddim"]),
@@ -150,6 +151,15 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("loss.drop=2", ["loss.drop is 2"]),
         ("loss.tasks.first=-1", ["tasks.first is -1"]),
         ("sampling.steps=0", ["sampling.steps is 0"]),
+        ("sampling.rescale=1.5", ["rescale = 1.5 is outside [0, 1]"]),
+        ("sampling.interval=[0.2]", ["interval is [0.2]; give two times"]),
+        ("sampling.interval=[0.8,0.2]", ["interval = (0.8, 0.2) must satisfy"]),
+        ("sampling.interval=often", ["sampling.interval"]),
+        ("sampling.apg={etta: 0}", ["apg does not take 'etta'; it takes eta, radius, momentum"]),
+        ("sampling.apg={momentum: 1}", ["apg: momentum = 1.0"]),
+        ("sampling.threshold={percentile: 99}", ["threshold is {'percentile': 99.0}; it needs a floor"]),
+        ("sampling.history_level=2", ["history_level = 2.0 is outside [0, 1]"]),
+        ("sampling.convention=w", ["unknown convention 'w'; choose one of cfg, ho"]),
         ("unet.blocks=[1]", ["unet.blocks has 1 numbers, unet.multipliers 2"]),
         # that do not go together
         ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),
@@ -169,6 +179,29 @@ def test_a_mistake_is_named_with_what_is_expected(override: str, said: list[str]
     assert "Traceback" not in message and "omegaconf" not in message.lower()
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("classifier.widht=3", ["classifier.widht", "width"]),
+        ("classifier.width=0", ["classifier.width is 0"]),
+        ("classifier.blocks=[1]", ["classifier.blocks is [1]"]),
+        ("classifier.spatial_attention=[2]", ["names level 2"]),
+        ("loss.smoothing=1", ["loss.smoothing is 1"]),
+        ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
+        ("loss.tasks.first=-1", ["tasks.first is -1"]),
+        ("scale=0", ["scale is 0.0; give a positive number"]),
+        ("schedule.name=learned", ["no loss of a classifier trains it"]),
+        ("codec.name=vqgan", ["codec.name is 'vqgan'"]),
+        ("data.size=72", ["data.size is 72", "give a multiple of 16"]),
+        ("sampling.steps=3", ["sampling"]),
+    ],
+)
+def test_a_classifier_s_mistake_is_named(override: str, said: list[str]) -> None:
+    message = complaint(override, path=CONFIGS / "shapes_classifier.yaml")
+    for part in said:
+        assert part in message
+
+
 def test_pixels_must_halve_as_well() -> None:
     assert "a multiple of 8" in complaint("codec.name=identity", "unet.multipliers=[1,1,1,1]", "data.size=36",
                                           "unet.blocks=[1,1,1,1]", "sampling.context=4")  # fmt: skip
@@ -186,8 +219,8 @@ def test_a_missing_slot_name_is_asked_for(tmp_path: Path) -> None:
         ("base: sub/../../{name}/a.yaml\n", "is its own base"),
         ("base: gone.yaml\n", "no such config"),
         ("kind: vae\nname: a\n", "data.root is not set"),
-        ("name: a\n", "kind is None; choose vae or diffusion"),
-        ("kind: [vae]\n", "choose vae or diffusion"),
+        ("name: a\n", "kind is None; choose vae, diffusion, classifier"),
+        ("kind: [vae]\n", "choose vae, diffusion, classifier"),
         ("- 1\n", "is not a YAML mapping"),
         ("kind: 'vae\n", "is not a YAML mapping"),
         ("", "kind is None"),

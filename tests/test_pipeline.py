@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump
 from vidiff.engine import checkpoint
+from vidiff.guide import Guide
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline import Pipeline
@@ -131,7 +132,7 @@ def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
 def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
     found = pipe.settings(steps=9, sampler=None, seed=3)
     rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3}
-    assert found == rest | {"guidance": 1.5, "history": None}
+    assert found == rest | {"guidance": 1.5, "history": None} | asdict(Guide())
     pipe.sampling.history = 2.0
     try:
         assert pipe.settings()["history"] == 2.0

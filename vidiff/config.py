@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vidiff.recipe import KINDS, ConfigError, DiffusionRun, RunConfig, VAERun
+from vidiff.recipe import KINDS, ConfigError, LatentRun, RunConfig, VAERun
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -37,7 +37,7 @@ def build_config(given: Any, source: str) -> RunConfig:
     given = OmegaConf.create(given)
     kind = given.get("kind") if isinstance(given, DictConfig) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"{source}: kind is {kind!r}; choose {' or '.join(KINDS)}")
+        raise ConfigError(f"{source}: kind is {kind!r}; choose {', '.join(KINDS)}")
     defaults = OmegaConf.structured(KINDS[kind])
     try:
         merged = OmegaConf.merge(defaults, given)
@@ -58,12 +58,12 @@ def dump(config: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def load_codec_config(config: DiffusionRun, folder: Path) -> VAERun:
-    """The config that trains a diffusion model's autoencoder, in the same place, and on the same data unless
+def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
+    """The config that trains a model's autoencoder, in the same place, and on the same data unless
     `codec.own_data` is set: one autoencoder then serves several models.
 
     Args:
-        folder: of the diffusion model's own YAML, to which `codec.config` is relative.
+        folder: of the model's own YAML, to which `codec.config` is relative.
     """
     source = folder / config.codec.config
     shared: dict[str, Any] = {"runs": config.runs, "device": config.device}

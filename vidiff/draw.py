@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from vidiff.diffusion.classifier_guidance import Classifier
+from vidiff.diffusion.composed import without
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
-from vidiff.diffusion.guidance import ClassifierFree
 from vidiff.diffusion.known import Known
 from vidiff.diffusion.process import add_noise, draw_noise
 from vidiff.diffusion.schedule import time_grid
+from vidiff.guide import Guide
 from vidiff.sample import Sampler, start
 
 
@@ -34,6 +36,9 @@ class Draw:
         dtype: of the network's arithmetic, under autocast.
         replace: show a known part of a frame at the time of the rest of it, for a model trained on whole frames alone
             (Lugmayr et al. 2022, RePaint, eq. 8); frames that are wholly known are shown clean all the same.
+        guide: what guidance does besides its scales.
+        classifier: of noised latents; its gradient then stands for the label, which the model is not told.
+        classifier_scale: of that gradient; 0 tells the model the label after all.
     """
 
     denoiser: Denoises
@@ -47,6 +52,9 @@ class Draw:
     history: float | None = None
     dtype: torch.dtype = torch.float32
     replace: bool = False
+    guide: Guide = field(default_factory=Guide)
+    classifier: Classifier | None = None
+    classifier_scale: float = 0.0
 
     def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
         """Draw one window of latents.
@@ -71,17 +79,19 @@ class Draw:
         if self.lag:
             given = torch.zeros(1, dtype=torch.bool) if known is None else known.flatten(3).all(3).all(0).flatten()
             times = lagged(times, given.cpu().expand(frames.shape[2]), self.lag)
-        denoiser: Denoises = self.denoiser
         known = None if known is None else known.to(frames.device)
         part: Tensor | None = None
         if known is not None and self.replace:
             whole = known.flatten(3).all(3)[..., None, None]  # b 1 f 1 1
             part = known if bool((known != whole).any()) else None
             known = whole if bool(whole.any()) else None
-        if known is not None and self.history is not None:
-            denoiser = ClassifierFree(denoiser, self.history, history=known, generator=self.generator)
-        elif condition.asked:  # else both branches would be the same
-            denoiser = ClassifierFree(denoiser, self.guidance)
+        asked = condition
+        if self.classifier is not None and self.classifier_scale:
+            condition = without(condition, ["label"])
+        denoiser = self.guide.scaled(self.denoiser, condition, self.guidance, self.history, known, self.generator)
+        if self.classifier is not None and asked.label is not None:
+            denoiser = self.guide.judged(denoiser, self.classifier, asked.label, self.classifier_scale)
+        denoiser = self.guide.bounded(denoiser)
         if known is not None:
             denoiser = Known(denoiser, frames, known, generator=self.generator)
         if part is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vidiff.config import dump, load_codec_config
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.log import duration, read_metrics
-from vidiff.recipe import DiffusionRun, RunConfig
+from vidiff.recipe import LatentRun, RunConfig
 from vidiff.stages import train
 
 STEPS = 2  # the first warms up, the second is timed
@@ -30,7 +30,7 @@ def run(config: RunConfig, folder: Path) -> None:
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
         plans = [config]
-        if isinstance(small, DiffusionRun) and isinstance(config, DiffusionRun) and config.codec.name == "vae":
+        if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))
             small.codec.own_data = False  # that data may have to be made, and would be kept
             small.codec.override = {

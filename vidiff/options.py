@@ -9,14 +9,59 @@ from typing import Any
 from vidiff.pipeline import Pipeline
 from vidiff.run import latest_run
 
+
+def pairs(text: str) -> dict[str, float]:
+    """Numbers by name, as of "eta=0,radius=10". Raises argparse's own error for anything else."""
+    try:
+        return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number,name=number") from None
+
+
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
-    "guidance": {"type": float, "help": "scale of classifier-free guidance; 1 is the plain model"},
-    "history": {"type": float, "help": "where frames are known: scale on them, label and text, in place of --guidance"},
     "steps": {"type": int, "help": "of the sampler"},
     "sampler": {"help": "such as ddpm, ddim, euler, heun or dpmpp_2m"},
     "lag": {"type": int, "help": "steps by which each new frame follows the one before; 0: all at once"},
     "context": {"type": int, "help": "frames on which each further window looks back"},
     "seed": {"type": int, "default": 0, "help": "same seed, same frames"},
+}
+GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
+    "guidance": {"type": float, "help": "scale of classifier-free guidance; 1 is the plain model"},
+    "history": {"type": float, "help": "where frames are known: scale on them, label and text, in place of --guidance"},
+    "convention": {"help": "of scales: cfg, where 1 is the plain model, or ho, where 0 is"},
+    "interval": {
+        "type": float,
+        "nargs": 2,
+        "metavar": ("LOW", "HIGH"),
+        "help": "diffusion times, 0 to 1, in which to guide; at others the model is plain",
+    },
+    "rescale": {"type": float, "help": "0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7"},
+    "apg": {
+        "type": pairs,
+        "metavar": "eta=0,...",
+        "help": "adaptive projected guidance, against glaring colours: eta, radius, momentum",
+    },
+    "threshold": {
+        "type": pairs,
+        "metavar": "floor=5,...",
+        "help": "dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5",
+    },
+    "history_level": {
+        "type": float,
+        "metavar": "TIME",
+        "help": "time at which --history shows known frames to its other branch; 1 forgets them",
+    },
+    "separate": {
+        "action": "store_const",
+        "const": True,
+        "help": "--guidance on the label alone and --history on known frames alone, not on all at once",
+    },
+    "text_guidance": {"type": float, "metavar": "SCALE", "help": "scale on the text alone, which is then separate"},
+    "classifier_scale": {
+        "type": float,
+        "metavar": "SCALE",
+        "help": "of the gradient of --classifier; by default as its config says",
+    },
 }
 
 
@@ -30,6 +75,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Which run draws, and on what."""
     parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument(
+        "--classifier", type=Path, help="a classifier's run, whose gradient guides to the label in the model's place"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
 
 
@@ -40,15 +88,17 @@ def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
 
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:
-    """How clips are drawn: all that is in `DRAWING`."""
-    group = parser.add_argument_group("how clips are drawn, by default as the run's config says")
-    for name, look in DRAWING.items():
-        group.add_argument(f"--{name.replace('_', '-')}", **look)
+    """How clips are drawn and guided: all that is in `DRAWING` and `GUIDING`."""
+    parts = {"how clips are drawn, by default as the run's config says": DRAWING, "how they are guided": GUIDING}
+    for title, flags in parts.items():
+        group = parser.add_argument_group(title)
+        for name, look in flags.items():
+            group.add_argument(f"--{name.replace('_', '-')}", **look)
 
 
 def drawing(asked: argparse.Namespace) -> dict[str, Any]:
     """What `add_drawing` read, as Pipeline's methods take it; None for what was not asked for."""
-    return {name: getattr(asked, name) for name in DRAWING}
+    return {name: getattr(asked, name) for name in (*DRAWING, *GUIDING)}
 
 
 def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, Pipeline]:
@@ -58,4 +108,4 @@ def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, P
         ValueError: as `latest_run` and `Pipeline.from_pretrained`.
     """
     run = asked.run or latest_run(enlarges=enlarges)
-    return run, Pipeline.from_pretrained(run, asked.device)
+    return run, Pipeline.from_pretrained(run, asked.device, classifier=asked.classifier)

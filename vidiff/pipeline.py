@@ -23,8 +23,7 @@ class Pipeline(Trained):
             frames: how many; by default as many as the model was trained on. More are made by extension.
             label: one for all clips, or one for each; by default none is asked for.
             count: how many clips.
-            options: `text`, `guidance`, `steps`, `sampler`, `seed`, `context`, `history`, `lag`, `progress`, as for
-                `stream`.
+            options: `text`, and those of `stream`.
 
         Returns:
             `(count, 3, frames, height, width)` in [-1, 1].
@@ -239,7 +238,10 @@ class Pipeline(Trained):
                 noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
                 continued, label and text at once, which takes the place of `guidance` there (by default the run's own,
                 unless `guidance` is given); `lag`, steps by which each new frame follows the one before, where 0 draws
-                all of a window at once; `progress`, to show a bar.
+                all of a window at once; `progress`, to show a bar; `classifier_scale`, of the classifier's gradient
+                where one was loaded (by default the classifier's own; 0 tells the model the label after all); and those
+                of `vidiff.guide.Guide`, which change what guidance does: `interval`, `rescale`, `apg`, `threshold`,
+                `history_level`, `separate`, `text_guidance`, `convention`.
 
         Yields:
             `(b, 3, n, h, w)` in [-1, 1].

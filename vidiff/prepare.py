@@ -24,7 +24,7 @@ from vidiff.data.order import Order
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.recipe import DataConfig, DiffusionRun, RunConfig
+from vidiff.recipe import ClassifierRun, DataConfig, DiffusionRun, LatentRun, RunConfig
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
 from vidiff.text import TextEncoder, encode_captions
@@ -32,7 +32,9 @@ from vidiff.text import TextEncoder, encode_captions
 Samples = ClipDataset | LatentDataset | Captioned
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
-FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend")  # what may change while a model is trained
+NETWORKS = ("unet", "vae", "text", "classifier")
+# what may change while a model is trained
+FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier.dropout")
 
 
 def make_index(config: RunConfig, split: str) -> Index:
@@ -57,7 +59,7 @@ def make_index(config: RunConfig, split: str) -> Index:
 
 
 def cache_latents(
-    config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision, of: str = "video"
+    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, of: str = "video"
 ) -> LatentCache:
     """Latents of an index, encoded first if they are not cached: once for every run that shares codec and data.
 
@@ -66,7 +68,7 @@ def cache_latents(
             latents of the one less those of the other, which is what a super-resolution model makes.
     """
     parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
-    factor = config.lowres.factor
+    factor = config.lowres.factor if isinstance(config, DiffusionRun) else 0
     if of != "video":
         parts += f" {of} {factor}"
     key = hashlib.sha256(parts.encode()).hexdigest()
@@ -119,13 +121,22 @@ def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder
     return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
 
 
-def resolve(config: DiffusionRun, codec: Codec, index: Index, encoder: TextEncoder | None) -> None:
-    """Fill in what follows from codec, data and text encoder."""
-    config.unet.text_dim, config.unet.words = (encoder.dim, encoder.words) if encoder else (0, 0)
-    config.unet.channels = codec.channels
-    config.unet.labels = len(index.labels) if config.conditional else 0
-    config.unet.strided = config.data.stride[0] != config.data.stride[1]
-    config.unet.lowres_channels = codec.channels if config.lowres.factor else 0
+def resolve(config: LatentRun, codec: Codec, index: Index, encoder: TextEncoder | None = None) -> None:
+    """Fill in what follows from codec, data and text encoder. Raises ValueError where a classifier has no labels."""
+    strided = config.data.stride[0] != config.data.stride[1]
+    if isinstance(config, DiffusionRun):
+        config.unet.text_dim, config.unet.words = (encoder.dim, encoder.words) if encoder else (0, 0)
+        config.unet.channels, config.unet.strided = codec.channels, strided
+        config.unet.labels = len(index.labels) if config.conditional else 0
+        config.unet.lowres_channels = codec.channels if config.lowres.factor else 0
+    elif isinstance(config, ClassifierRun):
+        config.classifier.channels, config.classifier.strided = codec.channels, strided
+        config.classifier.labels = len(index.labels)
+        if len(index.labels) < 2:
+            raise ValueError(
+                f"the clips in {config.data.root} have {len(index.labels)} labels; a classifier tells 2 or more apart: "
+                "give each class a folder of its own, and leave out data.layout=flat"
+            )
 
 
 def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder: TextEncoder | None = None) -> None:
@@ -136,7 +147,12 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
     advice = "give this training another name=..., or set it as it was"
     before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
     for key in now:
-        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in ("unet", "vae", "text")
+        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in (
+            "unet",
+            "vae",
+            "text",
+            "classifier",
+        )
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
     if encoder is not None and (folder / "data.json").is_file():
@@ -183,7 +199,7 @@ def strides(data: DataConfig) -> Strides:
 
 @dataclass(frozen=True)
 class Latents:
-    """What a diffusion model learns of one split, as it is cached.
+    """What a model learns of one split, as it is cached.
 
     Attributes:
         content: what the model makes: latents of the clips, or of a super-resolution model the detail.
@@ -210,15 +226,15 @@ class Latents:
         return None if self.lowres is None else self.moments[1] / self.codec_moments[1]
 
 
-def make_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
+def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
     """All that a model learns of an index, encoded first if it is not cached."""
-    if not config.lowres.factor:
+    if not (isinstance(config, DiffusionRun) and config.lowres.factor):
         return Latents(cache_latents(config, codec, key, index, precision), None)
     content, lowres = (cache_latents(config, codec, key, index, precision, of) for of in ("detail", "lowres"))
     return Latents(content, lowres)
 
 
-def latent_dataset(config: DiffusionRun, of: Latents, moments: Latents) -> LatentDataset:
+def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDataset:
     """Random windows of cached latents, normalised by the statistics of `moments`, the training split."""
     data = config.data
     return LatentDataset(

@@ -16,9 +16,12 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
+from vidiff.guide import Guide
+from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.bound import BoundObjective
+from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
@@ -53,7 +56,7 @@ class DataConfig:
 
 @dataclass
 class CodecConfig:
-    """The codec of a diffusion model."""
+    """The codec of a model of latents."""
 
     name: str = "vae"  # or identity, to diffuse pixels
     config: str = ""  # for vae: the YAML that trains it, relative to this one
@@ -62,7 +65,7 @@ class CodecConfig:
 
 
 @dataclass
-class SamplingConfig:
+class SamplingConfig(Guide):
     """How clips are drawn, unless a call says otherwise."""
 
     sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
@@ -102,7 +105,7 @@ class LowresConfig:
 class RunConfig:
     """What every training has."""
 
-    kind: str = MISSING  # vae or diffusion
+    kind: str = MISSING  # vae, diffusion or classifier
     name: str = MISSING  # the run's folder is runs/<name>
     runs: str = "runs"
     device: str = "auto"  # or cpu, cuda, cuda:1
@@ -159,20 +162,21 @@ class VAERun(RunConfig):
 
 
 @dataclass
-class DiffusionRun(RunConfig):
-    """Training a diffusion model, and the codec and latents that it needs."""
+class LatentRun(RunConfig):
+    """Training on latents, and the codec that it needs."""
 
     codec: CodecConfig = field(default_factory=CodecConfig)
-    conditional: bool = True  # whether the model learns the labels that the data has
-    text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
-    lowres: LowresConfig = field(default_factory=LowresConfig)
-    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
-    prediction: str = "v"
-    start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
-    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
-    loss: DiffusionLoss = field(default_factory=DiffusionLoss)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def levels(self) -> int:
+        """Resolutions of the network, each half of the one before."""
+        raise NotImplementedError
+
+    @property
+    def patch(self) -> int:
+        """By which the network shrinks its input besides."""
+        return 1
 
     def check(self) -> None:
         super().check()
@@ -182,10 +186,50 @@ class DiffusionRun(RunConfig):
             raise ConfigError(
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
+        build_schedule(self)
+        if self.codec.name == "identity":
+            self.check_size(1)
+
+    def check_size(self, factor: int) -> None:
+        """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
+        size, levels = self.data.size, self.levels
+        needed = factor * self.patch * 2 ** (levels - 1)
+        if size % needed:
+            patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+            raise ConfigError(
+                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the network halve "
+                f"{levels - 1} times: give a multiple of {needed}"
+            )
+
+
+@dataclass
+class DiffusionRun(LatentRun):
+    """Training a diffusion model."""
+
+    conditional: bool = True  # whether the model learns the labels that the data has
+    text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
+    lowres: LowresConfig = field(default_factory=LowresConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
+    prediction: str = "v"
+    start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
+    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
+    loss: DiffusionLoss = field(default_factory=DiffusionLoss)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def levels(self) -> int:
+        return len(self.unet.multipliers)
+
+    @property
+    def patch(self) -> int:
+        return self.unet.patch
+
+    def check(self) -> None:
+        self.unet.validate()
+        super().check()
         self.lowres.check(self.data.size)
         if self.lowres.factor and self.objective != "denoising":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
-        self.unet.validate()
         if self.text:
             build_text(self.text)
         check_prediction(self.prediction, build_schedule(self))
@@ -208,22 +252,31 @@ class DiffusionRun(RunConfig):
             raise ConfigError(
                 f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
             )
-        if self.codec.name == "identity":
-            self.check_size(1)
-
-    def check_size(self, factor: int) -> None:
-        """Raises ConfigError unless the codec, which shrinks by `factor`, and the U-Net can halve the frames."""
-        size, levels = self.data.size, len(self.unet.multipliers)
-        needed = factor * self.unet.patch * 2 ** (levels - 1)
-        if size % needed:
-            patches = f", patches of the U-Net by {self.unet.patch}" if self.unet.patch > 1 else ""
-            raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the U-Net halve "
-                f"{levels - 1} times: give a multiple of {needed}"
-            )
 
 
-KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun}
+@dataclass
+class ClassifierRun(LatentRun):
+    """Training a classifier of noised clips, by whose gradient a diffusion model is guided."""
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)  # channels, labels and strided follow
+    loss: ClassifierLoss = field(default_factory=ClassifierLoss)
+    scale: float = 1.0  # of its gradient, unless a call says otherwise
+
+    @property
+    def levels(self) -> int:
+        return len(self.classifier.multipliers)
+
+    def check(self) -> None:
+        self.classifier.validate()
+        super().check()
+        if not 0 < self.scale < float("inf"):
+            raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.schedule.get("name") == "learned":
+            raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
+        choose("loss.times", self.loss.times, TIMES)
+
+
+KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
 
 
 def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
@@ -238,7 +291,7 @@ def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
         raise ConfigError(f"{key}: {name} does not take these options ({error})") from None
 
 
-def build_schedule(config: DiffusionRun) -> Schedule:
+def build_schedule(config: LatentRun) -> Schedule:
     return build_part("schedule", SCHEDULES, config.schedule)
 
 
@@ -267,3 +320,8 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     if config.objective == "bound":
         return BoundObjective(denoiser)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_classifier(config: ClassifierRun) -> ClassifierObjective:
+    """The classifier, untrained, and what it is trained for."""
+    return ClassifierObjective(Classifier(config.classifier), build_schedule(config), config.loss)

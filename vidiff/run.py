@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,19 +16,27 @@ from vidiff.config import load
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
-from vidiff.recipe import ConfigError, DiffusionRun, build_codec
+from vidiff.recipe import KINDS, ConfigError, DiffusionRun, RunConfig, build_codec
+
+Kind = TypeVar("Kind", bound=RunConfig)
 
 
 def read_config(run: Path) -> DiffusionRun:
-    """The resolved config of a run. Raises ValueError if the folder is no diffusion run."""
+    """The resolved config of a diffusion run. Raises ValueError if the folder is none."""
+    return read_run(run, DiffusionRun)
+
+
+def read_run(run: Path, kind: type[Kind]) -> Kind:
+    """The resolved config of a run of the kind that is wanted. Raises ValueError if the folder is none."""
     path = run / "resolved.yaml"
     if not path.is_file():
         raise ValueError(
             f"{run} is not a trained run (it has no resolved.yaml); train one with `python -m vidiff.train CONFIG`"
         )
     config = load(path)
-    if not isinstance(config, DiffusionRun):
-        raise ConfigError(f"{run} is a run of kind {config.kind}; a pipeline needs one of kind diffusion")
+    if not isinstance(config, kind):
+        wanted = next(name for name, each in KINDS.items() if each is kind)
+        raise ConfigError(f"{run} is a run of kind {config.kind}; one of kind {wanted} is needed")
     return config
 
 

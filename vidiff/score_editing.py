@@ -15,7 +15,7 @@ from vidiff.data.video import read_video, sheet, write_image, write_video
 from vidiff.evaluate.editing import EditingProtocol, score_editing
 from vidiff.pipeline import Pipeline
 from vidiff.recipe import DiffusionRun
-from vidiff.score_shapes import held_out_clips
+from vidiff.score_shapes import check_labels, held_out_clips
 
 
 def score_edits(run: Path, pipeline: Pipeline, config: DiffusionRun, data: Path | None) -> dict[str, Any]:
@@ -27,8 +27,7 @@ def score_edits(run: Path, pipeline: Pipeline, config: DiffusionRun, data: Path 
     Raises:
         ValueError: a run without the set's labels, and as `held_out_clips`.
     """
-    if set(pipeline.labels) != set(LABELS):
-        raise ValueError(f"{run} was not trained on the labels of the shapes set: name another with --run")
+    check_labels(run, pipeline)
     protocol = EditingProtocol()
     files, truth = held_out_clips(Path(config.data.root) if data is None else data, pipeline.size, run)
     every = max(len(files) // protocol.clips, 1)

@@ -31,9 +31,8 @@ def score_run(run: Path, pipeline: Pipeline, data: Path | None) -> dict[str, Any
         ValueError: a run of another set, or held-out clips that are not there or of another size.
     """
     labelled = set(pipeline.labels) == set(LABELS)
-    if not labelled and pipeline.text is None:
-        found = f"its labels are {', '.join(pipeline.labels[:3])}, ..." if pipeline.labels else "it has no labels"
-        raise ValueError(f"{run} was not trained on the shapes set: {found}; name another with --run")
+    if pipeline.text is None:
+        check_labels(run, pipeline)
     root = Path(read_config(run).data.root) if data is None else data
     scores: dict[str, Any] = {"sampling": pipeline.settings(), "run": str(run)}
     if labelled:
@@ -41,6 +40,13 @@ def score_run(run: Path, pipeline: Pipeline, data: Path | None) -> dict[str, Any
     if pipeline.text is not None:
         scores |= score_text(pipeline, root, run)
     return scores
+
+
+def check_labels(run: Path, pipeline: Pipeline) -> None:
+    """Raises ValueError unless a run's labels are those of the shapes set."""
+    if set(pipeline.labels) != set(LABELS):
+        found = f"its labels are {', '.join(pipeline.labels[:3])}, ..." if pipeline.labels else "it has no labels"
+        raise ValueError(f"{run} was not trained on the shapes set: {found}; name another with --run")
 
 
 def score_labels(pipeline: Pipeline, root: Path, run: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
+from vidiff.data.index import Index
 from vidiff.data.video import grid, write_video
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
@@ -21,10 +22,12 @@ from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
+from vidiff.objective.classifier import ClassifierObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
+    Latents,
     Samples,
     batches,
     captions_of,
@@ -40,9 +43,20 @@ from vidiff.prepare import (
     same_codec,
     with_text,
 )
-from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective, build_text
+from vidiff.recipe import (
+    ClassifierRun,
+    DiffusionRun,
+    LatentRun,
+    RunConfig,
+    VAERun,
+    build_classifier,
+    build_objective,
+    build_text,
+)
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec, read_config, save_codec, trained_precision
+
+HELD_OUT = 96  # clips that a classifier is validated on
 
 
 def train(config: RunConfig, given: str, folder: Path) -> None:
@@ -62,6 +76,8 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
             train_vae(config, given)
         elif isinstance(config, DiffusionRun):
             train_diffusion(config, given, folder)
+        elif isinstance(config, ClassifierRun):
+            train_classifier(config, given, folder)
 
 
 def train_vae(config: VAERun, given: str) -> None:
@@ -89,12 +105,7 @@ def train_vae(config: VAERun, given: str) -> None:
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     """Train a diffusion model, after whatever it depends on."""
-    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
-    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
-    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
-    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
-    codec.set_statistics(*seen.codec_moments)
+    index, held_out, codec, seen, unseen = prepare_latents(config, folder)
     encoder, captions = build_text(config.text) if config.text else None, list[str]()
     if encoder is not None:
         captions = captions_of(config, index)
@@ -103,8 +114,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     refuse_another_model(config, codec, encoder)
     record(config, given)
     with one_at_a_time(config.folder):
-        shape = codec.network.config if isinstance(codec, VAECodec) else None
-        save_codec(config.folder / "codec", codec, shape)
+        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
         facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
@@ -162,6 +172,44 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     fit_run(config, objective, dataset, validate, sample)
 
 
+def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
+    """Train a classifier of noised latents, after whatever it depends on."""
+    index, _, codec, seen, unseen = prepare_latents(config, folder)
+    resolve(config, codec, index)
+    refuse_another_model(config, codec)
+    record(config, given)
+    with one_at_a_time(config.folder):
+        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
+        (config.folder / "classifier.json").write_text(json.dumps({"labels": index.labels}))
+
+    torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
+    objective = build_classifier(config)
+    test = first_batch(config, latent_dataset(config, unseen, seen), HELD_OUT)
+
+    def validate(step: int) -> dict[str, float]:
+        torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
+        device = next(objective.parameters()).device
+        scores = objective({name: value.to(device) for name, value in test.items()})
+        return {f"val/{key}": float(value) for key, value in scores.items()}
+
+    fit_run(config, objective, latent_dataset(config, seen, seen), validate)
+
+
+def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Codec, Latents, Latents]:
+    """What a training on latents begins from, made where it is not there: clips, codec and latents.
+
+    Returns:
+        the index of the training clips, that of the held-out ones, the codec, and the latents of each index.
+    """
+    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
+    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
+    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
+    codec.set_statistics(*seen.codec_moments)
+    return index, held_out, codec, seen, unseen
+
+
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
     """Give a denoiser the weights of the run `config.start`, as far as it has them.
 
@@ -190,10 +238,10 @@ def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
 
 def fit_run(
     config: RunConfig,
-    objective: VAEObjective | DiffusionObjective | BoundObjective,
+    objective: VAEObjective | DiffusionObjective | BoundObjective | ClassifierObjective,
     dataset: Samples,
     validate: Callable[[int], dict[str, float]],
-    sample: Callable[[int], None],
+    sample: Callable[[int], None] | None = None,
 ) -> None:
     fit(
         objective,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,11 @@ from vidiff.draw import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
+from vidiff.guide import Guide
 from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_text
 from vidiff.run import fill, load_codec, read_config, trained_precision
 from vidiff.text import TextEncoder
+from vidiff.trained_classifier import TrainedClassifier
 
 Loaded = TypeVar("Loaded", bound="Trained")
 Labels = str | int | Sequence[str | int] | None
@@ -34,13 +36,15 @@ class Trained:
     Attributes:
         frames: of a window, that is, of the clips that the model was trained on.
         size: height and width in pixels.
-        labels: names of the classes; empty for a model without.
+        labels: names of the classes that may be asked for; empty for a model without.
+        told: whether the model itself was trained with them; else only the classifier knows them.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
         boxes: whether it was trained on frames of which a part is known.
         text: what reads prompts; None for a model without text.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
         detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
+        classifier: by whose gradient it is guided to a label, in place of telling it; None for none.
     """
 
     def __init__(
@@ -59,17 +63,29 @@ class Trained:
         text: TextEncoder | None = None,
         lowres: LowresConfig | None = None,
         detail: Tensor | None = None,
+        classifier: TrainedClassifier | None = None,
     ) -> None:
         self.device = choose_device(device)
+        if classifier is not None:
+            if lowres is not None and lowres.factor:
+                raise ValueError(f"{classifier.name} reads clips, and a super-resolution model makes only their detail")
+            classifier.check(codec, frames, size, labels)
+            classifier.network.to(self.device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
-        self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
+        self.frames, self.size, self.fps = frames, size, fps
+        self.classifier, self.told = classifier, bool(labels)
+        self.labels = tuple(labels) if classifier is None else classifier.labels
         self.sampling, self.stride = sampling or SamplingConfig(), stride
         self.precision, self.boxes, self.text, self.lowres = precision, boxes, text, lowres or LowresConfig()
         self.detail = None if detail is None else detail.to(self.device)
 
     @classmethod
     def from_pretrained(
-        cls: type[Loaded], run: str | Path, device: str | torch.device = "auto", weights: str = "ema"
+        cls: type[Loaded],
+        run: str | Path,
+        device: str | torch.device = "auto",
+        weights: str = "ema",
+        classifier: str | Path | None = None,
     ) -> Loaded:
         """Load a run's folder, which holds all that is needed.
 
@@ -77,9 +93,12 @@ class Trained:
             run: such as "runs/ucf".
             device: "auto", "cpu", "cuda", ...
             weights: "ema", or "model" for those that the optimizer left.
+            classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
+                model itself is not told it.
 
         Raises:
-            ValueError: if the folder is no trained run, or a file in it is damaged.
+            ValueError: if a folder is no trained run, or a file in it is damaged; for a classifier of other latents or
+                labels.
         """
         run = Path(run)
         config = read_config(run)
@@ -109,6 +128,7 @@ class Trained:
             text=build_text(config.text, **facts["text"]) if config.text else None,
             lowres=config.lowres,
             detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
+            classifier=None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
         )
 
     @property
@@ -144,6 +164,8 @@ class Trained:
         lag: int | None = None,
         history: float | None = None,
         progress: bool = False,
+        classifier_scale: float | None = None,
+        **guide: Any,
     ) -> Draw:
         """How latents are drawn: each option as `stream` has it, or else by the run's default."""
         lag = self.sampling.lag if lag is None else lag
@@ -164,7 +186,31 @@ class Trained:
             history,
             DTYPES[self.precision],
             replace=not self.boxes,
+            guide=self._guide(**guide),
+            classifier=None if self.classifier is None else self.classifier.network,
+            classifier_scale=self._classifier_scale(classifier_scale),
         )
+
+    def _guide(self, **given: Any) -> Guide:
+        """The options of `Guide`, each as given or else by the run's default. Raises TypeError for any other."""
+        default = {option.name: getattr(self.sampling, option.name) for option in fields(Guide)}
+        asked = {name: value for name, value in given.items() if value is not None or name not in default}
+        return Guide(**default | asked)
+
+    def _classifier_scale(self, given: float | None) -> float:
+        """By what the classifier's gradient is multiplied; 0 where there is none. Raises ValueError out of range."""
+        if self.classifier is None:
+            if given is not None:
+                raise ValueError(
+                    f"classifier_scale is {given}, but no classifier was loaded: name its run as classifier"
+                )
+            return 0.0
+        scale = self.classifier.scale if given is None else given
+        if not 0.0 <= scale < float("inf"):
+            raise ValueError(f"classifier_scale is {scale}; give 0, which tells the model the label after all, or more")
+        if not scale and not self.told:
+            raise ValueError("classifier_scale is 0, but only the classifier knows labels: give a positive number")
+        return scale
 
     def _context(self, context: int | None, frames: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
@@ -201,6 +247,8 @@ class Trained:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
+        if self.classifier is not None:
+            default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}
         if self.lowres.factor:
             default["level"] = self.lowres.level
         if given.get("guidance") is not None:

@@ -67,6 +67,24 @@ def test_log_probabilities_do_as_logits_and_one_label_for_all() -> None:
     torch.testing.assert_close(sure.x0, other.x0, rtol=1e-12, atol=1e-12)
 
 
+def test_verdicts_on_each_frame_add_up() -> None:
+    """Where each verdict reads its own frame alone, each frame is guided by its own."""
+    denoiser, _ = exact()
+    x, label = torch.randn(6, 1, 3, 1, 1, dtype=DOUBLE), torch.tensor([0, 1, 0, 1, -1, 1])
+
+    def by_frame(x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        return torch.stack([x, (x - 1.0) ** 2], -1)[:, 0, :, 0, 0]  # b f 2
+
+    found = ClassifierGuidance(denoiser, by_frame, label, 1.5)(x, CLOCKS["one a frame"], Condition()).x0
+    each = [
+        ClassifierGuidance(denoiser, lambda *given, i=i: by_frame(*given)[:, i], label, 1.5)(
+            x, CLOCKS["one a frame"], Condition()
+        ).x0[:, :, i]
+        for i in range(3)
+    ]
+    torch.testing.assert_close(found, torch.stack(each, 2), rtol=1e-12, atol=1e-12)
+
+
 def test_the_scale_is_the_power_of_the_posterior() -> None:
     """As in classifier-free guidance, whose score is that of `p(x) p(label given x)^scale`."""
     denoiser, classifier = exact()
@@ -84,6 +102,39 @@ def test_scale_0_is_the_plain_denoiser_bit_for_bit() -> None:
     assert torch.equal(Reconstruction(denoiser, x, first_frames(3, 1), 0.0)(x, 0.6, Condition()).x0, plain)
     unlabelled = ClassifierGuidance(denoiser, classifier, -1, 2.0)(x, 0.6, Condition()).x0
     assert torch.equal(unlabelled, plain)
+
+
+def test_outside_its_interval_the_model_is_plain() -> None:
+    denoiser, classifier = exact()
+    x, clock = torch.randn(6, 1, 3, 1, 1, dtype=DOUBLE), CLOCKS["one a frame"]
+    guided = ClassifierGuidance(denoiser, classifier, 1, 2.0, interval=(0.4, 0.8))
+    plain = denoiser(x, clock, Condition()).x0
+    always = ClassifierGuidance(denoiser, classifier, 1, 2.0)(x, clock, Condition()).x0
+    found = guided(x, clock, Condition()).x0
+    assert torch.equal(found[:, :, 1:], always[:, :, 1:]) and torch.equal(found[:, :, :1], plain[:, :, :1])
+    assert not torch.isclose(always, plain).any()
+    calls = []
+    guided = ClassifierGuidance(denoiser, lambda *given: calls.append(1), 1, 2.0, interval=(0.4, 0.8))
+    assert torch.equal(guided(x, 0.3, Condition()).x0, denoiser(x, 0.3, Condition()).x0) and not calls
+
+
+def test_the_classifier_runs_in_full_precision_under_autocast() -> None:
+    denoiser, _ = exact()
+    seen = []
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+            seen.append(self.layer(x.flatten(1)))
+            return seen[-1]
+
+    x = torch.randn(2, 1, 3, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        ClassifierGuidance(denoiser, Half(), 1)(x, 0.5, Condition())
+    assert seen[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -188,6 +239,8 @@ def test_bad_input_is_named() -> None:
     for label in (-2, 0.5, True):
         with pytest.raises(ValueError, match=f"label = {label} must be whole numbers of at least -1"):
             ClassifierGuidance(denoiser, classifier, label)
+    with pytest.raises(ValueError, match=r"interval = \(0\.8, 1\.2\) must satisfy"):
+        ClassifierGuidance(denoiser, classifier, 1, interval=(0.8, 1.2))
     with pytest.raises(ValueError, match=r"label 2 is outside the classifier's 0\.\.1"):
         ClassifierGuidance(denoiser, classifier, 2)(x, 0.5, Condition())
     with pytest.raises(ValueError, match="5 labels do not match 6 samples; classifier-free guidance goes inside"):

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vidiff.diffusion.composed import Composed
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
-from vidiff.diffusion.guidance import ClassifierFree, Composed, Projected, Threshold, forget
+from vidiff.diffusion.guidance import ClassifierFree, Projected, forget
 from vidiff.diffusion.known import Known, first_frames, some_frames
 from vidiff.diffusion.process import transition
 from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.threshold import Threshold
 from vidiff.sample import SAMPLERS, build_sampler
 
 DOUBLE = torch.float64
@@ -290,6 +292,38 @@ def test_equal_scales_are_classifier_free_guidance() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "options", [{"interval": (0.3, 0.7)}, {"rescale": 0.6}, {"interval": (0.3, 0.7), "rescale": 0.6}]
+)
+def test_equal_scales_are_classifier_free_guidance_with_its_options(options: dict) -> None:
+    """On a clock that stands within the interval for some frames and outside it for others."""
+    denoiser, x, condition = toy()
+    mask, generators = first_frames(4, 1), [torch.Generator().manual_seed(0) for _ in range(2)]
+    composed = Composed(
+        denoiser, {"history": 2.5, "text": 2.5, "label": 2.5}, history=mask, generator=generators[0], **options
+    )
+    free = ClassifierFree(denoiser, 2.5, history=mask, generator=generators[1], **options)
+    torch.testing.assert_close(composed(x, RISING, condition).x0, free(x, RISING, condition).x0, rtol=1e-12, atol=1e-12)
+
+
+def test_separate_scales_outside_their_interval_are_the_plain_model() -> None:
+    denoiser, x, condition = toy()
+    composed = Composed(denoiser, {"text": 3.0, "label": 0.0}, interval=(0.3, 0.7))
+    plain, always = denoiser(x, RISING, condition).x0, Composed(denoiser, composed.scales)(x, RISING, condition).x0
+    found = composed(x, RISING, condition).x0
+    assert torch.equal(found[:, :, 1:3], always[:, :, 1:3]) and not torch.equal(found, always)
+    torch.testing.assert_close(found[:, :, [0, 3]], plain[:, :, [0, 3]], rtol=1e-12, atol=1e-12)
+    denoiser.network.calls = 0
+    assert torch.equal(composed(x, 0.8, condition).x0, denoiser(x, 0.8, condition).x0)
+    assert denoiser.network.calls == 2 and len(denoiser.network.x) == 3
+
+
+def test_separate_scales_in_the_convention_of_ho() -> None:
+    denoiser, x, condition = toy()
+    found = Composed(denoiser, {"text": 1.0, "label": 2.0}, convention="ho")(x, RISING, condition).x0
+    assert torch.equal(found, Composed(denoiser, {"text": 2.0, "label": 3.0})(x, RISING, condition).x0)
+
+
 def test_history_guides_by_its_parts() -> None:
     denoiser, x, condition = toy()
     first, second, both = some_frames(4, [0]), some_frames(4, [1]), first_frames(4, 2)
@@ -355,6 +389,10 @@ def test_bad_input_is_named() -> None:
             Composed(exact(), {"label": 2.0}, history_level=level)
         with pytest.raises(ValueError, match=rf"rescale = {level} is outside \[0, 1\]"):
             ClassifierFree(exact(), 2.0, rescale=level)
+        with pytest.raises(ValueError, match=rf"rescale = {level} is outside \[0, 1\]"):
+            Composed(exact(), {"label": 2.0}, rescale=level)
+    with pytest.raises(ValueError, match=r"interval = \(0\.6, 0\.2\)"):
+        Composed(exact(), {"label": 2.0}, interval=(0.6, 0.2))
     with pytest.raises(ValueError, match=r"radius = 0\.0 must be positive"):
         Projected(radius=0.0)
     with pytest.raises(ValueError, match=r"momentum = 0\.5 must be above -1 and at most 0"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vidiff.diffusion.condition import NO_LABEL, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
+from vidiff.diffusion.guidance import check_interval, within
 from vidiff.diffusion.known import check_mask
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Schedule
@@ -28,31 +29,44 @@ class ClassifierGuidance(nn.Module):
     been trained on noised clips.
 
     The gradient is taken under `torch.no_grad` too. Where gradients are enabled outside, the estimate can itself be
-    differentiated.
+    differentiated. The classifier runs without autocast: in half precision small gradients would vanish.
 
     Args:
         denoiser: the inner denoiser, guided or not.
-        classifier: `(x, log_snr, condition) -> (b, k)`, logits or log-probabilities. As for a network, `x` is `x_t`
+        classifier: `(x, log_snr, condition) -> (b, k)`, logits or log-probabilities; or `(b, f, k)`, a verdict on each
+            frame by itself, whose log-probabilities add up, so each must show the label. As for a network, `x` is `x_t`
             scaled to unit variance (for data of unit variance), `(b, c, f, h, w)`, and `log_snr` is the clock of every
             voxel, `(b, 1, f, h, w)`.
         label: what to guide towards: a number for all samples, or `(b,)`, in which -1 leaves a sample as it is.
         scale: 0 is the plain denoiser.
+        interval: times `(low, high)` in which to guide; voxels with another clock stay as they are.
 
     Raises:
-        ValueError: a label that is not a whole number of at least -1; in a call, one that the classifier does not know,
-            a number of labels that is not that of the samples, or a classifier without a gradient.
+        ValueError: a label that is not a whole number of at least -1, or an interval that is not within [0, 1]; in a
+            call, a label that the classifier does not know, a number of labels that is not that of the samples, or a
+            classifier without a gradient.
     """
 
     label: Tensor
 
-    def __init__(self, denoiser: Denoises, classifier: Classifier, label: int | Tensor, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        denoiser: Denoises,
+        classifier: Classifier,
+        label: int | Tensor,
+        scale: float = 1.0,
+        *,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
+        check_interval(interval)
         wanted = torch.as_tensor(label).reshape(-1)  # 1 or b
         if wanted.is_floating_point() or wanted.dtype == torch.bool or not (wanted >= NO_LABEL).all():
             raise ValueError(f"label = {label} must be whole numbers of at least {NO_LABEL}, which is no label")
         self.denoiser = denoiser
         self.classifier = classifier
         self.scale = scale
+        self.interval = interval
         self.largest = int(wanted.max())
         self.register_buffer("label", wanted.long(), persistent=False)
 
@@ -63,7 +77,8 @@ class ClassifierGuidance(nn.Module):
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
         t = expand_time(t, x_t)
         estimate = self.denoiser(x_t, t, condition)
-        if not self.scale:
+        inside = None if self.interval is None else within(t, self.interval)
+        if not self.scale or (inside is not None and not inside.any()):
             return estimate
         if len(self.label) not in (1, len(x_t)):
             raise ValueError(
@@ -74,14 +89,18 @@ class ClassifierGuidance(nn.Module):
         log_snr = self.schedule.log_snr(t).to(x_t.dtype).expand(x_t.shape[0], 1, *x_t.shape[2:])  # b 1 f h w
         label = self.label.to(x_t.device).expand(len(x_t))  # b
         outer = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
             x = _leaf(x_t)
-            logits = self.classifier((x / (alpha**2 + sigma**2).sqrt()).to(x.dtype), log_snr, condition)  # b k
-            if self.largest >= logits.shape[1]:
-                raise ValueError(f"label {self.largest} is outside the classifier's 0..{logits.shape[1] - 1}")
-            own = logits.log_softmax(1).gather(1, label.clamp(min=0)[:, None])[:, 0]  # b
+            logits = self.classifier((x / (alpha**2 + sigma**2).sqrt()).to(x.dtype), log_snr, condition)
+            if self.largest >= logits.shape[-1]:
+                raise ValueError(f"label {self.largest} is outside the classifier's 0..{logits.shape[-1] - 1}")
+            place = label.clamp(min=0).view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
+            own = logits.log_softmax(-1).gather(-1, place).flatten(1).sum(1)  # b
             gradient = _gradient(torch.where(label == NO_LABEL, 0.0, own).sum(), x, outer)
-        return Estimate(estimate.x0 + self.scale * sigma**2 / alpha * gradient, estimate.variance)
+        change = self.scale * sigma**2 / alpha * gradient
+        return Estimate(
+            estimate.x0 + (change if inside is None else torch.where(inside, change, 0.0)), estimate.variance
+        )
 
 
 class Reconstruction(nn.Module):

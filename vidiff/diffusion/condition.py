@@ -31,12 +31,6 @@ class Condition:
     lowres_log_snr: Tensor | None = None
     stride: Tensor | None = None
 
-    @property
-    def asked(self) -> bool:
-        """Whether any sample has a label or text: else `null` would change nothing."""
-        label = self.label is not None and bool((self.label != NO_LABEL).any())
-        return label or (self.text is not None and (self.text_mask is None or bool(self.text_mask.any())))
-
     def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
         """Drop label and text together, each sample on its own coin (Ho & Salimans 2022, algorithm 1).
 

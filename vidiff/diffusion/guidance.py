@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.condition import NO_LABEL, Condition
+from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import check_mask
 from vidiff.diffusion.process import draw_noise, expand_time, transition
@@ -149,11 +147,9 @@ class ClassifierFree(nn.Module):
         apg: Projected | None = None,
     ) -> None:
         super().__init__()
-        if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
-            raise ValueError(f"interval = {interval} must satisfy 0 <= low <= high <= 1, in diffusion time")
-        _check_level(history_level)
-        if not 0.0 <= rescale <= 1.0:
-            raise ValueError(f"rescale = {rescale} is outside [0, 1]; 0 is none, 1 the conditional standard deviation")
+        check_interval(interval)
+        check_level(history_level)
+        check_rescale(rescale)
         self.denoiser = denoiser
         self.scale = scale + choose("guidance convention", convention, CONVENTIONS)
         self.interval = interval
@@ -175,7 +171,7 @@ class ClassifierFree(nn.Module):
         scale: float | Tensor = self.scale
         free = t > 0.0
         if self.interval is not None:
-            inside = (t >= self.interval[0]) & (t <= self.interval[1])
+            inside = within(t, self.interval)
             scale = torch.where(inside, t.new_tensor(scale), 1.0) if inside.any() else 1.0
             free = free & inside
         if self.scale == 1.0 or (not isinstance(scale, Tensor) and scale == 1.0):
@@ -184,7 +180,7 @@ class ClassifierFree(nn.Module):
         null_x, null_clock = x_t, clock
         if self.history is not None:
             check_mask(self.history, x_t)
-            self.noise = _same_noise(self.noise, x_t, self.generator)
+            self.noise = same_noise(self.noise, x_t, self.generator)
             null_x, null_clock = forget(self.schedule, x_t, clock, self.history, self.noise, self.history_level)
             free = free & ~self.history
         both = self.denoiser(
@@ -215,174 +211,30 @@ class ClassifierFree(nn.Module):
         return difference
 
 
-class Threshold(nn.Module):
-    """Dynamic thresholding: `x0` clamped to `[-s, s]` and scaled by `floor / s`, where `s` is a percentile of `|x0|`
-    in each sample, or `floor` if that is larger (Saharia et al. 2022, Imagen, section 2.3, where `floor` is 1).
-
-    A sample that lies within the floor comes back bit for bit.
-
-    Args:
-        denoiser: the inner denoiser, guided or not.
-        percentile: from 50 to 100, of the values in a sample, by nearest rank.
-        floor: the largest `|x0|` of good data: 1 for video in [-1, 1].
-
-    Raises:
-        ValueError: a percentile outside [50, 100], or a floor that is not positive.
-    """
-
-    def __init__(self, denoiser: Denoises, percentile: float = 99.5, floor: float = 1.0) -> None:
-        super().__init__()
-        if not 50.0 <= percentile <= 100.0:
-            raise ValueError(f"percentile = {percentile} must be from 50 to 100; the usual value is 99.5")
-        if not floor > 0.0:
-            raise ValueError(f"floor = {floor} must be positive; for video in [-1, 1] it is 1")
-        self.denoiser = denoiser
-        self.percentile = percentile
-        self.floor = floor
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
-        estimate = self.denoiser(x_t, t, condition)
-        size = estimate.x0.abs().flatten(1)  # b (c f h w)
-        rank = math.ceil(self.percentile / 100.0 * size.shape[1])
-        limit = size.kthvalue(rank, dim=1).values.clamp(min=self.floor)  # b
-        limit = limit.view(-1, *[1] * (x_t.ndim - 1))  # b 1 1 1 1
-        return Estimate(estimate.x0.clamp(-limit, limit) * (self.floor / limit), estimate.variance)
-
-
-PRESENT: dict[str, Callable[[Condition], bool]] = {  # what `Composed` guides on -> whether any sample has it
-    "label": lambda given: given.label is not None and bool((given.label != NO_LABEL).any()),
-    "text": lambda given: given.text is not None and (given.text_mask is None or bool(given.text_mask.any())),
-    "history": lambda given: True,
-}
-
-
-@dataclass(frozen=True)
-class _Branch:
-    weight: float
-    condition: Condition
-    hidden: Tensor | None = None  # the known voxels that it forgets
-
-
-class Composed(nn.Module):
-    """A scale for each condition: `x0 = null + sum of s_k * (with_k - with_(k-1))`, where `with_k` sees the first `k`
-    of them and `with_0` is null (Brooks et al. 2023, InstructPix2Pix, eq. 3).
-
-    All branches are one call of the network. A branch that the sum does not need is not computed: where a condition
-    is absent, or two scales that follow each other are equal. So with all scales 1 only the plain model is left, and
-    its estimate comes back bit for bit.
-
-    Args:
-        scales: of "label", "text" and "history", the condition nearest to null first. One that is not named is seen by
-            every branch.
-        history: mask as `Known` has it, of the known voxels that a branch without history forgets; or parts of it, a
-            list of `(mask, weight)`, whose term is then `s * sum of weight_i * (with part i alone - without)` (Song et
-            al. 2025, history guidance, across time). `Known` goes outside.
-        history_level: the diffusion time at which a branch sees the history that it forgets; below 1 it sees it
-            noised (the same paper, fractional history guidance).
-        generator: of the noise that forgotten history is shown as.
-
-    Raises:
-        ValueError: no scales, or one for an unknown condition; history without its scale or a scale without history;
-            a mask of the wrong kind; a level outside [0, 1].
-    """
-
-    hidden: Tensor
-
-    def __init__(
-        self,
-        denoiser: Denoises,
-        scales: Mapping[str, float],
-        *,
-        history: Tensor | Sequence[tuple[Tensor, float]] | None = None,
-        history_level: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        if not scales:
-            raise ValueError(f"scales = {dict(scales)} is empty; give one for any of {', '.join(sorted(PRESENT))}")
-        for name in scales:
-            choose("condition to guide on", name, PRESENT)
-        parts = [(history, 1.0)] if isinstance(history, Tensor) else list(history or [])
-        if bool(parts) != ("history" in scales):
-            raise ValueError(f"history needs a mask and a scale: scales = {dict(scales)}, with {len(parts)} masks")
-        for mask, _ in parts:
-            check_mask(mask, mask)
-        _check_level(history_level)
-        masks = torch.stack(torch.broadcast_tensors(*[mask for mask, _ in parts])) if parts else torch.tensor([False])
-        whole = masks.any(0, keepdim=True)  # 1 b 1 f h w
-        self.denoiser = denoiser
-        self.scales = {name: scale for name, scale in scales.items() if name != "history" or whole.any()}
-        self.history_level = history_level
-        self.generator = generator
-        self.noise: Tensor | None = None
-        self.register_buffer("hidden", torch.cat([whole & ~masks, whole]), persistent=False)  # by each part; by all
-        self.parts = [(weight, bool(rest.any())) for (_, weight), rest in zip(parts, self.hidden, strict=False)]
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
-        t = expand_time(t, x_t)
-        branches = self._branches(condition)
-        if len(branches) == 1 and branches[0].hidden is None:
-            return self.denoiser(x_t, t, branches[0].condition)
-        clock = t.expand(x_t.shape[0], *t.shape[1:])
-        seen = [self._show(x_t, clock, branch.hidden) for branch in branches]
-        every = self.denoiser(
-            torch.cat([x for x, _ in seen]),  # (n b) c f h w
-            torch.cat(torch.broadcast_tensors(*[at for _, at in seen])),
-            branches[0].condition.cat(*[branch.condition for branch in branches[1:]]),
-        )
-        x0 = torch.zeros_like(x_t)
-        for branch, estimate in zip(branches, every.x0.chunk(len(branches)), strict=True):
-            x0 = x0 + branch.weight * estimate
-        return Estimate(x0, None if every.variance is None else every.variance.chunk(len(branches))[-1])
-
-    def _branches(self, condition: Condition) -> list[_Branch]:
-        """What the sum needs, the fullest last."""
-        names = [name for name in self.scales if PRESENT[name](condition)]
-        weights = [1.0] + [0.0] * len(names)  # of the branch that sees the first k
-        branches = []
-        for k, name in enumerate(names):
-            for i, (share, partial) in enumerate(self.parts if name == "history" else [(1.0, False)]):
-                weight = self.scales[name] * share
-                weights[k] -= weight
-                if partial:
-                    branches.append(_Branch(weight, _without(condition, names[k + 1 :]), self.hidden[i]))
-                else:
-                    weights[k + 1] += weight
-        for k, weight in enumerate(weights):
-            hidden = self.hidden[-1] if "history" in names[k:] else None
-            branches.append(_Branch(weight, _without(condition, names[k:]), hidden))
-        return [branch for branch in branches if branch.weight]
-
-    def _show(self, x_t: Tensor, clock: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        if hidden is None:
-            return x_t, clock
-        check_mask(hidden, x_t)
-        self.noise = _same_noise(self.noise, x_t, self.generator)
-        return forget(self.schedule, x_t, clock, hidden, self.noise, self.history_level)
-
-
-def _without(condition: Condition, names: Sequence[str]) -> Condition:
-    if "label" in names and condition.label is not None:
-        condition = replace(condition, label=torch.full_like(condition.label, NO_LABEL))
-    if "text" in names and condition.text is not None:
-        condition = replace(condition, text_mask=torch.zeros_like(condition.text[..., 0], dtype=torch.bool))  # b n
-    return condition
-
-
-def _same_noise(noise: Tensor | None, x_t: Tensor, generator: torch.Generator | None) -> Tensor:
+def same_noise(noise: Tensor | None, x_t: Tensor, generator: torch.Generator | None) -> Tensor:
     """Drawn once: the same noise at every step keeps the path smooth."""
     return draw_noise(x_t, generator) if noise is None or noise.shape != x_t.shape else noise
 
 
-def _check_level(level: float) -> None:
+def within(t: Tensor, interval: tuple[float, float]) -> Tensor:
+    """Bool, of the shape of `t`: the clocks in an interval, its ends included."""
+    return (t >= interval[0]) & (t <= interval[1])
+
+
+def check_interval(interval: tuple[float, float] | None) -> None:
+    """Raises ValueError for an `interval` that is not within [0, 1], or does not rise."""
+    if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
+        raise ValueError(f"interval = {interval} must satisfy 0 <= low <= high <= 1, in diffusion time")
+
+
+def check_rescale(rescale: float) -> None:
+    """Raises ValueError for a share `rescale` outside [0, 1]."""
+    if not 0.0 <= rescale <= 1.0:
+        raise ValueError(f"rescale = {rescale} is outside [0, 1]; 0 is none, 1 the conditional standard deviation")
+
+
+def check_level(level: float) -> None:
+    """Raises ValueError for a `history_level` outside [0, 1]."""
     if not 0.0 <= level <= 1.0:
         raise ValueError(f"history_level = {level} is outside [0, 1]; 1 forgets history, below 1 it is noised")
 

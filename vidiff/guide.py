@@ -1,0 +1,134 @@
+"""How a draw is guided, as a user asks for it: options, and the denoisers that they make of a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidiff.diffusion.choice import choose
+from vidiff.diffusion.classifier_guidance import Classifier, ClassifierGuidance
+from vidiff.diffusion.composed import PRESENT, Composed
+from vidiff.diffusion.condition import NO_LABEL, Condition
+from vidiff.diffusion.denoise import Denoises
+from vidiff.diffusion.guidance import (
+    CONVENTIONS,
+    ClassifierFree,
+    Projected,
+    check_interval,
+    check_level,
+    check_rescale,
+)
+from vidiff.diffusion.threshold import Threshold, check_threshold
+
+
+@dataclass(kw_only=True)
+class Guide:
+    """What guidance does besides its scales; all off unless asked for.
+
+    Raises:
+        ValueError: for an option out of range, or two that do not go together; the message names them.
+    """
+
+    convention: str = "cfg"  # of all scales: 1 is the plain model; under ho, 0 is
+    interval: list[float] | None = None  # times [low, high] in which to guide; at others the model is plain
+    rescale: float = 0.0  # share by which the guided estimate gets the standard deviation of the plain one
+    apg: dict[str, float] = field(default_factory=dict)  # adaptive projected guidance: eta, radius, momentum
+    threshold: dict[str, float] = field(default_factory=dict)  # dynamic thresholding: percentile, floor
+    history_level: float = 1.0  # time at which guidance on known frames shows them to its null branch; 1 forgets them
+    separate: bool = False  # guide on label, text and known frames by a scale each, and not on all at once
+    text_guidance: float | None = None  # the scale of text, which is then separate; else that of the label
+
+    def __post_init__(self) -> None:
+        choose("convention", self.convention, CONVENTIONS)
+        if self.interval is not None:
+            if len(self.interval) != 2:
+                raise ValueError(f"interval is {list(self.interval)}; give two times, such as [0.2, 0.8]")
+            self.interval = [float(time) for time in self.interval]
+            check_interval(self.times)
+        check_rescale(self.rescale)
+        check_level(self.history_level)
+        if self.apg:
+            _check_keys("apg", self.apg, ("eta", "radius", "momentum"))
+            try:
+                Projected(**self.apg)
+            except ValueError as error:
+                raise ValueError(f"apg: {error}") from None
+            if self.separate or self.text_guidance is not None:
+                raise ValueError(
+                    f"apg is {self.apg}, but it changes one difference and separate scales have several: "
+                    "leave out apg, or separate and text_guidance"
+                )
+        if self.threshold:
+            _check_keys("threshold", self.threshold, ("percentile", "floor"))
+            if "floor" not in self.threshold:
+                raise ValueError(
+                    f"threshold is {self.threshold}; it needs a floor, the largest |x0| of good latents: they have "
+                    "unit variance, so 5 is a beginning"
+                )
+            try:
+                check_threshold(**self.threshold)
+            except ValueError as error:
+                raise ValueError(f"threshold: {error}") from None
+
+    @property
+    def times(self) -> tuple[float, float] | None:
+        """The interval, as a pair."""
+        return None if self.interval is None else (self.interval[0], self.interval[1])
+
+    def scaled(
+        self,
+        denoiser: Denoises,
+        condition: Condition,
+        guidance: float,
+        history: float | None = None,
+        known: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Denoises:
+        """A denoiser guided on what is there of label, text and known frames; itself where nothing is.
+
+        Args:
+            guidance: scale on label and text.
+            history: scale on the known frames: with label and text at once, in place of `guidance`, or where scales
+                are separate, on the frames alone; None does not guide on them.
+            known: mask as `Known` has it, which goes outside.
+            generator: of the noise that forgotten frames are shown as.
+        """
+        text = guidance if self.text_guidance is None else self.text_guidance
+        scales = {name: scale for name, scale in (("label", guidance), ("text", text)) if PRESENT[name](condition)}
+        if history is not None and known is not None:
+            scales["history"] = history
+        if not scales:
+            return denoiser
+        mask = known if "history" in scales else None
+        common: dict[str, Any] = {
+            "convention": self.convention,
+            "interval": self.times,
+            "rescale": self.rescale,
+            "history": mask,
+            "history_level": self.history_level,
+            "generator": generator,
+        }
+        if len(scales) > 1 and (self.separate or self.text_guidance is not None):
+            return Composed(denoiser, scales, **common)
+        scale = scales.get("history", next(iter(scales.values())))
+        return ClassifierFree(denoiser, scale, apg=Projected(**self.apg) if self.apg else None, **common)
+
+    def judged(self, denoiser: Denoises, classifier: Classifier, label: Tensor, scale: float) -> Denoises:
+        """A denoiser guided to `label` `(b,)` by a classifier's gradient; itself where no sample has one."""
+        if not scale or bool((label == NO_LABEL).all()):
+            return denoiser
+        return ClassifierGuidance(denoiser, classifier, label, scale, interval=self.times)
+
+    def bounded(self, denoiser: Denoises) -> Denoises:
+        """A denoiser whose estimates are thresholded; itself where that is off."""
+        return Threshold(denoiser, **self.threshold) if self.threshold else denoiser
+
+
+def _check_keys(name: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(f"{name} does not take {unknown[0]!r}; it takes {', '.join(known)}")
