@@ -19,6 +19,7 @@ from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
 from vidiff.data.order import Order
+from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
@@ -49,6 +50,9 @@ def make_index(config: RunConfig, split: str) -> Index:
             limit=data.limit,
             max_broken=data.max_broken,
             cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
+            patience=data.patience,
+            quarantine=Quarantine(quarantine_list(Path(config.runs))),
+            records=folder / Path(data.root).resolve().name / "index.jsonl",
         )
 
 

@@ -43,7 +43,8 @@ class DataConfig:
     stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
-    max_broken: float = 0.05  # fraction of files that may be unreadable
+    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
+    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
 
 
@@ -107,6 +108,8 @@ class RunConfig:
             ShapesSpec(**data.shapes)
         except TypeError:
             raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        if not data.patience > 0:
+            raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
         if not 0 <= data.max_broken <= 1:
             raise ConfigError(f"data.max_broken is {data.max_broken}; give a fraction from 0 to 1")
 

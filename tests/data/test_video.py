@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vidiff.data.decode import VideoError
 from vidiff.data.video import (
-    VideoError,
     VideoReader,
     VideoWriter,
     grid,

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, Order, seeded
 from vidiff.data.processes import decoding_processes
-from vidiff.data.video import VideoError, VideoReader
+from vidiff.data.video import VideoReader
 from vidiff.engine.guard import shield_worker
 
 Sample = dict[str, Tensor]

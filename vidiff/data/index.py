@@ -11,11 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vidiff.data.decode import VIDEO_SUFFIXES
 from vidiff.data.probe import Facts, Outcome, probe_all
+from vidiff.data.quarantine import Quarantine
+from vidiff.data.records import read_records
 
 LAYOUTS = ("auto", "folders", "ucf101", "flat", "shapes")
-SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg"})
 SPLITS = frozenset({"train", "test", "val", "valid", "validation"})  # as folders of a data set are commonly named
+NAMED = 20  # files of the quarantine, each with its reason, where more are left out
 HELD_OUT = 20  # one file in so many is for testing, where the folders do not tell
 LISTS = "ucfTrainTestlist"
 GET_UCF = (
@@ -23,6 +26,8 @@ GET_UCF = (
     "Research in Computer Vision (crcv.ucf.edu), and unpack both into {root}, so that {root}/UCF-101/<class>/*.avi and "
     "{root}/ucfTrainTestlist/*.txt are there"
 )
+
+Found = list[tuple[str, int]]  # (path relative to the data set's folder, label)
 
 
 class DataError(ValueError):
@@ -85,6 +90,9 @@ def build_index(
     max_broken: float = 0.05,
     cache: Path | None = None,
     workers: int = 2,
+    patience: float = 300.0,
+    quarantine: Quarantine | None = None,
+    records: Path | None = None,
     progress: bool = True,
 ) -> Index:
     """Find the videos of a split and look into each.
@@ -100,24 +108,32 @@ def build_index(
         cache: file that keeps what was found, even if the search is interrupted; files that have not changed since
             are not opened again.
         workers: processes that open files.
+        patience: seconds that a file may take; then its decoder is ended, and it counts as unreadable.
+        quarantine: names files to leave out; they count neither as broken nor towards `limit`.
+        records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
     """
     root = Path(root)
     found, labels = find_files(root, layout, split, fold)
+    found = _without_held(root, found, quarantine)
     if limit < 0:
         raise DataError(f"data.limit is {limit}; give a number of files, or 0 for all")
     if limit:
         found = [found[i * len(found) // limit] for i in range(min(limit, len(found)))]
     known = _read_cache(cache)
+    examined = read_records(records) if records else {}
     sizes, keys = {}, {}
     for path, _ in found:
         sizes[path], changed = _stamp(root / path)
         keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}"
+        record = examined.get(Path(path).as_posix())
+        if record and record.readable and (record.bytes, record.changed) == (sizes[path], changed):
+            known[keys[path]] = record.facts
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
     try:
-        with closing(probe_all(list(new), workers)) as outcomes:
+        with closing(probe_all(list(new), workers, patience)) as outcomes:
             for path, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):
@@ -148,7 +164,24 @@ def build_index(
     return Index(root, files, labels, broken)
 
 
-def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[list[tuple[str, int]], list[str]]:
+def _without_held(root: Path, found: Found, quarantine: Quarantine | None) -> Found:
+    """The files that the quarantine does not hold; the others are named, each with its reason."""
+    held = quarantine.held(root / path for path, _ in found) if quarantine else {}
+    if not held or quarantine is None:
+        return found
+    for path, reason in list(held.items())[:NAMED]:
+        tqdm.write(f"left out {path.relative_to(root)}: {reason}")
+    more = f", {len(held) - NAMED} more than are named here" if len(held) > NAMED else ""
+    tqdm.write(f"{len(held)} of {len(found)} files in {root} are left out by {quarantine.file}{more}")
+    if len(held) == len(found):
+        raise DataError(
+            f"all {len(found)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove "
+            "their lines from it"
+        )
+    return [(path, label) for path, label in found if root / path not in held]
+
+
+def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[Found, list[str]]:
     """(path relative to root, label) of each video of a split, sorted, and the names of the labels."""
     if layout not in LAYOUTS:
         raise DataError(f"data.layout is {layout!r}; choose {', '.join(LAYOUTS)}")
@@ -177,7 +210,7 @@ def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[list[tup
     if not pairs:
         raise DataError(
             f"no videos in {top} (layout {layout}): expected {'' if layout == 'flat' else '<label>/'}*.mp4 or "
-            f"another of {', '.join(sorted(SUFFIXES))}; set data.root, or data.layout"
+            f"another of {', '.join(sorted(VIDEO_SUFFIXES))}; set data.root, or data.layout"
         )
     if not there:
         if split not in ("train", "test"):
@@ -201,10 +234,10 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _videos(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return (p for p in sorted(folder.iterdir()) if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith("."))
 
 
-def _ucf(root: Path, split: str, fold: int) -> tuple[list[tuple[str, int]], list[str]]:
+def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
     videos = root / "UCF-101" if (root / "UCF-101").is_dir() else root
     lists = root / LISTS
     if fold not in (1, 2, 3):

@@ -29,9 +29,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vidiff.data.clips import Sample, draw, draw_window, fit_size, long_enough
+from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, seeded
-from vidiff.data.video import VideoError, VideoReader
+from vidiff.data.video import VideoReader
 
 FORMAT = 2  # of a cache: goes up with any change to what is written
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
