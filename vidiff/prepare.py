@@ -78,6 +78,7 @@ def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, pr
                 key,
                 flips=config.data.flip,
                 max_broken=config.data.max_broken,
+                patience=config.data.patience,
             )
             cache = LatentCache(path)
             if group.main:
@@ -129,7 +130,17 @@ def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
     """Random clips of pixels."""
     data = config.data
     stride = (data.stride[0], data.stride[1])
-    return ClipDataset(index, data.frames, data.size, stride, data.flip, config.train.seed, data.max_broken)
+    return ClipDataset(
+        index,
+        data.frames,
+        data.size,
+        stride,
+        data.flip,
+        config.train.seed,
+        data.max_broken,
+        data.patience,
+        Quarantine(quarantine_list(Path(config.runs))),
+    )
 
 
 def latent_dataset(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor]) -> LatentDataset:
@@ -152,7 +163,9 @@ def batches(config: RunConfig, dataset: Samples) -> Batches:
 
 def first_batch(config: RunConfig, dataset: Samples, count: int) -> dict[str, Tensor]:
     """`count` samples to validate on, the same ones each time and in every process."""
-    return next(iter(make_loader(dataset, Order(len(dataset), count, config.train.seed), workers=0)))
+    keys = next(iter(Order(len(dataset), count, config.train.seed)))
+    workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
+    return next(iter(make_loader(dataset, [keys], workers)))
 
 
 @contextmanager

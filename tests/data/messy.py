@@ -11,7 +11,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from torch import Tensor
 
+from vidiff.data.clips import ClipDataset
 from vidiff.data.examine import Case, examine
 from vidiff.data.records import Record
 
@@ -138,3 +140,17 @@ def look(case: Case) -> Record:
     if case.path.stem.startswith("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return examine(case)
+
+
+class Hanging(ClipDataset):
+    """Clips, by a decoder that hangs, or crashes, on certain files."""
+
+    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
+        if path.stem.startswith("hang"):
+            path.with_suffix(f".{os.getpid()}").touch()
+            ctypes.PyDLL(None).pause()
+        if path.stem.startswith("crash"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if path.stem.startswith("starved"):
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+        return super().decode(path, indices, size)
