@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from vidiff.codec import Identity, VAECodec
+from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
@@ -18,6 +19,7 @@ from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline import Pipeline
 from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser
 from vidiff.run import latest_run, load_codec, read_config, save_codec
+from vidiff.stages import begin
 
 LABELS = ("cat", "dog", "horse")
 VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)
@@ -453,3 +455,34 @@ def test_the_latest_run_is_the_one_trained_last(tmp_path: Path) -> None:
     (tmp_path / "codec" / "checkpoints" / "latest").write_text("step-0000001")  # an autoencoder's: no data.json
     assert latest_run(tmp_path) == tmp_path / "new"
     assert read_config(latest_run(tmp_path)).unet.labels == 3
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    source = save(tmp_path / "run")
+    codec, strided = VAECodec(VAE), config(stride=4)
+    codec.load_state_dict(load_codec(source / "codec").state_dict())
+    strided.start = str(source)
+    new = denoiser(strided, 7)
+    begin(strided, codec, new)
+    averaged = denoiser(config(), 1).state_dict()
+    assert all(torch.equal(new.state_dict()[key], value) for key, value in averaged.items())
+    assert set(new.state_dict()) > set(averaged), "the stride's embedding begins anew"
+
+    def said(of: DiffusionRun, with_codec: Codec) -> str:
+        with pytest.raises(ValueError) as caught:
+            begin(of, with_codec, denoiser(of, 7))
+        return str(caught.value)
+
+    torch.nn.init.ones_(next(codec.network.parameters()))
+    assert "of another codec" in said(strided, codec)
+    own, wider = load_codec(source / "codec"), config()
+    wider.unet, wider.start = replace(wider.unet, width=8), str(source)
+    assert "has another network" in said(wider, own)
+    plain = config()
+    plain.start = str(save(tmp_path / "strided", config(stride=4)))
+    assert "has weights that this model lacks, such as" in said(plain, load_codec(tmp_path / "strided" / "codec"))
+    plain.start = str(tmp_path / "none")
+    assert "is not a trained run" in said(plain, own)
+    (source / "checkpoints" / "latest").unlink()
+    shutil.rmtree(next((source / "checkpoints").glob("step-*")))
+    assert "has no checkpoint yet: train it first" in said(strided, own)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load
-from vidiff.data.clips import ClipDataset, make_loader
+from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
 from vidiff.data.order import Order
@@ -23,7 +23,7 @@ from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.recipe import DiffusionRun, RunConfig
+from vidiff.recipe import DataConfig, DiffusionRun, RunConfig
 from vidiff.run import load_codec
 
 Samples = ClipDataset | LatentDataset
@@ -104,11 +104,17 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
         fixed = key in ("kind", "prediction") or key.split(".")[0] in ("unet", "vae")
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
-    if isinstance(codec, VAECodec) and (folder / "codec" / "codec.safetensors").is_file():
-        old, new = (each.state_dict() for each in (load_codec(folder / "codec"), codec))
-        weights = [key for key in new if key.startswith("network.")]  # the statistics follow the data
-        if not all(key in old and torch.equal(old[key], new[key].cpu()) for key in weights):
-            raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
+    if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
+        return
+    if not same_codec(load_codec(folder / "codec"), codec):
+        raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
+
+
+def same_codec(one: Codec, other: Codec) -> bool:
+    """Whether two codecs have the same weights. Their statistics follow the data, and may differ."""
+    old, new = one.state_dict(), other.state_dict()
+    weights = {key for key in (*old, *new) if key.startswith("network.")}
+    return all(key in old and key in new and torch.equal(old[key].cpu(), new[key].cpu()) for key in weights)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -129,12 +135,11 @@ def record(config: RunConfig, given: str) -> None:
 def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
     """Random clips of pixels."""
     data = config.data
-    stride = (data.stride[0], data.stride[1])
     return ClipDataset(
         index,
         data.frames,
         data.size,
-        stride,
+        strides(data),
         data.flip,
         config.train.seed,
         data.max_broken,
@@ -143,10 +148,14 @@ def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
     )
 
 
+def strides(data: DataConfig) -> Strides:
+    return Strides(data.stride[0], data.stride[1], data.least_stride)
+
+
 def latent_dataset(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor]) -> LatentDataset:
     """Random windows of cached latents, normalised by the statistics of the training split."""
     data = config.data
-    return LatentDataset(cache, data.frames, (data.stride[0], data.stride[1]), config.train.seed, moments)
+    return LatentDataset(cache, data.frames, strides(data), config.train.seed, moments)
 
 
 def batches(config: RunConfig, dataset: Samples) -> Batches:

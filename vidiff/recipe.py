@@ -41,6 +41,7 @@ class DataConfig:
     size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
     frames: int = 16  # of a clip
     stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
+    least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
@@ -110,8 +111,9 @@ class RunConfig:
             raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
         if not data.patience > 0:
             raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
-        if not 0 <= data.max_broken <= 1:
-            raise ConfigError(f"data.max_broken is {data.max_broken}; give a fraction from 0 to 1")
+        for key in ("max_broken", "least_stride"):
+            if not 0 <= getattr(data, key) <= 1:
+                raise ConfigError(f"data.{key} is {getattr(data, key)}; give a fraction from 0 to 1")
 
 
 @dataclass
@@ -139,6 +141,7 @@ class DiffusionRun(RunConfig):
     unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels and strided follow from codec and data
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
     prediction: str = "v"
+    start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
     objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
     loss: DiffusionLoss = field(default_factory=DiffusionLoss)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from vidiff.codec import Identity, VAECodec
+from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.video import write_video
+from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
@@ -35,9 +36,10 @@ from vidiff.prepare import (
     record,
     refuse_another_model,
     resolve,
+    same_codec,
 )
 from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective
-from vidiff.run import save_codec, trained_precision
+from vidiff.run import load_codec, read_config, save_codec, trained_precision
 
 
 def train(config: RunConfig, given: str, folder: Path) -> None:
@@ -103,6 +105,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_objective(config)
+    begin(config, codec, objective.denoiser)
     pipeline = Pipeline(
         objective.denoiser,
         codec,
@@ -135,6 +138,32 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
 
     fit_run(config, objective, latent_dataset(config, cache, cache.statistics), validate, sample)
+
+
+def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
+    """Give a denoiser the weights of the run `config.start`, as far as it has them.
+
+    Raises:
+        ValueError: no such run, one with another codec, or with weights that do not fit.
+    """
+    if not config.start:
+        return
+    source = Path(config.start)
+    checkpoint = newest(source / "checkpoints") if read_config(source) else None
+    if checkpoint is None:
+        raise ValueError(f"start={source} has no checkpoint yet: train it first")
+    if not same_codec(load_codec(source / "codec"), codec):
+        raise ValueError(
+            f"start={source} was trained on the latents of another codec, so its weights mean other things"
+        )
+    own = "denoiser."
+    state = {key.removeprefix(own): value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
+    try:
+        found = denoiser.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"start={source} has another network: {str(error).splitlines()[-1].strip()}") from None
+    if found.unexpected_keys:
+        raise ValueError(f"start={source} has weights that this model lacks, such as {found.unexpected_keys[0]}")
 
 
 def fit_run(

@@ -35,6 +35,7 @@ class Trained:
         labels: names of the classes; empty for a model without.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        boxes: whether it was trained on frames of which a part is known.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class Trained:
         device: str | torch.device = "auto",
         stride: int | None = None,
         precision: Precision = "fp32",
+        boxes: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision = precision
+        self.precision, self.boxes = precision, boxes
 
     @classmethod
     def from_pretrained(
@@ -94,6 +96,7 @@ class Trained:
             device,
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
+            boxes=config.loss.tasks.boxes > 0,
         )
 
     def _asked(
@@ -131,7 +134,7 @@ class Trained:
             lag,
             history,
             DTYPES[self.precision],
-            replace=True,  # training knows whole frames
+            replace=not self.boxes,
         )
 
     def _context(self, context: int | None, frames: int) -> int:

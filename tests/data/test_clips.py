@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from videos import number_of, write_numbered
 
-from vidiff.data.clips import ClipDataset, draw_window, fit_size, long_enough, make_loader
+from vidiff.data.clips import ClipDataset, Strides, draw_window, fit_size, long_enough, make_loader
 from vidiff.data.index import DataError, Index, VideoFile
 from vidiff.data.order import Order, seeded
 from vidiff.data.video import VideoReader, write_video
@@ -33,10 +33,12 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def test_a_window_fits_and_every_one_comes() -> None:
     generator = seeded(0)
-    drawn = {draw_window(10, 4, (1, 9), generator) for _ in range(600)}
+    drawn = {draw_window(10, 4, Strides(1, 9), generator) for _ in range(600)}
     assert drawn == {(start, stride) for stride in (1, 2, 3) for start in range(10 - 3 * stride)}
-    assert {draw_window(3, 1, (2, 2), generator) for _ in range(60)} == {(0, 2), (1, 2), (2, 2)}
-    assert draw_window(7, 4, (2, 5), generator) == (0, 2)
+    assert {draw_window(3, 1, Strides(2, 2), generator) for _ in range(60)} == {(0, 2), (1, 2), (2, 2)}
+    assert draw_window(7, 4, Strides(2, 5), generator) == (0, 2)
+    steps = [draw_window(64, 16, Strides(1, 4, share=0.6), generator)[1] for _ in range(2000)]
+    assert [steps.count(step) / 2000 for step in (1, 2, 3, 4)] == pytest.approx([0.7, 0.1, 0.1, 0.1], abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_files_too_short_are_told() -> None:
 
 
 def test_a_clip_is_a_window_of_its_file(four: Index) -> None:
-    dataset = ClipDataset(four, frames=4, size=32, stride=(1, 3))
+    dataset = ClipDataset(four, frames=4, size=32, stride=Strides(1, 3))
     strides = set()
     for epoch in range(12):
         for place in range(4):
@@ -70,7 +72,7 @@ def test_a_clip_is_a_window_of_its_file(four: Index) -> None:
     assert torch.equal(dataset[3, 2]["video"], dataset[3, 2]["video"])
     windows = [tuple(number_of(dataset[epoch, 2]["video"])) for epoch in range(12)]
     assert len(set(windows)) > 3  # every epoch has its own
-    other = ClipDataset(four, frames=4, size=32, stride=(1, 3), seed=1)
+    other = ClipDataset(four, frames=4, size=32, stride=Strides(1, 3), seed=1)
     assert [tuple(number_of(other[epoch, 2]["video"])) for epoch in range(12)] != windows
 
 
@@ -94,7 +96,7 @@ def test_crop_and_flip_are_of_the_resized_frame(tmp_path: Path) -> None:
 
 
 def batches(index: Index, workers: int, count: int, start: int = 0) -> list[dict[str, Tensor]]:
-    dataset = ClipDataset(index, frames=4, size=32, stride=(1, 2), flip=True, seed=9)
+    dataset = ClipDataset(index, frames=4, size=32, stride=Strides(1, 2), flip=True, seed=9)
     return list(islice(make_loader(dataset, Order(len(dataset), 3, seed=9, start=start), workers), count))
 
 

@@ -16,7 +16,7 @@ from vidiff.data.doctor_page import write_page, write_sheet
 from vidiff.data.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.index import DataError, build_index
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.records import Record, read_records
+from vidiff.data.records import Record, read_records, write_records
 from vidiff.data.video import read_image, read_video
 
 TOOL = Path(__file__).parents[2] / "tools" / "doctor.py"
@@ -284,6 +284,22 @@ def test_the_page_names_every_file(tmp_path: Path) -> None:
     assert "a/&lt;odd&gt;.mp4" in page and "begins &#x27;&lt;html&gt;" in page
     assert "<html>'" not in page
     assert PROBLEMS["text"][0] in page and "33x31" in page and "8 to 15" in page
+
+
+def test_records_go_to_parquet_as_well(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    records = [Record("a.mp4", bytes=7, notes=["odd size: 33x31"], fps=23.976), Record(os.fsdecode(b"\xff.mp4"))]
+    files = write_records(tmp_path, records)
+    assert [file.name for file in files] == ["index.jsonl", "index.parquet"]
+    rows = parquet.read_table(files[1]).to_pylist()
+    assert [row["path"] for row in rows] == ["a.mp4", "\\udcff.mp4"]
+    assert {key: rows[0][key] for key in ("bytes", "notes", "fps", "version")} == {
+        "bytes": 7,
+        "notes": ["odd size: 33x31"],
+        "fps": 23.976,
+        "version": 1,
+    }
+    assert list(read_records(files[0]).values()) == records  # the JSON lines lose nothing
 
 
 def run(*arguments: object) -> int:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from videos import smooth
 
-from vidiff.data.clips import make_loader
+from vidiff.data.clips import Strides, make_loader
 from vidiff.data.index import DataError, Index, VideoFile
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
 from vidiff.data.order import Order
@@ -115,7 +115,7 @@ def test_a_channel_that_never_changes_stays_finite(tmp_path: Path, index: Index)
 
 def test_windows_are_random_and_the_same_for_any_number_of_workers(tmp_path: Path, index: Index) -> None:
     cache = LatentCache(make(tmp_path, index, flips=True, shard_bytes=ONE_FILE))
-    dataset = LatentDataset(cache, frames=3, stride=(1, 2), seed=4)
+    dataset = LatentDataset(cache, frames=3, stride=Strides(1, 2), seed=4)
     alone, shared = (list(islice(make_loader(dataset, Order(4, 2, seed=4), workers), 12)) for workers in (0, 2))
     shift, scale = (x.view(-1, 1, 1, 1) for x in cache.statistics)
     seen = set()

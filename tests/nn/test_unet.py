@@ -163,7 +163,11 @@ def test_labels_and_strides_are_told_apart_and_none_is_one_of_them() -> None:
     found = embedding(clock, Condition(label=label))  # b f dim
     assert torch.equal(found[0], found[3]) and torch.equal(found[0], embedding(clock, Condition())[0])
     assert len(found[:, 0].unique(dim=0)) == 3
-    strided = embedding(clock, Condition(stride=torch.tensor([1, 2, 4, 1])))
+    stride = Condition(stride=torch.tensor([1, 2, 4, 1]))
+    assert torch.equal(embedding(clock, stride), embedding(clock, Condition())), "it says nothing until it is trained"
+    assert embedding.stride is not None
+    torch.nn.init.normal_(embedding.stride[-1].weight)
+    strided = embedding(clock, stride)
     assert len(strided[:, 0].unique(dim=0)) == 3 and torch.equal(strided[0], strided[3])
     torch.testing.assert_close(found[:, :1].expand_as(found), found)  # the clock being the same in every frame
 

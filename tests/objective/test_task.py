@@ -13,10 +13,13 @@ B, F = 400, 12
 def drawn(**options: float) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
     tasks = Tasks(**options)
-    known, level, task = draw_known(tasks, B, F, torch.device("cpu"))
+    drawn = draw_known(tasks, torch.Size((B, 4, F, 8, 6)), torch.device("cpu"))
     t = (torch.arange(B) + 0.5) / B
-    clock, learned = draw_clock(tasks, t, known, level)
-    return t, known.flatten(1), level.flatten(), task, clock.flatten(1), learned.flatten(1)
+    clock, learned = draw_clock(tasks, t, drawn)
+    return t, drawn.known.flatten(1), drawn.level.flatten(), drawn.task, clock.flatten(1), learned.flatten(1)
+
+
+ONLY = dict.fromkeys(Tasks.NAMES, 0.0) | {"rising": 0.0, "noise": 0.0, "forget": 0.0}
 
 
 def test_without_a_rise_every_unknown_frame_stands_at_t() -> None:
@@ -60,6 +63,71 @@ def test_known_frames_are_at_0_for_half_and_forgotten_for_some() -> None:
     assert level[level < 1].max() <= 0.2
     assert not known[task == 0].any() and known[task == 1].any(1).all()
     assert torch.equal(clock[known], level[:, None].expand_as(clock)[known])
+
+
+def test_backwards_knows_the_last_frames() -> None:
+    _, known, _, _, clock, learned = drawn(**ONLY | {"last": 1.0})
+    counts = known.sum(1)
+    assert set(counts.tolist()) == set(range(1, F))
+    assert torch.equal(known, torch.arange(F) >= (F - counts)[:, None])
+    assert (clock[known] == 0).all() and torch.equal(learned, ~known)
+
+
+def test_ends_are_known_on_both_sides() -> None:
+    _, known, _, _, _, _ = drawn(**ONLY | {"ends": 1.0})
+    counts = known.sum(1)
+    assert set(counts.tolist()) == set(range(1, F))
+    assert known[:, 0].all() and known[counts > 1, -1].all()
+    assert (known.int().diff(dim=1) != 0).sum(1).max() == 2, "what is unknown is one run of frames"
+
+
+def test_boxes_are_boxes() -> None:
+    torch.manual_seed(0)
+    tasks = Tasks(**ONLY | {"boxes": 1.0, "rising": 1.0})
+    drawn = draw_known(tasks, torch.Size((B, 4, F, 8, 6)), torch.device("cpu"))
+    assert drawn.known.shape == (B, 1, F, 8, 6)
+    t = torch.rand(B)
+    clock, learned = draw_clock(tasks, t, drawn)
+    assert torch.equal(learned, ~drawn.known), "the clock does not rise"
+    assert torch.equal(clock, torch.where(drawn.known, 0.0, t.view(-1, 1, 1, 1, 1)))
+    unknown = ~drawn.known[:, 0]  # b f h w
+    assert unknown.flatten(1).any(1).all(), "something is left to be made"
+    outpainted = 0
+    for sample in unknown:
+        frames = sample.flatten(1).any(1)
+        first = sample[frames][0]
+        assert (sample[frames] == first).all(), "the same in each frame that has one"
+        assert (frames.int().diff() != 0).sum() <= 2, "in a run of frames"
+        outpainted += not _is_box(first)
+        assert _is_box(first) or _is_box(~first)
+        assert frames.all() or (first.any(1).sum() >= 2 and first.any(0).sum() >= 2), "a quarter of each side"
+    assert 0.1 < outpainted / B < 0.3
+
+
+def _is_box(mask: torch.Tensor) -> bool:
+    return torch.equal(mask, mask.any(1)[:, None] & mask.any(0)[None])
+
+
+def test_frames_of_their_own_clocks_have_the_times_of_the_distribution() -> None:
+    tasks = Tasks(**ONLY | {"clocks": 1.0})
+    drawn = draw_known(tasks, torch.Size((B, 4, F, 8, 6)), torch.device("cpu"))
+    in_order = (torch.arange(B * F) + 0.5) / (B * F)
+    clock, learned = draw_clock(tasks, torch.rand(B), drawn, lambda count: in_order[:count])
+    assert learned.all() and not drawn.known.any()
+    assert torch.equal(clock.flatten().sort().values, in_order), "as it draws them, in another order"
+    correlation = torch.corrcoef(torch.stack([clock[:, 0, 0].flatten(), clock[:, 0, 1].flatten()]))[0, 1]
+    assert abs(correlation) < 0.15, "neighbours are independent"
+
+
+def test_a_task_of_no_weight_changes_nothing_of_the_others() -> None:
+    """What a seed draws for a mixture does not depend on the tasks that are not in it."""
+    torch.manual_seed(3)
+    drawn = draw_known(Tasks(), torch.Size((64, 4, F, 8, 6)), torch.device("cpu"))
+    torch.manual_seed(3)
+    weights = torch.tensor([0.5, 0.35, 0.15])
+    assert torch.equal(drawn.task, torch.multinomial(weights, 64, replacement=True))
+    count = torch.randint(1, F, (64,))
+    assert torch.equal(drawn.known[drawn.task == 1].sum((1, 2, 3, 4)), count[drawn.task == 1])
 
 
 @pytest.mark.parametrize(

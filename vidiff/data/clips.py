@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,29 @@ from vidiff.engine.guard import shield_worker
 Sample = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Strides:
+    """Source frames per clip frame: any number from `least` to `most`, but `least` for at least a `share` of clips."""
+
+    least: int = 1
+    most: int = 1
+    share: float = 0.0
+
+
+EVERY = Strides()
+
+
 def draw(low: int, high: int, generator: torch.Generator) -> int:
     """A whole number from low to high, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
-def draw_window(length: int, frames: int, stride: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
+def draw_window(length: int, frames: int, stride: Strides, generator: torch.Generator) -> tuple[int, int]:
     """Start and stride of a window of `frames` in a file of `length` frames; long strides only where they fit."""
-    longest = min(stride[1], (length - 1) // max(frames - 1, 1)) if frames > 1 else stride[1]
-    step = draw(stride[0], max(longest, stride[0]), generator)
+    longest = min(stride.most, (length - 1) // max(frames - 1, 1)) if frames > 1 else stride.most
+    step = draw(stride.least, max(longest, stride.least), generator)
+    if stride.share and float(torch.rand((), generator=generator)) < stride.share:
+        step = stride.least
     return draw(0, length - (frames - 1) * step - 1, generator), step
 
 
@@ -67,7 +82,7 @@ class ClipDataset(Dataset[Sample]):
     Args:
         frames: of a clip.
         size: height and width in pixels; the decoder resizes the shorter side to it, then a square is cropped.
-        stride: least and most source frames per clip frame.
+        stride: source frames per clip frame.
         flip: mirror half of the clips.
         max_broken: fraction of files that may fail before training stops.
         patience: seconds that a worker may take to read a clip before it is killed, and its file left out.
@@ -82,7 +97,7 @@ class ClipDataset(Dataset[Sample]):
         index: Index,
         frames: int,
         size: int,
-        stride: tuple[int, int] = (1, 1),
+        stride: Strides = EVERY,
         flip: bool = False,
         seed: int = 0,
         max_broken: float = 0.05,
@@ -91,7 +106,7 @@ class ClipDataset(Dataset[Sample]):
     ) -> None:
         self.index, self.frames, self.size, self.stride = index, frames, size, stride
         self.flip, self.seed, self.max_broken = flip, seed, max_broken
-        self.kept = long_enough([f.frames for f in index.files], frames, stride[0], str(index.root))
+        self.kept = long_enough([f.frames for f in index.files], frames, stride.least, str(index.root))
         self.failed = torch.zeros(len(index.files), dtype=torch.bool).share_memory_()  # by any loader worker
         self.lost = torch.zeros_like(self.failed).share_memory_()  # of those, not to be opened again
         self.watch, self.quarantine = Watch(patience), quarantine

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vidiff.data.chunks import ChunkReader
-from vidiff.data.clips import Sample, draw, draw_window, fit_size, long_enough
+from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, fit_size, long_enough
 from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, seeded
@@ -308,13 +308,13 @@ class LatentDataset(Dataset[Sample]):
         self,
         cache: LatentCache,
         frames: int,
-        stride: tuple[int, int] = (1, 1),
+        stride: Strides = EVERY,
         seed: int = 0,
         statistics: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.cache, self.frames, self.stride, self.seed = cache, frames, stride, seed
         self.shift, self.scale = (x.view(-1, 1, 1, 1) for x in statistics or cache.statistics)
-        self.kept = long_enough(cache.frames, frames, stride[0], str(cache.folder))
+        self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
 
     def __len__(self) -> int:
         return len(self.kept)

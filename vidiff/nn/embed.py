@@ -41,6 +41,9 @@ class Embedding(nn.Module):
         self.clock = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(labels + 1, dim) if labels else None  # row 0 is "no label"
         self.stride = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if strided else None
+        if self.stride is not None:  # says nothing at first: a model of one stride may begin to learn others
+            for parameter in self.stride[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, log_snr: Tensor, condition: Condition) -> Tensor:
         """

@@ -67,13 +67,18 @@ class DiffusionObjective(nn.Module):
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
         """
         x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
-        known, level, task = draw_known(self.options.tasks, len(x0), x0.shape[2], x0.device)
-        drop = torch.where(task == 0, self.options.drop, self.options.drop_known)  # b
+        drawn = draw_known(self.options.tasks, x0.shape, x0.device)
+        nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
+        drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
         condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(drop)
-        t = self.times(len(x0), x0.device, self.denoiser.schedule)
+
+        def times(count: int) -> Tensor:
+            return self.times(count, x0.device, self.denoiser.schedule)
+
+        t = times(len(x0))
         if self.options.bound:
             t = (t * BOUND_STEPS).ceil().clamp(min=1) / BOUND_STEPS  # the bound's own times, the last of each step
-        clock, learned = draw_clock(self.options.tasks, t, known, level)  # b 1 f 1 1
+        clock, learned = draw_clock(self.options.tasks, t, drawn, times)  # b 1 f 1 1, or b 1 f h w
 
         eps = torch.randn_like(x0)
         schedule = self.denoiser.schedule
@@ -83,7 +88,8 @@ class DiffusionObjective(nn.Module):
         weight = self.weighting(schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock))
         weight = weight * learned
 
-        error = self.distance(output.float(), wanted).mean(dim=(1, 3, 4), keepdim=True) * weight  # b 1 f 1 1
+        over = (1, 3, 4) if learned.shape[3:] == (1, 1) else (1,)
+        error = self.distance(output.float(), wanted).mean(dim=over, keepdim=True) * weight  # as the clock
         if self.uncertainty is not None:
             expected = self.uncertainty(schedule.log_snr(clock))
             error = error / expected.exp() + expected * learned
@@ -91,19 +97,22 @@ class DiffusionObjective(nn.Module):
         each = error.flatten(1).sum(1)  # b
         result = {"loss": each.sum() / counted.sum()}
         if self.options.bound:
-            term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))  # b 1 f 1 1
+            term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))
+            term = BOUND_STEPS * term.mean(dim=over, keepdim=True)  # as the clock
             limit = (term * learned).sum() / counted.sum()
             result = {"loss": result["loss"] + self.options.bound * limit, "bound": limit.detach()}
         with torch.no_grad():
             each = each / counted
             for number, name in enumerate(Tasks.NAMES):
-                result[f"loss/{name}"] = each[task == number].mean()
+                if not getattr(self.options.tasks, name):
+                    continue
+                result[f"loss/{name}"] = each[drawn.task == number].mean()
             for quarter in range(4):
                 result[f"loss/t{quarter}"] = each[(t * 4).long().clamp(max=3) == quarter].mean()
         return result
 
     def _bound(self, output: Tensor, head: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The bound's term at `t`, times their number, in nats a number: `(b, 1, f, 1, 1)`.
+        """The bound's term at `t`, in nats: `(b, c, f, h, w)`.
 
         With a variance head it trains that alone, since the mean is stopped: L_hybrid of Nichol & Dhariwal 2021, eq.
         16.
@@ -114,5 +123,4 @@ class DiffusionObjective(nn.Module):
         step = step_term(
             self.denoiser, x0, x_t, estimate, t, torch.where(first, 0.5 * t, s), "small" if head is None else "learned"
         )
-        term = torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
-        return BOUND_STEPS * term.mean(dim=(1, 3, 4), keepdim=True)
+        return torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
