@@ -54,7 +54,7 @@ OWNERS = {
     "decord": {"vidiff/data/decode.py"},
     "imageio": {"vidiff/data/video.py"},
     "av": {"vidiff/data/video.py", "vidiff/data/container.py"},
-    "PIL": {"vidiff/data/video.py"},
+    "PIL": {"vidiff/data/video.py", "vidiff/data/pictures.py"},
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }

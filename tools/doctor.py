@@ -18,9 +18,10 @@ SHOWN = 24  # files in the sheet of thumbnails
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("data", type=Path, help="the data set's folder, as data.root of a config")
+    parser.add_argument("data", type=Path, help="the data set's folder, or a list of clips (.csv, .jsonl)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="as in the config: where its list is")
     parser.add_argument("--out", type=Path, help="for page and index; by default RUNS/index/<name of DATA>")
+    parser.add_argument("--images", action="store_true", help="single pictures are clips, as with data.layout=images")
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a decoder counts as hanging")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
@@ -33,10 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out or options.runs / "index" / options.data.resolve().name
     quarantine = Quarantine(quarantine_list(options.runs))
     try:
-        records = scan(options.data, folder, quarantine, options.whole, options.workers, options.patience)
+        records = scan(
+            options.data, folder, quarantine, options.whole, options.workers, options.patience, options.images
+        )
+        root = options.data if options.data.is_dir() else options.data.parent
         readable = [record.path for record in records if record.readable]
         chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
-        paths = [options.data / name for name in chosen]
+        paths = [root / name for name in chosen]
         found = thumbnails(paths, options.size, options.frames, options.patience)
         rows = [(name, found[path]) for name, path in zip(chosen, paths, strict=True) if path in found]
         sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None

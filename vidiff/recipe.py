@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
-from vidiff.data.index import LAYOUTS
+from vidiff.data.find import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
@@ -32,8 +32,8 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which clips, and what a model sees of them."""
 
-    root: str = MISSING  # folder of videos
-    layout: str = "auto"  # or folders, ucf101, flat; shapes makes the shapes set in `root` if it is not there
+    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
+    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
     split: str = "train"
     test_split: str = "test"

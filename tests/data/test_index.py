@@ -9,7 +9,8 @@ import pytest
 from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
-from vidiff.data.index import DataError, Index, build_index, find_files
+from vidiff.data.find import find_files
+from vidiff.data.index import DataError, Index, build_index
 from vidiff.data.probe import probe_all
 
 

@@ -1,4 +1,4 @@
-"""What decodes videos: frames by number, as uint8 `(f, h, w, 3)`. decord reads video files."""
+"""Decoders give frames by number, as uint8 `(f, h, w, 3)`; here that of video files, by decord."""
 
 from __future__ import annotations
 
@@ -43,11 +43,6 @@ class Decoder(Protocol):
     def close(self) -> None: ...
 
 
-def make_decoder(path: Path) -> Decoder:
-    """The decoder of a file."""
-    return _Decord(path)
-
-
 def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
     """Raises `VideoError` unless there are indices, all of a video of so many frames."""
     if not len(indices):
@@ -56,8 +51,8 @@ def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
         raise VideoError(f"{path}: frames {min(indices)} to {max(indices)} asked for, but it has {frames}")
 
 
-class _Decord:
-    """A video file. Do not fork while one is open: decord hangs in the child."""
+class DecordFile:
+    """A video file, by decord. Do not fork while one is open: decord hangs in the child."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

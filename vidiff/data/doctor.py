@@ -13,31 +13,40 @@ import numpy as np
 from tqdm import tqdm
 
 from vidiff.data.clips import fit_size
-from vidiff.data.decode import VIDEO_SUFFIXES, VideoError
+from vidiff.data.decode import VideoError
 from vidiff.data.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.helper import Lost, ask_all
-from vidiff.data.index import DataError
+from vidiff.data.listed import LIST_SUFFIXES, find_listed
 from vidiff.data.quarantine import Quarantine, place
 from vidiff.data.records import Record, read_records, write_records
+from vidiff.data.sources import CLIP_SUFFIXES, DataError, clips_in, size_and_change
 from vidiff.data.video import VideoReader
 
 
-def find_all(root: Path) -> list[Path]:
-    """Every file below a folder that has the name of a video, hidden ones left out. Raises DataError for none."""
+def find_all(root: Path, pictures: bool = False) -> list[Path]:
+    """Every clip below a folder, hidden ones left out, or every one that a list names. Raises DataError for none.
+
+    Args:
+        pictures: as of `vidiff.data.sources.clips_in`.
+    """
+    if root.is_file() and root.suffix.lower() in LIST_SUFFIXES:
+        listed, _, _ = find_listed(root, split=None)
+        return [root.parent / path for path in dict.fromkeys(path for path, _ in listed)]
     if not root.is_dir():
-        raise DataError(f"no folder {root}: give the folder with your videos")
+        raise DataError(f"no folder {root}: give the folder with your videos, or a list of them")
     found: list[Path] = []
     seen = set()
-    for folder, inner, names in os.walk(root, followlinks=True):
+    for folder, inner, _ in os.walk(root, followlinks=True):
         if os.path.realpath(folder) in seen:  # a link to a folder around it
             inner.clear()
             continue
         seen.add(os.path.realpath(folder))
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        videos = (name for name in sorted(names) if not name.startswith("."))
-        found += [Path(folder) / name for name in videos if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        clips = list(clips_in(Path(folder), pictures))
+        found += clips
+        inner[:] = [name for name in inner if Path(folder, name) not in clips]
     if not found:
-        raise DataError(f"no videos below {root}: expected files named {', '.join(sorted(VIDEO_SUFFIXES))}")
+        raise DataError(f"no videos below {root}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
     return found
 
 
@@ -48,10 +57,11 @@ def scan(
     whole: bool = False,
     processes: int = 2,
     patience: float = 60.0,
+    pictures: bool = False,
     look: Callable[[Case], Record] = examine,
     progress: bool = True,
 ) -> list[Record]:
-    """Look at every file below a folder that has changed since the last scan.
+    """Look at every clip below a folder, or of a list, that has changed since the last scan.
 
     Args:
         folder: index.jsonl and index.parquet go here; an interrupted scan leaves what it has found.
@@ -59,11 +69,14 @@ def scan(
         whole: read every frame also of files with more than `LONG`.
         processes: that decode.
         patience: seconds after which a decoder counts as hanging.
+        pictures: as of `find_all`.
 
     Returns:
         a record of each file, sorted by path.
     """
-    paths = {path.relative_to(root).as_posix(): path for path in find_all(root)}
+    clips = find_all(root, pictures)
+    root = root if root.is_dir() else root.parent
+    paths = {(path.relative_to(root) if path.is_relative_to(root) else path).as_posix(): path for path in clips}
     earlier = read_records(folder / "index.jsonl")
     held = quarantine.held(paths.values())
     records: dict[str, Record] = {}
@@ -96,11 +109,7 @@ def scan(
 
 
 def _unchanged(path: Path, known: Record) -> bool:
-    try:
-        facts = path.stat()
-    except OSError:
-        return known.problem == "missing"
-    return (facts.st_size, facts.st_mtime_ns) == (known.bytes, known.changed)
+    return size_and_change(path) == (known.bytes, known.changed)
 
 
 def summarise(records: Sequence[Record]) -> list[str]:

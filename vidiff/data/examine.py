@@ -14,6 +14,7 @@ from vidiff.data.container import Container, NoVideo, count_frames, is_text, mis
 from vidiff.data.decode import VideoError
 from vidiff.data.probe import fingerprint
 from vidiff.data.records import Record
+from vidiff.data.sources import is_video, size_and_change
 from vidiff.data.video import VideoReader
 
 PROBLEMS = {  # why a file is left out, and what to do about it
@@ -25,7 +26,7 @@ PROBLEMS = {  # why a file is left out, and what to do about it
     "text": ("text, not a video", "read it: often it is an error page under a video's name; download again"),
     "no moov": ("no moov atom", "download it again: an mp4 that lost its table cannot be played"),
     "truncated": ("truncated", "download it again"),
-    "unknown": ("no format that FFmpeg knows", "remove it, or convert it to mp4 with what made it"),
+    "unknown": ("no format that is known here", "remove it, or convert it to mp4 with what made it"),
     "no video": ("no video stream", "remove it: there is nothing to see"),
     "frame count": ("lying frame count", "encode it anew: ffmpeg -i IN -c:v libx264 -crf 14 OUT.mp4"),
     "damaged": ("frames that do not decode", "download it again, or encode what is left of it anew"),
@@ -75,17 +76,20 @@ def examine(case: Case) -> Record:
     record = Record(case.name)
     try:
         try:
-            facts = case.path.stat()
+            mode = case.path.stat().st_mode
         except FileNotFoundError:
             raise _Broken("missing") from None
-        record = replace(record, bytes=facts.st_size, changed=facts.st_mtime_ns)
-        if not stat.S_ISREG(facts.st_mode):
+        size, changed = size_and_change(case.path)
+        record = replace(record, bytes=size, changed=changed)
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise _Broken("special")
-        if not facts.st_size:
+        if not record.bytes:
             raise _Broken("empty")
         record = replace(record, fingerprint=fingerprint(case.path))
         if case.known and case.known.fingerprint == record.fingerprint:
             return replace(case.known, changed=record.changed)
+        if not is_video(case.path):
+            return _look_at_pictures(record, case)
         short = _look_at_bytes(case.path)
         container = _look_at_container(case.path, short)
         record = replace(record, **{key: value for key, value in vars(container).items() if key in vars(record)})
@@ -95,6 +99,25 @@ def examine(case: Case) -> Record:
         return replace(record, problem=broken.problem, reason=broken.reason)
     except OSError as error:
         return replace(record, problem="refused", reason=f"cannot be opened: {error.strerror or error}")
+
+
+def _look_at_pictures(record: Record, case: Case) -> Record:
+    """A clip without a container: an animation, a folder of pictures, a picture."""
+    if case.path.is_file():
+        _look_at_bytes(case.path)
+    try:
+        with VideoReader(case.path) as reader:
+            frames, fps, (height, width) = reader.frames, reader.fps, reader.size
+            record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
+            read, same = _read_frames(reader, frames, (height, width), case.whole)
+    except VideoError as error:
+        reason = str(error).removeprefix(f"{case.path}: ").removeprefix("damaged or truncated, ")
+        raise _Broken("damaged" if record.frames else "unknown", reason) from None
+    kind = "folder of pictures" if case.path.is_dir() else case.path.suffix.lower()[1:]
+    notes = [] if same else [f"seek: {NOTES['seek']}"]
+    if height % 2 or width % 2:
+        notes.append(f"odd size: {width}x{height}")
+    return replace(record, codec=kind, duration=frames / fps if frames > 1 else 0.0, read=read, notes=notes)
 
 
 def _look_at_bytes(path: Path) -> int:

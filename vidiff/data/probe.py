@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from vidiff.data.decode import VideoError
 from vidiff.data.helper import Lost, ask_all
+from vidiff.data.pictures import numbered
 from vidiff.data.video import VideoReader
 
 ENDS = 1 << 16  # bytes of each end of a file that its fingerprint reads
@@ -40,7 +41,15 @@ def probe(path: Path) -> Outcome:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file's size and both its ends, where containers keep their tables: a new encoding changes it."""
+    """A hash of a file's size and both its ends, where containers keep their tables: a new encoding changes it.
+
+    Of a folder of pictures it is a hash of all names and sizes, and of the first and the last picture.
+    """
+    if path.is_dir():
+        files = numbered(path.iterdir())
+        parts = [f"{file.name}:{file.stat().st_size}" for file in files]
+        parts += [fingerprint(file) for file in (*files[:1], *files[-1:])]
+        return hashlib.blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=16).hexdigest()
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(ENDS)

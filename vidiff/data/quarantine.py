@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from vidiff.data.sources import size_and_change
+
 HEADER = """\
 # Files that training leaves out, one a line: path, reason, and a stamp (size and time of change), split by tabs.
 # A line holds until its file changes; one without a stamp, written by hand, holds for good.
@@ -23,11 +25,7 @@ class Entry(NamedTuple):
 
 def stamp(path: Path) -> str:
     """Size in bytes and time of change in ns; zeros for a link that leads nowhere."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return "0:0"
-    return f"{facts.st_size}:{facts.st_mtime_ns}"
+    return "{}:{}".format(*size_and_change(path))
 
 
 def place(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Videos in and out, as `(3, f, h, w)` in [-1, 1]; beyond this file they are uint8 `(f, h, w, 3)`.
 
-`vidiff.data.decode` reads. PyAV, the video backend that imageio brings, writes: through imageio itself the encoder's
-quality cannot be set, and each close collects garbage for 0.1 s. imageio reads and writes pictures.
+`vidiff.data.sources` chooses what reads. PyAV, the video backend that imageio brings, writes: through imageio itself
+the encoder's quality cannot be set, and each close collects garbage for 0.1 s. imageio reads and writes pictures.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vidiff.data.decode import VideoError, make_decoder, reason_of
+from vidiff.data.decode import VideoError, reason_of
+from vidiff.data.sources import make_decoder
 
 
 class VideoReader:
-    """Reads frames of one video by number. A context manager; the file is opened at the first question.
+    """Reads frames of one clip by number. A context manager; the file is opened at the first question.
+
+    A clip is a video file, an animated GIF or WebP, a folder of numbered pictures, or one picture.
 
     Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
     file that is missing, is no video, or is damaged where it is read.
