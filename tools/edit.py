@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from vidiff.data.video import VideoReader, VideoWriter, read_image
+from vidiff.data.square import read_square, stream_square
+from vidiff.data.video import VideoWriter
 from vidiff.diffusion.known import box
+from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TASKS = {
     "animate": "a picture, or the first frame of a video, starts to move",
     "rewind": "new frames come before a clip",
@@ -26,6 +25,7 @@ TASKS = {
     "outpaint": "new content around a box",
     "restyle": "a clip is noised and drawn anew, as --label says",
     "double": "a new frame between every two",
+    "upscale": "a clip is enlarged, with a super-resolution run",
 }
 
 
@@ -37,7 +37,7 @@ def make(pipe: Pipeline, clip: Tensor, asked: argparse.Namespace, rest: dict[str
         case "rewind":
             return pipe.extend(clip, asked.frames, backwards=True, **rest)
         case "interpolate":
-            return pipe.interpolate(clip, read(asked.last, pipe.size)[0], asked.between, **rest)
+            return pipe.interpolate(clip, read_square(asked.last, pipe.size)[0], asked.between, **rest)
         case "loop":
             return pipe.loop(clip, asked.between, **rest)
         case "inpaint":
@@ -48,23 +48,6 @@ def make(pipe: Pipeline, clip: Tensor, asked: argparse.Namespace, rest: dict[str
             return pipe.edit(clip, asked.strength, **rest)
         case _:
             return pipe.double(clip, **rest)
-
-
-def read(path: Path, side: int) -> tuple[Tensor, float | None]:
-    """A video or a picture as `(1, 3, f, side, side)` in [-1, 1], and a video's frames a second.
-
-    The shorter side is resized and the square in the middle taken, as of the model's training clips.
-    """
-    with VideoReader(path) as reader:
-        image = read_image(path) if path.suffix.lower() in PICTURES else None
-        whole = reader.size if image is None else tuple(image.shape[1:])
-        size = tuple(max(side, round(n * side / min(whole))) for n in whole)
-        if image is None:
-            video, fps = reader.read(size=None if size == whole else size), reader.fps
-        else:
-            video, fps = interpolate(image[None], size, mode="bilinear", antialias=True).movedim(0, 1), None
-    top, left = (video.shape[2] - side) // 2, (video.shape[3] - side) // 2
-    return video[None, :, :, top : top + side, left : left + side], fps
 
 
 def corners(text: str) -> tuple[int, int, int, int]:
@@ -81,7 +64,7 @@ def wanted(options: argparse.Namespace, side: int) -> Tensor:
     if options.mask is None:
         top, left, bottom, right = corners(options.box)
         return box(side, side, top=top, left=left, bottom=bottom, right=right)
-    mask = read(options.mask, side)[0].mean(1, keepdim=True) > 0
+    mask = read_square(options.mask, side)[0].mean(1, keepdim=True) > 0
     if not mask.any():
         raise ValueError(f"{options.mask} is white nowhere, so there is nothing to make: paint what is to be new white")
     return mask
@@ -90,20 +73,13 @@ def wanted(options: argparse.Namespace, side: int) -> Tensor:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("input", type=Path, help="a video file, or a picture")
-    common.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
-    common.add_argument("--context", type=int, help="frames on which each window looks back")
+    add_run(common)
     common.add_argument("--label", help="what the result shows, where the model has labels")
-    common.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
-    common.add_argument("--steps", type=int, help="of the sampler")
-    common.add_argument("--history", type=float, help="scale of guidance on what is given and the label")
-    common.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
-    common.add_argument("--seed", type=int, default=0, help="same seed, same frames")
-    common.add_argument("--fps", type=float, help="frames per second; by default the input's, doubled by double")
-    common.add_argument("--out", default="edited.mp4", help=".mp4, .webm, .gif, or a folder of .png, ending in /")
-    common.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_output(common, "edited.mp4", "the input's, doubled by double")
+    add_drawing(common)
     parser = argparse.ArgumentParser(description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    look: dict[str, Any] = {"parents": [common], "formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    look: dict[str, Any] = {"parents": [common], "formatter_class": Help}
     of = {name: tasks.add_parser(name, help=does, description=does, **look) for name, does in TASKS.items()}
     of["animate"].add_argument("--frames", type=int, help="of the result; by default as many as the model sees at once")
     of["rewind"].add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
@@ -115,23 +91,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where.add_argument("--mask", type=Path, help="a picture or video, white where content is to be new")
     of["outpaint"].add_argument("--box", required=True, help="top,left,bottom,right in pixels: what is to stay")
     of["restyle"].add_argument("--strength", type=float, required=True, help="0 keeps the clip, 1 nothing of it")
+    help = "time to which the given clip is noised, which hides its flaws; by default the run's own"
+    of["upscale"].add_argument("--level", type=float, help=help)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        run = options.run or latest_run()
-        pipeline = Pipeline.from_pretrained(run, options.device)
-        settings = {
-            key: getattr(options, key) for key in ("guidance", "history", "steps", "sampler", "seed", "context")
-        }
-        clip, fps = read(options.input, pipeline.size)
+        upscales = options.task == "upscale"
+        run, pipeline = load_run(options, enlarges=upscales)
+        settings = drawing(options) | ({"level": options.level} if upscales else {})
+        clip, fps = stream_square(options.input, pipeline.small if upscales else pipeline.size)
         fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
         given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
         with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:
             rest = {"label": options.label, "progress": True, **settings}
-            writer.write(make(pipeline, clip, options, rest)[0].cpu())
+            if upscales:
+                parts = pipeline.upscale_stream(clip, **rest)
+            else:
+                parts = iter([make(pipeline, torch.cat(list(clip), dim=2), options, rest)])
+            for part in parts:
+                writer.write(part[0].cpu())
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

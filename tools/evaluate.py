@@ -1,4 +1,4 @@
-"""Score a trained run. The oracle reads colour, shape and place of the object in every frame."""
+"""Score a trained run; for super-resolution, against bicubic. The oracle reads colour, shape and place of objects."""
 
 from __future__ import annotations
 
@@ -7,15 +7,33 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from vidiff import score_upscaling
 from vidiff.data.shapes import LABELS, read_clips
 from vidiff.data.video import read_video, sheet, write_image, write_video
 from vidiff.engine.report import write_report
 from vidiff.evaluate.protocol import ShapesProtocol, score_extension, score_generation, score_real
+from vidiff.evaluate.upscaling import UpscalingProtocol
 from vidiff.pipeline import Pipeline
 from vidiff.run import latest_run, read_config
+
+
+def save(scores: dict[str, Any], run: Path, asked: Path | None) -> None:
+    """Keep the scores in the run's folder, where its report shows them, and where they are asked for; print them."""
+    for path in {run / "scores.json", asked or run / "scores.json"}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(scores, indent=2) + "\n")
+    write_report(run)
+    for part, values in scores.items():
+        if part in ("protocol", "sampling", "run"):
+            continue
+        print(part)
+        for key, value in values.items():
+            if not isinstance(value, list):
+                print(f"  {key:24}{value:.3f}" if isinstance(value, float) else f"  {key:24}{value}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
+        if pipeline.lowres.factor:
+            save(score_upscaling.score_run(run, pipeline, options.data, UpscalingProtocol()), run, options.json)
+            return 0
         if set(pipeline.labels) != set(LABELS):
             found = f"its labels are {', '.join(pipeline.labels[:3])}, ..." if pipeline.labels else "it has no labels"
             raise ValueError(f"{run} was not trained on the shapes set: {found}; name another with --run")
@@ -71,21 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
             write_image(folder / f"evaluated-{name}.png", torch.cat(rows, dim=1))
         write_video(folder / "evaluated-generated.mp4", made, fps=pipeline.fps)
         write_image(folder / "evaluated-generated.png", torch.cat([sheet(clip) for clip in made[:12]], dim=1))
-        for path in {run / "scores.json", options.json or run / "scores.json"}:  # the report shows the run's own
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(scores, indent=2) + "\n")
-        write_report(run)
+        save(scores, run, options.json)
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; no scores were written", file=sys.stderr)
         return 130
-    for part in ("real", "generation", "extension", "extension_untold"):
-        print(part)
-        for key, value in scores[part].items():
-            if not isinstance(value, list):
-                print(f"  {key:24}{value:.3f}" if isinstance(value, float) else f"  {key:24}{value}")
     return 0
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.video import VideoReader, VideoWriter
-from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run
+from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
 
 CHUNK = 64  # frames of the given clip that are copied at once
 
@@ -30,29 +29,18 @@ def crop(video: Tensor, side: int) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("clip", type=Path, help="a video file")
     parser.add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
-    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
-    parser.add_argument("--context", type=int, help="frames on which each window looks back")
+    add_run(parser)
     parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
-    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 is the plain model")
-    parser.add_argument("--steps", type=int, help="of the sampler")
-    parser.add_argument("--history", type=float, help="where frames are continued: scale on them and the label")
-    parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
-    parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same frames")
-    parser.add_argument("--fps", type=float, help="frames per second; by default the clip's")
-    parser.add_argument("--out", default="extended.mp4", help=".mp4, .webm, .gif, or a folder of .png, ending in /")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_output(parser, "extended.mp4", "the clip's")
+    add_drawing(parser)
     options = parser.parse_args(arguments)
     try:
-        run = options.run or latest_run()
-        pipeline = Pipeline.from_pretrained(run, options.device)
-        settings = {
-            key: getattr(options, key) for key in ("guidance", "history", "steps", "lag", "sampler", "seed", "context")
-        }
+        run, pipeline = load_run(options)
+        settings = drawing(options)
         with VideoReader(options.clip) as reader:
             size = fit(reader.size, pipeline.size)
             given = reader.frames if options.given is None else options.given

@@ -18,6 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=default.size, help="side of the frame in pixels")
     parser.add_argument("--frames", type=int, default=default.frames, help="frames a clip")
     parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same set")
+    parser.add_argument("--straight", action="store_const", const=1, default=0, help="objects reach no wall")
+    parser.add_argument(
+        "--held-out", type=int, default=0, help="pairs of label and direction that training leaves out, with --straight"
+    )
     parser.add_argument("--force", action="store_true", help="replace a set that was made with other options")
     options = vars(parser.parse_args(arguments))
     out, force = options.pop("out"), options.pop("force")

@@ -24,13 +24,13 @@ class Draw:
         denoiser: a trained model.
         sampler: any of `vidiff.sample.SAMPLERS`.
         steps: of the sampler.
-        guidance: scale of classifier-free guidance on the label; 1 is the plain model.
+        guidance: scale of classifier-free guidance on label and text; 1 is the plain model.
         window: frames that the model makes at once.
         generator: where all noise comes from.
         progress: show a bar.
         lag: steps by which each new frame follows the one before, which is then cleaner and guides it; 0 draws all at
             once.
-        history: where frames are known, scale of guidance on them and the label at once, in place of `guidance`.
+        history: where frames are known, scale of guidance on them, label and text at once, in place of `guidance`.
         dtype: of the network's arithmetic, under autocast.
         replace: show a known part of a frame at the time of the rest of it, for a model trained on whole frames alone
             (Lugmayr et al. 2022, RePaint, eq. 8); frames that are wholly known are shown clean all the same.
@@ -80,7 +80,7 @@ class Draw:
             known = whole if bool(whole.any()) else None
         if known is not None and self.history is not None:
             denoiser = ClassifierFree(denoiser, self.history, history=known, generator=self.generator)
-        elif condition.label is not None and (condition.label >= 0).any():  # else both branches would be the same
+        elif condition.asked:  # else both branches would be the same
             denoiser = ClassifierFree(denoiser, self.guidance)
         if known is not None:
             denoiser = Known(denoiser, frames, known, generator=self.generator)

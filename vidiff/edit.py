@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch import Tensor
 from vidiff.codec import Codec
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
+from vidiff.diffusion.lowres import with_lowres
 from vidiff.draw import Backwards, Draw
 from vidiff.masks import check_pixels, hide, known_latents
+from vidiff.resize import enlarge
 
 
 def latents(
@@ -239,3 +242,65 @@ def edit(
         z[:, :, window] = draw(z[:, :, window].contiguous(), known, condition, strength)
         yield codec.decode(z[:, :, end : begin + size]).to(clip)
         end = begin + size
+
+
+def upscale(
+    draw: Draw,
+    codec: Codec,
+    parts: Iterable[Tensor],
+    factor: int,
+    detail: Tensor,
+    level: float,
+    context: int,
+    condition: Condition,
+) -> Iterator[Tensor]:
+    """Enlarge a clip that comes piece by piece (Ho et al. 2022, cascaded diffusion models, section 2).
+
+    The model makes what the bicubically enlarged clip lacks, in latents (Li et al. 2022, SRDiff, section 3.2), window
+    by window; each further window knows the detail of the `context` frames before it. How the clip is cut into pieces
+    makes no difference, and memory does not grow with its length. The last window moves back to end with the clip.
+
+    Args:
+        parts: `(b, 3, n, h, w)` in [-1, 1].
+        factor: by which height and width grow.
+        detail: `(c,)`, the scale of what the model makes, as it was trained.
+        level: the time to which the low-resolution latents are noised, and of which the model is told.
+        context: made frames that are known to the next window.
+
+    Yields:
+        `(b, 3, n, factor * h, factor * w)` in [-1, 1], as many frames in sum over n.
+
+    Raises:
+        ValueError: a level outside [0, 1]; a context that fills a window.
+    """
+    if not 0.0 <= level <= 1.0:
+        raise ValueError(f"level is {level}; give 0, which shows the clip as it is, to 1, which shows only noise")
+    if context >= draw.window:
+        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
+    scale, noisy = detail.view(-1, 1, 1, 1), torch.tensor([level], device=detail.device)
+    low: Tensor | None = None  # enlarged frames that are still needed, and of the first of them the detail
+    made = detail.new_zeros(0)
+    pieces = (piece for part in parts for piece in part.split(draw.window, dim=2))
+    for piece in chain(pieces, [None]):
+        if piece is not None:
+            z = codec.encode(enlarge(piece.to(codec.shift), factor)).mean
+            low = z if low is None else torch.cat([low, z], dim=2)
+        if low is None:
+            return
+        made = low[:, :, :0] if made.ndim == 1 else made
+        while made.shape[2] < low.shape[2]:
+            done, total = made.shape[2], low.shape[2]
+            begin = max(done - context, 0)
+            if total - begin < draw.window:
+                if piece is not None:
+                    break  # more is to come
+                begin = max(total - draw.window, 0)
+            window = slice(begin, min(begin + draw.window, total))
+            shown = low[:, :, window]
+            told = with_lowres(condition, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
+            x = torch.cat([made[:, :, begin:], torch.zeros_like(shown[:, :, done - begin :])], dim=2)
+            x = draw(x, first_frames(x.shape[2], done - begin) if done > begin else None, told)
+            made = torch.cat([made, x[:, :, done - begin :]], dim=2)
+            yield codec.decode((low[:, :, : made.shape[2]] + scale * made)[:, :, done:])
+            old = max(made.shape[2] - draw.window, 0)
+            low, made = low[:, :, old:], made[:, :, old:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vidiff import edit
 from vidiff.diffusion import known
-from vidiff.trained import Labels, Trained
+from vidiff.trained import Labels, Texts, Trained
 
 
 class Pipeline(Trained):
-    """Generates, extends and edits clips with a trained model."""
+    """Generates, extends, edits and enlarges clips with a trained model."""
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
@@ -23,13 +23,14 @@ class Pipeline(Trained):
             frames: how many; by default as many as the model was trained on. More are made by extension.
             label: one for all clips, or one for each; by default none is asked for.
             count: how many clips.
-            options: `guidance`, `steps`, `sampler`, `seed`, `context`, `history`, `lag`, `progress`, as for `stream`.
+            options: `text`, `guidance`, `steps`, `sampler`, `seed`, `context`, `history`, `lag`, `progress`, as for
+                `stream`.
 
         Returns:
             `(count, 3, frames, height, width)` in [-1, 1].
 
         Raises:
-            ValueError: for an unknown label (the nearest are named) or an option out of range.
+            ValueError: for an unknown label or word (the nearest are named) or an option out of range.
         """
         return torch.cat(list(self.stream(frames, label, count, **options)), dim=2)
 
@@ -162,6 +163,55 @@ class Pipeline(Trained):
         draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
         return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
 
+    def upscale(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Enlarge a clip of any length with a super-resolution model.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], h and w `size / lowres.factor`.
+            label: what the clip shows, where the model has labels.
+            options: as for `upscale_stream`.
+
+        Returns:
+            `(b, 3, f, size, size)` in [-1, 1].
+
+        Raises:
+            ValueError: a model that enlarges nothing; a clip of another size; an option out of range.
+        """
+        count = 1 if clip.ndim == 4 else len(clip)
+        return torch.cat([part.to(clip) for part in self.upscale_stream([clip], label, count, **options)], dim=2)
+
+    @torch.no_grad()
+    def upscale_stream(
+        self,
+        parts: Iterable[Tensor],
+        label: Labels = None,
+        count: int = 1,
+        *,
+        level: float | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """`upscale` of clips that come piece by piece, in memory that does not grow with their length.
+
+        Args:
+            parts: `(count, 3, n, h, w)`, such as another model's `stream` yields; n may vary.
+            level: the time to which the given clips are noised, which hides flaws that real clips do not have; by
+                default the run's own.
+            context: made frames that are known to each further window.
+            options: `steps`, `sampler`, `seed`, `guidance`, `history`, `lag` and `progress`, as for `stream`.
+
+        Yields:
+            `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
+        """
+        small, factor, detail = self.small, self.lowres.factor, self.detail
+        assert detail is not None  # as in every run with a factor
+        level = self.lowres.level if level is None else level
+        if not 0 <= level <= self.lowres.noise:
+            raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
+        draw, context = self._draw(**options), self._context(context, self.frames)
+        clips = (self._clip(part, small) for part in parts)
+        yield from edit.upscale(draw, self.codec, clips, factor, detail, level, context, self._told(label, count))
+
     @torch.no_grad()
     def stream(
         self,
@@ -169,6 +219,7 @@ class Pipeline(Trained):
         label: Labels = None,
         count: int = 1,
         *,
+        text: Texts = None,
         clip: Tensor | None = None,
         backwards: bool = False,
         context: int | None = None,
@@ -177,13 +228,14 @@ class Pipeline(Trained):
         """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
 
         Args:
+            text: what to show, in words: one for all clips, or one for each; by default none is asked for.
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
             options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
                 `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `seed` of all
                 noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
-                continued and the label at once, which takes the place of `guidance` there (by default the run's own,
+                continued, label and text at once, which takes the place of `guidance` there (by default the run's own,
                 unless `guidance` is given); `lag`, steps by which each new frame follows the one before, where 0 draws
                 all of a window at once; `progress`, to show a bar.
 
@@ -196,12 +248,12 @@ class Pipeline(Trained):
             frames = self.frames if frames is None else frames
             if frames < 1 or count < 1:
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
-            condition = self.condition(label, count)
+            condition = self.condition(label, count, text)
             size = (self.size, self.size)
             yield from edit.generate(draw, self.codec, frames, size, context, condition, count)
             return
         clip = self._clip(clip)
         if frames is None or frames <= clip.shape[2]:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
-        new, condition = frames - clip.shape[2], self.condition(label, len(clip))
+        new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)
         yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load
+from vidiff.data.captions import Captioned, read_captions
 from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
@@ -24,9 +26,11 @@ from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
 from vidiff.recipe import DataConfig, DiffusionRun, RunConfig
+from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
+from vidiff.text import TextEncoder, encode_captions
 
-Samples = ClipDataset | LatentDataset
+Samples = ClipDataset | LatentDataset | Captioned
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
 FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend")  # what may change while a model is trained
@@ -56,17 +60,34 @@ def make_index(config: RunConfig, split: str) -> Index:
         )
 
 
-def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision) -> LatentCache:
-    """The latents of an index, encoded first if they are not cached: once for every run that shares codec and data."""
+def cache_latents(
+    config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision, of: str = "video"
+) -> LatentCache:
+    """Latents of an index, encoded first if they are not cached: once for every run that shares codec and data.
+
+    Args:
+        of: "video", the clips; "lowres", the clips shrunk by `lowres.factor` and enlarged again; or "detail", the
+            latents of the one less those of the other, which is what a super-resolution model makes.
+    """
     parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
+    factor = config.lowres.factor
+    if of != "video":
+        parts += f" {of} {factor}"
     key = hashlib.sha256(parts.encode()).hexdigest()
     with processes(config.device) as group:
         codec.to(group.device)
 
         def encode(video: Tensor) -> tuple[Tensor, Tensor]:
+            video = video.to(group.device)
+            low = video if of == "video" else enlarge(shrink(video, factor), factor)
             with autocast(group.device, precision):
-                found = codec.encode(video.to(group.device))
-            return found.mean.float().cpu(), found.std.float().cpu()
+                found = codec.encode(low if of == "lowres" else video)
+                mean, std = found.mean.float(), found.std.float()
+                if of == "lowres":
+                    std = torch.zeros_like(mean)
+                elif of == "detail":
+                    mean = mean - codec.encode(low).mean.float()
+            return mean.cpu(), std.cpu()
 
         folder = Path(config.runs) / "latents"
         with one_at_a_time(folder):
@@ -86,14 +107,33 @@ def cache_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, pr
     return cache
 
 
-def resolve(config: DiffusionRun, codec: Codec, index: Index) -> None:
-    """Fill in what follows from codec and data."""
+def captions_of(config: RunConfig, index: Index) -> list[str]:
+    """The caption of each clip of an index."""
+    return read_captions(index.root, [file.path for file in index.files], config.data.captions)
+
+
+def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Samples:
+    """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
+    if encoder is None:
+        return dataset
+    captions = captions_of(config, index)
+    each = sorted(set(captions))
+    folder = Path(config.runs) / "latents"
+    with one_at_a_time(folder):
+        text, mask = encode_captions(encoder, each, folder)
+    return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
+
+
+def resolve(config: DiffusionRun, codec: Codec, index: Index, encoder: TextEncoder | None) -> None:
+    """Fill in what follows from codec, data and text encoder."""
+    config.unet.text_dim, config.unet.words = (encoder.dim, encoder.words) if encoder else (0, 0)
     config.unet.channels = codec.channels
     config.unet.labels = len(index.labels) if config.conditional else 0
     config.unet.strided = config.data.stride[0] != config.data.stride[1]
+    config.unet.lowres_channels = codec.channels if config.lowres.factor else 0
 
 
-def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
+def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder: TextEncoder | None = None) -> None:
     """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
     folder = config.folder
     if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
@@ -101,9 +141,13 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     advice = "give this training another name=..., or set it as it was"
     before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
     for key in now:
-        fixed = key in ("kind", "prediction") or key.split(".")[0] in ("unet", "vae")
+        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in ("unet", "vae", "text")
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+    if encoder is not None and (folder / "data.json").is_file():
+        facts = json.loads((folder / "data.json").read_text()).get("text")
+        if facts is not None and facts != encoder.facts():
+            raise ValueError(f"{folder} was trained with captions of other words: {advice}")
     if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):
@@ -152,10 +196,55 @@ def strides(data: DataConfig) -> Strides:
     return Strides(data.stride[0], data.stride[1], data.least_stride)
 
 
-def latent_dataset(config: DiffusionRun, cache: LatentCache, moments: tuple[Tensor, Tensor]) -> LatentDataset:
-    """Random windows of cached latents, normalised by the statistics of the training split."""
+@dataclass(frozen=True)
+class Latents:
+    """What a diffusion model learns of one split, as it is cached.
+
+    Attributes:
+        content: what the model makes: latents of the clips, or of a super-resolution model the detail.
+        lowres: what a super-resolution model is shown; else None.
+    """
+
+    content: LatentCache
+    lowres: LatentCache | None
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale `(c,)` by which the content is normalised. Detail is only scaled, so that 0 adds nothing."""
+        shift, scale = self.content.statistics
+        return (shift if self.lowres is None else torch.zeros_like(shift)), scale
+
+    @property
+    def codec_moments(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale `(c,)` by which the codec's latents are normalised."""
+        return self.content.statistics if self.lowres is None else self.lowres.statistics
+
+    @property
+    def detail(self) -> Tensor | None:
+        """How large detail is beside the codec's normalised latents, `(c,)`; None without a low resolution."""
+        return None if self.lowres is None else self.moments[1] / self.codec_moments[1]
+
+
+def make_latents(config: DiffusionRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
+    """All that a model learns of an index, encoded first if it is not cached."""
+    if not config.lowres.factor:
+        return Latents(cache_latents(config, codec, key, index, precision), None)
+    content, lowres = (cache_latents(config, codec, key, index, precision, of) for of in ("detail", "lowres"))
+    return Latents(content, lowres)
+
+
+def latent_dataset(config: DiffusionRun, of: Latents, moments: Latents) -> LatentDataset:
+    """Random windows of cached latents, normalised by the statistics of `moments`, the training split."""
     data = config.data
-    return LatentDataset(cache, data.frames, strides(data), config.train.seed, moments)
+    return LatentDataset(
+        of.content,
+        data.frames,
+        strides(data),
+        config.train.seed,
+        moments.moments,
+        of.lowres,
+        moments.codec_moments,
+    )
 
 
 def batches(config: RunConfig, dataset: Samples) -> Batches:

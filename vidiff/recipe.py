@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
@@ -22,6 +23,7 @@ from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObject
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
+from vidiff.text import TEXTS, TextEncoder
 
 
 class ConfigError(ValueError):
@@ -35,6 +37,7 @@ class DataConfig:
     root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
     layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
+    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
@@ -73,6 +76,30 @@ class SamplingConfig:
 
 
 @dataclass
+class LowresConfig:
+    """What a super-resolution model enlarges, and how far it trusts that."""
+
+    factor: int = 0  # by which it enlarges height and width to data.size; 0 for a model that makes clips by itself
+    noise: float = 0.1  # largest time to which the low-resolution video is noised in training
+    level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
+
+    def check(self, size: int) -> None:
+        """Raises ConfigError for values that do not go together, or with frames of `size` pixels."""
+        if self.factor < 0 or self.factor == 1 or (self.factor and size % self.factor):
+            raise ConfigError(
+                f"lowres.factor is {self.factor}; give 2 or more, such that it divides data.size, which is {size}, or "
+                "0 for a model that makes clips by itself"
+            )
+        if not 0 <= self.noise <= 1:
+            raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
+        if not 0 <= self.level <= self.noise:
+            raise ConfigError(
+                f"lowres.level is {self.level}; give 0 to {self.noise}, which is lowres.noise: the model was not "
+                "trained on more"
+            )
+
+
+@dataclass
 class RunConfig:
     """What every training has."""
 
@@ -93,6 +120,8 @@ class RunConfig:
         data = self.data
         if data.layout not in LAYOUTS:
             raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
+        if data.captions not in SOURCES:
+            raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
         for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
             if value < 1:
                 raise ConfigError(f"{key} is {value}; give 1 or more")
@@ -138,7 +167,9 @@ class DiffusionRun(RunConfig):
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     conditional: bool = True  # whether the model learns the labels that the data has
-    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels and strided follow from codec and data
+    text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
+    lowres: LowresConfig = field(default_factory=LowresConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
     prediction: str = "v"
     start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
@@ -154,7 +185,12 @@ class DiffusionRun(RunConfig):
             raise ConfigError(
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
+        self.lowres.check(self.data.size)
+        if self.lowres.factor and self.objective != "denoising":
+            raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         self.unet.validate()
+        if self.text:
+            build_text(self.text)
         check_prediction(self.prediction, build_schedule(self))
         if self.objective not in ("denoising", "bound"):
             raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
@@ -181,10 +217,11 @@ class DiffusionRun(RunConfig):
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the U-Net can halve the frames."""
         size, levels = self.data.size, len(self.unet.multipliers)
-        needed = factor * 2 ** (levels - 1)
+        needed = factor * self.unet.patch * 2 ** (levels - 1)
         if size % needed:
+            patches = f", patches of the U-Net by {self.unet.patch}" if self.unet.patch > 1 else ""
             raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor} and {levels} levels of the U-Net halve "
+                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the U-Net halve "
                 f"{levels - 1} times: give a multiple of {needed}"
             )
 
@@ -212,6 +249,11 @@ def build_sampler(slot: dict[str, Any]) -> Sampler:
     return build_part("sampling.sampler", SAMPLERS, slot)
 
 
+def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
+    """The text encoder; `facts` is what it learned of the training captions."""
+    return build_part("text", TEXTS, {**slot, **facts})
+
+
 def build_codec(vae: VAEConfig | None) -> Codec:
     """The codec, untrained; `vae` is its shape where it is an autoencoder."""
     return Identity() if vae is None else VAECodec(vae)
@@ -225,4 +267,6 @@ def build_denoiser(config: DiffusionRun) -> Denoiser:
 def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective:
     """The denoiser, untrained, and what it is trained for."""
     denoiser = build_denoiser(config)
-    return BoundObjective(denoiser) if config.objective == "bound" else DiffusionObjective(denoiser, config.loss)
+    if config.objective == "bound":
+        return BoundObjective(denoiser)
+    return DiffusionObjective(denoiser, config.loss, config.lowres.noise)

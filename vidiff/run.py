@@ -42,16 +42,24 @@ def trained_precision(run: Path, device: torch.device) -> Precision:
     return gpu_precision() if device.type == "cuda" else "fp32"
 
 
-def latest_run(runs: str | Path = "runs") -> Path:
-    """The diffusion run that was trained last. Raises ValueError, saying what to do, if there is none."""
+def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
+    """The diffusion run that was trained last. Raises ValueError, saying what to do, if there is none.
+
+    Args:
+        enlarges: the last of those that enlarge clips, and not of those that make them.
+    """
     found = []
     for path in Path(runs).glob("*/checkpoints/latest"):
         run = path.parents[1]
-        if (run / "data.json").is_file() and (run / "resolved.yaml").is_file():
+        if not ((run / "data.json").is_file() and (run / "resolved.yaml").is_file()):
+            continue
+        if ("detail" in json.loads((run / "data.json").read_text())) == enlarges:
             found.append((path.stat().st_mtime, run))
     if not found:
+        what, recipe = ("that enlarges clips ", "shapes_sr") if enlarges else ("", "shapes")
         raise ValueError(
-            f"no trained run in {runs}/: train one first, for instance python -m vidiff.train configs/shapes.yaml"
+            f"no trained run {what}in {runs}/: train one first, for instance python -m vidiff.train "
+            f"configs/{recipe}.yaml"
         )
     return max(found)[1]
 

@@ -13,7 +13,7 @@ import torch
 
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
-from vidiff.data.video import write_video
+from vidiff.data.video import grid, write_video
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
@@ -27,18 +27,21 @@ from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
     Samples,
     batches,
-    cache_latents,
+    captions_of,
     clip_dataset,
     first_batch,
     latent_dataset,
     make_index,
+    make_latents,
     one_at_a_time,
     record,
     refuse_another_model,
     resolve,
     same_codec,
+    with_text,
 )
-from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective
+from vidiff.recipe import DiffusionRun, RunConfig, VAERun, build_objective, build_text
+from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec, read_config, save_codec, trained_precision
 
 
@@ -90,18 +93,24 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    cache = cache_latents(config, codec, key, index, precision)
-    test_cache = cache_latents(config, codec, key, held_out, precision)
-    codec.set_statistics(*cache.statistics)
-    resolve(config, codec, index)
-    refuse_another_model(config, codec)
+    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
+    codec.set_statistics(*seen.codec_moments)
+    encoder, captions = build_text(config.text) if config.text else None, list[str]()
+    if encoder is not None:
+        captions = captions_of(config, index)
+        encoder.learn(captions)
+    resolve(config, codec, index, encoder)
+    refuse_another_model(config, codec, encoder)
     record(config, given)
     with one_at_a_time(config.folder):
         shape = codec.network.config if isinstance(codec, VAECodec) else None
         save_codec(config.folder / "codec", codec, shape)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
-        (config.folder / "data.json").write_text(json.dumps({"labels": labels, "fps": fps}))
+        facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
+        if seen.detail is not None:
+            facts["detail"] = seen.detail.tolist()
+        (config.folder / "data.json").write_text(json.dumps(facts))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_objective(config)
@@ -116,9 +125,16 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.sampling,
         config.device,
         config.data.stride[0] if config.unet.strided else None,
+        boxes=config.loss.tasks.boxes > 0,
+        text=encoder,
+        lowres=config.lowres,
+        detail=seen.detail,
     )
-    test = first_batch(config, latent_dataset(config, test_cache, cache.statistics), 16)
-    seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
+    dataset = with_text(config, latent_dataset(config, seen, seen), encoder, index)
+    held = with_text(config, latent_dataset(config, unseen, seen), encoder, held_out)
+    test = first_batch(config, held, 16)
+    prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
+    clips = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
@@ -128,16 +144,22 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
 
     def sample(step: int) -> None:
         count, frames = config.sampling.count, config.data.frames
+        path = config.folder / "samples" / f"step-{step:07d}.mp4"
+        if factor := config.lowres.factor:
+            small = shrink(clips, factor)
+            rows = [enlarge(small, factor), pipeline.upscale(small), clips]  # one below another: bicubic, model, truth
+            write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)
+            return
         labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
-        made = pipeline.generate(label=labels, count=count)
-        folder = config.folder / "samples"
-        write_video(folder / f"step-{step:07d}.mp4", made.cpu(), fps=pipeline.fps)
+        texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
+        made = pipeline.generate(label=labels, count=count, text=texts)
+        write_video(path, made.cpu(), fps=pipeline.fps)
         if frames > 1:
-            given = seen[:, :, : config.sampling.context]
+            given = clips[:, :, : config.sampling.context]
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
-            write_video(folder / f"step-{step:07d}-extended.mp4", longer.cpu(), fps=pipeline.fps)
+            write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, latent_dataset(config, cache, cache.statistics), validate, sample)
+    fit_run(config, objective, dataset, validate, sample)
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:

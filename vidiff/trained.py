@@ -19,11 +19,13 @@ from vidiff.draw import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
-from vidiff.recipe import SamplingConfig, build_denoiser, build_sampler
+from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_text
 from vidiff.run import fill, load_codec, read_config, trained_precision
+from vidiff.text import TextEncoder
 
 Loaded = TypeVar("Loaded", bound="Trained")
 Labels = str | int | Sequence[str | int] | None
+Texts = str | Sequence[str] | None
 
 
 class Trained:
@@ -36,6 +38,9 @@ class Trained:
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
         boxes: whether it was trained on frames of which a part is known.
+        text: what reads prompts; None for a model without text.
+        lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
+        detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
     """
 
     def __init__(
@@ -51,12 +56,16 @@ class Trained:
         stride: int | None = None,
         precision: Precision = "fp32",
         boxes: bool = False,
+        text: TextEncoder | None = None,
+        lowres: LowresConfig | None = None,
+        detail: Tensor | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision, self.boxes = precision, boxes
+        self.precision, self.boxes, self.text, self.lowres = precision, boxes, text, lowres or LowresConfig()
+        self.detail = None if detail is None else detail.to(self.device)
 
     @classmethod
     def from_pretrained(
@@ -97,13 +106,33 @@ class Trained:
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
             boxes=config.loss.tasks.boxes > 0,
+            text=build_text(config.text, **facts["text"]) if config.text else None,
+            lowres=config.lowres,
+            detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
         )
 
+    @property
+    def small(self) -> int:
+        """Height and width in pixels of what a super-resolution model enlarges. Raises ValueError for any other."""
+        if not self.lowres.factor:
+            raise ValueError(
+                "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
+                "configs/shapes_sr.yaml"
+            )
+        return self.size // self.lowres.factor
+
     def _asked(
-        self, clip: Tensor, frames: int, label: Labels, *, context: int | None = None, **options: Any
+        self,
+        clip: Tensor,
+        frames: int,
+        label: Labels,
+        *,
+        text: Texts = None,
+        context: int | None = None,
+        **options: Any,
     ) -> tuple[Draw, int, Condition]:
         """What every task on `clip` takes, for a result of `frames`."""
-        return self._draw(**options), self._context(context, frames), self.condition(label, len(clip))
+        return self._draw(**options), self._context(context, frames), self.condition(label, len(clip), text)
 
     def _draw(
         self,
@@ -152,13 +181,12 @@ class Trained:
             )
         return context
 
-    def _clip(self, clip: Tensor) -> Tensor:
-        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another size or type."""
-        video = clip[None] if clip.ndim == 4 else clip
-        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, self.size, self.size) or not video.numel():
+    def _clip(self, clip: Tensor, size: int | None = None) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another type, or size than given."""
+        size, video = size or self.size, clip[None] if clip.ndim == 4 else clip
+        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, size, size) or not video.numel():
             raise ValueError(
-                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {self.size}, {self.size}): "
-                "resize it to the model's size"
+                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {size}, {size}): resize it to the model's size"
             )
         if not clip.is_floating_point():
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
@@ -173,14 +201,44 @@ class Trained:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
         default = {**asdict(self.sampling), "seed": 0}
         default.pop("count")
+        if self.lowres.factor:
+            default["level"] = self.lowres.level
         if given.get("guidance") is not None:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
-    def condition(self, label: Labels, count: int) -> Condition:
-        """What the model is told of `count` clips. Raises ValueError as `label_tensor`."""
+    def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
+        """What the model is told of `count` clips that it makes by itself.
+
+        Raises:
+            ValueError: as `label_tensor` and `text_tensors`; for a super-resolution model, which makes none.
+        """
+        if self.lowres.factor:
+            raise ValueError(
+                f"this run enlarges clips of {self.small} px to {self.size} px and makes none by itself: use `upscale` "
+                "(tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
+            )
+        return self._told(label, count, text)
+
+    def _told(self, label: Labels, count: int, text: Texts = None) -> Condition:
         stride = None if self.stride is None else torch.full((count,), self.stride)
-        return Condition(label=self.label_tensor(label, count), stride=stride).to(self.device)
+        words, mask = self.text_tensors(text, count)
+        return Condition(self.label_tensor(label, count), words, mask, stride=stride).to(self.device)
+
+    def text_tensors(self, text: Texts, count: int) -> tuple[Tensor | None, Tensor | None]:
+        """Prompts to what the network reads of `count` clips, and which tokens count; None where none is asked for.
+
+        Raises:
+            ValueError: for a model without text, more or fewer prompts than clips, and as the run's text encoder.
+        """
+        if text is None:
+            return None, None
+        if self.text is None:
+            raise ValueError(f"text is {text!r}, but this model was trained without text: leave it out")
+        each = [text] * count if isinstance(text, str) else list(text)
+        if len(each) != count:
+            raise ValueError(f"{len(each)} texts for {count} clips: give one, or one for each clip")
+        return self.text(each)
 
     def label_tensor(self, label: Labels, count: int) -> Tensor | None:
         """Names or numbers of classes to `(count,)`, -1 where none is asked for.

@@ -1,6 +1,7 @@
 """The latent cache: every file encoded once, as mean and standard deviation, in safetensors shards.
 
-    <out>/<key>/latents-00000.safetensors   "<file>.<mirrored>.mean", "<file>.<mirrored>.std": float16 (c, f, h, w)
+    <out>/<key>/latents-00000.safetensors   "<file>.<mirrored>.mean", "<file>.<mirrored>.std": float16 (c, f, h, w);
+                                            a std that is 0 throughout, as of a codec without noise, is left out
                 index.json                  lengths, labels, statistics, and the SHA-256 of each shard
 
 A cache stands in a folder named after the hash of all that its content depends on, so a stale one is never read. Shards
@@ -103,7 +104,9 @@ def encode_latents(
             with safe_open(path, "pt") as shard:
                 for file in files:
                     if lengths[file]:
-                        moments.add(shard.get_tensor(f"{file}.0.mean"), shard.get_tensor(f"{file}.0.std"))
+                        mean = shard.get_tensor(f"{file}.0.mean")
+                        noisy = f"{file}.0.std" in shard.keys()  # noqa: SIM118 (a shard is no dictionary)
+                        moments.add(mean, shard.get_tensor(f"{file}.0.std") if noisy else torch.zeros_like(mean))
             shards.append({"file": path.name, "first": first, "bytes": path.stat().st_size, "sha256": _sha256(path)})
             first = files.stop
     shift, scale = moments.result()
@@ -140,8 +143,9 @@ def _encode_shard(
         try:
             for mirrored in range(1 + flips):
                 mean, std = _encode_file(index, number, reader, encode, size, bool(mirrored), chunk)
-                tensors[f"{number}.{mirrored}.mean"], tensors[f"{number}.{mirrored}.std"] = mean, std
-                held += mean.nbytes + std.nbytes
+                made = {"mean": mean, "std": std} if std.any() else {"mean": mean}
+                tensors |= {f"{number}.{mirrored}.{part}": tensor for part, tensor in made.items()}
+                held += sum(tensor.nbytes for tensor in made.values())
         except VideoError as error:
             broken[str(number)] = str(error)
         number += 1
@@ -283,8 +287,10 @@ class LatentCache:
                 self._open[shard] = safe_open(path, "pt")
             except (OSError, SafetensorError):
                 raise self._damaged(path) from None
-        names = (f"{number}.{int(mirrored)}.{part}" for part in ("mean", "std"))
-        mean, std = (self._open[shard].get_slice(name)[:, start:stop][:, ::stride].float() for name in names)
+        held = self._open[shard]
+        names = [f"{number}.{int(mirrored)}.{part}" for part in ("mean", "std")]
+        parts = [held.get_slice(name)[:, start:stop][:, ::stride].float() for name in names if name in held.keys()]  # noqa: SIM118
+        mean, std = parts if len(parts) == 2 else (parts[0], torch.zeros_like(parts[0]))
         return mean, std
 
     def _damaged(self, path: Path) -> DataError:
@@ -294,14 +300,17 @@ class LatentCache:
 class LatentDataset(Dataset[Sample]):
     """Random windows of cached latents, normalised to zero mean and unit variance per channel: `dataset[epoch, index]`.
 
-    Each is {"mean", "std": float32 `(c, frames, h, w)`, "label", "stride", "key": as of `ClipDataset`}.
+    Each is {"mean", "std": float32 `(c, frames, h, w)`, "label", "stride", "key": as of `ClipDataset`}, and "lowres",
+    like "mean", of the same frames, where there is a cache of those.
 
     Args:
         frames, stride, seed: as for `vidiff.data.clips.ClipDataset`.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
+        lowres: latents of the same files at low resolution, which a super-resolution model is shown.
+        lowres_statistics: as `statistics`, of those.
 
     Raises:
-        DataError: if every file is shorter than a clip.
+        DataError: if every file is shorter than a clip, or the two caches are not of the same files.
     """
 
     def __init__(
@@ -311,10 +320,17 @@ class LatentDataset(Dataset[Sample]):
         stride: Strides = EVERY,
         seed: int = 0,
         statistics: tuple[Tensor, Tensor] | None = None,
+        lowres: LatentCache | None = None,
+        lowres_statistics: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.cache, self.frames, self.stride, self.seed = cache, frames, stride, seed
         self.shift, self.scale = (x.view(-1, 1, 1, 1) for x in statistics or cache.statistics)
         self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
+        self.lowres = lowres
+        if lowres is not None:
+            if (lowres.frames, lowres.labels, lowres.flips) != (cache.frames, cache.labels, cache.flips):
+                raise DataError(f"{cache.folder} and {lowres.folder} are not of the same files: remove both, run again")
+            self.low_shift, self.low_scale = (x.view(-1, 1, 1, 1) for x in lowres_statistics or lowres.statistics)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -325,10 +341,15 @@ class LatentDataset(Dataset[Sample]):
         start, step = draw_window(self.cache.frames[number], self.frames, self.stride, generator)
         mirrored = self.cache.flips and draw(0, 1, generator) == 1
         mean, std = self.cache.read(number, start, self.frames, step, mirrored)
+        more: Sample = {}
+        if self.lowres is not None:
+            low, _ = self.lowres.read(number, start, self.frames, step, mirrored)
+            more["lowres"] = (low - self.low_shift) / self.low_scale
         return {
             "mean": (mean - self.shift) / self.scale,
             "std": std / self.scale,
             "label": torch.tensor(self.cache.labels[number]),
             "stride": torch.tensor(step),
             "key": torch.tensor(number),
+            **more,
         }

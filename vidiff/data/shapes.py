@@ -31,10 +31,13 @@ COLOURS = {  # RGB in [0, 255]: of like luma, and at least 40 degrees of hue apa
     "yellow": (235, 215, 50),
 }
 BACKGROUND = (40, 40, 40)
+DIRECTIONS = ("left", "right", "up", "down")
 LABELS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # sorted, as class folders are
 
 FPS = 16
 CRF = 12  # little compression: a clip is 15 kB all the same
+WOBBLE = math.radians(25)  # how far a straight path may turn from one of the four directions
+TRAVEL = (15.0, 37.5)  # pixels that an object goes in a straight clip: 1 to 2.5 a frame in 16 frames
 DRAWING = 1  # part of spec.json: raise it when the same options come to draw other clips
 
 SQUARE_SIDE = math.sqrt(math.pi)  # all for size 1, that is, an area of pi
@@ -57,6 +60,10 @@ class ShapesSpec:
         train: clips a label in the training split.
         test: clips a label in the held-out split.
         seed: a clip depends on (seed, split, label, number) alone.
+        straight: 1 for objects that go left, right, up or down, within 25 degrees, and never reach a wall: 15 to 37.5
+            px in a clip, whatever its length. Each label has the four directions in turn.
+        held_out: for a straight set, pairs of label and direction that the training split leaves out, at most 24. Each
+            label is left at least two directions, and each colour, shape and direction loses about as many.
 
     Raises:
         ValueError: a field out of range.
@@ -67,6 +74,8 @@ class ShapesSpec:
     train: int = 64
     test: int = 8
     seed: int = 0
+    straight: int = 0
+    held_out: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 2:
@@ -76,6 +85,28 @@ class ShapesSpec:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a whole number from {least} on")
         if self.train + self.test == 0:
             raise ValueError("train and test are both 0; ask for at least one clip a label")
+        if self.straight not in (0, 1):
+            raise ValueError(f"straight is {self.straight}; give 1 for paths that reach no wall, else 0")
+        if not 0 <= self.held_out <= (2 * len(LABELS) if self.straight else 0):
+            raise ValueError(f"held_out is {self.held_out}; give 0 to {2 * len(LABELS)} with straight=1, else 0")
+        if self.straight and self.frames < 2:
+            raise ValueError(f"frames is {self.frames}; a straight path needs 2 or more")
+
+    def facts(self) -> dict[str, int]:
+        """What spec.json tells of the set. Options that came later are left out where they are not used."""
+        later = {"straight", "held_out"}
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
+
+    def unseen(self) -> list[tuple[str, str]]:
+        """(label, direction) of the pairs that the training split leaves out."""
+        stream = np.random.default_rng((self.seed, len(SPLITS)))
+        colours, shapes, courses = (stream.permutation(names).tolist() for names in (list(COLOURS), SHAPES, DIRECTIONS))
+        found = []
+        for i in range(self.held_out):  # i runs through all pairs of colour and shape, since 4 and 3 have no divisor
+            again, place = divmod(i, len(LABELS))
+            course = (place % len(colours) + place % len(shapes) + 2 * again) % len(courses)
+            found.append((f"{colours[place % len(colours)]}_{shapes[place % len(shapes)]}", courses[course]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -96,9 +127,7 @@ class Clip:
     @property
     def caption(self) -> str:
         """Such as "a red square moves left": the direction is the larger component of the first velocity."""
-        x, y = self.velocity
-        direction = ("left" if x < 0 else "right") if abs(x) >= abs(y) else ("up" if y < 0 else "down")
-        return f"a {self.label.replace('_', ' ')} moves {direction}"
+        return caption(self.label, direction(*self.velocity))
 
     def path(self, frames: int) -> Tensor:
         """Centre in each frame, (frames, 2) float64: a straight line folded back at the walls."""
@@ -113,6 +142,16 @@ class Clip:
         amount = coverage(shape, self.path(frames), torch.full((frames,), self.size), self.side, self.side)
         background, foreground = rgb(BACKGROUND), rgb(COLOURS[colour])
         return background.view(3, 1, 1, 1) + (foreground - background).view(3, 1, 1, 1) * amount
+
+
+def caption(label: str, course: str) -> str:
+    """Such as "a red square moves left", of "red_square" and "left"."""
+    return f"a {label.replace('_', ' ')} moves {course}"
+
+
+def direction(x: float, y: float) -> str:
+    """One of DIRECTIONS: the larger component of a move of (x, y), where y points down."""
+    return ("left" if x < 0 else "right") if abs(x) >= abs(y) else ("up" if y < 0 else "down")
 
 
 def rgb(colour: tuple[int, int, int]) -> Tensor:
@@ -147,10 +186,26 @@ def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> Clip:
     stream = np.random.default_rng((spec.seed, SPLITS.index(split), LABELS.index(label), number))
     scale = spec.size / 64
     size = scale * stream.uniform(7, 11)
+    if spec.straight:
+        courses = [name for name in DIRECTIONS if split == "test" or (label, name) not in spec.unseen()]
+        return _straight(spec, label, size, courses[number % len(courses)], stream)
     speed, angle = scale * stream.uniform(1, 4), stream.uniform(0, 2 * math.pi)
     low, high = _room(label, size, spec.size)
     x, y = stream.uniform(low, high).tolist()
     return Clip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
+
+
+def _straight(spec: ShapesSpec, label: str, size: float, course: str, stream: np.random.Generator) -> Clip:
+    """A clip whose object goes in a direction and reaches no wall: as far as drawn, or as there is room."""
+    towards = {"left": math.pi, "right": 0.0, "up": -math.pi / 2, "down": math.pi / 2}[course]
+    angle = towards + stream.uniform(-WOBBLE, WOBBLE)
+    heading = np.array([math.cos(angle), math.sin(angle)])
+    low, high = _room(label, size, spec.size)
+    least, most = (spec.size / 64 * travel for travel in TRAVEL)
+    move = heading * stream.uniform(least, min(most, float(np.min((high - low) / np.abs(heading)))))
+    x, y = stream.uniform(low - np.minimum(move, 0), high - np.maximum(move, 0)).tolist()
+    across, down = (move / (spec.frames - 1)).tolist()
+    return Clip(label, size, (x, y), (across, down), spec.size)
 
 
 def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool = False, progress: bool = True) -> int:
@@ -173,7 +228,7 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
     """
     out, spec = Path(out), spec or ShapesSpec()
     marker, captions = out / "spec.json", out / "captions.jsonl"
-    wanted = {"drawing": DRAWING, **asdict(spec)}
+    wanted = {"drawing": DRAWING, **spec.facts()}
     folders = [(split, label) for split in SPLITS for label in LABELS]
     clips = {
         f"{split}/{label}/{number:04d}.mp4": make_clip(spec, split, label, number)

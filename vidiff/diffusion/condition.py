@@ -16,10 +16,11 @@ class Condition:
     """
     Args:
         label: `(b,)` int64; -1 is no label.
-        text: `(b, n, d)` token embeddings.
+        text: `(b, n, d)` token embeddings, or `(b, n)` int64 numbers of words, which the network embeds.
         text_mask: `(b, n)` bool, true where a token counts; all of them where it is not given. A row without
             any is a sample without text.
         lowres: `(b, c, f, h, w)`, already upsampled to the size of `x`.
+        lowres_log_snr: `(b,)`, clamped log-SNR of the noise in `lowres`; without noise where it is not given.
         stride: `(b,)` int64, source frames per clip frame.
     """
 
@@ -27,12 +28,19 @@ class Condition:
     text: Tensor | None = None
     text_mask: Tensor | None = None
     lowres: Tensor | None = None
+    lowres_log_snr: Tensor | None = None
     stride: Tensor | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether any sample has a label or text: else `null` would change nothing."""
+        label = self.label is not None and bool((self.label != NO_LABEL).any())
+        return label or (self.text is not None and (self.text_mask is None or bool(self.text_mask.any())))
 
     def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
         """Drop label and text together, each sample on its own coin (Ho & Salimans 2022, algorithm 1).
 
-        `lowres` and `stride` stay: they say which clip is meant, not what it should show.
+        `lowres`, its noise and `stride` stay: they say which clip is meant, not what it should show.
 
         Args:
             probability: for all samples, or `(b,)`, one for each.

@@ -22,17 +22,21 @@ SHORT = 256  # tokens; below this two small matrix products beat a fused kernel 
 log = logging.getLogger(__name__)
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1), written out."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
-    weight = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
-    return (weight @ v).transpose(1, 2)  # b n heads d
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # b heads n m
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, None, None], -torch.inf)
+    return (torch.softmax(logits, dim=-1) @ v).transpose(1, 2)  # b n heads d
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """PyTorch's fused attention."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # b n heads d
+    if mask is not None:
+        mask = mask[:, None, None]  # b 1 1 m
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # b n heads d
 
 
 def xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -88,12 +92,14 @@ def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     raise RuntimeError(f"no attention backend works on {device} in {dtype}")
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto") -> Tensor:
-    """Attention over n tokens.
+def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", mask: Tensor | None = None) -> Tensor:
+    """Attention of n tokens to m.
 
     Args:
         q: `(b, n, heads, d)`; k and v: `(b, m, heads, d)`.
         backend: "auto", or one of `BACKENDS`.
+        mask: bool `(b, m)`, true where a token may be read, one in each row at least; in place of xformers, whose
+            kernels ask for masks of certain sizes, SDPA then serves.
 
     Returns:
         `(b, n, heads, d)`.
@@ -106,4 +112,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto") -> Tensor:
         backend = "plain" if short else choose(q.device, q.dtype, q.shape[-1])
     if backend not in BACKENDS:
         raise ValueError(f"attention backend is {backend!r}; choose auto, {', '.join(BACKENDS)}")
+    if mask is not None:
+        return (plain if backend == "plain" else sdpa)(q, k, v, mask)
     return BACKENDS[backend](q, k, v)

@@ -27,15 +27,16 @@ def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """What a block is told of each frame: its clock, and the sample's label and stride.
+    """What a block is told of each frame: its clock, and the sample's label, stride and noise of its low resolution.
 
     Args:
         dim: width of the result.
         labels: number of classes; 0 for a model without labels.
         strided: whether clips come with a frame stride.
+        lowres: whether a low-resolution video, which may be noised, conditions the model.
     """
 
-    def __init__(self, dim: int, labels: int = 0, strided: bool = False) -> None:
+    def __init__(self, dim: int, labels: int = 0, strided: bool = False, lowres: bool = False) -> None:
         super().__init__()
         self.dim, self.labels = dim, labels
         self.clock = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -44,12 +45,14 @@ class Embedding(nn.Module):
         if self.stride is not None:  # says nothing at first: a model of one stride may begin to learn others
             for parameter in self.stride[-1].parameters():
                 nn.init.zeros_(parameter)
+        self.lowres = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if lowres else None
 
     def forward(self, log_snr: Tensor, condition: Condition) -> Tensor:
         """
         Args:
             log_snr: `(b, f)`, the mean clamped log-SNR of each frame.
-            condition: its label and stride are read; one that is absent stands for "none".
+            condition: its label, stride and `lowres_log_snr` are read; one that is absent stands for "none", or for
+                a low-resolution video without noise.
 
         Returns:
             `(b, f, dim)`.
@@ -68,6 +71,8 @@ class Embedding(nn.Module):
             emb = emb + self.label(label + 1)[:, None]
         if self.stride is not None and condition.stride is not None:
             emb = emb + self.stride(sinusoidal(condition.stride.float().log2() * 100, self.dim))[:, None]
+        if self.lowres is not None and condition.lowres_log_snr is not None:
+            emb = emb + self.lowres(sinusoidal(condition.lowres_log_snr * 25, self.dim))[:, None]
         return emb
 
 

@@ -23,6 +23,7 @@ from vidiff.nn.blocks import (
     fit_heads,
 )
 from vidiff.nn.embed import Embedding
+from vidiff.nn.text import CrossAttention, TextInput, Tokens
 
 
 @dataclass
@@ -40,11 +41,15 @@ class UNetConfig:
     modulation: str = "film"  # or adain
     labels: int = 0  # classes; 0 for none
     strided: bool = False  # whether clips come with a frame stride
+    text_dim: int = 0  # width of a text token; 0 for none
+    words: int = 0  # vocabulary of a model that embeds the words of its text itself; 0 where text comes embedded
+    text_attention: list[int] | None = None  # levels that read the text; by default all, where there is text
     lowres_channels: int = 0  # of a low-resolution video that conditions the model
     variance: bool = False  # a second head for the learned reverse variance
     dropout: float = 0.0
     checkpoint: list[int] = field(default_factory=list)  # levels whose activations are recomputed in the backward pass
     attention_backend: str = "auto"  # or xformers, sdpa, plain
+    patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
 
     def validate(self) -> None:
         """Raises ValueError for what builds no network: numbers out of range, levels that are not there."""
@@ -55,12 +60,13 @@ class UNetConfig:
             raise ValueError(
                 f"unet.blocks has {len(self.blocks)} numbers, unet.multipliers {len(levels)}: one a level, 1 or more"
             )
-        for name in ("spatial_attention", "temporal_attention", "joint_attention", "checkpoint"):
-            wrong = [level for level in getattr(self, name) if level not in levels]
+        for name in ("spatial_attention", "temporal_attention", "joint_attention", "text_attention", "checkpoint"):
+            wrong = [level for level in getattr(self, name) or [] if level not in levels]
             if wrong:
                 raise ValueError(f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}")
-        if self.width < 1:
-            raise ValueError(f"unet.width is {self.width}; give 1 or more")
+        for name in ("width", "patch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"unet.{name} is {getattr(self, name)}; give 1 or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"unet.dropout is {self.dropout}; give a probability from 0 to less than 1")
         if self.modulation not in MODULATIONS:
@@ -69,8 +75,12 @@ class UNetConfig:
             raise ValueError(
                 f"unet.attention_backend is {self.attention_backend!r}; choose {', '.join(('auto', *BACKENDS))}"
             )
+        if min(self.text_dim, self.words) < 0 or (self.words and not self.text_dim) or self.text_dim % 2:
+            raise ValueError(
+                f"unet.text_dim is {self.text_dim} and unet.words {self.words}; give an even width, and 0 words or more"
+            )
         for level in levels:
-            if self.attention(level):
+            if self.attention(level) or self.reads(level):
                 fit_heads(self.width * self.multipliers[level], self.head_dim)
 
     def attention(self, level: int) -> list[str]:
@@ -80,9 +90,14 @@ class UNetConfig:
         chosen = [("space", self.spatial_attention), ("time", self.temporal_attention)]
         return [axis for axis, levels in chosen if level in levels]
 
+    def reads(self, level: int) -> bool:
+        """Whether a level reads the text."""
+        return self.text_dim > 0 and (self.text_attention is None or level in self.text_attention)
+
 
 class Stage(nn.Module):
-    """One residual block and the attention that follows it at its level; on the way up, a skip joins before them."""
+    """One residual block and the attention that follows it at its level: to itself, then to the text. On the way up,
+    a skip joins before them."""
 
     def __init__(self, config: UNetConfig, level: int, dim: int, skip: int = 0) -> None:
         super().__init__()
@@ -94,19 +109,28 @@ class Stage(nn.Module):
         self.attention = nn.ModuleList(
             Attention(width, axis, config.head_dim, config.attention_backend) for axis in config.attention(level)
         )
+        self.read: CrossAttention | None = None
+        if config.reads(level):
+            self.read = CrossAttention(width, config.text_dim, config.head_dim, config.attention_backend)
 
-    def run(self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
+    def run(
+        self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, text: Tokens | None, skip: Tensor | None = None
+    ) -> Tensor:
         if self.join is not None:
             x = x + self.join(skip)
         x = self.block(x, emb, frames)
         for layer in self.attention:
             x = layer(x, log_snr, frames)
+        if self.read is not None and text is not None:
+            x = self.read(x, *text, frames)
         return x
 
-    def forward(self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, skip: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, text: Tokens | None, skip: Tensor | None = None
+    ) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.run, x, emb, log_snr, frames, skip, use_reentrant=False)
-        return self.run(x, emb, log_snr, frames, skip)
+            return checkpoint(self.run, x, emb, log_snr, frames, text, skip, use_reentrant=False)
+        return self.run(x, emb, log_snr, frames, text, skip)
 
 
 class UNet(nn.Module):
@@ -114,7 +138,8 @@ class UNet(nn.Module):
 
     It is told the clock twice: voxel by voxel as an input channel, and frame by frame in each block's modulation.
     Other numbers of frames and other sizes than it was trained on are accepted, as long as h and w divide by
-    `2 ** (levels - 1)`.
+    `patch * 2 ** (levels - 1)`. Patches make pixels cheap to work on (Hoogeboom et al. 2023, simple diffusion, section
+    3.2): the network is as wide and as deep, over fewer places.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -123,8 +148,10 @@ class UNet(nn.Module):
         self.config = config
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
-        self.embed = Embedding(dim, config.labels, config.strided)
-        self.enter = nn.Conv2d(config.channels + 1 + config.lowres_channels, widths[0], 3, padding=1)
+        self.embed = Embedding(dim, config.labels, config.strided, config.lowres_channels > 0)
+        self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
+        given, area = config.channels + 1 + config.lowres_channels, config.patch**2
+        self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
         self.down = nn.ModuleList(Stage(config, level, dim) for level in self.levels)
         self.up = nn.ModuleList(Stage(config, level, dim, widths[level]) for level in reversed(self.levels))
@@ -134,7 +161,7 @@ class UNet(nn.Module):
             self.split.append(Upsample(lower, upper))
         self.middle = Stage(config, len(widths) - 1, dim)
         self.modulate = Modulation(widths[0], dim, config.modulation)
-        self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1), 3, padding=1)
+        self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1) * area, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
         channels_last(self)
@@ -144,42 +171,52 @@ class UNet(nn.Module):
         Args:
             x: `(b, c, f, h, w)`, scaled to unit variance.
             log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].
-            condition: label, stride and low-resolution video, as far as the model was built for them.
+            condition: label, text, stride and low-resolution video, as far as the model was built for them.
 
         Returns:
             `(b, c, f, h, w)`, or `(b, 2c, f, h, w)` with the variance head.
 
         Raises:
-            ValueError: if height or width does not divide, or a low-resolution video is missing.
+            ValueError: if height or width does not divide, a low-resolution video is missing, or text is of another
+                kind than the model's.
         """
         frames, height, width = x.shape[2:]
-        halvings = len(self.merge)
-        factor = 2**halvings
+        halvings, patch = len(self.merge), self.config.patch
+        factor = patch * 2**halvings
         if height % factor or width % factor:
-            raise ValueError(f"the network halves {height}x{width} {halvings} times: both must divide by {factor}")
+            patches = f"takes patches of {patch} and " if patch > 1 else ""
+            raise ValueError(
+                f"the network {patches}halves {height}x{width} {halvings} times: both must divide by {factor}"
+            )
         inputs = [x, log_snr.to(x.dtype) / 10]
         if self.config.lowres_channels:
             if condition.lowres is None:
-                raise ValueError("this model enlarges a low-resolution video: condition.lowres is missing")
+                raise ValueError("this model enlarges clips, and condition.lowres is missing: use `upscale`")
             inputs.append(condition.lowres)
-        h = rearrange(torch.cat(inputs, dim=1), "b c f h w -> (b f) c h w")
+        h = rearrange(torch.cat(inputs, dim=1), "b c f (h p) (w q) -> (b f) (c p q) h w", p=patch, q=patch)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))  # (b f) width h w
         emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
+        text: Tokens | None = None
+        if self.text is not None:
+            text, pooled = self.text(condition, len(x))
+            emb = emb + pooled[:, None]
         emb = torch.nn.functional.silu(rearrange(emb, "b f d -> (b f) d"))
 
         clocks = [rearrange(log_snr, "b c f h w -> (b f) c h w")]  # of each level
+        if patch > 1:
+            clocks = [torch.nn.functional.avg_pool2d(clocks[0], patch)]
         for _ in self.merge:
             clocks.append(torch.nn.functional.avg_pool2d(clocks[-1], 2))
         skips, here = [], 0
         for level, stage in zip(self.levels, self.down, strict=True):
             if level > here:
                 h, here = self.merge[here](h), level  # (b f) 2c h/2 w/2
-            h = stage(h, emb, clocks[level], frames)
+            h = stage(h, emb, clocks[level], frames, text)
             skips.append(h)
-        h = self.middle(h, emb, clocks[-1], frames)
+        h = self.middle(h, emb, clocks[-1], frames, text)
         for level, stage in zip(reversed(self.levels), self.up, strict=True):
             if level < here:
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
-            h = stage(h, emb, clocks[level], frames, skips.pop())
+            h = stage(h, emb, clocks[level], frames, text, skips.pop())
         h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
-        return rearrange(h, "(b f) c h w -> b c f h w", f=frames)
+        return rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)

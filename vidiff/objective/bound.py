@@ -42,7 +42,7 @@ class BoundObjective(nn.Module):
             "loss", and apart "L_0", "L_t" and "L_T", all in bits a number.
         """
         x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
-        condition = Condition(label=batch.get("label"), stride=batch.get("stride"))
+        condition = Condition(**{name: batch.get(name) for name in ("label", "text", "text_mask", "stride")})
         count, denoiser, schedule = len(x0), self.denoiser, self.denoiser.schedule
         place = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count
         number = 2 + (place * (self.steps - 1)).long().clamp(max=self.steps - 2)  # from 2 to steps

@@ -12,6 +12,7 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
+from vidiff.diffusion.lowres import draw_level, with_lowres
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
@@ -34,17 +35,21 @@ class DiffusionLoss:
     weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty
     times: str = "stratified"  # or uniform, logit_normal, log_normal
     bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
-    drop: float = 0.1  # probability that a sample's label is dropped, for classifier-free guidance
+    drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
     tasks: Tasks = field(default_factory=Tasks)
 
 
 class DiffusionObjective(nn.Module):
-    """Denoising loss over the unknown voxels of each clip (Ho et al. 2020, algorithm 1, with a clock a voxel)."""
+    """Denoising loss over the unknown voxels of each clip (Ho et al. 2020, algorithm 1, with a clock a voxel).
 
-    def __init__(self, denoiser: Denoiser, loss: DiffusionLoss) -> None:
+    Args:
+        lowres_noise: largest time to which a low-resolution video that conditions the model is noised.
+    """
+
+    def __init__(self, denoiser: Denoiser, loss: DiffusionLoss, lowres_noise: float = 0.0) -> None:
         super().__init__()
-        self.denoiser, self.options = denoiser, loss
+        self.denoiser, self.options, self.lowres_noise = denoiser, loss, lowres_noise
         self.distance = choose("loss distance", loss.distance, DISTANCES)
         self.weighting = choose("loss weighting", loss.weighting, WEIGHTINGS)
         self.times = choose("time distribution", loss.times, TIMES)
@@ -61,7 +66,8 @@ class DiffusionObjective(nn.Module):
         """
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn, or pixels as "video"
-                `(b, 3, f, h, w)`; "label" and "stride" `(b,)` where there are.
+                `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has them, and
+                "lowres" `(b, c, f, h, w)`, where there are.
 
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
@@ -70,7 +76,11 @@ class DiffusionObjective(nn.Module):
         drawn = draw_known(self.options.tasks, x0.shape, x0.device)
         nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
         drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
-        condition = Condition(label=batch.get("label"), stride=batch.get("stride")).drop(drop)
+        given = {name: batch.get(name) for name in ("label", "text", "text_mask", "stride")}
+        condition = Condition(**given).drop(drop)
+        if "lowres" in batch:
+            shown = draw_level(len(x0), self.lowres_noise, x0.device)
+            condition = with_lowres(condition, batch["lowres"], self.denoiser.schedule, shown)
 
         def times(count: int) -> Tensor:
             return self.times(count, x0.device, self.denoiser.schedule)

@@ -1,0 +1,137 @@
+"""What clips show, in words: captions of files, and data sets that hand them out beside the clips."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vidiff.data.clips import Sample
+from vidiff.data.index import DataError
+from vidiff.data.order import Key
+
+SOURCES = ("auto", "jsonl", "txt", "csv")
+WANTED = (
+    'captions.jsonl in {root}, with lines such as {{"path": "train/a.mp4", "caption": "..."}}, or captions.csv with '
+    "the columns path and caption, or a .txt of its name beside each clip"
+)
+
+
+def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") -> list[str]:
+    """The caption of each file of a data set.
+
+    Args:
+        root: the data set's folder.
+        paths: of the files, relative to it.
+        source: "jsonl": `captions.jsonl` in the root, a line {"path": ..., "caption": ...} for each file; "txt": a file
+            of the same name that ends in .txt beside each clip; "csv": `captions.csv` in the root, with the columns
+            path and caption. "auto": the first of these that is there. Further keys, columns and files do no harm.
+
+    Raises:
+        DataError: a caption that is missing, empty, not text, or there twice; a file that cannot be read as said.
+    """
+    root = Path(root)
+    if source not in SOURCES:
+        raise DataError(f"data.captions is {source!r}; choose {', '.join(SOURCES)}")
+    if source == "auto":
+        source = _find(root, paths)
+    if source == "txt":
+        pairs = [(path, _read_text((root / path).with_suffix(".txt"))) for path in paths]
+        place = "the .txt beside it"
+    else:
+        file = root / f"captions.{source}"
+        pairs = list((_read_jsonl if source == "jsonl" else _read_csv)(file))
+        place = str(file)
+    wanted, captions = set(paths), dict[str, str]()
+    for path, caption in pairs:
+        if path not in wanted:
+            continue
+        if path in captions:
+            raise DataError(f"{place} has two captions for {path}: leave one")
+        if not caption.strip():
+            raise DataError(f"the caption of {path} is empty in {place}: write what the clip shows")
+        captions[path] = caption.strip()
+    missing = [path for path in paths if path not in captions]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(paths)} clips have no caption in {place}, such as {missing[0]}: paths there are "
+            f"relative to {root}"
+        )
+    return [captions[path] for path in paths]
+
+
+def _find(root: Path, paths: Sequence[str]) -> str:
+    if (root / "captions.jsonl").is_file():
+        return "jsonl"
+    if any((root / path).with_suffix(".txt").is_file() for path in paths):
+        return "txt"
+    if (root / "captions.csv").is_file():
+        return "csv"
+    raise DataError(f"no captions in {root}, which a model with text needs: expected {WANTED.format(root=root)}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"no {path}: write it, or choose another source with data.captions") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+
+
+def _read_text(path: Path) -> str:
+    return " ".join(_text(path).split())
+
+
+def _read_jsonl(path: Path) -> Iterable[tuple[str, str]]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+            pair = found["path"], found["caption"]
+        except (ValueError, LookupError, TypeError):
+            pair = None, None
+        if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
+            raise DataError(
+                f'{path}:{number} is {line[:60]!r}; expected {{"path": "train/a.mp4", "caption": "what it shows"}}'
+            )
+        yield pair
+
+
+def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
+    rows = csv.DictReader(_text(path).splitlines())
+    if not {"path", "caption"} <= set(rows.fieldnames or ()):
+        raise DataError(f"{path} has the columns {rows.fieldnames}; expected path,caption in its first line")
+    for row in rows:
+        if row["caption"] is None or None in row:
+            raise DataError(
+                f"{path}:{rows.line_num} has {'more' if None in row else 'fewer'} values than the first line has "
+                "columns: put a caption that holds a comma in double quotes"
+            )
+        yield row["path"], row["caption"]
+
+
+class Captioned(Dataset[Sample]):
+    """A data set of clips with the text of each beside it, as "text" and "text_mask".
+
+    Args:
+        clips: its samples have "key", the file's number in the index.
+        text, mask: as an encoder of `vidiff.text` makes them.
+        rows: where in these each file of the index has its own.
+    """
+
+    def __init__(self, clips: Dataset[Sample], text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
+        self.clips, self.text, self.mask, self.rows = clips, text, mask, rows
+
+    def __len__(self) -> int:
+        return len(self.clips)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Key) -> Sample:
+        sample = self.clips[key]
+        row = self.rows[int(sample["key"])]
+        return {**sample, "text": self.text[row], "text_mask": self.mask[row]}
