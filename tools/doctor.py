@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("data", type=Path, help="the data set's folder, or a list of clips (.csv, .jsonl)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="as in the config: where its list is")
-    parser.add_argument("--out", type=Path, help="for page and index; by default RUNS/index/<name of DATA>")
+    parser.add_argument("--out", type=Path, help="for page and index; by default where training finds it")
     parser.add_argument("--images", action="store_true", help="single pictures are clips, as with data.layout=images")
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a decoder counts as hanging")
