@@ -148,7 +148,7 @@ def check(root: Path, out: Path, whole: bytes, good: int, of_each: int) -> list[
     broken = messy(root, whole, good, of_each)
     uncommon = {f"a/{path.name}": note for path, note in write_uncommon(root / "a").items()}
     quarantine = Quarantine(out / "quarantine.txt")
-    records = scan(root, out, quarantine, patience=3, look=look, progress=False)
+    records = scan(root, out, quarantine, patience=6, look=look, progress=False)
     assert len(records) == good + len(broken) + len(uncommon)
     assert {r.path: r.problem for r in records if r.problem} == broken
     assert {r.path: r.notes[0].partition(":")[0] for r in records if r.notes and not r.problem} == uncommon
