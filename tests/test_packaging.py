@@ -17,8 +17,10 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = {"transformers": "text", "skimage": "score"}  # libraries that are imported only where they are used -> the extra that brings them
-DISTRIBUTION = {"PIL": "pillow", "decord": "decord2", "yaml": "pyyaml", "skimage": "scikit-image"}  # where the import's name is another
+# libraries that are imported only where they are used -> the extra that brings them
+EXTRAS = {"transformers": "text", "skimage": "score", "pyarrow": "parquet"}
+# name of an import -> name of its package, where that is another
+DISTRIBUTION = {"PIL": "pillow", "decord": "decord2", "yaml": "pyyaml", "skimage": "scikit-image"}
 
 
 def test_core_dependencies_are_what_vidiff_imports() -> None:

@@ -21,6 +21,7 @@ from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
 from vidiff.data.order import Order
+from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
@@ -55,6 +56,9 @@ def make_index(config: RunConfig, split: str) -> Index:
             limit=data.limit,
             max_broken=data.max_broken,
             cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
+            patience=data.patience,
+            quarantine=Quarantine(quarantine_list(Path(config.runs))),
+            records=folder / Path(data.root).resolve().name / "index.jsonl",
         )
 
 
@@ -97,6 +101,7 @@ def cache_latents(
                 key,
                 flips=config.data.flip,
                 max_broken=config.data.max_broken,
+                patience=config.data.patience,
             )
             cache = LatentCache(path)
             if group.main:
@@ -190,7 +195,17 @@ def record(config: RunConfig, given: str) -> None:
 def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
     """Random clips of pixels."""
     data = config.data
-    return ClipDataset(index, data.frames, data.size, strides(data), data.flip, config.train.seed, data.max_broken)
+    return ClipDataset(
+        index,
+        data.frames,
+        data.size,
+        strides(data),
+        data.flip,
+        config.train.seed,
+        data.max_broken,
+        data.patience,
+        Quarantine(quarantine_list(Path(config.runs))),
+    )
 
 
 def strides(data: DataConfig) -> Strides:
@@ -262,7 +277,9 @@ def batches(config: RunConfig, dataset: Samples) -> Batches:
 
 def first_batch(config: RunConfig, dataset: Samples, count: int) -> dict[str, Tensor]:
     """`count` samples to validate on, the same ones each time and in every process."""
-    return next(iter(make_loader(dataset, Order(len(dataset), count, config.train.seed), workers=0)))
+    keys = next(iter(Order(len(dataset), count, config.train.seed)))
+    workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
+    return next(iter(make_loader(dataset, [keys], workers)))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.captions import SOURCES
-from vidiff.data.index import LAYOUTS
+from vidiff.data.find import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
@@ -37,8 +37,8 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which clips, and what a model sees of them."""
 
-    root: str = MISSING  # folder of videos
-    layout: str = "auto"  # or folders, ucf101, flat; shapes makes the shapes set in `root` if it is not there
+    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
+    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
     captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
     split: str = "train"
@@ -50,7 +50,8 @@ class DataConfig:
     least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
-    max_broken: float = 0.05  # fraction of files that may be unreadable
+    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
+    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
 
 
@@ -140,6 +141,8 @@ class RunConfig:
             ShapesSpec(**data.shapes)
         except TypeError:
             raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        if not data.patience > 0:
+            raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
         for key in ("max_broken", "least_stride"):
             if not 0 <= getattr(data, key) <= 1:
                 raise ConfigError(f"data.{key} is {getattr(data, key)}; give a fraction from 0 to 1")

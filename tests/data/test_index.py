@@ -9,7 +9,8 @@ import pytest
 from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
-from vidiff.data.index import DataError, Index, build_index, find_files
+from vidiff.data.find import find_files
+from vidiff.data.index import DataError, Index, build_index
 from vidiff.data.probe import probe_all
 
 
@@ -25,7 +26,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Files are looked into in this process; returns the names of those of each search."""
     searches: list[list[str]] = []
 
-    def probe_here(paths: list[Path], processes: int):  # type: ignore[no-untyped-def]
+    def probe_here(paths: list[Path], processes: int, patience: float):  # type: ignore[no-untyped-def]
         searches.append([path.name for path in paths])
         return ((path, look(path)) for path in paths)
 
@@ -221,7 +222,7 @@ def test_an_interrupted_search_keeps_what_it_found(
     for number in range(3):
         write_numbered_in(tmp_path, f"train/{number}.mp4", 3)
 
-    def interrupted(paths: list[Path], processes: int):  # type: ignore[no-untyped-def]
+    def interrupted(paths: list[Path], processes: int, patience: float):  # type: ignore[no-untyped-def]
         yield paths[0], look(paths[0])
         raise KeyboardInterrupt
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
-from vidiff.data.order import Key, Order, seeded
+from vidiff.data.order import Key, seeded
 from vidiff.data.processes import decoding_processes
-from vidiff.data.video import VideoError, VideoReader
+from vidiff.data.quarantine import Quarantine
+from vidiff.data.video import VideoReader
+from vidiff.data.watchdog import Watch, WatchedLoader, start_alarm_clock
 from vidiff.engine.guard import shield_worker
 
 Sample = dict[str, Tensor]
@@ -71,7 +76,8 @@ class ClipDataset(Dataset[Sample]):
 
     Each is {"video": float32 `(3, frames, size, size)` in [-1, 1], "label": int64, -1 for none, "stride": int64, source
     frames per clip frame, "key": int64, the file's number in the index}. What is drawn depends on (seed, epoch, index)
-    alone. A file that fails to decode is named once, and another takes its place.
+    alone. A file that fails to decode is named once, and another takes its place; so is one whose decoder hangs or
+    crashes in a worker of `make_loader`.
 
     Args:
         frames: of a clip.
@@ -79,6 +85,8 @@ class ClipDataset(Dataset[Sample]):
         stride: source frames per clip frame.
         flip: mirror half of the clips.
         max_broken: fraction of files that may fail before training stops.
+        patience: seconds that a worker may take to read a clip before it is killed, and its file left out.
+        quarantine: where such a file is listed.
 
     Raises:
         DataError: if every file is shorter than a clip; while drawing, if too many files have failed.
@@ -93,11 +101,15 @@ class ClipDataset(Dataset[Sample]):
         flip: bool = False,
         seed: int = 0,
         max_broken: float = 0.05,
+        patience: float = 60.0,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.index, self.frames, self.size, self.stride = index, frames, size, stride
         self.flip, self.seed, self.max_broken = flip, seed, max_broken
         self.kept = long_enough([f.frames for f in index.files], frames, stride.least, str(index.root))
         self.failed = torch.zeros(len(index.files), dtype=torch.bool).share_memory_()  # by any loader worker
+        self.lost = torch.zeros_like(self.failed).share_memory_()  # of those, not to be opened again
+        self.watch, self.quarantine = Watch(patience), quarantine
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -121,8 +133,11 @@ class ClipDataset(Dataset[Sample]):
         top, left = draw(0, height - self.size, generator), draw(0, width - self.size, generator)
         mirrored = self.flip and draw(0, 1, generator) == 1
         resize = None if (height, width) == (file.height, file.width) else (height, width)
-        with VideoReader(self.index.path(number)) as reader:
-            video = reader.read(range(start, start + self.frames * step, step), size=resize)  # 3 f height width
+        path = self.index.path(number)
+        if self.lost[number]:
+            raise VideoError(f"{path}: its decoder hung or crashed")
+        with self.watch.over(number):
+            video = self.decode(path, range(start, start + self.frames * step, step), resize)  # 3 f height width
         video = video[..., top : top + self.size, left : left + self.size]  # 3 f size size
         return {
             "video": (video.flip(-1) if mirrored else video).contiguous(),
@@ -130,6 +145,19 @@ class ClipDataset(Dataset[Sample]):
             "stride": torch.tensor(step),
             "key": torch.tensor(number),
         }
+
+    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
+        """Frames of a file, `(3, f, h, w)`."""
+        with VideoReader(path) as reader:
+            return reader.read(indices, size)
+
+    def lose(self, number: int, reason: str) -> None:
+        """Leave out a file whose decoder ended a worker. Raises DataError once too many files have failed."""
+        path = self.index.path(number)
+        self.lost[number] = True
+        if self.quarantine:
+            self.quarantine.add(path, reason)
+        self.note_failure(number, VideoError(f"{path}: {reason}"))
 
     def note_failure(self, number: int, error: VideoError) -> None:
         """Names a file at its first failure. Raises DataError once too many have failed."""
@@ -144,18 +172,26 @@ class ClipDataset(Dataset[Sample]):
             ) from None
 
 
-def make_loader(dataset: Dataset[Sample], order: Order, workers: int) -> DataLoader[Any]:
-    """A loader without end, in the given order, of batches as `torch.utils.data.default_collate` makes them.
+def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: int) -> Iterable[dict[str, Tensor]]:
+    """A loader in the given order, of batches as `torch.utils.data.default_collate` makes them.
 
-    Its workers leave signals to the training, so that it can save.
+    Its workers leave signals to the training, so that it can save. One that hangs or crashes while it reads a clip of
+    a `ClipDataset` is replaced, and the file left out.
     """
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        multiprocessing_context=decoding_processes() if workers else None,
-        worker_init_fn=shield_worker if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # the datasets have their own; without one, the global generator is drawn from
-    )
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "multiprocessing_context": decoding_processes() if workers else None,
+        "worker_init_fn": _begin_worker if workers else None,
+        "pin_memory": torch.cuda.is_available(),
+        "prefetch_factor": 4 if workers else None,
+        # the datasets have their own; without one, the global generator is drawn from
+        "generator": torch.Generator(),
+    }
+    if workers and isinstance(dataset, ClipDataset):
+        return WatchedLoader(dataset, order, **options)
+    return DataLoader(dataset, batch_sampler=order, **options)
+
+
+def _begin_worker(worker: int) -> None:
+    shield_worker(worker)
+    start_alarm_clock()

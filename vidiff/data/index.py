@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
+from vidiff.data.find import Found, find_files
 from vidiff.data.probe import Facts, Outcome, probe_all
+from vidiff.data.quarantine import Quarantine
+from vidiff.data.records import read_records
+from vidiff.data.sources import DataError, size_and_change
 
-LAYOUTS = ("auto", "folders", "ucf101", "flat", "shapes")
-SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg"})
-SPLITS = frozenset({"train", "test", "val", "valid", "validation"})  # as folders of a data set are commonly named
-HELD_OUT = 20  # one file in so many is for testing, where the folders do not tell
-LISTS = "ucfTrainTestlist"
-GET_UCF = (
-    "download UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from the UCF-101 page of the UCF Center for "
-    "Research in Computer Vision (crcv.ucf.edu), and unpack both into {root}, so that {root}/UCF-101/<class>/*.avi and "
-    "{root}/ucfTrainTestlist/*.txt are there"
-)
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what to do."""
+NAMED = 20  # files of the quarantine, each with its reason, where more are left out
 
 
 @dataclass(frozen=True)
@@ -85,39 +75,53 @@ def build_index(
     max_broken: float = 0.05,
     cache: Path | None = None,
     workers: int = 2,
+    patience: float = 300.0,
+    quarantine: Quarantine | None = None,
+    records: Path | None = None,
     progress: bool = True,
 ) -> Index:
     """Find the videos of a split and look into each.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or a list: a .csv or .jsonl file, as `vidiff.data.listed` describes.
         layout: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
-            `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "auto": whichever of these is
-            there. Where the folders name no splits, every twentieth file is held out as "test"; a single file is both.
+            `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
+            "flat", single pictures being clips of one frame; "list": `root` is one; "auto": whichever of these is
+            there, but for "images". Where nothing names splits, every twentieth file is held out as "test"; a single
+            file is both. A clip is a video file, an animated GIF or WebP, or a folder of numbered pictures.
         fold: of UCF-101's lists, 1 to 3.
         limit: take this many files, evenly chosen; 0 for all.
         max_broken: fraction of files that may be unreadable; each is named.
         cache: file that keeps what was found, even if the search is interrupted; files that have not changed since
             are not opened again.
         workers: processes that open files.
+        patience: seconds that a file may take; then its decoder is ended, and it counts as unreadable.
+        quarantine: names files to leave out; they count neither as broken nor towards `limit`.
+        records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
     """
     root = Path(root)
     found, labels = find_files(root, layout, split, fold)
+    root = root if root.is_dir() else root.parent
+    found = _without_held(root, found, quarantine)
     if limit < 0:
         raise DataError(f"data.limit is {limit}; give a number of files, or 0 for all")
     if limit:
         found = [found[i * len(found) // limit] for i in range(min(limit, len(found)))]
     known = _read_cache(cache)
+    examined = read_records(records) if records else {}
     sizes, keys = {}, {}
     for path, _ in found:
-        sizes[path], changed = _stamp(root / path)
+        sizes[path], changed = size_and_change(root / path)
         keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}"
+        record = examined.get(Path(path).as_posix())
+        if record and record.readable and (record.bytes, record.changed) == (sizes[path], changed):
+            known[keys[path]] = record.facts
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
     try:
-        with closing(probe_all(list(new), workers)) as outcomes:
+        with closing(probe_all(list(new), workers, patience)) as outcomes:
             for path, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):
@@ -148,107 +152,22 @@ def build_index(
     return Index(root, files, labels, broken)
 
 
-def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[list[tuple[str, int]], list[str]]:
-    """(path relative to root, label) of each video of a split, sorted, and the names of the labels."""
-    if layout not in LAYOUTS:
-        raise DataError(f"data.layout is {layout!r}; choose {', '.join(LAYOUTS)}")
-    if layout == "ucf101" or (layout == "auto" and (root / LISTS).is_dir()):
-        return _ucf(root, split, fold)
-    if not root.is_dir():
-        raise DataError(f"no folder {root}: set data.root to the folder with your videos")
-    there = _splits(root, split)
-    if there and split not in there:
+def _without_held(root: Path, found: Found, quarantine: Quarantine | None) -> Found:
+    """The files that the quarantine does not hold; the others are named, each with its reason."""
+    reasons = quarantine.held(root / path for path, _ in found) if quarantine else {}
+    held = {path: reasons[root / path] for path, _ in found if root / path in reasons}
+    if not held or quarantine is None:
+        return found
+    for path, reason in list(held.items())[:NAMED]:
+        tqdm.write(f"left out {path}: {reason}")
+    more = f", {len(held) - NAMED} more than are named here" if len(held) > NAMED else ""
+    tqdm.write(f"{len(held)} of {len(found)} files in {root} are left out by {quarantine.file}{more}")
+    if len(held) == len(found):
         raise DataError(
-            f"no folder {root / split}, though {root} has {', '.join(there)}: make it, or name another one as "
-            "data.split or data.test_split"
+            f"all {len(found)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove "
+            "their lines from it"
         )
-    top = root / split if there else root
-    folders = _class_folders(top)
-    if layout in ("folders", "shapes") or (layout == "auto" and folders):
-        # A class that one split lacks keeps its number in the other.
-        names = {folder.name for place in ([root / s for s in there] or [root]) for folder in _class_folders(place)}
-        labels = sorted(names)
-        numbers = {name: number for number, name in enumerate(labels)}
-        pairs = [(path, numbers[folder.name]) for folder in folders for path in _videos(folder)]
-        if folders and any(_videos(top)):
-            tqdm.write(f"videos that lie directly in {top}, beside the folders of classes, are left out")
-    else:
-        labels, pairs = [], [(path, -1) for path in _videos(top)]
-    if not pairs:
-        raise DataError(
-            f"no videos in {top} (layout {layout}): expected {'' if layout == 'flat' else '<label>/'}*.mp4 or "
-            f"another of {', '.join(sorted(SUFFIXES))}; set data.root, or data.layout"
-        )
-    if not there:
-        if split not in ("train", "test"):
-            raise DataError(f"no folder {root / split}: without folders of splits there are train and test alone")
-        if len(pairs) > 1:
-            first = min(HELD_OUT, len(pairs)) // 2
-            pairs = [pair for i, pair in enumerate(pairs) if (i % HELD_OUT == first) == (split == "test")]
-    return [(str(path.relative_to(root)), label) for path, label in pairs], labels
-
-
-def _splits(root: Path, split: str) -> list[str]:
-    """Names of the folders of splits in `root`; none if its folders are classes, of which one may be named "train"."""
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    splits = [p for p in folders if p.name in SPLITS | {split} and (any(_videos(p)) or _class_folders(p))]
-    classes = [p for p in folders if p not in splits and any(_videos(p))]
-    return [] if classes else [p.name for p in splits]
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".") and any(_videos(p))]
-
-
-def _videos(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def _ucf(root: Path, split: str, fold: int) -> tuple[list[tuple[str, int]], list[str]]:
-    videos = root / "UCF-101" if (root / "UCF-101").is_dir() else root
-    lists = root / LISTS
-    if fold not in (1, 2, 3):
-        raise DataError(f"data.fold is {fold}; UCF-101 has folds 1, 2 and 3")
-    if split not in ("train", "test"):
-        raise DataError(f"data.split is {split!r}; UCF-101 has train and test")
-    for needed in (lists / "classInd.txt", lists / f"{split}list{fold:02d}.txt"):
-        if not needed.is_file():
-            raise DataError(f"no {needed}: {GET_UCF.format(root=root)}")
-    labels = [line.split()[-1] for line in _lines(lists / "classInd.txt")]  # as in "1 ApplyEyeMakeup"
-    numbers = {name: number for number, name in enumerate(labels)}
-    pairs, missing = [], []
-    for line in _lines(lists / f"{split}list{fold:02d}.txt"):  # as in "Archery/v_Archery_g08_c01.avi 3"
-        name = line.split()[0]
-        label = name.split("/")[0]
-        if label not in numbers:
-            raise DataError(f"{lists}/{split}list{fold:02d}.txt names class {label!r}, which classInd.txt does not")
-        if (videos / name).is_file():
-            pairs.append((str((videos / name).relative_to(root)), numbers[label]))
-        else:
-            missing.append(name)
-    if not pairs:
-        raise DataError(
-            f"none of the {len(missing)} videos of {split}list{fold:02d}.txt is in {videos}: "
-            + GET_UCF.format(root=root)
-        )
-    if missing:
-        tqdm.write(
-            f"{len(missing)} of {len(missing) + len(pairs)} listed videos are not in {videos}, such as {missing[0]}"
-        )
-    return pairs, labels
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; zeros for a link that leads nowhere, of which opening it then tells."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return 0, 0
-    return facts.st_size, facts.st_mtime_ns
+    return [(path, label) for path, label in found if path not in held]
 
 
 def _read_cache(cache: Path | None) -> dict[str, Outcome]:

@@ -15,9 +15,8 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from vidiff.data.chunks import ChunkReader
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, fit_size, long_enough
+from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, seeded
-from vidiff.data.video import VideoError, VideoReader
 
 FORMAT = 2  # of a cache: goes up with any change to what is written
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -46,6 +46,7 @@ def encode_latents(
     key: str,
     flips: bool = False,
     max_broken: float = 0.05,
+    patience: float = 60.0,
     shard_bytes: int = 256 << 20,
     chunk: int = 64,
     progress: bool = True,
@@ -61,6 +62,7 @@ def encode_latents(
         key: hash of all that the latents depend on: codec, index, size, flips.
         flips: encode the mirrored frames as well.
         max_broken: fraction of files that may fail to decode; each is named, and has length 0 in the cache.
+        patience: seconds that decoding a chunk may take; then the decoder is killed, and the file has failed.
         shard_bytes: a shard is closed once it holds this much.
         chunk: frames that are decoded and encoded at once.
 
@@ -80,12 +82,12 @@ def encode_latents(
     broken: dict[str, str] = {}
     moments = _Moments()
     first = 0
-    with tqdm(total=count, desc="latents", unit="file", disable=not progress) as bar:
+    with tqdm(total=count, desc="latents", unit="file", disable=not progress) as bar, ChunkReader(patience) as reader:
         while first < count:
             path = folder / f"latents-{len(shards):05d}.safetensors"
             facts = _finished(path)
             if facts is None or facts["first"] != first:
-                facts = _encode_shard(path, first, index, encode, size, flips, shard_bytes, chunk)
+                facts = _encode_shard(path, first, index, reader, encode, size, flips, shard_bytes, chunk)
             bar.update(facts["count"])
             for name, reason in facts["broken"].items():
                 broken[name] = reason
@@ -123,7 +125,15 @@ def encode_latents(
 
 
 def _encode_shard(
-    path: Path, first: int, index: Index, encode: Encode, size: int, flips: bool, shard_bytes: int, chunk: int
+    path: Path,
+    first: int,
+    index: Index,
+    reader: ChunkReader,
+    encode: Encode,
+    size: int,
+    flips: bool,
+    shard_bytes: int,
+    chunk: int,
 ) -> dict[str, Any]:
     """Writes files `first`, `first + 1`, ... until the shard is full. Returns its facts, as `_finished` reads them."""
     tensors: dict[str, Tensor] = {}
@@ -132,7 +142,7 @@ def _encode_shard(
     while number < len(index.files) and held < shard_bytes:
         try:
             for mirrored in range(1 + flips):
-                mean, std = _encode_file(index, number, encode, size, bool(mirrored), chunk)
+                mean, std = _encode_file(index, number, reader, encode, size, bool(mirrored), chunk)
                 made = {"mean": mean, "std": std} if std.any() else {"mean": mean}
                 tensors |= {f"{number}.{mirrored}.{part}": tensor for part, tensor in made.items()}
                 held += sum(tensor.nbytes for tensor in made.values())
@@ -176,39 +186,24 @@ def _sha256(path: Path) -> str:
 
 
 def _encode_file(
-    index: Index, number: int, encode: Encode, size: int, mirrored: bool, chunk: int
+    index: Index, number: int, reader: ChunkReader, encode: Encode, size: int, mirrored: bool, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of one file, each `(c, f, h', w')` in float16."""
     parts = []
-    with closing(_decoded(index, number, size, chunk)) as videos:
-        for video in videos:
-            mean, std = encode(video.flip(-1) if mirrored else video)
-            parts.append((mean[0].half(), std[0].half()))
+    file = index.files[number]
+    height, width = fit_size(file.height, file.width, size)
+    resize = None if (height, width) == (file.height, file.width) else (height, width)
+    top, left = (height - size) // 2, (width - size) // 2
+    for video in reader.read(index.path(number), file.frames, chunk, resize):  # 3 f height width
+        video = video[None, :, :, top : top + size, left : left + size]  # 1 3 f size size
+        mean, std = encode(video.flip(-1) if mirrored else video)
+        parts.append((mean[0].half(), std[0].half()))
     mean, std = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
     if not (mean.isfinite().all() and std.isfinite().all()):
         raise DataError(
             f"the latents of {index.path(number)} are not finite in float16: has the training of the codec diverged?"
         )
     return mean, std
-
-
-def _decoded(index: Index, number: int, size: int, chunk: int) -> Generator[Tensor, None, None]:
-    """A file's frames in chunks `(1, 3, f, size, size)`; the next one is decoded while one is in use."""
-    file, path = index.files[number], index.path(number)
-    height, width = fit_size(file.height, file.width, size)
-    resize = None if (height, width) == (file.height, file.width) else (height, width)
-    top, left = (height - size) // 2, (width - size) // 2
-    with VideoReader(path) as reader, ThreadPoolExecutor(1) as ahead:
-
-        def decode(start: int) -> Tensor:
-            return reader.read(range(start, min(start + chunk, file.frames)), size=resize)  # 3 f height width
-
-        pending = ahead.submit(decode, 0)
-        for start in range(0, file.frames, chunk):
-            video = pending.result()
-            if start + chunk < file.frames:
-                pending = ahead.submit(decode, start + chunk)
-            yield video[None, :, :, top : top + size, left : left + size]
 
 
 @dataclass

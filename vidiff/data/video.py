@@ -1,7 +1,7 @@
-"""Video files in and out: the one place where a video is uint8 `(f, h, w, c)`, and that knows decord and imageio.
+"""Videos in and out, as `(3, f, h, w)` in [-1, 1]; beyond this file they are uint8 `(f, h, w, 3)`.
 
-decord reads. PyAV, the video backend that imageio brings, writes: through imageio itself the encoder's
-quality cannot be set, and each close collects garbage for 0.1 s. imageio reads and writes pictures.
+`vidiff.data.sources` chooses what reads. PyAV, the video backend that imageio brings, writes: through imageio itself
+the encoder's quality cannot be set, and each close collects garbage for 0.1 s. imageio reads and writes pictures.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
 import av
-import decord
 import imageio.v3 as iio
 import numpy as np
 import torch
@@ -28,19 +26,14 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import pad
 
-decord.logging.set_level(decord.logging.QUIET)  # every failure is raised, with the file's name
-
-# decord silently puts its neighbour in place of a frame that does not decode; with next to no tolerance it raises.
-_NO_PATCHED_FRAMES = 1e-9
-_REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
-
-
-class VideoError(ValueError):
-    """A video file that cannot be read or written. The message names the file and the reason."""
+from vidiff.data.decode import VideoError, reason_of
+from vidiff.data.sources import make_decoder
 
 
 class VideoReader:
-    """Reads frames of one video file by number. A context manager; the file is opened at the first question.
+    """Reads frames of one clip by number. A context manager; the file is opened at the first question.
+
+    A clip is a video file, an animated GIF or WebP, a folder of numbered pictures, or one picture.
 
     Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
     file that is missing, is no video, or is damaged where it is read.
@@ -48,8 +41,7 @@ class VideoReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._reader: Any = None
-        self._decoded_size: tuple[int, int] | None = None
+        self._decoder = make_decoder(self.path)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -59,22 +51,22 @@ class VideoReader:
 
     def close(self) -> None:
         """Closes the file. The next question opens it again."""
-        self._reader = None
+        self._decoder.close()
 
     @property
     def frames(self) -> int:
         """Number of frames, as the container tells; a damaged file may have fewer."""
-        return len(self._open(self._decoded_size))
+        return self._decoder.frames
 
     @property
     def fps(self) -> float:
         """Frames per second, averaged over the file."""
-        return float(self._open(self._decoded_size).get_avg_fps())
+        return self._decoder.fps
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, of the first frame as it decodes."""
-        height, width, _ = self._decode([0], None).shape[1:]
+        height, width, _ = self.pixels([0]).shape[1:]
         return height, width
 
     def read(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
@@ -82,54 +74,11 @@ class VideoReader:
 
         Returns `(3, f, h, w)` in [-1, 1].
         """
-        if indices is None:
-            indices = range(len(self._open(size)))
-        if not len(indices):
-            raise VideoError(f"{self.path}: no frames asked for")
-        return _to_float(rearrange(self._decode(indices, size), "f h w c -> c f h w"))
+        return to_float(self.pixels(indices, size))
 
-    def _decode(self, indices: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
-        reader = self._open(size)
-        if min(indices) < 0 or max(indices) >= len(reader):
-            wanted = f"frames {min(indices)} to {max(indices)}"
-            raise VideoError(f"{self.path}: {wanted} asked for, but it has {len(reader)}")
-        try:
-            return np.stack([_unpadded(reader[i].asnumpy()) for i in indices])
-        except _REFUSALS as error:
-            self.close()  # after a failure the decoder's state is undefined
-            raise VideoError(f"{self.path}: damaged or truncated, {_reason(error)}") from None
-
-    def _open(self, size: tuple[int, int] | None) -> Any:
-        if self._reader is not None and size == self._decoded_size:
-            return self._reader
-        if not self.path.is_file():
-            raise VideoError(f"{self.path}: is a folder" if self.path.is_dir() else f"{self.path}: no such file")
-        if not self.path.stat().st_size:
-            raise VideoError(f"{self.path}: is empty (0 bytes)")
-        height, width = size or (-1, -1)
-        settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
-        try:
-            self._reader = decord.VideoReader(str(self.path), **settings)
-        except _REFUSALS as error:
-            raise VideoError(f"{self.path}: not a video, or cut off: {_reason(error)}") from None
-        self._decoded_size = size
-        return self._reader
-
-
-def _unpadded(frame: np.ndarray) -> np.ndarray:
-    """A frame as decord hands it out, made `(h, w, 3)`.
-
-    decord takes bytes of a row / width for the number of channels where that is whole, so at some widths (32,
-    48, 96, 144) a pixel seems to have more than 3 bytes, and its `get_batch` fails. In truth rows end in padding.
-    """
-    height, width, _ = frame.shape
-    return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def _reason(error: BaseException) -> str:
-    """What decord says, without the time and the line of its source."""
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r".*(Check failed: |\.cc:\d+: )", "", message)
+    def pixels(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The same as decoded, uint8 `(f, h, w, 3)`: what a process sends to another, for `to_float` to convert."""
+        return self._decoder.decode(indices, size)
 
 
 def read_video(path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
@@ -146,8 +95,8 @@ def read_image(path: str | Path) -> Tensor:
     try:
         picture = iio.imread(path, plugin="pillow", mode="RGB")
     except (OSError, ValueError) as error:
-        raise VideoError(f"{path}: not a readable picture, {_reason(error)}") from None
-    return _to_float(rearrange(picture, "h w c -> c h w"))
+        raise VideoError(f"{path}: not a readable picture, {reason_of(error)}") from None
+    return to_float(picture[None])[:, 0]
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -163,7 +112,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             with av.open(str(path)) as container:
                 comment = next((v for k, v in container.metadata.items() if k.lower() == "comment"), None)
     except (OSError, av.FFmpegError) as error:
-        raise VideoError(f"{path}: not a readable video, {_reason(error)}") from None
+        raise VideoError(f"{path}: not a readable video, {reason_of(error)}") from None
     try:
         metadata = json.loads(comment or "{}")
     except ValueError:
@@ -383,13 +332,13 @@ def sheet(video: Tensor) -> Tensor:
     return rearrange(video, "c f h w -> c h (f w)")
 
 
-def _to_float(pixels: np.ndarray) -> Tensor:
-    """uint8 to float in [-1, 1]."""
-    return torch.from_numpy(pixels).float().div_(127.5).sub_(1)
+def to_float(pixels: np.ndarray) -> Tensor:
+    """uint8 `(f, h, w, 3)` to `(3, f, h, w)` in [-1, 1]."""
+    return torch.from_numpy(rearrange(pixels, "f h w c -> c f h w")).float().div_(127.5).sub_(1)
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:
-    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded; undoes `_to_float` exactly."""
+    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded; undoes `to_float` exactly."""
     if video.ndim != 4 or video.shape[0] != 3:
         raise ValueError(f"video of shape {tuple(video.shape)}; expected (3, f, h, w)")
     video = video.detach().float()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from vidiff.data.index import SUFFIXES, DataError, Index, VideoFile
+from vidiff.data.index import Index, VideoFile
 from vidiff.data.probe import probe_all
+from vidiff.data.sources import CLIP_SUFFIXES, DataError
 
 
 def index_folder(root: str | Path, labels: list[str], workers: int = 2) -> Index:
@@ -21,9 +22,9 @@ def index_folder(root: str | Path, labels: list[str], workers: int = 2) -> Index
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no folder {root}: give a trained run, or a folder of clips, one a file")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES and not p.name.startswith("."))
     if not paths:
-        raise DataError(f"no videos in {root}: expected {', '.join(sorted(SUFFIXES))}, one clip a file")
+        raise DataError(f"no videos in {root}: expected {', '.join(sorted(CLIP_SUFFIXES))}, one clip a file")
     with closing(probe_all(paths, workers)) as outcomes:
         found = dict(outcomes)
     files = []
