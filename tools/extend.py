@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.video import VideoReader, VideoWriter
+from vidiff.long import STRATEGIES
 from vidiff.pipeline import Pipeline
 from vidiff.run import latest_run
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="of the sampler")
     parser.add_argument("--history", type=float, help="where frames are continued: scale on them and the label")
     parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
+    parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same frames")
     parser.add_argument("--fps", type=float, help="frames per second; by default the clip's")
@@ -50,9 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = options.run or latest_run()
         pipeline = Pipeline.from_pretrained(run, options.device)
-        settings = {
-            key: getattr(options, key) for key in ("guidance", "history", "steps", "lag", "sampler", "seed", "context")
-        }
+        keys = ("guidance", "history", "steps", "lag", "strategy", "sampler", "seed", "context")
+        settings = {key: getattr(options, key) for key in keys}
         with VideoReader(options.clip) as reader:
             size = fit(reader.size, pipeline.size)
             given = reader.frames if options.given is None else options.given
@@ -60,11 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
             if options.frames <= given:
                 raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
-            context = pipeline.sampling.context if options.context is None else options.context
-            context = min(given, max(context, 1))
-            last = crop(reader.read(range(given - context, given), size), pipeline.size)
+            reach = min(given, pipeline.reach(options.strategy, options.context))
+            last = crop(reader.read(range(given - reach, given), size), pipeline.size)
             new = pipeline.stream(
-                options.frames - given + context, options.label, clip=last[None], progress=True, **settings
+                options.frames - given + reach, options.label, clip=last[None], progress=True, **settings
             )
             metadata = {
                 "run": str(run),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from vidiff.data.video import VideoWriter, grid
+from vidiff.long import STRATEGIES
 from vidiff.pipeline import Pipeline
 from vidiff.run import latest_run
 
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="of the sampler")
     parser.add_argument("--history", type=float, help="where frames are continued: scale on them and the label")
     parser.add_argument("--lag", type=int, help="steps by which each new frame follows the one before; 0: all at once")
+    parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
     parser.add_argument("--sampler", help="such as ddpm, ddim, euler, heun or dpmpp_2m")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same clips")
     parser.add_argument("--fps", type=float, help="frames per second; by default those of the training clips")
@@ -38,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         count = len(options.label or [1]) if options.count is None else options.count
         labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
-        settings = {key: getattr(options, key) for key in ("guidance", "history", "steps", "lag", "sampler", "seed")}
+        keys = ("guidance", "history", "steps", "lag", "strategy", "sampler", "seed")
+        settings = {key: getattr(options, key) for key in keys}
         stream = pipeline.stream(options.frames, labels, count, progress=True, **settings)
         metadata = {"run": str(run), "labels": labels, **pipeline.settings(**settings)}
         with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,8 @@ class Draw:
         dtype: of the network's arithmetic, under autocast.
         replace: show a known part of a frame at the time of the rest of it, for a model trained on whole frames alone
             (Lugmayr et al. 2022, RePaint, eq. 8); frames that are wholly known are shown clean all the same.
+        show: `(denoiser, frames, mask, generator=...) -> denoiser`, how wholly known frames are shown to the model.
+        longest: stride between frames that the model was trained up to, in source frames; None where it is not known.
     """
 
     denoiser: Denoises
@@ -47,6 +50,20 @@ class Draw:
     history: float | None = None
     dtype: torch.dtype = torch.float32
     replace: bool = False
+    show: Callable[..., Denoises] = Known
+    longest: int | None = None
+
+    def guided(self, known: Tensor | None, condition: Condition) -> Denoises:
+        """The model as it is guided in a window of which the frames of `known` are known."""
+        if known is not None and self.history is not None:
+            return ClassifierFree(self.denoiser, self.history, history=known, generator=self.generator)
+        if condition.label is not None and (condition.label >= 0).any():  # else both branches would be the same
+            return ClassifierFree(self.denoiser, self.guidance)
+        return self.denoiser
+
+    def arithmetic(self, device: torch.device) -> torch.autocast:
+        """The context in which the network computes."""
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
         """Draw one window of latents.
@@ -71,24 +88,20 @@ class Draw:
         if self.lag:
             given = torch.zeros(1, dtype=torch.bool) if known is None else known.flatten(3).all(3).all(0).flatten()
             times = lagged(times, given.cpu().expand(frames.shape[2]), self.lag)
-        denoiser: Denoises = self.denoiser
         known = None if known is None else known.to(frames.device)
         part: Tensor | None = None
         if known is not None and self.replace:
             whole = known.flatten(3).all(3)[..., None, None]  # b 1 f 1 1
             part = known if bool((known != whole).any()) else None
             known = whole if bool(whole.any()) else None
-        if known is not None and self.history is not None:
-            denoiser = ClassifierFree(denoiser, self.history, history=known, generator=self.generator)
-        elif condition.label is not None and (condition.label >= 0).any():  # else both branches would be the same
-            denoiser = ClassifierFree(denoiser, self.guidance)
+        denoiser = self.guided(known, condition)
         if known is not None:
-            denoiser = Known(denoiser, frames, known, generator=self.generator)
+            denoiser = self.show(denoiser, frames, known, generator=self.generator)
         if part is not None:
             denoiser = Known(denoiser, frames, part, replace=True, generator=self.generator)
         noise = draw_noise(frames, self.generator)
         x = add_noise(schedule, frames, noise, begin).to(frames.dtype) if partial else start(schedule, noise, times)
-        with torch.autocast(frames.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.arithmetic(frames.device):
             return self.sampler(denoiser, x, condition, times, self.generator, progress=self.progress)
 
 

@@ -116,6 +116,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         config.sampling,
         config.device,
         config.data.stride[0] if config.unet.strided else None,
+        longest=config.data.stride[1],
     )
     test = first_batch(config, latent_dataset(config, test_cache, cache.statistics), 16)
     seen = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]

@@ -19,7 +19,8 @@ from vidiff.draw import Draw
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
-from vidiff.recipe import SamplingConfig, build_denoiser, build_sampler
+from vidiff.long import Strategy
+from vidiff.recipe import SamplingConfig, build_denoiser, build_sampler, build_strategy
 from vidiff.run import fill, load_codec, read_config, trained_precision
 
 Loaded = TypeVar("Loaded", bound="Trained")
@@ -35,6 +36,7 @@ class Trained:
         labels: names of the classes; empty for a model without.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        longest: the largest stride that it was trained on; None where that is not known.
         boxes: whether it was trained on frames of which a part is known.
     """
 
@@ -51,12 +53,13 @@ class Trained:
         stride: int | None = None,
         precision: Precision = "fp32",
         boxes: bool = False,
+        longest: int | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.denoiser, self.codec = denoiser.to(self.device), codec.to(self.device)
         self.frames, self.size, self.labels, self.fps = frames, size, tuple(labels), fps
         self.sampling, self.stride = sampling or SamplingConfig(), stride
-        self.precision, self.boxes = precision, boxes
+        self.precision, self.boxes, self.longest = precision, boxes, longest
 
     @classmethod
     def from_pretrained(
@@ -97,6 +100,7 @@ class Trained:
             config.data.stride[0] if config.unet.strided else None,
             trained_precision(run, choose_device(device)),
             boxes=config.loss.tasks.boxes > 0,
+            longest=config.data.stride[1],
         )
 
     def _asked(
@@ -135,7 +139,23 @@ class Trained:
             history,
             DTYPES[self.precision],
             replace=not self.boxes,
+            longest=self.longest,
         )
+
+    def _strategy(self, strategy: str | dict[str, Any] | None, history: float | None) -> Strategy:
+        """How more than a window is drawn. Raises ValueError for guidance on history where that makes no sense."""
+        slot = self.sampling.strategy if strategy is None else strategy
+        built = build_strategy(slot)
+        if history is not None and not built.guides:
+            raise ValueError(
+                f"history is {history}, but the strategy {slot} is for models that never saw the past clean, which "
+                "cannot be guided on it: leave out history, or choose another strategy"
+            )
+        return built
+
+    def reach(self, strategy: str | dict[str, Any] | None = None, context: int | None = None) -> int:
+        """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
+        return self._strategy(strategy, None).reach(self._context(context, 2))
 
     def _context(self, context: int | None, frames: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
