@@ -237,6 +237,7 @@ def test_how_long_clips_are_right_is_counted_for_each_stretch() -> None:
     assert found["right"] == [1.0, pytest.approx((2 + 8) / 16), pytest.approx(3 / 8)]
     assert found["kept_last"] == 0.0 and found["right_last"] == 0.0
     assert kept_along(join_readings(parts[:3]), label, 15, last=3)["kept_last"] == 0.5
+    assert kept_along(join_readings(parts), label, 5, given=9)["right"] == [pytest.approx(6 / 10), 0.5, 0.0]
     for chunk, last in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="give 1 or more frames for both"):
             kept_along(join_readings(parts), label, chunk, last)

@@ -60,9 +60,14 @@ def look(video: Tensor, before: Tensor | None = None) -> Looks:
     return Looks(flat.mean(3).mT, flat.std(3, correction=0).mT, sharpness, difference.mean((1, 3, 4)))
 
 
-def join(parts: Sequence[Looks]) -> Looks:
-    """Of pieces that follow each other."""
-    return Looks(*(torch.cat([getattr(part, field.name) for part in parts], dim=1) for field in fields(Looks)))
+def join(parts: Sequence[Looks], dim: int = 1) -> Looks:
+    """Of pieces that follow each other, or with `dim=0`, of other clips."""
+    return Looks(*(torch.cat([getattr(part, field.name) for part in parts], dim) for field in fields(Looks)))
+
+
+def after(looks: Looks, frame: int) -> Looks:
+    """From a frame on."""
+    return Looks(*(getattr(looks, field.name)[:, frame:] for field in fields(Looks)))
 
 
 def drift(looks: Looks, chunk: int, seams: Sequence[int] = ()) -> dict[str, Any]:

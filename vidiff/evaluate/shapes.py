@@ -229,13 +229,16 @@ def extension_score(
     }
 
 
-def kept_along(reading: Reading, label: Tensor, chunk: int, last: int = 8) -> dict[str, float | list[float]]:
+def kept_along(
+    reading: Reading, label: Tensor, chunk: int, given: int = 0, last: int = 8
+) -> dict[str, float | list[float]]:
     """How long clips go on to show the one object that they should.
 
     Args:
         reading: of (b, f) frames.
         label: (b,) int64, index into LABELS.
         chunk: frames of a stretch; the last may have fewer.
+        given: frames at the beginning that are not counted.
         last: frames at the end that are looked at by themselves.
 
     Returns:
@@ -248,7 +251,7 @@ def kept_along(reading: Reading, label: Tensor, chunk: int, last: int = 8) -> di
     """
     if chunk < 1 or last < 1:
         raise ValueError(f"chunk is {chunk} and last is {last}; give 1 or more frames for both")
-    right = reading.label == label[:, None]  # b f
+    right = (reading.label == label[:, None])[:, given:]  # b f
     parts = right.split(chunk, dim=1)
     return {
         "kept": [_kept(part).mean().item() for part in parts],
@@ -258,8 +261,8 @@ def kept_along(reading: Reading, label: Tensor, chunk: int, last: int = 8) -> di
     }
 
 
-def join_readings(readings: Sequence[Reading]) -> Reading:
-    """Readings of pieces that follow each other, as one.
+def join_readings(readings: Sequence[Reading], dim: int = 1) -> Reading:
+    """Readings as one: of pieces that follow each other, or with `dim=0`, of other clips.
 
     Raises:
         ValueError: no readings.
@@ -267,7 +270,7 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     if not readings:
         raise ValueError("there are no readings to join; read one piece at least")
     names = [field.name for field in fields(Reading) if field.name != "frame"]
-    whole = {name: torch.cat([getattr(reading, name) for reading in readings], dim=1) for name in names}
+    whole = {name: torch.cat([getattr(reading, name) for reading in readings], dim) for name in names}
     return Reading(**whole, frame=readings[0].frame)
 
 
