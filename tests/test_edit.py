@@ -15,11 +15,10 @@ from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import add_noise, expand_time
 from vidiff.diffusion.schedule import Cosine, time_grid
 from vidiff.draw import Draw, lagged
-from vidiff.edit import double, edit, extend, fill, generate, inpaint, interpolate, latents
+from vidiff.edit import double, edit, extend, fill, generate, inpaint, interpolate
+from vidiff.long import Clean
 from vidiff.nn.vae import VAEConfig
 from vidiff.sample import build_sampler
-
-SHAPE = (2, 3, 4, 4)  # b c h w
 
 
 class Counting:
@@ -66,7 +65,7 @@ def test_frames_continue_from_the_last_and_are_as_many_as_asked(
 ) -> None:
     """Counting goes on over every seam, so no frame is lost, doubled or taken from elsewhere."""
     past = along(given)
-    parts = list(latents(drawing(window, Counting()), past, frames, context, Condition(), SHAPE))
+    parts = list(Clean()(drawing(window, Counting()), past, frames, context, Condition()))
     assert all(1 <= part.shape[2] <= window for part in parts)
     torch.testing.assert_close(torch.cat([past, *parts], dim=2), along(given + frames))
 
@@ -80,14 +79,14 @@ def test_each_window_looks_back_as_far_as_the_context() -> None:
             seen.append(int((clock[0, 0, :, 0, 0] == 0).sum()))
             return super().__call__(x, t, condition)
 
-    parts = list(latents(drawing(8, Spy()), along(2), 20, 5, Condition(), SHAPE))
+    parts = list(Clean()(drawing(8, Spy()), along(2), 20, 5, Condition()))
     assert [part.shape[2] for part in parts] == [6, 3, 3, 3, 3, 2]
     assert sorted(set(seen)) == [2, 5] and seen[0] == 2 and seen[-1] == 5
 
 
 def test_a_context_that_fills_the_window_is_refused() -> None:
     with pytest.raises(ValueError, match="context is 4; windows of 4 frames then have no room"):
-        list(latents(drawing(4), along(4), 2, 4, Condition(), SHAPE))
+        list(Clean()(drawing(4), along(4), 2, 4, Condition()))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
@@ -163,7 +162,7 @@ def test_a_lagged_draw_keeps_what_is_given_and_later_frames_see_cleaner_ones(giv
 
     draw = replace(drawing(6, Spy()), lag=2)
     past = along(given)
-    parts = list(latents(draw, past, 6 - given, max(given, 1), Condition(), SHAPE))
+    parts = list(Clean()(draw, past, 6 - given, max(given, 1), Condition()))
     torch.testing.assert_close(torch.cat([past, *parts], dim=2), along(6))
     assert len(clocks) == 3 + 2 * (6 - given - 1) + 1
     assert all((clock.diff() >= 0).all() for clock in clocks)
@@ -173,14 +172,14 @@ def test_a_lagged_draw_keeps_what_is_given_and_later_frames_see_cleaner_ones(giv
 def test_guidance_on_history_takes_the_place_of_guidance_where_frames_are_known() -> None:
     def made(**options: float | None) -> Tensor:
         label = Condition(label=torch.tensor([1, 1]))
-        return torch.cat(list(latents(replace(drawing(6), **options), along(3), 3, 3, label, SHAPE)), dim=2)
+        return torch.cat(list(Clean()(replace(drawing(6), **options), along(3), 3, 3, label)), dim=2)
 
     plain = made(guidance=1.0)
     torch.testing.assert_close(made(guidance=4.0, history=1.0), plain)
     assert not torch.allclose(made(guidance=1.0, history=3.0), plain)
     assert not torch.allclose(made(guidance=1.0, history=3.0), made(guidance=3.0))
     nothing_known = [
-        torch.cat(list(latents(replace(drawing(6), history=h), along(0), 6, 3, Condition(), SHAPE)), dim=2)
+        torch.cat(list(Clean()(replace(drawing(6), history=h), along(0), 6, 3, Condition())), dim=2)
         for h in (None, 3.0)
     ]
     assert torch.equal(*nothing_known)

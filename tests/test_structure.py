@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "resize": frozenset(),
     "guide": frozenset({"diffusion"}),
     "draw": frozenset({"sample", "guide"}),
-    "edit": frozenset({"draw", "codec", "masks", "resize"}),
+    "long": frozenset({"draw"}),
+    "edit": frozenset({"long", "codec", "masks", "resize"}),
     "objective": frozenset({"diffusion", "nn", "sample", "codec", "text"}),
     "recipe": LEAVES | {"edit", "objective"},
     "config": frozenset({"recipe"}),
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "trained": frozenset({"trained_classifier"}),
     "pipeline": frozenset({"trained"}),
     "options": frozenset({"pipeline"}),
+    "compare": frozenset({"pipeline"}),
     "prepare": frozenset({"run"}),
     "score_shapes": frozenset({"pipeline"}),
     "score_editing": frozenset({"score_shapes"}),
@@ -54,7 +56,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "dry_run": frozenset({"stages"}),
     "train": frozenset({"dry_run"}),
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
-    "tools": frozenset({"vidiff", "options", "score_editing", "score_guidance", "score_upscaling"}),
+    "tools": frozenset({"vidiff", "options", "compare", "score_editing", "score_guidance", "score_upscaling"}),
 }
 
 # outside library -> the files that may import it
@@ -197,7 +199,7 @@ def test_the_table_means_what_it_says() -> None:
     assert reach("tools") == set(MAY_IMPORT)
     knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
     after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "stages", "dry_run", "train"}
-    scores = {"score_shapes", "score_editing", "score_guidance", "score_upscaling"}
+    scores = {"compare", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
     assert knows_config == {"config", "vidiff", "tools"} | after | scores
 
 

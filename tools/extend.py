@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.video import VideoReader, VideoWriter
+from vidiff.long import STRATEGIES
 from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
 
 CHUNK = 64  # frames of the given clip that are copied at once
@@ -36,12 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
+    parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
     add_output(parser, "extended.mp4", "the clip's")
     add_drawing(parser)
     options = parser.parse_args(arguments)
     try:
         run, pipeline = load_run(options)
-        settings = drawing(options)
+        settings = {**drawing(options), "strategy": options.strategy}
         with VideoReader(options.clip) as reader:
             size = fit(reader.size, pipeline.size)
             given = reader.frames if options.given is None else options.given
@@ -49,11 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
             if options.frames <= given:
                 raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
-            context = pipeline.sampling.context if options.context is None else options.context
-            context = min(given, max(context, 1))
-            last = crop(reader.read(range(given - context, given), size), pipeline.size)
+            reach = min(given, pipeline.reach(options.strategy, options.context))
+            last = crop(reader.read(range(given - reach, given), size), pipeline.size)
             new = pipeline.stream(
-                options.frames - given + context,
+                options.frames - given + reach,
                 options.label,
                 text=options.text,
                 clip=last[None],

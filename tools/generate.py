@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from vidiff.data.video import VideoWriter, grid
+from vidiff.long import STRATEGIES
 from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.pipeline import Pipeline
 
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label or --text"
     )
+    parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
     parser.add_argument(
         "--upscale",
         action="append",
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
         texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
-        settings = drawing(options)
+        settings = {**drawing(options), "strategy": options.strategy}
         stream = pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings)
         size = pipeline.size
         for path in options.upscale or []:

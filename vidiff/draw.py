@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +40,8 @@ class Draw:
         guide: what guidance does besides its scales.
         classifier: of noised latents; its gradient then stands for the label, which the model is not told.
         classifier_scale: of that gradient; 0 tells the model the label after all.
+        show: `(denoiser, frames, mask, generator=...) -> denoiser`, how wholly known frames are shown to the model.
+        longest: stride between frames that the model was trained up to, in source frames; None where it is not known.
     """
 
     denoiser: Denoises
@@ -55,6 +58,25 @@ class Draw:
     guide: Guide = field(default_factory=Guide)
     classifier: Classifier | None = None
     classifier_scale: float = 0.0
+    show: Callable[..., Denoises] = Known
+    longest: int | None = None
+
+    def told(self, condition: Condition) -> Condition:
+        """What the network is told: not the label, where a classifier stands for it."""
+        judged = self.classifier is not None and self.classifier_scale
+        return without(condition, ["label"]) if judged else condition
+
+    def guided(self, known: Tensor | None, condition: Condition) -> Denoises:
+        """The model as it is guided to `condition` in a window of which the frames of `known` are known."""
+        told = self.told(condition)
+        denoiser = self.guide.scaled(self.denoiser, told, self.guidance, self.history, known, self.generator)
+        if self.classifier is not None and condition.label is not None:
+            denoiser = self.guide.judged(denoiser, self.classifier, condition.label, self.classifier_scale)
+        return self.guide.bounded(denoiser)
+
+    def arithmetic(self, device: torch.device) -> torch.autocast:
+        """The context in which the network computes."""
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
         """Draw one window of latents.
@@ -85,21 +107,15 @@ class Draw:
             whole = known.flatten(3).all(3)[..., None, None]  # b 1 f 1 1
             part = known if bool((known != whole).any()) else None
             known = whole if bool(whole.any()) else None
-        asked = condition
-        if self.classifier is not None and self.classifier_scale:
-            condition = without(condition, ["label"])
-        denoiser = self.guide.scaled(self.denoiser, condition, self.guidance, self.history, known, self.generator)
-        if self.classifier is not None and asked.label is not None:
-            denoiser = self.guide.judged(denoiser, self.classifier, asked.label, self.classifier_scale)
-        denoiser = self.guide.bounded(denoiser)
+        denoiser = self.guided(known, condition)
         if known is not None:
-            denoiser = Known(denoiser, frames, known, generator=self.generator)
+            denoiser = self.show(denoiser, frames, known, generator=self.generator)
         if part is not None:
             denoiser = Known(denoiser, frames, part, replace=True, generator=self.generator)
         noise = draw_noise(frames, self.generator)
         x = add_noise(schedule, frames, noise, begin).to(frames.dtype) if partial else start(schedule, noise, times)
-        with torch.autocast(frames.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.sampler(denoiser, x, condition, times, self.generator, progress=self.progress)
+        with self.arithmetic(frames.device):
+            return self.sampler(denoiser, x, self.told(condition), times, self.generator, progress=self.progress)
 
 
 class Backwards(Draw):

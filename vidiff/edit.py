@@ -12,39 +12,11 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
 from vidiff.diffusion.lowres import with_lowres
 from vidiff.draw import Backwards, Draw
+from vidiff.long import Clean, Strategy, final
 from vidiff.masks import check_pixels, hide, known_latents
 from vidiff.resize import enlarge
 
-
-def latents(
-    draw: Draw, past: Tensor, frames: int, context: int, condition: Condition, shape: tuple[int, ...]
-) -> Iterator[Tensor]:
-    """Draw `frames` latent frames, window by window, each continuing from the last `context` frames before it.
-
-    Args:
-        past: `(b, c, p, h, w)` that the first window continues; p may be 0.
-        shape: `(b, c, h, w)` of a latent frame.
-
-    Yields:
-        `(b, c, n, h, w)`, `frames` in sum over n. Memory does not grow with `frames`.
-
-    Raises:
-        ValueError: where the context fills a window.
-    """
-    batch, channels, height, width = shape
-    while frames > 0:
-        past = past[:, :, max(past.shape[2] - context, 0) :]
-        given = past.shape[2]
-        if given >= draw.window:
-            raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
-        count = min(draw.window, given + frames) if given == 0 else draw.window
-        window = past.new_zeros(batch, channels, count, height, width)
-        window[:, :, :given] = past
-        window = draw(window, first_frames(count, given) if given else None, condition)
-        made = window[:, :, given : given + frames]
-        frames -= made.shape[2]
-        past = window
-        yield made
+CLEAN = Clean()
 
 
 def generate(
@@ -55,15 +27,16 @@ def generate(
     context: int,
     condition: Condition,
     count: int,
+    strategy: Strategy = CLEAN,
 ) -> Iterator[Tensor]:
-    """Draw `count` clips of `frames` frames and `size` (height, width) pixels.
+    """Draw `count` clips of `frames` frames and `size` (height, width) pixels; past a window, as `strategy` goes on.
 
     Yields:
         `(count, 3, n, height, width)` in [-1, 1], `frames` in sum over n.
     """
-    shape = (count, codec.channels, size[0] // codec.factor, size[1] // codec.factor)
-    past = torch.zeros(count, codec.channels, 0, *shape[2:], device=codec.shift.device)
-    for z in latents(draw, past, frames, context, condition, shape):
+    height, width = size[0] // codec.factor, size[1] // codec.factor
+    past = torch.zeros(count, codec.channels, 0, height, width, device=codec.shift.device)
+    for z in strategy(draw, past, frames, context, condition):
         yield codec.decode(z)
 
 
@@ -75,33 +48,34 @@ def extend(
     context: int,
     condition: Condition,
     backwards: bool = False,
+    strategy: Strategy = CLEAN,
 ) -> Iterator[Tensor]:
-    """Continue `clip` `(b, 3, p, h, w)` in [-1, 1] by `frames` new frames.
+    """Continue `clip` `(b, 3, p, h, w)` in [-1, 1] by `frames` new frames, as `strategy` goes on.
 
-    Previous frames condition each window (Ho et al. 2022, video diffusion models, section 3.1, with a trained clock in
-    place of replacement). Only the last `context` frames of `clip` are looked at; of one frame, this is image to video.
+    Only the last frames of `clip` are looked at, `context` of them unless the strategy reaches further back; of one
+    frame, this is image to video.
 
     Args:
-        backwards: continue it into its past, from its first `context` frames.
+        backwards: continue it into its past, from its first frames.
 
     Yields:
         the new frames, `(b, 3, n, h, w)`, `frames` in sum over n; backwards, the latest come first.
     """
-    near = clip[:, :, :context] if backwards else clip[:, :, max(clip.shape[2] - context, 0) :]
-    past = codec.encode(near.to(codec.shift)).mean
-    shape = (past.shape[0], past.shape[1], *past.shape[3:])
+    reach = strategy.reach(context)
+    past = codec.encode((clip[:, :, :reach] if backwards else final(clip, reach)).to(codec.shift)).mean
     if not backwards:
-        for z in latents(draw, past, frames, context, condition, shape):
+        for z in strategy(draw, past, frames, context, condition):
             yield codec.decode(z)
         return
-    for z in latents(Backwards(**vars(draw)), past.flip(2), frames, context, condition, shape):
+    for z in strategy(Backwards(**vars(draw)), past.flip(2), frames, context, condition):
         yield codec.decode(z.flip(2))
 
 
 def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
     """Draw what is unknown of latents of any length, window by window, each knowing `context` frames of the one before.
 
-    Where nothing is known this is `latents`. The last window may reach past the end; what is made there is dropped.
+    Where nothing is known this is the strategy `Clean`. The last window may reach past the end; what is made there is
+    dropped.
 
     Args:
         frames: `(b, c, f, h, w)`, the content wherever `known` is true.
@@ -180,7 +154,7 @@ def interpolate(
     Raises:
         ValueError: no new frames, or more frames than fit one window.
     """
-    first, last = first[:, :, max(first.shape[2] - context, 0) :], last[:, :, :context].to(first)
+    first, last = final(first, context), last[:, :, :context].to(first)
     ends = first.shape[2], last.shape[2]
     total = ends[0] + between + ends[1]
     if between < 1 or total > draw.window:

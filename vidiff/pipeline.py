@@ -224,6 +224,7 @@ class Pipeline(Trained):
         clip: Tensor | None = None,
         backwards: bool = False,
         context: int | None = None,
+        strategy: str | dict[str, Any] | None = None,
         **options: Any,
     ) -> Iterator[Tensor]:
         """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
@@ -233,6 +234,8 @@ class Pipeline(Trained):
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
+            strategy: of `vidiff.long.STRATEGIES`, by which a video longer than a window goes on: a name such as
+                "rolling", or a name with options: `{"name": "noisy", "level": 0.02}`; by default the run's own.
             options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
                 `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `seed` of all
                 noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
@@ -247,6 +250,7 @@ class Pipeline(Trained):
             `(b, 3, n, h, w)` in [-1, 1].
         """
         context = self._context(context, 2 if clip is not None else frames or 1)
+        how = self._strategy(strategy, options.get("history"))
         draw = self._draw(**options)
         if clip is None:
             frames = self.frames if frames is None else frames
@@ -254,10 +258,10 @@ class Pipeline(Trained):
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
             condition = self.condition(label, count, text)
             size = (self.size, self.size)
-            yield from edit.generate(draw, self.codec, frames, size, context, condition, count)
+            yield from edit.generate(draw, self.codec, frames, size, context, condition, count, how)
             return
         clip = self._clip(clip)
         if frames is None or frames <= clip.shape[2]:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
         new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)
-        yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards)
+        yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards, how)

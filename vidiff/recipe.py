@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
@@ -17,6 +18,7 @@ from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
 from vidiff.guide import Guide
+from vidiff.long import STRATEGIES, Strategy
 from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.nn.vae import VAEConfig
@@ -75,6 +77,7 @@ class SamplingConfig(Guide):
     history: float | None = None  # where frames are known: scale on them and the label at once, in place of guidance
     context: int = 8  # frames that an extension looks back on
     lag: int = 0  # steps by which each new frame follows the one before; 0 draws all of a window at once
+    strategy: dict[str, Any] = field(default_factory=lambda: {"name": "clean"})  # how more than a window is drawn
     count: int = 12  # clips in the grids drawn while training
 
 
@@ -246,6 +249,7 @@ class DiffusionRun(LatentRun):
         if not 0 <= self.loss.drop <= 1:
             raise ConfigError(f"loss.drop is {self.loss.drop}; give a probability from 0 to 1")
         build_sampler(self.sampling.sampler)
+        build_strategy(self.sampling.strategy)
         for key in ("steps", "count"):
             if getattr(self.sampling, key) < 1:
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
@@ -305,6 +309,24 @@ def build_sampler(slot: dict[str, Any]) -> Sampler:
 def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
     """The text encoder; `facts` is what it learned of the training captions."""
     return build_part("text", TEXTS, {**slot, **facts})
+
+
+def build_strategy(slot: str | dict[str, Any]) -> Strategy:
+    """A strategy from its slot, its name alone, or its slot as text: "{name: noisy, level: 0.02}"."""
+    if isinstance(slot, str):
+        slot = read_slot("sampling.strategy", slot)
+    return build_part("sampling.strategy", STRATEGIES, slot)
+
+
+def read_slot(key: str, text: str) -> dict[str, Any]:
+    """A slot from a command line: a name, or YAML such as "{name: ..., option: ...}". Raises ConfigError."""
+    if not text.lstrip().startswith("{"):
+        return {"name": text}
+    try:
+        return dict(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
 def build_codec(vae: VAEConfig | None) -> Codec:

@@ -139,6 +139,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         text=encoder,
         lowres=config.lowres,
         detail=seen.detail,
+        longest=config.data.stride[1],
     )
     dataset = with_text(config, latent_dataset(config, seen, seen), encoder, index)
     held = with_text(config, latent_dataset(config, unseen, seen), encoder, held_out)

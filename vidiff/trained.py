@@ -20,7 +20,8 @@ from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
 from vidiff.guide import Guide
-from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_text
+from vidiff.long import Strategy
+from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_strategy, build_text
 from vidiff.run import fill, load_codec, read_config, trained_precision
 from vidiff.text import TextEncoder
 from vidiff.trained_classifier import TrainedClassifier
@@ -40,6 +41,7 @@ class Trained:
         told: whether the model itself was trained with them; else only the classifier knows them.
         fps: frames a second of the clips that it was trained on, at their least stride.
         stride: that stride, where the model is told of it; else None.
+        longest: the largest stride that it was trained on; None where that is not known.
         boxes: whether it was trained on frames of which a part is known.
         text: what reads prompts; None for a model without text.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
@@ -64,6 +66,7 @@ class Trained:
         lowres: LowresConfig | None = None,
         detail: Tensor | None = None,
         classifier: TrainedClassifier | None = None,
+        longest: int | None = None,
     ) -> None:
         self.device = choose_device(device)
         if classifier is not None:
@@ -77,7 +80,7 @@ class Trained:
         self.labels = tuple(labels) if classifier is None else classifier.labels
         self.sampling, self.stride = sampling or SamplingConfig(), stride
         self.precision, self.boxes, self.text, self.lowres = precision, boxes, text, lowres or LowresConfig()
-        self.detail = None if detail is None else detail.to(self.device)
+        self.detail, self.longest = None if detail is None else detail.to(self.device), longest
 
     @classmethod
     def from_pretrained(
@@ -129,6 +132,7 @@ class Trained:
             lowres=config.lowres,
             detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
             classifier=None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
+            longest=config.data.stride[1],
         )
 
     @property
@@ -189,6 +193,7 @@ class Trained:
             guide=self._guide(**guide),
             classifier=None if self.classifier is None else self.classifier.network,
             classifier_scale=self._classifier_scale(classifier_scale),
+            longest=self.longest,
         )
 
     def _guide(self, **given: Any) -> Guide:
@@ -211,6 +216,21 @@ class Trained:
         if not scale and not self.told:
             raise ValueError("classifier_scale is 0, but only the classifier knows labels: give a positive number")
         return scale
+
+    def _strategy(self, strategy: str | dict[str, Any] | None, history: float | None) -> Strategy:
+        """How more than a window is drawn. Raises ValueError for guidance on history where that makes no sense."""
+        slot = self.sampling.strategy if strategy is None else strategy
+        built = build_strategy(slot)
+        if history is not None and not built.guides:
+            raise ValueError(
+                f"history is {history}, but the strategy {slot} is for models that never saw the past clean, which "
+                "cannot be guided on it: leave out history, or choose another strategy"
+            )
+        return built
+
+    def reach(self, strategy: str | dict[str, Any] | None = None, context: int | None = None) -> int:
+        """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
+        return self._strategy(strategy, None).reach(self._context(context, 2))
 
     def _context(self, context: int | None, frames: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""

@@ -250,4 +250,4 @@ def test_a_limit_takes_files_evenly(tmp_path: Path, quiet: list[list[str]]) -> N
     for number in range(6):
         write_numbered_in(tmp_path, f"train/{'ab'[number // 3]}/{number}.mp4", 2)
     assert [f.path[-5] for f in build_index(tmp_path, limit=3, progress=False).files] == ["0", "2", "4"]
-    assert len(build_index(tmp_path, limit=99, progress=False).files) == 6
+    assert len({f.path for f in build_index(tmp_path, limit=9, progress=False).files}) == 6, "each once"

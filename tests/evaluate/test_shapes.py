@@ -10,7 +10,15 @@ from torch import Tensor
 
 from vidiff.data.shapes import BACKGROUND, LABELS, Clip, ShapesSpec, make_shapes, read_clips, rgb
 from vidiff.data.video import read_video
-from vidiff.evaluate.shapes import Reading, acceleration, extension_score, label_score, read_shapes
+from vidiff.evaluate.shapes import (
+    Reading,
+    acceleration,
+    extension_score,
+    join_readings,
+    kept_along,
+    label_score,
+    read_shapes,
+)
 
 GROUND = rgb(BACKGROUND).view(3, 1, 1, 1)
 DIAGONAL = math.hypot(64, 64)
@@ -215,3 +223,23 @@ def test_extension_score_compares_labels_with_the_given_frames() -> None:
 def test_extension_score_needs_enough_frames() -> None:
     with pytest.raises(ValueError, match=r"given=10 and horizon=8 need .* 18 in all; the clips have 16"):
         extension_score(reading_of(straight(16)), straight(40), given=10)
+
+
+def test_how_long_clips_are_right_is_counted_for_each_stretch() -> None:
+    """Of two clips of red discs, one turns into a square after 10 of 20 frames, and one has two objects in the last."""
+    disc, square = still("red_disc"), still("red_square")
+    away = GROUND + (still("red_disc", x=50.0) - GROUND) + (still("red_disc", x=14.0) - GROUND)
+    clips = [torch.cat([*[disc] * 10, *[square] * 10], dim=1), torch.cat([*[disc] * 19, away], dim=1)]
+    label = torch.tensor([LABELS.index("red_disc")] * 2)
+    parts = [read_shapes(torch.stack(clips)[:, :, a : a + 5]) for a in range(0, 20, 5)]
+    found = kept_along(join_readings(parts), label, 8, last=3)
+    assert found["kept"] == [1.0, 0.5, 0.0]
+    assert found["right"] == [1.0, pytest.approx((2 + 8) / 16), pytest.approx(3 / 8)]
+    assert found["kept_last"] == 0.0 and found["right_last"] == 0.0
+    assert kept_along(join_readings(parts[:3]), label, 15, last=3)["kept_last"] == 0.5
+    assert kept_along(join_readings(parts), label, 5, given=9)["right"] == [pytest.approx(6 / 10), 0.5, 0.0]
+    for chunk, last in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="give 1 or more frames for both"):
+            kept_along(join_readings(parts), label, chunk, last)
+    with pytest.raises(ValueError, match="no readings to join"):
+        join_readings([])

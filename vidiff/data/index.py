@@ -108,8 +108,8 @@ def build_index(
     found = _without_held(root, found, quarantine)
     if limit < 0:
         raise DataError(f"data.limit is {limit}; give a number of files, or 0 for all")
-    if limit:
-        found = [found[i * len(found) // limit] for i in range(min(limit, len(found)))]
+    if 0 < limit < len(found):
+        found = [found[i * len(found) // limit] for i in range(limit)]
     known = _read_cache(cache)
     examined = read_records(records) if records else {}
     sizes, keys = {}, {}

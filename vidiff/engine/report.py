@@ -59,9 +59,14 @@ def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None
     ]
     file = run / "report.html"
     draft = run / ".report.html"
-    draft.write_text(_PAGE.format(title=escape(name), style=_STYLE, body="\n".join(filter(None, sections))))
+    draft.write_text(page(name, "\n".join(filter(None, sections))))
     draft.replace(file)
     return file
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page in the style of all reports; `body` is HTML."""
+    return _PAGE.format(title=escape(title), style=_STYLE, body=body)
 
 
 def _header(name: str, lines: list[log.Line], training: bool) -> str:

@@ -7,7 +7,8 @@ colours, whose silhouette agrees with a disc, a square or a triangle drawn at it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -243,6 +244,51 @@ def extension_score(
         "standing_still_by_frame": still.tolist(),
         "label_kept": kept.double().mean().item(),
     }
+
+
+def kept_along(
+    reading: Reading, label: Tensor, chunk: int, given: int = 0, last: int = 8
+) -> dict[str, float | list[float]]:
+    """How long clips go on to show the one object that they should.
+
+    Args:
+        reading: of (b, f) frames.
+        label: (b,) int64, index into LABELS.
+        chunk: frames of a stretch; the last may have fewer.
+        given: frames at the beginning that are not counted.
+        last: frames at the end that are looked at by themselves.
+
+    Returns:
+        `kept`, for each stretch, the fraction of clips with exactly one object, of the right colour and shape, in at
+        least 7/8 of its frames; `right`, for each stretch, the fraction of such frames; `kept_last`, the former over
+        the last frames; `right_last`, the fraction of clips with such a last frame.
+
+    Raises:
+        ValueError: a chunk or a number of last frames below 1.
+    """
+    if chunk < 1 or last < 1:
+        raise ValueError(f"chunk is {chunk} and last is {last}; give 1 or more frames for both")
+    right = (reading.label == label[:, None])[:, given:]  # b f
+    parts = right.split(chunk, dim=1)
+    return {
+        "kept": [_kept(part).double().mean().item() for part in parts],
+        "right": [part.double().mean().item() for part in parts],
+        "kept_last": _kept(right[:, -last:]).double().mean().item(),
+        "right_last": right[:, -1].double().mean().item(),
+    }
+
+
+def join_readings(readings: Sequence[Reading], dim: int = 1) -> Reading:
+    """Readings as one: of pieces that follow each other, or with `dim=0`, of other clips.
+
+    Raises:
+        ValueError: no readings.
+    """
+    if not readings:
+        raise ValueError("there are no readings to join; read one piece at least")
+    names = [field.name for field in fields(Reading) if field.name != "frame"]
+    whole = {name: torch.cat([getattr(reading, name) for reading in readings], dim) for name in names}
+    return Reading(**whole, frame=readings[0].frame)
 
 
 def _kept(right: Tensor) -> Tensor:

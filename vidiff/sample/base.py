@@ -21,11 +21,21 @@ class State:
 
     Args:
         generator: where its noise comes from.
-        memory: what a multistep sampler keeps of earlier steps; empty at the first.
+        memory: what a multistep sampler keeps of earlier steps; empty at the first. A tensor `(b, c, f, h, w)`, or what
+            has a `slide` of its own.
     """
 
     generator: torch.Generator | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+
+    def slide(self, drop: int, add: int) -> State:
+        """The state of a window that has moved on: without its first `drop` frames, and with `add` new ones at its end,
+        of which nothing is remembered."""
+        moved = {
+            name: slid(kept, drop, add) if isinstance(kept, Tensor) else kept.slide(drop, add)
+            for name, kept in self.memory.items()
+        }
+        return State(self.generator, moved)
 
 
 class Sampler:
@@ -63,6 +73,12 @@ class Sampler:
         for t, s in tqdm(list(pairwise(grid)), disable=not progress, desc="sampling", leave=False):
             x, state = self.step(denoiser, x, t, s, condition, state)
         return denoiser(x, grid[-1], condition).x0
+
+
+def slid(kept: Tensor, drop: int, add: int, fill: float = 0.0) -> Tensor:
+    """`(b, c, f, h, w)` without its first `drop` frames, and with `add` frames of `fill` at its end."""
+    new = kept.new_full((*kept.shape[:2], add, *kept.shape[3:]), fill)
+    return torch.cat([kept[:, :, drop:], new], dim=2)
 
 
 def frame_times(times: Tensor, x: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.process import draw_noise
-from vidiff.sample.base import Sampler, State
+from vidiff.sample.base import Sampler, State, slid
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class History:
         return History(
             tuple(torch.where(moving, halves[i], halves[i + 1]) for i in range(count)),
             tuple(torch.where(moving, x0s[i], x0s[i + 1]) for i in range(count)),
+        )
+
+    def slide(self, drop: int, add: int) -> History:
+        """As `State.slide`, in a grid with a clock for each frame: the new ones have left no time yet."""
+        return History(
+            tuple(slid(half, drop, add, torch.nan) for half in self.half), tuple(slid(x0, drop, add) for x0 in self.x0)
         )
 
 
