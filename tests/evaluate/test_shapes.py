@@ -240,6 +240,6 @@ def test_how_long_clips_are_right_is_counted_for_each_stretch() -> None:
     assert kept_along(join_readings(parts), label, 5, given=9)["right"] == [pytest.approx(6 / 10), 0.5, 0.0]
     for chunk, last in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="give 1 or more frames for both"):
-            kept_along(join_readings(parts), label, chunk, last)
+            kept_along(join_readings(parts), label, chunk, last=last)
     with pytest.raises(ValueError, match="no readings to join"):
         join_readings([])
