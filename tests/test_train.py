@@ -44,6 +44,17 @@ unet: {{width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}}
 sampling: {{sampler: {{name: ddim}}, steps: 2, context: 3, count: 2}}
 train: {{steps: {STEPS}, precision: fp32, log_every: 1, checkpoint_every: 4, validate_every: 6, sample_every: 6}}
 """
+CLASSIFIER = """\
+kind: classifier
+name: judge
+device: cpu
+batch: 2
+data: {root: data, layout: shapes, size: 32, frames: 6, workers: 0}
+codec: {config: vae.yaml}
+classifier: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
+scale: 2.0
+train: {steps: 4, precision: fp32, log_every: 1, checkpoint_every: 2, validate_every: 2}
+"""
 
 
 class Place:
@@ -173,6 +184,42 @@ def test_a_learned_schedule_is_trained_by_the_bound_and_drawn_with(place: Place)
     shutil.rmtree(place.folder / "runs/bound")
 
 
+def test_a_classifier_is_trained_on_the_same_latents_and_guides_by_a_command(place: Place) -> None:
+    (place.folder / "judge.yaml").write_text(CLASSIFIER)
+    caches = {path: path.stat().st_mtime_ns for path in (place.folder / "runs/latents").rglob("*.safetensors")}
+    said = place.train("judge.yaml")
+    assert "tiny_vae" not in said and "judge: trained to step 4" in said
+    assert caches == {path: path.stat().st_mtime_ns for path in (place.folder / "runs/latents").rglob("*.safetensors")}
+    lines = read_metrics(place.folder / "runs/judge/metrics.jsonl")
+    assert [line["step"] for line in lines if "val/accuracy" in line] == [2, 4]
+    assert {f"accuracy/t{quarter}" for quarter in range(4)} | {"accuracy", "loss"} <= set().union(*lines)
+
+    guided = ("--run", "runs/tiny", "--classifier", "runs/judge", "--label", "red_disc")
+    place.tool("generate", *guided, "--out", "guided.mp4")
+    found = read_metadata(place.folder / "guided.mp4")
+    assert (found["classifier"], found["classifier_scale"], found["labels"]) == ("runs/judge", 2.0, ["red_disc"])
+    source = place.folder / "data/test/blue_disc/0000.mp4"
+    more = ("--classifier-scale", "5", "--frames", "14", "--given", "5", "--out", "guided/")
+    place.tool("extend", str(source), *guided, *more)
+    pictures = sorted((place.folder / "guided").iterdir())
+    assert torch.equal(torch.stack([read_image(path) for path in pictures[:5]], dim=1), read_video(source, range(5)))
+    assert read_metadata(place.folder / "guided")["classifier_scale"] == 5.0
+    said = place.tool("evaluate", "--run", "runs/tiny", "--classifier", "runs/judge", "--json", "judged.json")
+    scores = json.loads((place.folder / "judged.json").read_text())
+    assert scores == json.loads((place.folder / "runs/judge/scores.json").read_text())
+    assert scores["guided"]["clips"] == scores["unguided"]["clips"] == 96 and "guided" in said
+    assert read_video(place.folder / "runs/judge/samples/evaluated-guided.mp4").shape[1] == 6
+    assert "is a run of kind diffusion; one of kind classifier is needed" in place.refused(
+        "generate", "--run", "runs/tiny", "--classifier", "runs/tiny"
+    )
+
+
+def test_a_dry_run_of_a_classifier_says_what_to_expect(place: Place) -> None:
+    (place.folder / "judge.yaml").write_text(CLASSIFIER)
+    said = place.train("judge.yaml", "--dry-run", "train.steps=1000", "name=rehearsed")
+    assert re.search(r"^classifier .* s +1,000 ", said, re.MULTILINE) and not (place.folder / "runs/rehearsed").exists()
+
+
 def test_a_run_in_use_is_not_trained_twice(place: Place) -> None:
     process = place.start("-m", "vidiff.train", "tiny.yaml", "name=busy", "train.steps=500")
     try:
@@ -207,6 +254,7 @@ def test_a_dry_run_says_what_to_expect_and_leaves_nothing(place: Place) -> None:
         (("tiny.yaml", "device=tpu"), "no such device: 'tpu'"),
         (("tiny.yaml", "schedule.name=learned", "name=x"), "a learned schedule needs objective=bound"),
         (("tiny.yaml", "objective=boundd", "name=x"), "choose denoising or bound"),
+        (("judge.yaml", "classifier.width=16"), "judge was trained with classifier.width=8, not 16"),
         (("tiny.yaml", "unet.width=16"), "tiny was trained with unet.width=8, not 16: give this training another name"),
         (("vae.yaml", "vae.patch=4"), "tiny_vae was trained with vae.patch=2, not 4"),
         (("vae.yaml", "name=tiny"), "tiny was trained with kind=diffusion, not vae"),
