@@ -118,6 +118,8 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("unet.multipliers=[1, big]", ["unet.multipliers", "big"]),
         ("train.precision=fp8", ["train.precision", "fp8"]),
         ("data.root", ["data.root"]),
+        ("sampling.strategy={name: clen}", ["unknown sampling.strategy 'clen'", "clean, keyframes"]),
+        ("sampling.strategy={name: noisy, level: 1}", ["level is 1; give 0"]),
         ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'dpmpp_2m'}"]),
         ("data.frames: 3", ["data.frames: 3"]),
         # super-resolution

@@ -15,6 +15,7 @@ from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump
 from vidiff.engine import checkpoint
 from vidiff.guide import Guide
+from vidiff.long import STRATEGIES
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline import Pipeline
@@ -197,6 +198,83 @@ def test_a_model_of_single_frames_makes_pictures_and_no_clips() -> None:
     for make in (lambda: pipe.generate(2), lambda: pipe.extend(clip(1), 2)):
         with pytest.raises(ValueError, match="single frames"):
             make()
+
+
+def strided(longest: int = 4) -> Pipeline:
+    of = config(stride=4)
+    made = denoiser(of)
+    return Pipeline(made, Identity(), 6, 8, LABELS, 8.0, of.sampling, "cpu", stride=1, longest=longest)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_video_goes_on_by_every_strategy(name: str) -> None:
+    pipe, start = strided(), clip(3)
+    asked = {"label": "horse", "strategy": name, "seed": 3}
+    longer = pipe.extend(start, 17, **asked)
+    assert longer.shape == (2, 3, 17, 8, 8) and torch.equal(longer[:, :, :3], start)
+    torch.manual_seed(123)
+    parts = list(pipe.stream(17, clip=start, **asked))
+    assert torch.equal(torch.cat([start, *parts], dim=2), longer)
+    assert not torch.equal(longer, pipe.extend(start, 17, **{**asked, "seed": 4}))
+    made = pipe.generate(15, "dog", strategy=name, seed=1)
+    assert made.shape == (1, 3, 15, 8, 8)
+    assert torch.equal(made[:, :, :6], pipe.generate(6, "dog", seed=1)), "a window is a window"
+
+
+def test_a_strategy_has_options_and_a_default() -> None:
+    pipe, start = strided(), clip(3)
+    plain = pipe.extend(start, 9)
+    assert torch.equal(plain, pipe.extend(start, 9, strategy="clean"))
+    assert torch.equal(plain, pipe.extend(start, 9, strategy={"name": "noisy", "level": 0.0}))
+    noisy = pipe.extend(start, 9, strategy={"name": "noisy", "level": 0.2})
+    assert not torch.equal(plain, noisy)
+    assert torch.equal(noisy, pipe.extend(start, 9, strategy="{name: noisy, level: 0.2}"))
+    assert pipe.settings(strategy="rolling")["strategy"] == "rolling"
+    pipe.sampling.strategy = {"name": "noisy", "level": 0.2}
+    assert torch.equal(noisy, pipe.extend(start, 9))
+    assert pipe.settings()["strategy"] == {"name": "noisy", "level": 0.2}
+
+
+def test_a_run_guided_on_history_is_not_where_a_strategy_cannot_be() -> None:
+    pipe, start = strided(), clip(3)
+    wanted = {name: pipe.extend(start, 9, "cat", strategy=name) for name in ("clean", "replace")}
+    pipe.sampling.history = 3.0
+    assert torch.equal(pipe.extend(start, 9, "cat", strategy="replace"), wanted["replace"])
+    assert not torch.equal(pipe.extend(start, 9, "cat"), wanted["clean"])
+
+
+def test_how_far_an_extension_looks_back() -> None:
+    """So a long clip can be extended from that much of it."""
+    pipe, start = strided(), clip(14)
+    assert (pipe.reach(), pipe.reach("rolling", 4), pipe.reach({"name": "keyframes", "stride": 3}, 4)) == (2, 4, 10)
+    options = {"strategy": {"name": "keyframes", "stride": 3}, "context": 4}
+    whole = pipe.extend(start, 20, **options)
+    assert torch.equal(whole[:, :, 14:], pipe.extend(start[:, :, 4:], 16, **options)[:, :, 10:])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strategy": "clen"}, "unknown sampling.strategy 'clen'; choose one of clean, keyframes, noisy"),
+        ({"strategy": {"level": 0.1}}, "sampling.strategy needs a name"),
+        ({"strategy": {"name": "clean", "level": 0.1}}, "sampling.strategy: clean does not take these options"),
+        ({"strategy": "{name: noisy, level: [}"}, "give a name, or {name: ..., option: ...}"),
+        ({"strategy": "{name: noisy, level: 2}"}, "level is 2; give 0"),
+        ({"strategy": "replace", "history": 2.0}, "history is 2.0, but the strategy replace is for models that never"),
+        ({"strategy": {"name": "keyframes", "stride": 5}}, "stride is 5, which is 5 source frames"),
+        ({"strategy": "rolling", "backwards": True}, "choose another strategy for backwards=True"),
+        ({"strategy": "rolling", "lag": 1}, "lag is 1, but a rolling window"),
+    ],
+)
+def test_a_strategy_that_cannot_be_is_named(options: dict, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        strided().extend(clip(3), 9, **options)
+    assert said in str(caught.value)
+
+
+def test_a_model_of_one_stride_has_no_key_frames(pipe: Pipeline) -> None:
+    with pytest.raises(ValueError, match="knows of one stride alone: train it with"):
+        pipe.extend(clip(3), 9, strategy="keyframes")
 
 
 def test_a_model_that_was_told_strides_is_told_the_least() -> None:

@@ -21,7 +21,12 @@ from vidiff.run import save_codec
 
 TOOLS = Path(__file__).parents[2] / "tools"
 EXTEND = ("clip.mp4", "--frames", "9")
-USERS = {"generate": (), "extend": EXTEND, "evaluate": ()}  # of a trained run, and what each needs
+USERS = {
+    "generate": (),
+    "extend": EXTEND,
+    "evaluate": (),
+    "compare_extend": (),
+}  # of a trained run, and what each needs
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def call(name: str, *arguments: str) -> int:
 
 
 EXTEND = ("clip.mp4", "--frames", "9")
-STARTS = ((), EXTEND, ())
+STARTS = ((), EXTEND, (), ())
 MISTAKES = [
     *(
         (name, (*start, "--run", "none"), "none is not a trained run")
@@ -75,6 +80,8 @@ MISTAKES = [
     ("generate", ("--count", "-1"), "count is -1"),
     ("generate", ("--steps", "0"), "steps = 0"),
     ("generate", ("--sampler", "dimm"), "unknown sampling.sampler 'dimm'; choose one of"),
+    ("generate", ("--strategy", "x"), "unknown sampling.strategy 'x'; choose one of clean"),
+    ("generate", ("--strategy", "replace", "--history", "2"), "leave out history, or choose another strategy"),
     ("generate", ("--label", "dgo"), "no label 'dgo'; the nearest of 2 are dog"),
     ("generate", ("--fps", "0"), "fps is 0"),
     ("generate", ("--fps", "-2"), "fps is -2"),
@@ -96,6 +103,12 @@ MISTAKES = [
     ("extend", (*EXTEND, "--context", "4"), "context is 4; give 1 to 3"),
     ("extend", (*EXTEND, "--sampler", "x"), "unknown sampling.sampler 'x'"),
     ("extend", (*EXTEND, "--label", "zebra"), "no label 'zebra'"),
+    ("extend", (*EXTEND, "--strategy", "keyframes"), "this model knows of one stride alone"),
+    ("extend", (*EXTEND, "--strategy", "{name: noisy, level: 1}"), "level is 1; give 0"),
+    ("extend", (*EXTEND, "--strategy", "{name: noisy"), "give a name, or {name: ..., option: ...}"),
+    ("compare_extend", ("--strategies", "clean", "x"), "unknown sampling.strategy 'x'"),
+    ("compare_extend", ("--frames", "8"), "frames is 8; give 9 or more"),
+    ("compare_extend", ("--data", "folder"), "folder"),
     ("extend", (*EXTEND, "--fps", "0"), "fps is 0"),
     ("evaluate", (), "was not trained on the shapes set: its labels are cat, dog"),
 ]
