@@ -30,6 +30,7 @@ from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
 from vidiff.engine.report import write_report
+from vidiff.engine.spread import spread
 
 T = TypeVar("T")
 Batch = dict[str, Tensor]
@@ -105,9 +106,6 @@ class _Training:
         self.options, self.run, self.group, self.stop, self.title = options, run, group, stop, title
         self.make_batches, self.batch_size, self.part_size = make_batches, batch_size, batch_size // parts
         self.objective = objective.to(group.device)
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.buffers = list(objective.buffers())
-        self.optimizer = build_optimizer(options.optim, objective)
         self.at = Counters()
         self.saved = 0  # the step of the newest checkpoint
         # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
@@ -130,8 +128,9 @@ class _Training:
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
         if self.options.compile:
             self.objective.compile()
-        self.model = self.group.wrap(self.objective)
-        self.ema = EMA(self.objective, self.options.ema, self.options.ema_warmup)
+        self.model = spread(self.objective, self.group, self.options, self.precision)
+        self.optimizer = build_optimizer(self.options.optim, self.model.module)
+        self.ema = EMA(self.model.module, self.options.ema, self.options.ema_warmup)
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.precision == "fp16")
         if found:
             self.restore(found)
@@ -155,7 +154,7 @@ class _Training:
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         state = found.state
-        self.ema.load_state_dict(found.ema, state["ema_updates"])
+        self.ema.load_state_dict(self.model.own(found.ema), state["ema_updates"])
         settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
@@ -168,17 +167,18 @@ class _Training:
     def save(self) -> None:
         """Writes a checkpoint, from the main process."""
         randoms = self.group.gather(seeds.random_state())
+        tensors = [self.model.module.state_dict(), self.ema.state_dict(), self.optimizer.state_dict()]
+        model, ema, optimizer = self.model.whole(tensors)  # on all processes, as each has a part of them
         if self.group.main:
             state = {
                 "counters": vars(self.at) | {"seconds": self.seconds()},
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scaler": self.scaler.state_dict(),
                 "precision": self.precision,
                 "ema_updates": self.ema.updates,
                 "random": randoms,
             }
-            model, ema, keep = self.objective.state_dict(), self.ema.state_dict(), self.options.keep
-            checkpoint.save(self.run / "checkpoints", self.at.step, model, ema, state, keep)
+            checkpoint.save(self.run / "checkpoints", self.at.step, model, ema, state, self.options.keep)
         self.saved = self.at.step
 
     def close(self) -> None:
@@ -207,6 +207,7 @@ class _Training:
                 self.progress.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
                 raise Interrupted(wish)
             if done:
+                self.model.fill()
                 break
             self.step()
         self.report()
@@ -225,16 +226,17 @@ class _Training:
         rate = learning_rate(options.optim, at.step, options.steps)
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
-        kept = [buffer.clone() for buffer in self.buffers]
+        kept = [buffer.clone() for buffer in self.model.module.buffers()]
         results = []
         for number, part in enumerate(parts, 1):
-            with self.group.unsynced(self.model) if number < len(parts) else nullcontext():
+            with self.model.unsynced() if number < len(parts) else nullcontext():
                 with precision.autocast(self.group.device, self.precision):
-                    result = self.model(self.move(part))
+                    result = self.model.call(self.move(part))
                 self.scaler.scale(result["loss"] / len(parts)).backward()
             results.append({name: value.detach().float() for name, value in result.items()})
+        self.model.settle()
         self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
-        norm = clip_gradients(self.parameters, options.optim.clip)
+        norm = clip_gradients(list(self.model.module.parameters()), options.optim.clip)
 
         scalars, sound = self.collect(results, norm)
         if sound:
@@ -242,7 +244,7 @@ class _Training:
                 self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             self.ema.update()
         else:
-            for buffer, before in zip(self.buffers, kept, strict=True):
+            for buffer, before in zip(self.model.module.buffers(), kept, strict=True):
                 buffer.copy_(before)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -360,8 +362,7 @@ class _Training:
                 at.validated = at.step
         if sample and sampling:
             with self.going_on("samples"):
-                if self.group.main:
-                    self.watch(lambda: sample(at.step))
+                self.watch(lambda: sample(at.step) if self.group.main else None)
             if not self.cut_short:
                 at.sampled = at.step
         if validating or sampling:
@@ -374,7 +375,7 @@ class _Training:
 
     def watch(self, work: Callable[[], T]) -> T | None:
         """Runs `work` on the averaged weights; nothing of it shows in the training."""
-        with self.ema.swapped(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
+        with self.ema.swapped(), self.model.shown(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
             seeds.seed_step(self.options.seed, -1, self.group.rank)  # the same noise each time, to compare
             return self.interruptible(work)
 

@@ -1,14 +1,54 @@
-"""The objective as the loop handles it: weights in, and looked at without being disturbed."""
+"""The objective as the loop handles it: among its processes, weights in, and looked at without being disturbed."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vidiff.engine.checkpoint import Checkpoint
+from vidiff.engine.parallel import Group
+
+
+class Model:
+    """An objective that every process holds whole: one process, or several that average gradients (DDP).
+
+    Attributes:
+        module: what is trained: its parameters move.
+        call: what a step calls. Methods other than `forward` bypass the averaging.
+    """
+
+    def __init__(self, objective: nn.Module, group: Group) -> None:
+        self.module = self.call = objective
+        if group.world > 1:
+            devices = [group.device] if group.device.type == "cuda" else None
+            self.call = DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
+
+    def unsynced(self) -> AbstractContextManager[None]:
+        """Inside, `backward` adds to this process's own gradients: for all but the last part of a batch."""
+        return self.call.no_sync() if isinstance(self.call, DistributedDataParallel) else nullcontext()
+
+    def settle(self) -> None:
+        """After the last part's `backward`: gradients are the mean over all processes."""
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Inside, the objective that was given has the trained weights, whole."""
+        return nullcontext()
+
+    def fill(self) -> None:
+        """For good: the objective that was given has the trained weights, whole."""
+
+    def whole(self, tree: Any) -> Any:
+        """Nested dictionaries and lists of tensors, fit to be saved by the main process."""
+        return tree
+
+    def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Saved tensors, by the module's names, as the module holds its own."""
+        return dict(tensors)
 
 
 def load_model(objective: nn.Module, found: Checkpoint) -> None:
