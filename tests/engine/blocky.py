@@ -1,4 +1,4 @@
-"""A training of a real U-Net, small, for tests of processes that share it: its loss is a function of the batch alone."""
+"""A training of a real U-Net, small, for tests of processes that share it. Its loss is a function of the batch."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ def batches(start: int, size: int, rank: int, world: int) -> Iterable[dict[str, 
 
 def train(run: Path, *, checkpoint: Iterable[int] = (), batch: int = 8, look: bool = False, **options: Any) -> Blocky:
     settings = {"steps": 4, "precision": "fp32", "log_every": 1, "checkpoint_every": 2, "ema": 0.5, "ema_warmup": 1}
-    optim = Optim(**{"lr": 0.01, "warmup": 2, "clip": 0.5} | options.pop("optim", {}))
+    optim = Optim(**{"lr": 0.01, "warmup": 2, "clip": 0.5, "eps": 1e-3} | options.pop("optim", {}))
     chosen = TrainOptions(**settings | options, optim=optim)
     objective = Blocky(checkpoint)
     fixed = next(iter(batches(10**6, 4, 0, 1)))
-    drawn: dict[int, float] = {}
+    file = run / "drawn.json"
 
     def validate(step: int) -> dict[str, float]:
         return {"val/loss": float(objective(fixed)["loss"])}
 
     def draw(step: int) -> None:  # as a sampler does: a part of the objective, and not its forward
         found = objective.network(fixed["x"], fixed["clock"], Condition())
-        drawn[step] = found.double().square().sum().item()
-        (run / "drawn.json").write_text(json.dumps(drawn))
+        drawn = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(drawn | {str(step): found.double().square().sum().item()}))
 
     looking = {"validate": validate, "sample": draw} if look else {}
     if look:

@@ -153,3 +153,30 @@ def test_muon_fits_and_is_resumed_bit_for_bit() -> None:
     assert losses[0] == losses[2] < losses[1]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_of_another_layout_are_taken_by_place_and_not_by_memory(name: str) -> None:
+    """A checkpoint may come with other strides than the parameter has: after shards were gathered, for instance."""
+    options = Optim(name=name, lr=0.1)
+    modules = [channels_last() for _ in range(2)]
+    optimizers = [build_optimizer(options, module) for module in modules]
+    for step in range(2):
+        if step:
+            state = copy.deepcopy(optimizers[0].state_dict())
+            for part in state["parts"]:
+                for values in part["state"].values():
+                    values |= {k: v.contiguous() for k, v in values.items()}
+            optimizers[1].load_state_dict(state)
+            modules[1].load_state_dict(modules[0].state_dict())
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            torch.manual_seed(step)
+            for parameter in module.parameters():
+                parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape))
+            optimizer.step()
+    for one, other in zip(*(module.parameters() for module in modules), strict=True):
+        assert torch.equal(one, other)
+
+
+def channels_last() -> nn.Module:
+    return kernels().to(memory_format=torch.channels_last)

@@ -132,20 +132,20 @@ def test_bf16_of_shards_is_that_of_whole_weights(together: Together) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in saved.values())
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_batch_in_parts_sends_its_gradients_once(together: Together, parallel: str) -> None:
-    """As many reductions for four parts as for one; only shards are gathered anew, twice a part and block but the root's.
+    """As many reductions for two parts as for one; only shards are gathered anew, a block's twice a part.
 
     gloo does a reduce-scatter by an all-reduce, and is seen to do so.
     """
     sent = []
-    for parts in (1, 4):
-        options = {"parallel": parallel, "accumulate": parts, "steps": 2, "checkpoint_every": 0, "count": True}
+    for parts in (1, 2):
+        options = {"parallel": parallel, "accumulate": parts, "steps": 1, "checkpoint_every": 0, "count": True}
         run = together.train(f"parts{parts}", 2, **options)
         sent.append(json.loads((run / "sent-0.json").read_text()))
     assert sent[0]["gloo:all_reduce"] == sent[1]["gloo:all_reduce"]
     blocks = len(find_blocks(together.blocky.Blocky()))
-    more = 2 * 3 * (2 * blocks + 1)  # 2 steps, of 3 parts more
+    more = 2 * blocks + 1  # each block's forward and backward of the further part, and the root's forward
     assert sent[1]["gloo:all_gather"] - sent[0]["gloo:all_gather"] == (more if parallel == "fsdp" else 0)
 
 
@@ -153,7 +153,7 @@ def test_blocks_are_found_without_knowing_the_model() -> None:
     unet = importlib.import_module("blocky").Blocky().network
     assert find_blocks(unet) == [*unet.down, *unet.up, *unet.split, unet.middle]
     vae = VAE(VAEConfig(width=4, multipliers=[1, 1]))
-    assert [type(block).__name__ for block in find_blocks(vae)] == ["Block", "Block", "Block", "Block", "Upsample"]
+    assert [type(block).__name__ for block in find_blocks(vae)] == ["Block", "Block", "Block", "Upsample", "Block"]
     assert find_blocks(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)))) == []
 
 

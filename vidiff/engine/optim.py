@@ -136,9 +136,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def _like(value: Any, parameter: Tensor) -> Any:
-    """A moment in shards as its parameter is; anything else as it is, such as a count of steps."""
-    alike = isinstance(value, Tensor) and value.shape == parameter.shape
-    return shard_like(value, parameter) if alike else value
+    """A moment as its parameter is, in shards or not; anything else as it is, such as a count of steps.
+
+    Strides too: a fused kernel goes through memory, and would take a moment of another layout for one of other numbers.
+    """
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    if sharded(parameter):
+        return shard_like(value, parameter)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class Together:
