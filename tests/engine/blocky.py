@@ -38,7 +38,7 @@ class Blocky(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, clock = batch["x"], batch["clock"]
         if self.training:
-            self.seen += 1
+            self.seen.fill_(1)
         found = self.gain * self.network(x, clock, Condition()).float()
         return {"loss": (found - self.frozen(x)).square().mean()}
 
