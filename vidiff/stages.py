@@ -20,6 +20,7 @@ from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
+from vidiff.estimate import refuse_too_large
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
@@ -72,6 +73,7 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
         vidiff.engine.guard.Interrupted: after a signal, with everything saved.
     """
     with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
+        refuse_too_large(config, folder)
         if isinstance(config, VAERun):
             train_vae(config, given)
         elif isinstance(config, DiffusionRun):

@@ -34,6 +34,8 @@ class TrainOptions:
     of which there are several (hsdp)."""
     shards: int = 0
     """Processes of a group of hsdp; 0 for those of one machine."""
+    check_memory: bool = True
+    """Refuse, before anything is made, a training that needs far more memory than there is."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "keep", "log_every", "max_skips"):
