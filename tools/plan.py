@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = replace(
             device,
             memory=device.memory if options.memory is None else int(options.memory * GB),
-            used=options.mfu or device.used,
+            used=dict.fromkeys(device.rate, options.mfu) if options.mfu else device.used,
         )
         config = load(options.config, options.overrides)
         planner = Planner(config, options.config.parent, device, options.gpus, options.local, options.price)

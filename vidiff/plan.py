@@ -27,21 +27,22 @@ class Device:
     Attributes:
         memory: bytes.
         rate: FLOP/s of dense matrix products with sums in fp32, at most, by precision.
-        used: the part of it that a training reaches.
+        used: the part of it that a training reaches, by precision.
     """
 
     name: str
     memory: int
     rate: dict[Precision, float]
-    used: float
+    used: dict[Precision, float]
 
 
 def _gpu(name: str, memory: int, low: float, fp32: float) -> Device:
-    return Device(name, memory * GB, {"bf16": low * 1e12, "fp16": low * 1e12, "fp32": fp32 * 1e12}, GPU_USED)
+    rate: dict[Precision, float] = {"bf16": low * 1e12, "fp16": low * 1e12, "fp32": fp32 * 1e12}
+    return Device(name, memory * GB, rate, dict.fromkeys(rate, GPU_USED))
 
 
 GPU_USED = 0.3  # an assumption: these networks are smaller than those that reach 0.4 to 0.5
-CPU_USED = 0.4  # measured: see docs/training.md
+CPU_USED: dict[Precision, float] = {"fp32": 0.7, "bf16": 0.22}  # measured, to a factor of 1.8: docs/training.md
 GPUS = {  # from the makers' data sheets, without sparsity
     "h200": _gpu("h200", 141, 989, 67),
     "h100": _gpu("h100", 80, 989, 67),
@@ -59,7 +60,7 @@ def this_cpu() -> Device:
         x = torch.randn(1024, 1024).to(dtype)
         x @ x
         best = float("inf")
-        for _ in range(5):
+        for _ in range(8):
             began = time.perf_counter()
             x @ x
             best = min(best, time.perf_counter() - began)
@@ -122,7 +123,7 @@ class Plan:
         how = [f"batch {facts['batch']}", f"in {facts['accumulate']} part{'s' * (facts['accumulate'] > 1)}"]
         how += [f"{facts['parallel']}"] if facts["parallel"] else []
         how += [f"levels {facts['checkpoint']} recomputed"] if facts["checkpoint"] else []
-        rate = self.device.rate[self.precision] / 1e12
+        rate, used = self.device.rate[self.precision] / 1e12, self.device.used[self.precision]
         rows = [
             ("devices", f"{self.gpus} x {self.device.name}, {self.device.memory / GB:,.0f} GB each"),
             ("settings", f"{', '.join(how)}, {self.precision}"),
@@ -130,7 +131,10 @@ class Plan:
             ("memory of each", f"{self.estimate.total / GB:,.2f} GB: {'fits' if self.fits else 'does not fit'}"),
             *((f"  {part}", f"{size / GB:,.2f} GB") for part, size in memory.items() if size >= 0.005 * GB),
             ("FLOPs of a step", f"{self.estimate.flops * self.gpus:.3g}, over all"),
-            ("a step", f"{self.seconds:.3g} s, if {self.device.used:.0%} of {rate:,.3g} TFLOP/s is reached"),
+            (
+                "a step",
+                f"{self.seconds:.3g} s, if {used:.0%} of {rate:,.3g} TFLOP/s is reached",
+            ),
             (f"{self.steps:,} steps", duration(self.seconds * self.steps)),
         ]
         if self.cost is not None:
@@ -163,7 +167,7 @@ class Planner:
         """The training as `config` says; `step` as for `estimate`."""
         of = replace(self.sketch, config=config)
         found = estimate(of, self.precision, self.gpus, self.local, self.gpu, step)
-        seconds = found.flops / (self.device.rate[self.precision] * self.device.used)
+        seconds = found.flops / (self.device.rate[self.precision] * self.device.used[self.precision])
         steps = config.train.steps
         cost = None if self.price is None else self.price * self.gpus * seconds * steps / 3600
         return Plan(config, changes, found, self.gpus, self.device, self.precision, seconds, steps, cost)
