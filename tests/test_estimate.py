@@ -22,7 +22,7 @@ from vidiff.sketch import Sketch, sketch
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-SMALL = ["unet.width=32", "unet.head_dim=16", "batch=2", "data.frames=4", "sampling.context=1"]
+SMALL = ["unet.width=32", "unet.blocks=[1,1]", "unet.head_dim=16", "batch=2", "data.frames=4", "sampling.context=1"]
 
 
 def configured(name: str, *changes: str) -> RunConfig:
@@ -103,8 +103,11 @@ def test_shards_divide_what_is_kept_and_not_what_is_computed() -> None:
 
 
 def test_recomputing_takes_less_memory_and_more_operations() -> None:
-    plain, spared = (estimate(sketched("shapes.yaml", f"unet.checkpoint={levels}"), "fp32") for levels in ([], [0, 1]))
-    assert spared.memory["activations"] < 0.75 * plain.memory["activations"]
+    deep = [*SMALL, "unet.blocks=[4,4]", "train.optim.name=adamw"]
+    plain, spared = (
+        estimate(sketched("shapes.yaml", *deep, f"unet.checkpoint={levels}"), "fp32") for levels in ([], [0, 1])
+    )
+    assert spared.memory["activations"] < 0.5 * plain.memory["activations"]
     assert 1.2 * plain.flops < spared.flops < 4 / 3 * plain.flops
 
 
@@ -116,6 +119,7 @@ def test_memory_goes_with_the_batch_by_a_line() -> None:
     assert five.flops == one.flops + 4 * (two.flops - one.flops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_quick_bound_is_above(recipe: Path) -> None:
     config = load(recipe)
@@ -186,8 +190,8 @@ def test_memory_is_as_measured(changes: list[str]) -> None:
 
 def test_a_terabyte_is_refused_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a large batch, and by a large network; not where one asks to try."""
-    for change in ("batch=100000", "unet.width=19200"):
-        config = configured("shapes.yaml", change)
+    for change in ("batch=10000000", "unet.width=38400"):
+        config = configured("shapes.yaml", *SMALL, change)
         with pytest.raises(ValueError, match=r"needs about [\d,.]+ GB .*tools/plan.py CONFIG.*check_memory=false"):
             refuse_too_large(config, ROOT / "configs")
         config.train.check_memory = False

@@ -42,6 +42,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "recipe": LEAVES | {"edit", "objective"},
     "config": frozenset({"recipe"}),
     "run": frozenset({"config"}),
+    "sketch": frozenset({"config"}),
+    "estimate": frozenset({"sketch"}),
+    "plan": frozenset({"estimate"}),
     "trained_classifier": frozenset({"run"}),
     "trained": frozenset({"trained_classifier"}),
     "pipeline": frozenset({"trained"}),
@@ -52,11 +55,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "score_editing": frozenset({"score_shapes"}),
     "score_guidance": frozenset({"score_shapes"}),
     "score_upscaling": frozenset({"pipeline", "prepare"}),
-    "stages": frozenset({"pipeline", "prepare"}),
+    "stages": frozenset({"pipeline", "prepare", "estimate"}),
     "dry_run": frozenset({"stages"}),
     "train": frozenset({"dry_run"}),
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
-    "tools": frozenset({"vidiff", "options", "compare", "score_editing", "score_guidance", "score_upscaling"}),
+    "tools": frozenset({"plan", "vidiff", "options", "compare", "score_editing", "score_guidance", "score_upscaling"}),
 }
 
 # outside library -> the files that may import it
@@ -198,7 +201,20 @@ def test_the_table_means_what_it_says() -> None:
     assert "sample" in reach("objective") and "objective" not in reach("sample")
     assert reach("tools") == set(MAY_IMPORT)
     knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
-    after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "stages", "dry_run", "train"}
+    after = {
+        "run",
+        "sketch",
+        "estimate",
+        "plan",
+        "trained_classifier",
+        "trained",
+        "pipeline",
+        "options",
+        "prepare",
+        "stages",
+        "dry_run",
+        "train",
+    }
     scores = {"compare", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
     assert knows_config == {"config", "vidiff", "tools"} | after | scores
 

@@ -192,7 +192,7 @@ class Planner:
         for changes, config in tqdm(ways, "settings", unit="", leave=False):
             count = part_size(config, self.gpus)
             plan = self.plan(changes, config, self.guess(config, count))
-            if plan.fits:  # a guess, for which the step itself is followed
+            if plan.estimate.total <= 1.02 * self.device.memory:  # a guess, for which the step itself is followed
                 plan = self.plan(changes, config, self.follow(config, count))
                 if plan.fits:
                     return plan

@@ -25,6 +25,14 @@ _ATTENTION: Any = {  # PyTorch's counter knows the GPU's kernels alone
 }
 
 
+def count_flops() -> FlopCounterMode:
+    """As PyTorch's counter, quietly, and with the attention of a CPU."""
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+
+
+_FLOPS = count_flops().flop_registry
+
+
 @dataclass(frozen=True)
 class Trace:
     """A forward and backward pass of an objective.
@@ -45,11 +53,6 @@ class Trace:
     update: int
 
 
-def count_flops() -> FlopCounterMode:
-    """As PyTorch's counter, quietly, and with the attention of a CPU."""
-    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
-
-
 def trace(
     build: Callable[[], nn.Module],
     batch: Callable[[], dict[str, Tensor]],
@@ -62,34 +65,48 @@ def trace(
     content is taken at its largest, a choice of samples is all of them, and every check of content passes.
     """
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    counter, after, live = count_flops(), count_flops(), _Live()
-    with FakeTensorMode(allow_non_fake_inputs=True), _Shapes():
+    with FakeTensorMode(allow_non_fake_inputs=True), _Follower() as follower:
         objective, given = build(), batch()
+        follower.clear()
         for tensor in (*objective.parameters(), *objective.buffers(), *given.values()):
-            live.ignore(tensor)
+            follower.ignore(tensor)
         for parameter in objective.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda p: live.ignore(p.grad))
-        with counter, live:
-            with torch.autocast("cpu", low) if low else nullcontext():
-                loss = objective(given)["loss"]
-            loss.backward()
-        with after:
-            update(objective)
+                parameter.register_post_accumulate_grad_hook(lambda p: follower.ignore(p.grad))
+        with torch.autocast("cpu", low) if low else nullcontext():
+            loss = objective(given)["loss"]
+        loss.backward()
+        flops, peak = follower.flops, follower.peak
+        update(objective)
         size = sum(tensor.untyped_storage().nbytes() for tensor in given.values())
-    return Trace(objective, size, counter.get_total_flops(), live.peak, after.get_total_flops())
+    return Trace(objective, size, flops, peak, follower.flops - flops)
 
 
-class _Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that exist."""
+class _Follower(TorchDispatchMode):
+    """Sees every operation: counts FLOPs and the bytes of all tensors that exist, and answers what needs content."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.doubts: list[Tensor] = []  # whether any is wrong
+        self.clear()
+
+    def clear(self) -> None:
+        self.flops = self.now = self.peak = 0
         self.sizes: dict[int, int] = {}  # of each storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **kwargs or {})
+        kwargs, packet = kwargs or {}, func.overloadpacket
+        if packet is aten._local_scalar_dense:
+            if args[0].dtype == torch.bool:
+                return not any(args[0] is doubt for doubt in self.doubts)
+            return 0.5 if args[0].is_floating_point() else 1
+        if packet is aten.index:
+            args = (args[0], [_all_of(i) if i is not None and i.dtype == torch.bool else i for i in args[1]])
+        found = func(*args, **kwargs)
+        if packet is aten.any:
+            self.doubts.append(found)
+        if packet in _FLOPS:
+            self.flops += _FLOPS[packet](*args, **kwargs, out_val=found)
         for value in tree_leaves(found):
             if isinstance(value, Tensor):
                 self.add(value)
@@ -100,10 +117,10 @@ class _Live(TorchDispatchMode):
         key = storage._cdata
         if key in self.sizes:
             return
-        self.sizes[key] = storage.nbytes()
-        self.now += storage.nbytes()
+        self.sizes[key] = size = storage.nbytes()
+        self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.drop, key)
+        weakref.finalize(storage, self.drop, self.sizes, key)
 
     def ignore(self, tensor: Tensor | None) -> None:
         """What is counted elsewhere: it no longer counts here."""
@@ -112,28 +129,10 @@ class _Live(TorchDispatchMode):
             key = tensor.untyped_storage()._cdata
             self.now, self.sizes[key] = self.now - self.sizes[key], 0
 
-    def drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
-class _Shapes(TorchDispatchMode):
-    """Answers what would need content, of which a fake tensor has none: every check of content passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.doubts: list[Tensor] = []  # whether any is wrong
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is aten._local_scalar_dense.default:
-            if args[0].dtype == torch.bool:
-                return not any(args[0] is doubt for doubt in self.doubts)
-            return 0.5 if args[0].is_floating_point() else 1
-        if func is aten.index.Tensor:
-            args = (args[0], [_all_of(i) if i is not None and i.dtype == torch.bool else i for i in args[1]])
-        found = func(*args, **kwargs or {})
-        if func.overloadpacket is aten.any:
-            self.doubts.append(found)
-        return found
+    def drop(self, sizes: dict[int, int], key: int) -> None:
+        size = sizes.pop(key)
+        if sizes is self.sizes:
+            self.now -= size
 
 
 def _all_of(mask: Tensor) -> Tensor:
