@@ -56,7 +56,14 @@ def test_the_first_that_fits_costs_least() -> None:
     assert [plan.changes for plan in found[:2]] == [[], ["train.accumulate=2"]]
     assert found[2].changes[-1].startswith("unet.checkpoint=[0")
     assert all(plan.fits for plan in found)
-    fewer = planner(with_room(kept * 9 // 10), 2, *SMALL).proposal()
+    least = [*SMALL, "train.accumulate=4", "unet.checkpoint=[0,1]"]
+    sizes = []
+    for kind in ("ddp", "fsdp"):
+        plan = planner(GPUS["a100"], 2, *least, f"train.parallel={kind}").given()
+        assert plan is not None
+        sizes.append(plan.estimate.total - LIBRARIES[True])
+    assert sizes[1] < sizes[0]
+    fewer = planner(with_room(sizes[0] - 1), 2, *SMALL).proposal()
     assert fewer.changes[-1] == "train.parallel=fsdp"
     with pytest.raises(ValueError, match=r"nothing fits .* train.parallel=fsdp a step still needs"):
         planner(with_room(kept // 100), 2, *SMALL).proposal()

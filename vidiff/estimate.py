@@ -23,7 +23,7 @@ from vidiff.sketch import Sketch, sketch
 
 SLACK = 1.1  # bytes that an allocator takes for each that tensors ask of it
 MARGIN = 1.25  # by which an estimate may be off: only what exceeds the memory by more is refused
-LIBRARIES = {False: 450 << 20, True: 1 << 30}  # of Python, PyTorch and, on a GPU, CUDA's context and workspaces
+LIBRARIES = {False: 560 << 20, True: 1 << 30}  # Python, PyTorch, its kernels' buffers; on a GPU, CUDA's context
 GB = 1 << 30
 
 
