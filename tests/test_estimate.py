@@ -16,7 +16,7 @@ from vidiff import estimate as module
 from vidiff.config import load
 from vidiff.engine.optim import Muon, build_optimizer
 from vidiff.engine.trace import count_flops, trace
-from vidiff.estimate import GB, LIBRARIES, MARGIN, at_most, estimate, follow, refuse_too_large
+from vidiff.estimate import GB, MARGIN, at_most, estimate, follow, refuse_too_large
 from vidiff.recipe import RunConfig
 from vidiff.sketch import Sketch, sketch
 

@@ -10,7 +10,6 @@ processes.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,9 +20,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine import checkpoint, log, precision, seeds
+from vidiff.engine import checkpoint, log, precision, regional, seeds
 from vidiff.engine.counters import Counters
 from vidiff.engine.ema import EMA
+from vidiff.engine.feed import Batch, Feed
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
 from vidiff.engine.model import evaluating, load_model
 from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
@@ -33,8 +33,6 @@ from vidiff.engine.report import write_report
 from vidiff.engine.spread import spread
 
 T = TypeVar("T")
-Batch = dict[str, Tensor]
-"""Tensors of equal first dimension. "key", if there, numbers the samples and names them in errors."""
 Validate = Callable[[int], Mapping[str, float]]
 Sample = Callable[[int], object]
 
@@ -96,21 +94,15 @@ class _Training:
         stop: Signals,
         title: str,
     ) -> None:
-        parts = group.world * options.accumulate
-        if batch_size < 1 or batch_size % parts:
-            raise ValueError(
-                f"batch_size is {batch_size}; it must be a multiple of {parts}, "
-                f"for {group.world} processes with accumulate={options.accumulate}"
-            )
         self.began = time.perf_counter()
         self.options, self.run, self.group, self.stop, self.title = options, run, group, stop, title
-        self.make_batches, self.batch_size, self.part_size = make_batches, batch_size, batch_size // parts
+        self.batch_size = batch_size
+        self.feed = Feed(make_batches, batch_size, options.accumulate, group, stop)
         self.objective = objective.to(group.device)
         self.at = Counters()
         self.saved = 0  # the step of the newest checkpoint
         # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
         self.clips, self.spent, self.waited = 0, 0.0, 0.0
-        self.batches: Iterator[Batch] | None = None
         self.progress = log.Progress(title, options.steps, show=group.main)
 
     # Coming and going
@@ -126,9 +118,10 @@ class _Training:
             load_model(self.objective, found)
         self.precision = self.choose_precision(found.state["precision"] if found else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
-        if self.options.compile:
-            self.objective.compile()
+        compiling = self.options.compile and self.compilable()
         self.model = spread(self.objective, self.group, self.options, self.precision)
+        if compiling:
+            self.model.compile()
         self.optimizer = build_optimizer(self.options.optim, self.model.module)
         self.ema = EMA(self.model.module, self.options.ema, self.options.ema_warmup)
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.precision == "fp16")
@@ -144,13 +137,23 @@ class _Training:
         if self.options.precision != "auto":
             return self.options.precision
         if before is None and self.group.main:
-            parts = self.fetch(1)
-            if parts is None or self.batches is None:
+            part = self.feed.peek(self.at.samples)
+            if part is None:
                 return "fp32"  # a signal came before the data did: no step will be taken
-            self.batches = itertools.chain(parts, self.batches)
-            before = precision.choose(self.objective, self.move(parts[0]), self.group.device)
+            before = precision.choose(self.objective, part, self.group.device)
             self.progress.say(f"precision {before}")
         return self.group.share(before or "fp32")
+
+    def compilable(self) -> bool:
+        """Whether blocks compute the same when they are compiled, on every process; says why not."""
+        part = self.feed.peek(self.at.samples)
+        if part is None:
+            return False
+        with precision.autocast(self.group.device, self.precision):
+            reason = regional.objection(self.objective, part, self.precision)
+        if reason:
+            self.progress.say(f"blocks are not compiled: {reason}")
+        return not self.group.reduce_max(torch.tensor(int(reason is not None)))
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         state = found.state
@@ -182,7 +185,7 @@ class _Training:
         self.saved = self.at.step
 
     def close(self) -> None:
-        self.batches = None  # ends the loader's workers
+        self.feed.close()
         self.progress.close()
 
     def seconds(self) -> float:
@@ -217,7 +220,7 @@ class _Training:
         """One step of the optimizer, on `batch_size` samples."""
         options, at = self.options, self.at
         began = time.perf_counter()
-        parts = self.fetch(options.accumulate)
+        parts = self.feed.take(at.samples)
         if parts is None:
             return  # a signal came before the data did
         self.waited += time.perf_counter() - began
@@ -231,7 +234,7 @@ class _Training:
         for number, part in enumerate(parts, 1):
             with self.model.unsynced() if number < len(parts) else nullcontext():
                 with precision.autocast(self.group.device, self.precision):
-                    result = self.model.call(self.move(part))
+                    result = self.model.call(self.feed.move(part))
                 self.scaler.scale(result["loss"] / len(parts)).backward()
             results.append({name: value.detach().float() for name, value in result.items()})
         self.model.settle()
@@ -255,29 +258,6 @@ class _Training:
         self.judge(sound, parts)
         self.record(scalars, rate)
 
-    def fetch(self, parts: int) -> list[Batch] | None:
-        """The next parts of a batch, as the loader gives them; None where a signal came before they did."""
-        if self.batches is None:  # in one go: a loader that is cut short half made complains
-            try:
-                self.batches = iter(self.make_batches(self.at.samples))
-            except (EOFError, OSError, RuntimeError):
-                if not self.cut_short:
-                    raise
-                return None  # the signal met a worker that was not yet shielded from it
-        batches = self.batches
-        return self.interruptible(lambda: [self.checked(next(batches, None)) for _ in range(parts)])
-
-    def checked(self, batch: Batch | None) -> Batch:
-        if batch is None:
-            raise ValueError(f"the batches ended, {self.at.samples} samples in; make_batches must give them for ever")
-        size = len(next(iter(batch.values())))
-        if size != self.part_size:
-            raise ValueError(
-                f"the loader gave {size} samples at once; expected {self.part_size}: batch_size "
-                f"{self.batch_size} over {self.group.world} processes in {self.options.accumulate} parts"
-            )
-        return batch
-
     def interruptible(self, work: Callable[[], T]) -> T | None:
         """Runs `work`; None where a signal cut it short. Among several processes none does: the others would wait."""
         return self.stop.cut_short(work) if self.group.world == 1 else work()
@@ -285,9 +265,6 @@ class _Training:
     @property
     def cut_short(self) -> bool:
         return self.group.world == 1 and self.stop.number != 0
-
-    def move(self, batch: Batch) -> Batch:
-        return {k: v.to(self.group.device, non_blocking=True) for k, v in batch.items()}
 
     def collect(self, results: list[dict[str, Tensor]], norm: Tensor) -> tuple[dict[str, float], bool]:
         """Means over parts and processes of what is finite, and whether every loss and gradient was.

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vidiff.engine import regional
 from vidiff.engine.checkpoint import Checkpoint
 from vidiff.engine.parallel import Group
 
@@ -23,10 +24,16 @@ class Model:
     """
 
     def __init__(self, objective: nn.Module, group: Group) -> None:
+        self.compiled = False
         self.module = self.call = objective
         if group.world > 1:
             devices = [group.device] if group.device.type == "cuda" else None
             self.call = DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
+
+    def compile(self) -> None:
+        """Compiles the blocks, which `regional.objection` must have found nothing against."""
+        regional.compile_blocks(self.module)
+        self.compiled = True
 
     def unsynced(self) -> AbstractContextManager[None]:
         """Inside, `backward` adds to this process's own gradients: for all but the last part of a batch."""
@@ -36,8 +43,8 @@ class Model:
         """After the last part's `backward`: gradients are the mean over all processes."""
 
     def shown(self) -> AbstractContextManager[None]:
-        """Inside, the objective that was given has the trained weights, whole."""
-        return nullcontext()
+        """Inside, the objective that was given has the trained weights, whole, and is as it was before compilation."""
+        return regional.uncompiled() if self.compiled else nullcontext()
 
     def fill(self) -> None:
         """For good: the objective that was given has the trained weights, whole."""

@@ -29,6 +29,7 @@ class TrainOptions:
     """Steps in a row with a loss or gradients that are not finite, until training gives up."""
     seed: int = 0
     compile: bool = False
+    """Compile each kind of block once, if it then computes the same."""
     parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """Of several processes, whether each holds all weights (ddp), a shard of them (fsdp), or a shard within its group,
     of which there are several (hsdp)."""

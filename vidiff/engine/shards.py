@@ -52,7 +52,7 @@ class Shards(Model):
     """
 
     def __init__(self, objective: nn.Module, group: Group, mesh: DeviceMesh, precision: Precision) -> None:
-        self.objective, self.group = objective, group
+        self.objective, self.group, self.compiled = objective, group, False
         shared = {id(p): p for p in objective.parameters()}
         twin = copy.deepcopy(objective, shared)  # of everything but the parameters
         self.layout = [torch.empty_like(p, device="meta") for p in objective.parameters()]  # strides, too
