@@ -15,7 +15,7 @@ import torch
 from vidiff import estimate as module
 from vidiff.config import load
 from vidiff.engine.optim import Muon, build_optimizer
-from vidiff.engine.trace import count_flops, trace
+from vidiff.engine.trace import count_flops
 from vidiff.estimate import GB, MARGIN, at_most, estimate, follow, refuse_too_large
 from vidiff.recipe import RunConfig
 from vidiff.sketch import Sketch, sketch
@@ -199,7 +199,7 @@ def test_what_may_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured("shapes.yaml", *SMALL)
     total = estimate(sketched("shapes.yaml", *SMALL), "fp32").total
     followed: list[Any] = []
-    monkeypatch.setattr(module, "trace", lambda *given: followed.append(given) or trace(*given))
+    monkeypatch.setattr(module, "follow", lambda *given: followed.append(given) or follow(*given))
     for memory, times in ((100 * total, 0), (1.01 * total, 1), (total / MARGIN + 1, 2)):
         monkeypatch.setattr(module, "machine_memory", lambda memory=memory: int(memory))
         refuse_too_large(config, ROOT / "configs")

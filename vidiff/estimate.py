@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,12 +15,14 @@ from vidiff.config import load_codec_config
 from vidiff.engine.blocks import find_blocks
 from vidiff.engine.optim import Muon, Optim, build_optimizer
 from vidiff.engine.parallel import choose_device
-from vidiff.engine.trace import Trace, trace
 from vidiff.nn.classifier import ClassifierConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.recipe import ClassifierRun, DiffusionRun, RunConfig, VAERun
 from vidiff.sketch import Sketch, sketch
+
+if TYPE_CHECKING:
+    from vidiff.engine.trace import Trace
 
 SLACK = 1.1  # bytes that an allocator takes for each that tensors ask of it
 MARGIN = 1.25  # by which an estimate may be off: only what exceeds the memory by more is refused
@@ -63,6 +66,7 @@ def part_size(config: RunConfig, world: int) -> int:
 
 def follow(of: Sketch, count: int, precision: str) -> Trace:
     """A step of `count` samples, by shape alone."""
+    from vidiff.engine.trace import trace  # takes a second or two, which a training that clearly fits need not
 
     def update(objective: nn.Module) -> None:
         for part in build_optimizer(of.config.train.optim, objective).parts:

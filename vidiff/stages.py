@@ -69,11 +69,11 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
         folder: where the config file stands; paths in it are relative to that.
 
     Raises:
-        ValueError: where data or config cannot be used, or another training holds the run.
+        ValueError: where data or config cannot be used, memory is far too small, or another training holds the run.
         vidiff.engine.guard.Interrupted: after a signal, with everything saved.
     """
+    refuse_too_large(config, folder)
     with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
-        refuse_too_large(config, folder)
         if isinstance(config, VAERun):
             train_vae(config, given)
         elif isinstance(config, DiffusionRun):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vidiff.engine import checkpoint, regional
 from vidiff.engine.loop import fit
 from vidiff.engine.options import TrainOptions
+from vidiff.nn.blocks import Attention
 
 
 class Block(nn.Module):
@@ -87,6 +88,16 @@ def test_blocks_of_a_kind_are_compiled_once(backend: Counted) -> None:
     for found, wanted in zip(gradients(objective), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
     assert backend.graphs <= 2  # the first block's input needs no gradient, and the others' do
+
+
+def test_the_choice_of_attention_does_not_break_a_block(backend: Counted) -> None:
+    """Its probes, which a compiler would follow, are no part of the block."""
+    layer = Attention(16, "joint", 8)
+    x = torch.randn(8, 16, 8, 8, requires_grad=True).to(memory_format=torch.channels_last)
+    compiled = torch.compile(layer.forward, backend=backend, fullgraph=True)
+    clock = torch.randn(8, 1, 8, 8)
+    torch.testing.assert_close(compiled(x, clock, 8), layer(x, clock, 8))  # 512 tokens: not the plain formula
+    assert backend.graphs == 1
 
 
 def test_other_sizes_are_not_compiled_where_one_only_looks(backend: Counted) -> None:
@@ -174,10 +185,12 @@ def test_a_run_says_why_it_does_not_compile(
 
 
 @pytest.mark.slow
-def test_inductor_compiles_the_u_net(tmp_path: Path) -> None:
-    """What a user gets: the real compiler on real blocks, some of them recomputed, against the run without."""
+def test_inductor_compiles_the_u_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user gets: the real compiler on real blocks, which are recomputed, against the run without."""
     torch._dynamo.reset()
     blocky = importlib.import_module("blocky")
+    one = {"multipliers": [1], "blocks": [1], "temporal_attention": [0], "joint_attention": []}
+    monkeypatch.setattr(blocky, "SHAPE", blocky.SHAPE | one)
     make = lambda start: blocky.batches(start, 4, 0, 1)  # noqa: E731
     plain = train(tmp_path / "plain", False, make, blocky.Blocky([0]))
     compiled = train(tmp_path / "compiled", True, make, blocky.Blocky([0]))
