@@ -177,7 +177,7 @@ def test_a_scale_out_of_range_is_named(pipe: Pipeline, scale: float) -> None:
 
 
 def test_a_guidance_that_scales_nothing_is_refused(pipe: Pipeline) -> None:
-    with pytest.raises(ValueError, match="guidance is 2.0, but the classifier stands for the label"):
+    with pytest.raises(ValueError, match=r"guidance is 2\.0, but the classifier stands for the label"):
         pipe.extend(clip(3), 6, "dog", guidance=2.0)
     pipe.generate(label="dog", guidance=2.0, classifier_scale=0.0)  # then the label is what it scales
 
