@@ -65,10 +65,10 @@ def long_enough(lengths: list[int], frames: int, stride: int, where: str) -> lis
     return kept
 
 
-def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width of a frame once its shorter side is `size`, in pixels; the other is rounded."""
-    scale = size / min(height, width)
-    return max(size, round(height * scale)), max(size, round(width * scale))
+def fit_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a frame once it just covers `size` (h, w), in pixels: one side fits, the other is rounded."""
+    scale = max(size[0] / height, size[1] / width)
+    return max(size[0], round(height * scale)), max(size[1], round(width * scale))
 
 
 class ClipDataset(Dataset[Sample]):
@@ -129,7 +129,7 @@ class ClipDataset(Dataset[Sample]):
         """One random clip of one file."""
         file = self.index.files[number]
         start, step = draw_window(file.frames, self.frames, self.stride, generator)
-        height, width = fit_size(file.height, file.width, self.size)
+        height, width = fit_size(file.height, file.width, (self.size, self.size))
         top, left = draw(0, height - self.size, generator), draw(0, width - self.size, generator)
         mirrored = self.flip and draw(0, 1, generator) == 1
         resize = None if (height, width) == (file.height, file.width) else (height, width)

@@ -191,7 +191,7 @@ def _encode_file(
     """Mean and std of one file, each `(c, f, h', w')` in float16."""
     parts = []
     file = index.files[number]
-    height, width = fit_size(file.height, file.width, size)
+    height, width = fit_size(file.height, file.width, (size, size))
     resize = None if (height, width) == (file.height, file.width) else (height, width)
     top, left = (height - size) // 2, (width - size) // 2
     for video in reader.read(index.path(number), file.frames, chunk, resize):  # 3 f height width
