@@ -12,8 +12,8 @@ from omegaconf import MISSING
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
+from vidiff.data.latent_shard import DTYPES
 from vidiff.data.shapes import ShapesSpec
-from vidiff.data.shard import DTYPES
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.index import DataError
-from vidiff.data.shard import DTYPES, Shard, name_of, sha256
+from vidiff.data.latent_shard import DTYPES, Shard, name_of, sha256
 
 
 class LatentCache:

@@ -1,6 +1,6 @@
 """Writing a latent cache: every file encoded once, by one process or by many.
 
-    <out>/<key>/latents-00000.safetensors   see `vidiff.data.shard`
+    <out>/<key>/latents-00000.safetensors   see `vidiff.data.latent_shard`
                 index.json                  lengths, labels, statistics, what the key is a hash of, and the SHA-256 of
                                             each shard
 
@@ -29,8 +29,8 @@ from tqdm import tqdm
 from vidiff.data.chunks import ChunkReader
 from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError
+from vidiff.data.latent_shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
 from vidiff.data.plan import Plan
-from vidiff.data.shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vidiff.data.clips import fit_size
 from vidiff.data.index import Index
-from vidiff.data.shard import DTYPES
+from vidiff.data.latent_shard import DTYPES
 
 FORMAT = 3  # of a cache: goes up with any change to what is written
 SHARD_BYTES = 64 << 20
