@@ -1,21 +1,27 @@
-"""`tools/encode.py`, as a user runs it: real processes, a tiny autoencoder, and a shapes set of tiny clips."""
+"""`tools/encode.py` on a tiny autoencoder and tiny clips; in processes of its own where that matters."""
 
 from __future__ import annotations
 
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vidiff.config import load
+from vidiff.recipe import DiffusionRun
+from vidiff.stages import prepare_latents
 from vidiff.train import main as train
 
 ROOT = Path(__file__).parents[2]
+MAIN = runpy.run_path(str(ROOT / "tools/encode.py"))["main"]
 VAE = """\
 kind: vae
 name: tiny_vae
@@ -40,19 +46,33 @@ sampling: {context: 3}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Configs, clips, an autoencoder, and a cache that nothing has disturbed in `runs`."""
+    """Configs, clips, an autoencoder (in `clean`), and a cache that nothing has disturbed (in `runs`)."""
     place = tmp_path_factory.mktemp("place")
     (place / "vae.yaml").write_text(VAE)
     (place / "tiny.yaml").write_text(MODEL)
-    said = refused(place, "tiny.yaml")
-    assert said.endswith("the autoencoder in runs/tiny_vae is not trained: run python -m vidiff.train vae.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert train(["vae.yaml"]) == 0
-    shutil.copytree(place / "runs", place / "clean")
-    said = run(place, "tiny.yaml")
-    assert "train (video): 8 of 8 shards in runs/latents/" in said and said.count("complete") == 2
+        shutil.copytree("runs", "clean")
+        assert MAIN(["tiny.yaml"]) == 0
     return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The command, in this process: what it says. It must end with `code`."""
+
+    def called(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert MAIN(list(arguments)) == code
+        return "".join(capsys.readouterr())
+
+    return called
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -69,57 +89,68 @@ def run(place: Path, *arguments: str, code: int = 0) -> str:
     return said
 
 
-def refused(place: Path, *arguments: str) -> str:
-    return run(place, *arguments, code=2).strip().splitlines()[-1]
-
-
 def latents(place: Path, runs: str) -> dict[str, bytes]:
     folder = place / runs / "latents"
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_mistakes(place: Path) -> None:
-    assert "'2/2' is no part: give i/n with i from 0 to n - 1" in refused(place, "tiny.yaml", "--shard", "2/2")
-    assert refused(place, "vae.yaml").startswith("error: a run of kind vae has no latents")
-    assert "data.crops is 0; give 1 or more" in refused(place, "tiny.yaml", "data.crops=0")
-    assert "data.shard_mb is 0.0; give megabytes above 0" in refused(place, "tiny.yaml", "data.shard_mb=0")
-    assert "data.latent_dtype is 'float32'; choose float16" in refused(place, "tiny.yaml", "data.latent_dtype=float32")
+def test_mistakes(call: Callable[..., str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        MAIN(["tiny.yaml", "--shard", "2/2"])
+    for argument, said in [
+        ("runs=untrained", "the autoencoder in untrained/tiny_vae is not trained: run python -m vidiff.train vae.yaml"),
+        ("data.crops=0", "data.crops is 0; give 1 or more"),
+        ("data.shard_mb=0", "data.shard_mb is 0.0; give megabytes above 0, such as 64"),
+        ("data.latent_dtype=float32", "data.latent_dtype is 'float32'; choose float16, bfloat16"),
+    ]:
+        assert said in call("tiny.yaml", argument, code=2)
+    assert "error: a run of kind vae has no latents" in call("vae.yaml", code=2)
 
 
-def test_parts_by_the_command_are_what_one_process_makes(place: Path) -> None:
-    shutil.copytree(place / "clean", place / "parts")
-    said = run(place, "tiny.yaml", "runs=parts", "--shard", "1/2", "--split", "train")
-    assert "4 of 8 shards" in said and "the others are still to come" in said
-    run(place, "tiny.yaml", "runs=parts", "--shard", "0/2")
-    said = run(place, "tiny.yaml", "runs=parts", "--shard", "1/2")
+def test_parts_by_the_command_are_what_one_process_makes(place: Path, call: Callable[..., str]) -> None:
+    shutil.copytree("clean", "parts")
+    said = call("tiny.yaml", "runs=parts", "--shard", "1/2", "--split", "train")
+    assert "train (video): 4 of 8 shards in parts/latents/" in said and "the others are still to come" in said
+    call("tiny.yaml", "runs=parts", "--shard", "0/2")
+    said = call("tiny.yaml", "runs=parts", "--shard", "1/2")
     assert said.count("complete") == 2
     assert latents(place, "parts") == latents(place, "runs")
-    shutil.rmtree(place / "parts")
 
 
-def test_another_codec_is_told(place: Path) -> None:
-    said = run(place, "tiny.yaml", "data.flip=true", "--split", "test")
-    assert "with data.flip=False" in said and "remove it if no run needs it" in said
-    assert "was made" not in run(place, "tiny.yaml", "data.flip=true", "--split", "test"), "once"
-    for path in list((place / "runs/latents").iterdir()):
-        if path.is_dir() and path.name not in {Path(name).parts[0] for name in latents(place, "runs")}:
-            shutil.rmtree(path)
+def test_a_cache_that_another_config_made_is_named(call: Callable[..., str]) -> None:
+    shutil.copytree("runs", "other")
+    options = ("tiny.yaml", "runs=other", "data.flip=true", "--split", "test")
+    said = call(*options)
+    assert "was made with data.flip=False" in said and "remove it if no run needs it" in said
+    assert "was made" not in call(*options), "once"
+
+
+def test_flipped_bits_are_mended_before_a_training(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("runs", "flipped")
+    found = load("tiny.yaml", ["runs=flipped"])
+    assert isinstance(found, DiffusionRun)
+    (shard, *_) = sorted(Path("flipped/latents").glob("*/latents-00003.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    prepare_latents(found, Path())
+    assert f"{shard} is missing or damaged: it is made again" in capsys.readouterr().out
+    assert latents(place, "flipped") == latents(place, "runs")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_leaves_nothing_half_made(place: Path, number: int, code: int) -> None:
-    shutil.copytree(place / "clean", place / "stopped")
-    process = start(place, "tiny.yaml", "runs=stopped")
+    shutil.copytree(place / "clean", place / f"stopped{code}")
+    process = start(place, "tiny.yaml", f"runs=stopped{code}")
     until = time.monotonic() + 120
-    while not list((place / "stopped").glob("latents/*/.*.lock")):
+    while not list((place / f"stopped{code}").glob("latents/*/.*.lock")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.005)
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in said, said
     assert "stopped; the same command goes on from what is finished" in said
-    assert not [name for name in latents(place, "stopped") if name.endswith((".partial", "index.json"))]
-    shutil.rmtree(place / "stopped")
+    assert not [name for name in latents(place, f"stopped{code}") if name.endswith((".partial", "index.json"))]
 
 
 @pytest.mark.slow
@@ -129,7 +160,6 @@ def test_all_processes_of_torchrun_encode(place: Path) -> None:
     said = run(place, *torchrun, str(ROOT / "tools/encode.py"), "tiny.yaml", "runs=many")
     assert said.count("complete") == 2, "one of them tells"
     assert latents(place, "many") == latents(place, "runs")
-    shutil.rmtree(place / "many")
 
 
 @pytest.mark.slow
@@ -152,4 +182,3 @@ def test_two_commands_killed_at_random_end_with_the_same_bytes(place: Path) -> N
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
     assert latents(place, "killed") == latents(place, "runs")
-    shutil.rmtree(place / "killed")
