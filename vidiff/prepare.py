@@ -92,6 +92,7 @@ def plan_latents(
         flips=data.flip,
         dtype=data.latent_dtype,
         per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+        shard_bytes=max(1, int(data.shard_mb * 2**20)),
     )
 
 

@@ -54,6 +54,7 @@ class DataConfig:
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
+    shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
@@ -150,6 +151,8 @@ class RunConfig:
             ShapesSpec(**data.shapes)
         except TypeError:
             raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        if not 0 < data.shard_mb < float("inf"):
+            raise ConfigError(f"data.shard_mb is {data.shard_mb}; give megabytes above 0, such as 64")
         if not data.patience > 0:
             raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
         for key in ("max_broken", "least_stride"):
