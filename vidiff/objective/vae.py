@@ -84,7 +84,8 @@ class VAEObjective(nn.Module):
             check_pairs(similar)
             if similar.declaration.dtype != "float32":
                 raise ValueError(f"network {similar.name} rounds pictures to uint8, through which nothing is learned")
-            similar.module.requires_grad_(False)
+            for weight in similar.module.parameters():  # TorchScript has no requires_grad_ of its own
+                weight.requires_grad_(False)
         self.adversary: Adversary | None = None
         if loss.adversarial:
             start, size = loss.adversarial_start * parts, (loss.discriminator_width, loss.discriminator_levels)
