@@ -80,7 +80,7 @@ def test_a_training_in_two_parts_is_bit_equal_and_its_codec_is_the_autoencoder_a
 
 def test_a_discriminator_sharpens_an_autoencoder_that_is_there(place: Path) -> None:
     plain = run("name=plain", "loss.adversarial=0", "loss.perceptual=0", "train.steps=2")
-    with pytest.raises(ValueError, match="a discriminator cannot come or go on the way.*start=runs/plain"):
+    with pytest.raises(ValueError, match=r"a discriminator cannot come or go on the way.*start=runs/plain"):
         run("name=plain", "loss.perceptual=0")
     run("name=sharp", "start=runs/plain", "train.steps=1", "train.optim.lr=1e-9", "train.ema=0")
     first = checkpoint.load_weights(plain.folder)
