@@ -56,9 +56,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "stages": frozenset({"pipeline", "prepare"}),
     "dry_run": frozenset({"stages"}),
     "train": frozenset({"dry_run"}),
+    "study": LEAVES,
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
     "tools": frozenset(
-        {"vidiff", "options", "compare", "score_codec", "score_editing", "score_guidance", "score_upscaling"}
+        {"vidiff", "options", "compare", "score_codec", "score_editing", "score_guidance", "score_upscaling", "study"}
     ),
 }
 
