@@ -36,7 +36,17 @@ def test_a_constant_error_does_not_flicker() -> None:
     assert scores["error"] == pytest.approx(0.05, rel=1e-5)
     assert scores["flicker"] == pytest.approx(0, abs=1e-7)
     assert scores["change"] == pytest.approx(float(np.abs(np.diff(real.double().numpy(), axis=2)).mean() / 2))
+    assert scores["detail kept"] == pytest.approx(1)
     assert frame_scores(look(real, real))["ssim"] == pytest.approx(1)
+
+
+def test_detail_kept_is_a_ratio_of_power() -> None:
+    stripes = torch.tensor([0.5, -0.5]).repeat(8).expand(1, 3, 2, 16, 16)
+    assert frame_scores(look(stripes, 0.7 * stripes))["detail kept"] == pytest.approx(0.49)
+    assert frame_scores(look(stripes, 0 * stripes))["detail kept"] == 0
+    slope = torch.linspace(-0.5, 0.5, 16).expand(1, 3, 2, 16, 16)
+    assert frame_scores(look(slope, slope + 0.1 * stripes))["detail kept"] > 10
+    assert "detail kept" not in frame_scores(look(torch.zeros(1, 3, 2, 16, 16), stripes))
 
 
 def test_an_error_that_changes_its_sign_flickers_by_twice_its_size() -> None:

@@ -20,7 +20,8 @@ def look(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     """What clips `(b, 3, f, h, w)` in [-1, 1] lose as `decoded`, a row for each.
 
     Returns:
-        `psnr`, `ssim`: `(b, f)` of each frame; the others `(b, 1)` in shares of the range from black to white:
+        `psnr`, `ssim`: `(b, f)` of each frame; `detail`: `(b, 2)`, power of the upper half of the spatial frequencies
+        of what came back and of the real clip; the others `(b, 1)` in shares of the range from black to white:
         `error`, mean |e| of the errors e = decoded - real; `flicker`, mean |e[i + 1] - e[i]| over frames i, that is by
         how much the two videos change differently; `change`, mean |x[i + 1] - x[i]| of the real clips; `flicker still`,
         flicker where the real pixel changes by no more than STILL, NaN where nothing does. Video coding measures
@@ -33,6 +34,7 @@ def look(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     real, error = video.double().cpu() / 2, (decoded.double() - video.double()).cpu() / 2
     whole = (1, 2, 3, 4)
     found["error"] = error.abs().mean(whole)[:, None]
+    found["detail"] = torch.stack([_fine(x.double().cpu())[..., 0].sum(1) for x in (decoded, video)], -1)  # b 2
     if video.shape[2] > 1:
         change, flicker = real.diff(dim=2).abs(), error.diff(dim=2).abs()  # b 3 f-1 h w
         still = (change <= STILL).all(1, keepdim=True).expand_as(flicker)
@@ -87,11 +89,17 @@ def _fine(x: Tensor) -> Tensor:
 
 
 def frame_scores(found: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means over all clips of what `look` found: PSNR in dB, SSIM, and the others in shares of the range."""
+    """Means over all clips of what `look` found: PSNR in dB, SSIM, and the others in shares of the range.
+
+    "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred.
+    """
     scores = {"psnr": float(found["psnr"].mean()), "psnr of the worst clip": float(found["psnr"].mean(1).min())}
     for name in ("ssim", "error", "change", "flicker", "flicker still"):
         if name in found and not found[name].isnan().all():
             scores[name] = float(found[name].nanmean())
+    decoded, real = found["detail"].sum(0).tolist()
+    if real:
+        scores["detail kept"] = decoded / real
     return scores
 
 
@@ -146,6 +154,8 @@ def lines(scores: Mapping[str, Any]) -> list[str]:
         row("SSIM", f"{scores['ssim']:.4f}"),
         row("error", grey(scores["error"]), "grey levels of 255, mean absolute"),
     ]
+    if "detail kept" in scores:
+        told.append(row("detail kept", f"{scores['detail kept']:.3f}", "of its power; below 1 it is blurred"))
     if "flicker" in scores:
         times = scores["flicker"] / scores["change"] if scores["change"] else float("nan")
         told.append(
