@@ -19,11 +19,10 @@ from vidiff.data.video import write_image
 from vidiff.engine.parallel import Group, processes
 from vidiff.evaluate.card import MADE, Card, measured, write_card
 from vidiff.evaluate.card import lines as card_lines
-from vidiff.evaluate.clips import Windows, choose_windows, gathered
+from vidiff.evaluate.clips import Windows, choose_windows
 from vidiff.evaluate.codec import lines, strip
 from vidiff.evaluate.features import Features
-from vidiff.evaluate.measure import look, measure
-from vidiff.score_codec import open_codec, score_codec
+from vidiff.score_codec import ceiling, look_twice, open_codec, score_codec
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -70,7 +69,7 @@ def score(options: argparse.Namespace, group: Group) -> None:
     if network and options.split != "train":
         with suppress(ValueError):  # no such split, or too few clips: the card says that the floor is left out
             train = windows(options, group, "train", len(clips))
-    known = train and gathered(len(train), group, lambda which: look(network, train.read(which)), "training")
+    known = look_twice(codec, train, group, network) if network and train else None
     if not group.main:
         return
     out = options.out or options.run / "codec-scores"
@@ -78,12 +77,7 @@ def score(options: argparse.Namespace, group: Group) -> None:
     write_image(picture, strip(found["shown real"], found["shown decoded"]))
     told = [f"{options.run}: {len(clips)} clips of {options.frames} frames of {options.size} pixels", *lines(scores)]
     if network:
-        real, decoded = (
-            {key.removeprefix(of): value for key, value in found.items() if key.startswith(of)}
-            for of in ("real ", "decoded ")
-        )
-        result = measure(network, real, decoded, known, None, options.seed)
-        result.left_out.pop("ceiling")  # all of this is the ceiling
+        result = ceiling(network, found, known, options.seed)
         protocol = {
             "network": network.name,
             "network_sha256": network.sha256,

@@ -14,8 +14,11 @@ from vidiff.engine.parallel import Group
 from vidiff.evaluate.clips import Windows, gathered
 from vidiff.evaluate.codec import frame_scores, latent_scores, look, look_latents
 from vidiff.evaluate.features import Features
+from vidiff.evaluate.frechet import Statistics, frechet_distance
+from vidiff.evaluate.measure import Scores, measure
 from vidiff.evaluate.measure import look as look_features
 from vidiff.evaluate.prediction import psnr
+from vidiff.evaluate.scores import kernel_distance
 from vidiff.recipe import VAERun
 from vidiff.run import fill, load_codec, read_run
 
@@ -54,8 +57,8 @@ def score_codec(
     Returns:
         scores: those of `frame_scores` for the mean of each latent, "psnr of samples", which is what a model on latents
         is taught by, and "latent", as `latent_scores`; and what else was found, clip by clip: "real" and "decoded", the
-        first SHOWN clips, and with a network all that `measure` needs of both, as "real features" and the like. Both
-        are empty elsewhere than on the main process.
+        first SHOWN clips, and with a network what `look_twice` returns. Both are empty elsewhere than on the main
+        process.
     """
     codec = codec.to(group.device)
 
@@ -77,7 +80,58 @@ def score_codec(
     found = gathered(len(clips), group, through, "codec")
     if not group.main:
         return {}, {}
-    latent = {key.removeprefix("latent "): value for key, value in found.items() if key.startswith("latent ")}
+    latent = parts(found, "latent ")
     scores = frame_scores(found) | {"psnr of samples": float(found["drawn"].mean()), "latent": latent_scores(latent)}
-    rest = {key: value for key, value in found.items() if key.split(" ")[0] in ("real", "decoded", "shown")}
-    return scores, rest
+    return scores, {key: value for key, value in found.items() if key.split(" ")[0] in ("real", "decoded", "shown")}
+
+
+def look_twice(codec: Codec, clips: Windows, group: Group, network: Features) -> dict[str, Tensor]:
+    """What `measure` needs of clips as they are, as "real features" and the like, and after the codec, as "decoded"."""
+
+    def through(which: range) -> dict[str, Tensor]:
+        video = clips.read(which)
+        decoded = codec.decode(codec.encode(video.to(group.device)).mean).float().cpu()
+        return {
+            f"{name} {key}": value
+            for name, seen in (("real", video), ("decoded", decoded))
+            for key, value in look_features(network, seen).items()
+        }
+
+    return gathered(len(clips), group, through, "training")
+
+
+def ceiling(
+    network: Features, found: dict[str, Tensor], training: dict[str, Tensor] | None = None, seed: int = 0
+) -> Scores:
+    """What a feature network tells of clips after a codec: the best that any model on its latents can score.
+
+    Args:
+        found: of held-out clips, as `score_codec` returns it.
+        training: of as many training clips, by `look_twice`.
+        seed: of resampling.
+
+    Returns:
+        scores of `measure`, of the clips after the codec against themselves before it, and of the floor, training clips
+        against held-out ones. Beside the floor stands the like of it, "floor after the codec": training clips after the
+        codec against held-out ones before it, which is what a model that makes real latents would score. By how much it
+        is larger is what the codec costs.
+    """
+    known = training and parts(training, "real ")
+    scores = measure(network, parts(found, "real "), parts(found, "decoded "), known or None, None, seed)
+    scores.left_out.pop("ceiling")  # all of this is the ceiling
+    if training:
+        real, made = found["real features"], training["decoded features"]
+        scores.add(
+            f"floor after the codec {network.called('frechet')}",
+            lambda: frechet_distance(Statistics.of(real, "real"), Statistics.of(made, "made")),
+        )
+        scores.add(
+            f"floor after the codec {network.called('kernel')} and standard error",
+            lambda: list(kernel_distance(real, made)),
+        )
+    return scores
+
+
+def parts(found: dict[str, Tensor], of: str) -> dict[str, Tensor]:
+    """What is called `of` and something more, by the rest of its name."""
+    return {key.removeprefix(of): value for key, value in found.items() if key.startswith(of)}

@@ -113,7 +113,11 @@ def test_a_codec_is_scored_with_its_ceiling_and_a_picture(capsys: pytest.Capture
     video = clips.read(range(12))
     real, decoded = (Statistics.of(network(x)) for x in (video, codec.decode(codec.encode(video).mean)))
     assert card.scores["frechet_video[motion]"] == pytest.approx(frechet_distance(real, decoded), rel=1e-3)
-    assert card.scores["floor frechet_video[motion]"] > 0
+    known = choose_windows(build_index("data", split="train"), 4, 16).read(range(12))
+    other = Statistics.of(network(codec.decode(codec.encode(known).mean)))
+    after = card.scores["floor after the codec frechet_video[motion]"]
+    assert after == pytest.approx(frechet_distance(real, other), rel=1e-3)
+    assert after > card.scores["floor frechet_video[motion]"] > 0
     assert "floor frechet_video[motion]: " in said
     assert read_image("runs/tiny_vae/codec-scores/real-decoded-error.png").shape == (3, 48, 6 * 16)
     first = Path("out/scores.json").read_bytes()
@@ -127,7 +131,9 @@ def test_no_codec_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert scores["psnr"] == pytest.approx(126.02, abs=0.01) and scores["flicker"] == 0
     assert scores["latent"]["kl"] is None and scores["latent"]["compression"] == 1
     assert scores["latent"]["detail"] == scores["latent"]["detail of pixels"]
-    assert scores["ceiling"]["scores"]["frechet_video[motion]"] == pytest.approx(0, abs=1e-6)
+    ceiling = scores["ceiling"]["scores"]
+    assert ceiling["frechet_video[motion]"] == pytest.approx(0, abs=1e-6)
+    assert ceiling["floor after the codec frechet_video[motion]"] == ceiling["floor frechet_video[motion]"]
     assert "latent KL" not in capsys.readouterr().out
 
 
