@@ -7,21 +7,24 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load
+from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import Captioned, read_captions
 from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index, build_index
+from vidiff.data.joint import Joint
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
-from vidiff.data.options import DataConfig
-from vidiff.data.order import Order
+from vidiff.data.options import BucketConfig, DataConfig
+from vidiff.data.order import GroupedOrder, JointOrder, Key, Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
@@ -31,7 +34,8 @@ from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
 from vidiff.text import TextEncoder, encode_captions
 
-Samples = ClipDataset | LatentDataset | Captioned
+Clips = ClipDataset | LatentDataset | Captioned
+Samples = Clips | Joint
 Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
 NETWORKS = ("unet", "vae", "text", "classifier")
@@ -42,38 +46,84 @@ FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier
 def make_index(config: RunConfig, split: str) -> Index:
     """The clips of a split. The shapes set is drawn first where a config wants it and it is not there."""
     data = config.data
-    folder = Path(config.runs) / "index"  # shared by all runs on the same data
-    with one_at_a_time(folder):
+    with one_at_a_time(Path(config.runs) / "index"):
         layout = data.layout
         if layout == "shapes":
             layout = "folders"
             if data.shapes or not (Path(data.root) / "spec.json").is_file():
                 make_shapes(data.root, ShapesSpec(**data.shapes))
-        return build_index(
-            data.root,
-            layout=layout,
-            split=split,
-            fold=data.fold,
-            limit=data.limit,
-            max_broken=data.max_broken,
-            cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
-            patience=data.patience,
-            quarantine=Quarantine(quarantine_list(Path(config.runs))),
-            records=folder / Path(data.root).resolve().name / "index.jsonl",
-            fps=data.fps,
-        )
+        return _index(config, data.root, layout, split, data.fps)
+
+
+def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
+    """The pictures to train on beside clips with these labels; one whose label no clip has, has none."""
+    root = config.data.images
+    if not root:
+        return None
+    with one_at_a_time(Path(config.runs) / "index"):
+        found = _index(config, root, "auto" if Path(root).is_file() else "images", config.data.split)
+    numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
+    files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in found.files]
+    return replace(found, files=files, labels=labels)
+
+
+def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0.0) -> Index:
+    data, folder = config.data, Path(config.runs) / "index"  # shared by all runs on the same data
+    return build_index(
+        root,
+        layout=layout,
+        split=split,
+        fold=data.fold,
+        limit=data.limit,
+        max_broken=data.max_broken,
+        cache=folder / f"{Path(root).resolve().name}-{split}.jsonl",
+        patience=data.patience,
+        quarantine=Quarantine(quarantine_list(Path(config.runs))),
+        records=folder / Path(root).resolve().name / "index.jsonl",
+        fps=fps,
+    )
+
+
+def buckets_of(config: RunConfig, index: Index, pictures: bool = False) -> list[Bucket]:
+    """The bucket of each file of an index; of pictures, with the sizes of the clips' buckets."""
+    plan, stride = config.data.plan(), config.data.stride[0]
+    if pictures:
+        plan, stride = list(dict.fromkeys(bucket.picture for bucket in plan)), 1
+    return assign(((file.frames, file.height, file.width) for file in index.files), plan, stride)
+
+
+def keep_filled(config: RunConfig, index: Index) -> None:
+    """Leave out buckets to which no training clip goes, so that the config tells what the model has seen."""
+    data = config.data
+    if not data.buckets:
+        return
+    found = zip(index.files, buckets_of(config, index), strict=True)
+    filled = {bucket for file, bucket in found if file.frames > (bucket.frames - 1) * data.stride[0]}
+    for bucket in data.plan():
+        if bucket not in filled:
+            tqdm.write(f"no clip goes to the bucket of {bucket}: it is left out")
+    data.buckets = [BucketConfig(b.frames, [*b.size]) for b in data.plan() if b in filled] or data.buckets
 
 
 def cache_latents(
-    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, of: str = "video"
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    of: str = "video",
+    pictures: bool = False,
 ) -> LatentCache:
     """Latents of an index, encoded first if they are not cached: once for every run that shares codec and data.
 
     Args:
         of: "video", the clips; "lowres", the clips shrunk by `lowres.factor` and enlarged again; or "detail", the
             latents of the one less those of the other, which is what a super-resolution model makes.
+        pictures: whether the index is of pictures.
     """
-    parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
+    sizes = [bucket.size for bucket in buckets_of(config, index, pictures)]
+    shown = sizes if config.data.buckets else config.data.size
+    parts = f"{key} {index.digest} {shown} {config.data.flip} {precision}"
     factor = config.lowres.factor if isinstance(config, DiffusionRun) else 0
     if of != "video":
         parts += f" {of} {factor}"
@@ -99,7 +149,7 @@ def cache_latents(
                 folder,
                 index,
                 encode,
-                config.data.size,
+                sizes,
                 key,
                 flips=config.data.flip,
                 max_broken=config.data.max_broken,
@@ -116,7 +166,7 @@ def captions_of(config: RunConfig, index: Index) -> list[str]:
     return read_captions(index.root, [file.path for file in index.files], config.data.captions)
 
 
-def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Samples:
+def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Clips:
     """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
     if encoder is None:
         return dataset
@@ -194,24 +244,31 @@ def record(config: RunConfig, given: str) -> None:
         (config.folder / "resolved.yaml").write_text(dump(config))
 
 
-def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
-    """Random clips of pixels."""
-    data = config.data
+def clip_dataset(config: RunConfig, index: Index, changed: bool = False, pictures: bool = False) -> ClipDataset:
+    """Random clips of pixels, or pictures.
+
+    Args:
+        changed: in colours and zoom, as `data.jitter` and `data.zoom` say; for training alone.
+    """
+    data, buckets = config.data, buckets_of(config, index, pictures)
     return ClipDataset(
         index,
-        data.frames,
-        data.size,
-        strides(data),
+        [bucket.frames for bucket in buckets],
+        [bucket.size for bucket in buckets],
+        strides(data, pictures),
         data.flip,
         config.train.seed,
         data.max_broken,
         data.patience,
         Quarantine(quarantine_list(Path(config.runs))),
+        data.jitter if changed else 0.0,
+        (data.zoom[0], data.zoom[1]) if changed else (1.0, 1.0),
     )
 
 
-def strides(data: DataConfig) -> Strides:
-    return Strides(data.stride[0], data.stride[1], data.least_stride)
+def strides(data: DataConfig, pictures: bool = False) -> Strides:
+    most = data.stride[0] if pictures else data.stride[1]
+    return Strides(data.stride[0], most, data.least_stride)
 
 
 @dataclass(frozen=True)
@@ -243,25 +300,29 @@ class Latents:
         return None if self.lowres is None else self.moments[1] / self.codec_moments[1]
 
 
-def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
+def make_latents(
+    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, pictures: bool = False
+) -> Latents:
     """All that a model learns of an index, encoded first if it is not cached."""
-    if not (isinstance(config, DiffusionRun) and config.lowres.factor):
-        return Latents(cache_latents(config, codec, key, index, precision), None)
-    content, lowres = (cache_latents(config, codec, key, index, precision, of) for of in ("detail", "lowres"))
-    return Latents(content, lowres)
+    what = ["detail", "lowres"] if isinstance(config, DiffusionRun) and config.lowres.factor else ["video"]
+    found = [cache_latents(config, codec, key, index, precision, of, pictures) for of in what]
+    return Latents(found[0], found[1] if len(found) > 1 else None)
 
 
-def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDataset:
-    """Random windows of cached latents, normalised by the statistics of `moments`, the training split."""
-    data = config.data
+def latent_dataset(
+    config: LatentRun, index: Index, of: Latents, moments: Latents, pictures: bool = False
+) -> LatentDataset:
+    """Random windows of an index's cached latents, normalised by the statistics of `moments`, the training split."""
+    buckets = buckets_of(config, index, pictures)
     return LatentDataset(
         of.content,
-        data.frames,
-        strides(data),
+        [bucket.frames for bucket in buckets],
+        strides(config.data, pictures),
         config.train.seed,
         moments.moments,
         of.lowres,
         moments.codec_moments,
+        [bucket.size for bucket in buckets],
     )
 
 
@@ -270,18 +331,27 @@ def batches(config: RunConfig, dataset: Samples) -> Batches:
 
     def make(start: int) -> Iterable[dict[str, Tensor]]:
         with processes(config.device) as group:
-            part = config.batch // config.train.accumulate
-            order = Order(len(dataset), part, config.train.seed, group.rank, group.world, start)
+            place = config.batch // config.train.accumulate, config.train.seed, group.rank, group.world, start
+            order: Iterable[list[Key]]
+            if isinstance(dataset, Joint):
+                order = JointOrder(dataset.kinds, dataset.share, *place)
+            elif len(dataset.groups) > 1:
+                order = GroupedOrder(dataset.groups, *place)
+            else:
+                order = Order(len(dataset), *place)
             return make_loader(dataset, order, config.data.workers)
 
     return make
 
 
-def first_batch(config: RunConfig, dataset: Samples, count: int) -> dict[str, Tensor]:
-    """`count` samples to validate on, the same ones each time and in every process."""
-    keys = next(iter(Order(len(dataset), count, config.train.seed)))
+def first_batches(config: RunConfig, dataset: Clips, count: int) -> list[dict[str, Tensor]]:
+    """`count` samples of each bucket to validate on, the same ones each time and in every process; most clips first."""
     workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
-    return next(iter(make_loader(dataset, [keys], workers)))
+    found = []
+    for indices in sorted(dataset.groups, key=len, reverse=True):
+        keys = next(iter(GroupedOrder([indices], count, config.train.seed)))
+        found.append(next(iter(make_loader(dataset, [keys], workers))))
+    return found
 
 
 @contextmanager

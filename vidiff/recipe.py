@@ -65,13 +65,14 @@ class LowresConfig:
     noise: float = 0.1  # largest time to which the low-resolution video is noised in training
     level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
 
-    def check(self, size: int) -> None:
-        """Raises ConfigError for values that do not go together, or with frames of `size` pixels."""
-        if self.factor < 0 or self.factor == 1 or (self.factor and size % self.factor):
-            raise ConfigError(
-                f"lowres.factor is {self.factor}; give 2 or more, such that it divides data.size, which is {size}, or "
-                "0 for a model that makes clips by itself"
-            )
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for values that do not go together, or with the sizes of clips."""
+        for name, side in data.sides():
+            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
+                raise ConfigError(
+                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
+                    "0 for a model that makes clips by itself"
+                )
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
         if not 0 <= self.level <= self.noise:
@@ -118,10 +119,9 @@ class VAERun(RunConfig):
     def check(self) -> None:
         super().check()
         self.vae.validate()
-        if self.data.size % self.vae.factor:
-            raise ConfigError(
-                f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
-            )
+        for name, side in self.data.sides():
+            if side % self.vae.factor:
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
 
 
 @dataclass
@@ -150,19 +150,25 @@ class LatentRun(RunConfig):
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
         build_schedule(self)
+        if self.data.jitter or max(self.data.zoom) > 1:
+            raise ConfigError(
+                f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
+                "frames as they are: leave both to the autoencoder's own config"
+            )
         if self.codec.name == "identity":
             self.check_size(1)
 
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
-        size, levels = self.data.size, self.levels
+        levels = self.levels
         needed = factor * self.patch * 2 ** (levels - 1)
-        if size % needed:
-            patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
-            raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the network halve "
-                f"{levels - 1} times: give a multiple of {needed}"
-            )
+        for name, side in self.data.sides():
+            if side % needed:
+                patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+                raise ConfigError(
+                    f"{name} is {side}; the codec shrinks by {factor}{patches} and {levels} levels of the network "
+                    f"halve {levels - 1} times: give a multiple of {needed}"
+                )
 
 
 @dataclass
@@ -190,7 +196,7 @@ class DiffusionRun(LatentRun):
     def check(self) -> None:
         self.unet.validate()
         super().check()
-        self.lowres.check(self.data.size)
+        self.lowres.check(self.data)
         if self.lowres.factor and self.objective != "denoising":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
@@ -212,10 +218,10 @@ class DiffusionRun(LatentRun):
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
         if self.sampling.lag < 0:
             raise ConfigError(f"sampling.lag is {self.sampling.lag}; give 0 or more steps")
-        if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
-            raise ConfigError(
-                f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
-            )
+        frames = self.data.plan()[0].frames
+        if not 1 <= self.sampling.context < frames and frames > 1:
+            less = "the first bucket's frames" if self.data.buckets else "data.frames"
+            raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
 
 
 @dataclass
@@ -235,6 +241,10 @@ class ClassifierRun(LatentRun):
         super().check()
         if not 0 < self.scale < float("inf"):
             raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.data.images:
+            raise ConfigError(
+                f"data.images is {self.data.images!r}, but a classifier is trained on clips: leave it out"
+            )
         if self.schedule.get("name") == "learned":
             raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
         choose("loss.times", self.loss.times, TIMES)

@@ -42,11 +42,19 @@ def test_a_window_fits_and_every_one_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size", "expected"),
-    [(240, 320, 240, (240, 320)), (240, 320, 128, (128, 171)), (50, 20, 10, (25, 10)), (3, 2, 64, (96, 64))],
+    ("given", "size", "expected"),
+    [
+        ((240, 320), (240, 240), (240, 320)),
+        ((240, 320), (128, 128), (128, 171)),
+        ((50, 20), (10, 10), (25, 10)),
+        ((3, 2), (64, 64), (96, 64)),
+        ((240, 320), (48, 80), (60, 80)),
+        ((240, 426), (48, 80), (48, 85)),
+        ((100, 100), (80, 48), (80, 80)),
+    ],
 )
-def test_the_shorter_side_is_fitted(height: int, width: int, size: int, expected: tuple[int, int]) -> None:
-    assert fit_size(height, width, size) == expected
+def test_a_size_is_just_covered(given: tuple[int, int], size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert fit_size(*given, size) == expected
 
 
 def test_files_too_short_are_told() -> None:

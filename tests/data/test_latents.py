@@ -46,7 +46,13 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 def make(out: Path, index: Index, **options: object) -> Path:
-    arguments = {"encode": encode, "size": 16, "key": "0123456789abcdef-and-more", "progress": False, **options}
+    arguments = {
+        "encode": encode,
+        "sizes": [(16, 16)] * len(index.files),
+        "key": "0123456789abcdef-and-more",
+        "progress": False,
+        **options,
+    }
     return encode_latents(out, index, **arguments)  # type: ignore[arg-type]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 
 class Bucket(NamedTuple):
@@ -20,6 +22,22 @@ class Bucket(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
+
+    @property
+    def picture(self) -> Bucket:
+        """Of one frame, and as large."""
+        return self._replace(frames=1)
+
+
+class Grouped(Protocol):
+    """A data set, and the indices of those of its samples that are of equal shape, together."""
+
+    @property
+    def groups(self) -> list[list[int]]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int], /) -> dict[str, Tensor]: ...
 
 
 def assign(files: Iterable[tuple[int, int, int]], buckets: Sequence[Bucket], stride: int = 1) -> list[Bucket]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidiff.data.buckets import Grouped
 from vidiff.data.clips import Sample
 from vidiff.data.index import DataError
 from vidiff.data.order import Key
@@ -119,17 +120,24 @@ def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
 class Captioned(Dataset[Sample]):
     """A data set of clips with the text of each beside it, as "text" and "text_mask".
 
+    Attributes:
+        groups: as of the clips.
+
     Args:
         clips: its samples have "key", the file's number in the index.
         text, mask: as an encoder of `vidiff.text` makes them.
         rows: where in these each file of the index has its own.
     """
 
-    def __init__(self, clips: Dataset[Sample], text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
+    def __init__(self, clips: Grouped, text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
         self.clips, self.text, self.mask, self.rows = clips, text, mask, rows
 
+    @property
+    def groups(self) -> list[list[int]]:
+        return self.clips.groups
+
     def __len__(self) -> int:
-        return len(self.clips)  # type: ignore[arg-type]
+        return len(self.clips)
 
     def __getitem__(self, key: Key) -> Sample:
         sample = self.clips[key]

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from vidiff.data.buckets import group
 from vidiff.data.chunks import ChunkReader
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, fit_size, long_enough
 from vidiff.data.decode import VideoError
@@ -42,7 +43,7 @@ def encode_latents(
     out: Path,
     index: Index,
     encode: Encode,
-    size: int,
+    sizes: Sequence[tuple[int, int]],
     key: str,
     flips: bool = False,
     max_broken: float = 0.05,
@@ -58,8 +59,9 @@ def encode_latents(
     Args:
         out: the cache goes to a folder in this one.
         encode: video `(1, 3, f, h, w)` in [-1, 1] -> raw mean and std, each `(1, c, f, h', w')`.
-        size: frames are resized and cropped in the middle to this height and width.
-        key: hash of all that the latents depend on: codec, index, size, flips.
+        sizes: height and width of each file's latents in pixels; frames are resized until they just cover it, and
+            cropped in the middle.
+        key: hash of all that the latents depend on: codec, index, sizes, flips.
         flips: encode the mirrored frames as well.
         max_broken: fraction of files that may fail to decode; each is named, and has length 0 in the cache.
         patience: seconds that decoding a chunk may take; then the decoder is killed, and the file has failed.
@@ -87,7 +89,7 @@ def encode_latents(
             path = folder / f"latents-{len(shards):05d}.safetensors"
             facts = _finished(path)
             if facts is None or facts["first"] != first:
-                facts = _encode_shard(path, first, index, reader, encode, size, flips, shard_bytes, chunk)
+                facts = _encode_shard(path, first, index, reader, encode, sizes, flips, shard_bytes, chunk)
             bar.update(facts["count"])
             for name, reason in facts["broken"].items():
                 broken[name] = reason
@@ -130,7 +132,7 @@ def _encode_shard(
     index: Index,
     reader: ChunkReader,
     encode: Encode,
-    size: int,
+    sizes: Sequence[tuple[int, int]],
     flips: bool,
     shard_bytes: int,
     chunk: int,
@@ -142,7 +144,7 @@ def _encode_shard(
     while number < len(index.files) and held < shard_bytes:
         try:
             for mirrored in range(1 + flips):
-                mean, std = _encode_file(index, number, reader, encode, size, bool(mirrored), chunk)
+                mean, std = _encode_file(index, number, reader, encode, sizes[number], bool(mirrored), chunk)
                 made = {"mean": mean, "std": std} if std.any() else {"mean": mean}
                 tensors |= {f"{number}.{mirrored}.{part}": tensor for part, tensor in made.items()}
                 held += sum(tensor.nbytes for tensor in made.values())
@@ -186,16 +188,22 @@ def _sha256(path: Path) -> str:
 
 
 def _encode_file(
-    index: Index, number: int, reader: ChunkReader, encode: Encode, size: int, mirrored: bool, chunk: int
+    index: Index,
+    number: int,
+    reader: ChunkReader,
+    encode: Encode,
+    size: tuple[int, int],
+    mirrored: bool,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of one file, each `(c, f, h', w')` in float16."""
     parts = []
     file = index.files[number]
     height, width = fit_size(file.height, file.width, size)
     resize = None if (height, width) == (file.height, file.width) else (height, width)
-    top, left = (height - size) // 2, (width - size) // 2
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
     for video in reader.read(index.path(number), file.frames, chunk, resize, index.fps):  # 3 f height width
-        video = video[None, :, :, top : top + size, left : left + size]  # 1 3 f size size
+        video = video[None, :, :, top : top + size[0], left : left + size[1]]  # 1 3 f h w
         mean, std = encode(video.flip(-1) if mirrored else video)
         parts.append((mean[0].half(), std[0].half()))
     mean, std = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
@@ -303,8 +311,12 @@ class LatentDataset(Dataset[Sample]):
     Each is {"mean", "std": float32 `(c, frames, h, w)`, "label", "stride", "key": as of `ClipDataset`}, and "lowres",
     like "mean", of the same frames, where there is a cache of those.
 
+    Attributes:
+        groups: the indices of windows of equal shape, together.
+
     Args:
         frames, stride, seed: as for `vidiff.data.clips.ClipDataset`.
+        sizes: as those that the cache was made with, where they differ.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
         lowres: latents of the same files at low resolution, which a super-resolution model is shown.
         lowres_statistics: as `statistics`, of those.
@@ -316,16 +328,19 @@ class LatentDataset(Dataset[Sample]):
     def __init__(
         self,
         cache: LatentCache,
-        frames: int,
+        frames: int | Sequence[int],
         stride: Strides = EVERY,
         seed: int = 0,
         statistics: tuple[Tensor, Tensor] | None = None,
         lowres: LatentCache | None = None,
         lowres_statistics: tuple[Tensor, Tensor] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        self.cache, self.frames, self.stride, self.seed = cache, frames, stride, seed
+        self.cache, self.stride, self.seed = cache, stride, seed
+        self.frames = [frames] * len(cache) if isinstance(frames, int) else frames
         self.shift, self.scale = (x.view(-1, 1, 1, 1) for x in statistics or cache.statistics)
         self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
+        self.groups = group([(self.frames[number], sizes and sizes[number]) for number in self.kept])
         self.lowres = lowres
         if lowres is not None:
             if (lowres.frames, lowres.labels, lowres.flips) != (cache.frames, cache.labels, cache.flips):
@@ -338,12 +353,13 @@ class LatentDataset(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         generator = seeded(self.seed, *key)
         number = self.kept[key[1]]
-        start, step = draw_window(self.cache.frames[number], self.frames, self.stride, generator)
+        frames = self.frames[number]
+        start, step = draw_window(self.cache.frames[number], frames, self.stride, generator)
         mirrored = self.cache.flips and draw(0, 1, generator) == 1
-        mean, std = self.cache.read(number, start, self.frames, step, mirrored)
+        mean, std = self.cache.read(number, start, frames, step, mirrored)
         more: Sample = {}
         if self.lowres is not None:
-            low, _ = self.lowres.read(number, start, self.frames, step, mirrored)
+            low, _ = self.lowres.read(number, start, frames, step, mirrored)
             more["lowres"] = (low - self.low_shift) / self.low_scale
         return {
             "mean": (mean - self.shift) / self.scale,
