@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from torch.nn.functional import interpolate
 from vidiff.config import build_config, load
 from vidiff.data.buckets import Bucket
 from vidiff.data.joint import JointClips
-from vidiff.data.video import write_image, write_video
+from vidiff.data.video import read_video, write_image, write_video
 from vidiff.data.watchdog import Watched
 from vidiff.engine.log import read_metrics
 from vidiff.pipeline import Pipeline
@@ -208,6 +209,21 @@ def test_any_shape_that_was_trained_is_drawn(place: Path) -> None:
         pipe.extend(wide, frames=6, context=4)
     with pytest.raises(ValueError, match=r"size is \(16, 16\), but the clip has \(12, 20\): leave out size"):
         list(pipe.stream(6, clip=wide, size=(16, 16)))
+
+
+def test_commands_take_the_nearest_shape(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def tool(name: str, *arguments: str) -> int:
+        return runpy.run_path(str(HERE.parents[1] / "tools" / f"{name}.py"))["main"](list(arguments))
+
+    assert tool("generate", "--run", "runs/tiny", "--size", "12x20", "--out", "wide.mp4", "--label", "dog") == 0
+    assert read_video("wide.mp4").shape == (3, 4, 12, 20)
+    source = "data/test/dog/0.mp4"  # 18x32
+    assert tool("extend", source, "--run", "runs/tiny", "--given", "5", "--frames", "7", "--out", "longer.mp4") == 0
+    assert read_video("longer.mp4").shape == (3, 7, 12, 20)
+    assert tool("edit", "inpaint", source, "--run", "runs/tiny", "--box", "2,2,8,18", "--out", "new.mp4") == 0
+    assert read_video("new.mp4").shape == (3, 9, 12, 20)
+    assert tool("generate", "--run", "runs/tiny", "--size", "12x12", "--out", "none.mp4") == 2
+    assert "size is 12x12; this model was trained on clips of 16x16, 12x20" in capsys.readouterr().err
 
 
 def test_a_resumed_run_ends_with_the_same_bits(place: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec import Codec
-from vidiff.data.buckets import Bucket
+from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.draw import Draw
@@ -157,18 +157,23 @@ class Trained:
         Raises:
             ValueError: a size that it was not trained on.
         """
-        if size is None:
-            return self.frames
-        found = [bucket.frames for bucket in self.buckets if bucket.size == tuple(size)]
-        if not found:
-            raise ValueError(
-                f"size is {size[0]}x{size[1]}; this model was trained on clips of {self._sizes}: ask for one of these"
-            )
-        return max(found)
+        return self.frames if size is None else longest_of(self.buckets, size)
 
-    @property
-    def _sizes(self) -> str:
-        return ", ".join(dict.fromkeys(f"{bucket.height}x{bucket.width}" for bucket in self.buckets))
+    def nearest(self, height: int, width: int, factor: int = 1) -> tuple[int, int]:
+        """The size to which a clip or picture of any other is to be resized and cropped: of the nearest aspect.
+
+        Args:
+            factor: by which the model is to enlarge it.
+        """
+        return nearest_size(shrunk(self.buckets, factor), height, width)
+
+    def enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a super-resolution model makes of clips of a size. Raises ValueError for one that it does not take."""
+        small, factor = self.small, self.lowres.factor
+        if all(bucket.size != size for bucket in shrunk(self.buckets, factor)):
+            given = "x".join(map(str, dict.fromkeys(size)))
+            raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")
+        return factor * size[0], factor * size[1]
 
     def _asked(
         self,
@@ -256,9 +261,14 @@ class Trained:
             )
         return built
 
-    def reach(self, strategy: str | dict[str, Any] | None = None, context: int | None = None) -> int:
+    def reach(
+        self,
+        strategy: str | dict[str, Any] | None = None,
+        context: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> int:
         """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
-        return self._strategy(strategy, None).reach(self._context(context, 2, self.frames))
+        return self._strategy(strategy, None).reach(self._context(context, 2, self.window(size)))
 
     def _context(self, context: int | None, frames: int, window: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
@@ -283,7 +293,7 @@ class Trained:
         Raises ValueError for another type, or a size that is not by `factor` smaller than one of the model's.
         """
         video = clip[None] if clip.ndim == 4 else clip
-        sizes = dict.fromkeys((bucket.height // factor, bucket.width // factor) for bucket in self.buckets)
+        sizes = dict.fromkeys(bucket.size for bucket in shrunk(self.buckets, factor))
         if video.ndim != 5 or video.shape[1] != 3 or self._size_of(video) not in sizes or not video.numel():
             wanted = " or ".join(f"(b, 3, f, {height}, {width})" for height, width in sizes)
             raise ValueError(f"the clip is {tuple(clip.shape)}; expected {wanted}: resize it to the model's size")

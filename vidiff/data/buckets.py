@@ -68,6 +68,27 @@ def _bucket_of(frames: int, height: int, width: int, buckets: Sequence[Bucket], 
     return min(fitting, key=rank)
 
 
+def longest_of(buckets: Sequence[Bucket], size: tuple[int, int]) -> int:
+    """Most frames of a clip of `size` (h, w). Raises ValueError where no bucket has that."""
+    found = [bucket.frames for bucket in buckets if bucket.size == tuple(size)]
+    if not found:
+        sizes = dict.fromkeys(f"{bucket.height}x{bucket.width}" for bucket in buckets)
+        raise ValueError(
+            f"size is {size[0]}x{size[1]}; this model was trained on clips of {', '.join(sizes)}: ask for one of these"
+        )
+    return max(found)
+
+
+def nearest_size(buckets: Sequence[Bucket], height: int, width: int) -> tuple[int, int]:
+    """The size of the bucket to which a clip of any length would go."""
+    return assign([(max(bucket.frames for bucket in buckets), height, width)], buckets)[0].size
+
+
+def shrunk(buckets: Sequence[Bucket], factor: int) -> list[Bucket]:
+    """The same, smaller by `factor`."""
+    return [Bucket(bucket.frames, bucket.height // factor, bucket.width // factor) for bucket in buckets]
+
+
 def group(keys: Sequence[Hashable]) -> list[list[int]]:
     """Places of equal keys together, in the order in which each first comes."""
     groups: dict[Hashable, list[int]] = {}
