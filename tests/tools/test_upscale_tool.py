@@ -88,7 +88,7 @@ def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:
     assert isinstance(found, DiffusionRun)
     index = make_index(found, "train")
     latents = make_latents(found, Identity(), "identity", index, "fp32")
-    sample = latent_dataset(found, latents, latents)[0, 3]
+    sample = latent_dataset(found, index, latents, latents)[0, 3]
     clip = read_video(index.path(int(sample["key"])))[None]  # 1 3 12 32 32
     low = enlarge(shrink(clip, 2), 2)[0]
     shift, scale = (x.view(-1, 1, 1, 1) for x in latents.codec_moments)
