@@ -248,6 +248,39 @@ def test_an_autoencoder_is_trained_on_both(place: Path) -> None:
     assert len(losses) == 10 and all(math.isfinite(loss) for loss in losses)
 
 
+def test_text_detail_and_classifiers_know_buckets(place: Path) -> None:
+    """A super-resolution run with text on clips and pictures of both shapes, and a classifier that guides the other."""
+    for path in [*Path("data").rglob("*.mp4"), *Path("pictures").rglob("*.png")]:
+        path.with_suffix(".txt").write_text(f"a {path.parent.name}")
+    changes = [
+        "name=larger",
+        "lowres.factor=2",
+        "text={name: words, dim: 8}",
+        "train.steps=6",
+        "train.validate_every=6",
+    ]
+    assert main(["tiny.yaml", *changes, "train.sample_every=6"]) == 0
+    assert read_video("runs/larger/samples/step-0000006.mp4").shape == (3, 6, 48, 32)
+    pipe = Pipeline.from_pretrained("runs/larger", "cpu")
+    for frames, height, width in ((6, 8, 8), (9, 6, 10)):
+        found = pipe.upscale(torch.zeros(1, 3, frames, height, width), text="a dog")
+        assert found.shape == (1, 3, frames, 2 * height, 2 * width) and found.isfinite().all()
+    assert pipe.upscale(torch.zeros(1, 3, 1, 6, 10), text="a ant").shape == (1, 3, 1, 12, 20), "a picture's word"
+    with pytest.raises(ValueError, match=r"expected \(b, 3, f, 8, 8\) or \(b, 3, f, 6, 10\)"):
+        pipe.upscale(torch.zeros(1, 3, 6, 16, 16))
+
+    config = yaml.safe_load(CONFIG) | {"kind": "classifier", "name": "judge"}
+    config["classifier"] = config.pop("unet")
+    del config["sampling"], config["data"]["images"]
+    Path("judge.yaml").write_text(yaml.safe_dump(config))
+    assert main(["judge.yaml", "train.sample_every=0"]) == 0
+    guided = Pipeline.from_pretrained("runs/tiny", "cpu", classifier="runs/judge")
+    assert guided.generate(label="cat", size=(12, 20)).shape == (1, 3, 4, 12, 20)
+    config["data"]["images"] = "pictures"
+    with pytest.raises(ValueError, match=r"data\.images is 'pictures', but a classifier is trained on clips"):
+        build_config(config, "judge.yaml")
+
+
 def test_a_dry_run_of_buckets(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny.yaml", "--dry-run"]) == 0
     assert "dry run complete" in capsys.readouterr().out
