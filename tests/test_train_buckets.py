@@ -281,6 +281,17 @@ def test_text_detail_and_classifiers_know_buckets(place: Path) -> None:
         build_config(config, "judge.yaml")
 
 
+def test_a_run_at_a_frame_rate_of_its_own(place: Path) -> None:
+    """Clips of 12 and 9 frames at 8 a second are seen as 6 and 5 at 4 a second."""
+    before = set(Path("runs/latents").glob("*/index.json"))
+    rate = ["data.fps=4", "data.seconds=1.5", "data.stride=[1,1]", "data.images=''", "name=slow"]
+    assert main(["tiny.yaml", *rate, "train.steps=2", "train.sample_every=2", "train.validate_every=2"]) == 0
+    made = set(Path("runs/latents").glob("*/index.json")) - before
+    assert sorted(sorted(set(json.loads(file.read_text())["frames"])) for file in made) == [[5, 6], [5, 6]]
+    pipe = Pipeline.from_pretrained("runs/slow", "cpu")
+    assert (pipe.fps, pipe.frames, pipe.buckets) == (4, 6, (SQUARE, WIDE))
+
+
 def test_a_dry_run_of_buckets(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny.yaml", "--dry-run"]) == 0
     assert "dry run complete" in capsys.readouterr().out
