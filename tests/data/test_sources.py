@@ -148,7 +148,9 @@ def test_every_kind_is_trained_on_alike(tmp_path: Path) -> None:
     def encode(video: Tensor) -> tuple[Tensor, Tensor]:
         return video[..., ::8, ::8], torch.ones_like(video[..., ::8, ::8])
 
-    cache = LatentCache(encode_latents(tmp_path / "latents", index, encode, 16, key="k" * 16, chunk=4, progress=False))
+    sizes = [(16, 16)] * 5
+    folder = encode_latents(tmp_path / "latents", index, encode, sizes, key="k" * 16, chunk=4, progress=False)
+    cache = LatentCache(folder)
     assert cache.frames == [9] * 5
     assert all(number_of(cache.read(n, 0, 9)[0]) == list(range(9)) for n in range(5))
 
