@@ -24,9 +24,10 @@ from vidiff.data.buckets import Bucket
 from vidiff.data.joint import JointClips
 from vidiff.data.video import read_video, write_image, write_video
 from vidiff.data.watchdog import Watched
+from vidiff.datasets import batches, clip_dataset
 from vidiff.engine.log import read_metrics
 from vidiff.pipeline import Pipeline
-from vidiff.prepare import batches, buckets_of, clip_dataset, make_index, make_pictures
+from vidiff.prepare import buckets_of, make_index, make_pictures
 from vidiff.recipe import DiffusionRun, VAERun
 from vidiff.run import read_config
 from vidiff.train import main

@@ -1,11 +1,10 @@
-"""What the stages of a training share: indexes, latent caches, data sets, and the run's own records."""
+"""What the stages of a training share: indexes, latent caches, and the run's own records."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,25 +17,22 @@ from tqdm import tqdm
 from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load
 from vidiff.data.buckets import Bucket, assign
-from vidiff.data.captions import Captioned, read_captions
-from vidiff.data.clips import ClipDataset, Strides, make_loader
+from vidiff.data.cache import LatentCache
+from vidiff.data.captions import read_captions
+from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
-from vidiff.data.joint import Joint
-from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
-from vidiff.data.options import BucketConfig, DataConfig
-from vidiff.data.order import GroupedOrder, JointOrder, Key, Order
+from vidiff.data.options import BucketConfig
+from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.data.stale import stale
+from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
 from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
-from vidiff.text import TextEncoder, encode_captions
-
-Clips = ClipDataset | LatentDataset | Captioned
-Samples = Clips | Joint
-Batches = Callable[[int], Iterable[dict[str, Tensor]]]
+from vidiff.text import TextEncoder
 
 NETWORKS = ("unet", "vae", "text", "classifier")
 # what may change while a model is trained
@@ -105,36 +101,65 @@ def keep_filled(config: RunConfig, index: Index) -> None:
     data.buckets = [BucketConfig(b.frames, [*b.size]) for b in data.plan() if b in filled] or data.buckets
 
 
-def cache_latents(
+def plan_latents(
     config: LatentRun,
     codec: Codec,
     key: str,
     index: Index,
     precision: Precision,
+    split: str,
     of: str = "video",
     pictures: bool = False,
-) -> LatentCache:
-    """Latents of an index, encoded first if they are not cached: once for every run that shares codec and data.
+) -> Plan:
+    """What of an index is cached, and how.
 
     Args:
+        key: hash of the codec.
+        split: name of what the index holds.
+        pictures: whether these are the pictures beside the clips of the split.
         of: "video", the clips; "lowres", the clips shrunk by `lowres.factor` and enlarged again; or "detail", the
             latents of the one less those of the other, which is what a super-resolution model makes.
-        pictures: whether the index is of pictures.
     """
-    sizes = [bucket.size for bucket in buckets_of(config, index, pictures)]
-    shown = sizes if config.data.buckets else config.data.size
-    parts = f"{key} {index.digest} {shown} {config.data.flip} {precision}"
-    factor = config.lowres.factor if isinstance(config, DiffusionRun) else 0
+    data = config.data
+    made_of: dict[str, Any] = {"codec": key, "precision": precision, "kind": of}
     if of != "video":
-        parts += f" {of} {factor}"
-    key = hashlib.sha256(parts.encode()).hexdigest()
-    with processes(config.device) as group:
+        assert isinstance(config, DiffusionRun)
+        made_of["factor"] = config.lowres.factor
+    return Plan(
+        index,
+        [bucket.size for bucket in buckets_of(config, index, pictures)],
+        made_of,
+        of=f"{Path(data.images if pictures else data.root).resolve()} {split} {of}",
+        crops=data.crops,
+        flips=data.flip,
+        dtype=data.latent_dtype,
+        per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+    )
+
+
+def encode_plan(
+    config: LatentRun, codec: Codec, plan: Plan, part: tuple[int, int] = (0, 1), check: bool = False
+) -> Path | None:
+    """Encode what a plan says, unless it is there: once for every run that shares codec and data.
+
+    Among several processes each encodes; all of them call this.
+
+    Args:
+        part: (i, n), to encode the shards i, i + n, ... alone.
+        check: read the finished cache, and encode anew what is damaged.
+
+    Returns:
+        the cache's folder; None where shards of other parts are missing yet.
+    """
+    out = Path(config.runs) / "latents"
+    of, factor = plan.made_of["kind"], config.lowres.factor if isinstance(config, DiffusionRun) else 0
+    with processes(config.device) as group, unwinding():
         codec.to(group.device)
 
         def encode(video: Tensor) -> tuple[Tensor, Tensor]:
             video = video.to(group.device)
             low = video if of == "video" else enlarge(shrink(video, factor), factor)
-            with autocast(group.device, precision):
+            with autocast(group.device, plan.made_of["precision"]):
                 found = codec.encode(low if of == "lowres" else video)
                 mean, std = found.mean.float(), found.std.float()
                 if of == "lowres":
@@ -143,39 +168,47 @@ def cache_latents(
                     mean = mean - codec.encode(low).mean.float()
             return mean.cpu(), std.cpu()
 
-        folder = Path(config.runs) / "latents"
-        with one_at_a_time(folder):
-            path = encode_latents(
-                folder,
-                index,
-                encode,
-                sizes,
-                key,
-                flips=config.data.flip,
-                max_broken=config.data.max_broken,
-                patience=config.data.patience,
-            )
-            cache = LatentCache(path)
+        def work() -> Path | None:
+            share = Share(*part, group.rank, group.world)
+            data = config.data
+            return encode_latents(out, plan, encode, share, data.max_broken, data.patience, progress=group.main)
+
+        if group.main and not plan.folder(out).is_dir():
+            for line in stale(out, plan):
+                tqdm.write(line)
+        folder = work()
+        while folder is not None and check:
+            found = group.gather(LatentCache(folder).damaged(group.rank, group.world))
+            damaged = group.share(sorted(name for names in found for name in names))
+            if not damaged:
+                break
             if group.main:
-                cache.verify()
-    return cache
+                discard(folder, damaged)
+            group.barrier()
+            folder = work()
+    return folder
+
+
+def cache_latents(
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    of: str = "video",
+    pictures: bool = False,
+) -> LatentCache:
+    """Latents of an index, encoded first if they are not cached, and checked. Arguments as of `plan_latents`."""
+    plan = plan_latents(config, codec, key, index, precision, split, of, pictures)
+    folder = encode_plan(config, codec, plan, check=True)
+    assert folder is not None
+    return LatentCache(folder)
 
 
 def captions_of(config: RunConfig, index: Index) -> list[str]:
     """The caption of each clip of an index."""
     return read_captions(index.root, [file.path for file in index.files], config.data.captions)
-
-
-def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Clips:
-    """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
-    if encoder is None:
-        return dataset
-    captions = captions_of(config, index)
-    each = sorted(set(captions))
-    folder = Path(config.runs) / "latents"
-    with one_at_a_time(folder):
-        text, mask = encode_captions(encoder, each, folder)
-    return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
 
 
 def resolve(config: LatentRun, codec: Codec, index: Index, encoder: TextEncoder | None = None) -> None:
@@ -244,33 +277,6 @@ def record(config: RunConfig, given: str) -> None:
         (config.folder / "resolved.yaml").write_text(dump(config))
 
 
-def clip_dataset(config: RunConfig, index: Index, changed: bool = False, pictures: bool = False) -> ClipDataset:
-    """Random clips of pixels, or pictures.
-
-    Args:
-        changed: in colours and zoom, as `data.jitter` and `data.zoom` say; for training alone.
-    """
-    data, buckets = config.data, buckets_of(config, index, pictures)
-    return ClipDataset(
-        index,
-        [bucket.frames for bucket in buckets],
-        [bucket.size for bucket in buckets],
-        strides(data, pictures),
-        data.flip,
-        config.train.seed,
-        data.max_broken,
-        data.patience,
-        Quarantine(quarantine_list(Path(config.runs))),
-        data.jitter if changed else 0.0,
-        (data.zoom[0], data.zoom[1]) if changed else (1.0, 1.0),
-    )
-
-
-def strides(data: DataConfig, pictures: bool = False) -> Strides:
-    most = data.stride[0] if pictures else data.stride[1]
-    return Strides(data.stride[0], most, data.least_stride)
-
-
 @dataclass(frozen=True)
 class Latents:
     """What a model learns of one split, as it is cached.
@@ -300,58 +306,23 @@ class Latents:
         return None if self.lowres is None else self.moments[1] / self.codec_moments[1]
 
 
+def kinds(config: LatentRun) -> list[str]:
+    """Which caches a model learns from: `of` as `plan_latents` has it."""
+    return ["detail", "lowres"] if isinstance(config, DiffusionRun) and config.lowres.factor else ["video"]
+
+
 def make_latents(
-    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, pictures: bool = False
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    pictures: bool = False,
 ) -> Latents:
-    """All that a model learns of an index, encoded first if it is not cached."""
-    what = ["detail", "lowres"] if isinstance(config, DiffusionRun) and config.lowres.factor else ["video"]
-    found = [cache_latents(config, codec, key, index, precision, of, pictures) for of in what]
-    return Latents(found[0], found[1] if len(found) > 1 else None)
-
-
-def latent_dataset(
-    config: LatentRun, index: Index, of: Latents, moments: Latents, pictures: bool = False
-) -> LatentDataset:
-    """Random windows of an index's cached latents, normalised by the statistics of `moments`, the training split."""
-    buckets = buckets_of(config, index, pictures)
-    return LatentDataset(
-        of.content,
-        [bucket.frames for bucket in buckets],
-        strides(config.data, pictures),
-        config.train.seed,
-        moments.moments,
-        of.lowres,
-        moments.codec_moments,
-        [bucket.size for bucket in buckets],
-    )
-
-
-def batches(config: RunConfig, dataset: Samples) -> Batches:
-    """This process's batches of a data set, without end, from a given sample of the order on."""
-
-    def make(start: int) -> Iterable[dict[str, Tensor]]:
-        with processes(config.device) as group:
-            place = config.batch // config.train.accumulate, config.train.seed, group.rank, group.world, start
-            order: Iterable[list[Key]]
-            if isinstance(dataset, Joint):
-                order = JointOrder(dataset.kinds, dataset.share, *place)
-            elif len(dataset.groups) > 1:
-                order = GroupedOrder(dataset.groups, *place)
-            else:
-                order = Order(len(dataset), *place)
-            return make_loader(dataset, order, config.data.workers)
-
-    return make
-
-
-def first_batches(config: RunConfig, dataset: Clips, count: int) -> list[dict[str, Tensor]]:
-    """`count` samples of each bucket to validate on, the same ones each time and in every process; most clips first."""
-    workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
-    found = []
-    for indices in sorted(dataset.groups, key=len, reverse=True):
-        keys = next(iter(GroupedOrder([indices], count, config.train.seed)))
-        found.append(next(iter(make_loader(dataset, [keys], workers))))
-    return found
+    """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
+    found = [cache_latents(config, codec, key, index, precision, split, of, pictures) for of in kinds(config)]
+    return Latents(*found) if len(found) == 2 else Latents(found[0], None)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ import torch
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.index import Index
-from vidiff.data.joint import Joint, JointClips
+from vidiff.data.joint import JointClips, JointLatents
 from vidiff.data.video import grid, write_video
+from vidiff.datasets import Samples, batches, clip_dataset, first_batches, latent_dataset, with_text
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
@@ -30,22 +31,19 @@ from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
     Latents,
-    Samples,
-    batches,
     captions_of,
-    clip_dataset,
-    first_batches,
+    encode_plan,
     keep_filled,
-    latent_dataset,
+    kinds,
     make_index,
     make_latents,
     make_pictures,
     one_at_a_time,
+    plan_latents,
     record,
     refuse_another_model,
     resolve,
     same_codec,
-    with_text,
 )
 from vidiff.recipe import (
     ClassifierRun,
@@ -158,7 +156,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     if found.pictures is not None and found.shown is not None:
         pictures = latent_dataset(config, found.pictures, found.shown, seen, pictures=True)
         shown = with_text(config, pictures, encoder, found.pictures)
-        dataset = Joint(clips, shown, len(index.files), config.data.images_share)
+        dataset = JointLatents(clips, shown, len(index.files), config.data.images_share)
     held = with_text(config, latent_dataset(config, found.held_out, found.unseen, seen), encoder, found.held_out)
     tests = first_batches(config, held, 16)
     prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
@@ -246,10 +244,57 @@ def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
     pictures = make_pictures(config, index.labels)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
-    shown = None if pictures is None else make_latents(config, codec, key, pictures, precision, pictures=True)
+    data, how = config.data, (precision, config.data.split)
+    seen, unseen = (
+        make_latents(config, codec, key, clips, precision, split)
+        for clips, split in ((index, data.split), (held_out, data.test_split))
+    )
+    shown = None if pictures is None else make_latents(config, codec, key, pictures, *how, pictures=True)
     codec.set_statistics(*seen.codec_moments)
     return Prepared(codec, index, seen, held_out, unseen, pictures, shown)
+
+
+def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[int, int] = (0, 1)) -> list[str]:
+    """Cache the latents that a model will be trained on, or a part of them. The codec must have been trained.
+
+    Args:
+        folder: where the config file stands; paths in it are relative to that.
+        part: (i, n), to encode the shards i, i + n, ... alone; others encode the rest, at any time, on any machine
+            that shares the folder.
+
+    Returns:
+        a line on each cache.
+
+    Raises:
+        ValueError: as `train`; a config of another kind, or a codec that is not trained.
+    """
+    if not isinstance(config, LatentRun):
+        raise ValueError(
+            f"a run of kind {config.kind} has no latents: give the config of a model that is trained on them"
+        )
+    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
+    if vae is not None and not is_trained(vae):
+        raise ValueError(
+            f"the autoencoder in {vae.folder} is not trained: run python -m vidiff.train {folder / config.codec.config}"
+        )
+    lines = []
+    with processes(config.device):
+        codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
+        precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+        index, held_out = find_clips(config)
+        pictures = make_pictures(config, index.labels)
+        indexes = [(config.data.split, index, False), (config.data.test_split, held_out, False)]
+        indexes += [] if pictures is None else [(config.data.split, pictures, True)]
+        for split, clips, shown in indexes:
+            for of in kinds(config) if split in splits else ():
+                plan = plan_latents(config, codec, key, clips, precision, split, of, shown)
+                found = encode_plan(config, codec, plan, part)
+                place = plan.folder(Path(config.runs) / "latents")
+                there = len(list(place.glob("latents-*.safetensors")))
+                state = "complete" if found else "the others are still to come"
+                what = "pictures" if shown else split
+                lines.append(f"{what} ({of}): {there} of {len(plan.shards())} shards in {place}, {state}")
+    return lines
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
@@ -298,13 +343,18 @@ def fit_run(
     )
 
 
+def is_trained(vae: VAERun) -> bool:
+    """Whether an autoencoder has reached its last step."""
+    checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
+    return checkpoint is not None and int(checkpoint.name.split("-")[1]) >= vae.train.steps
+
+
 def prepare_codec(vae: VAERun, folder: Path) -> tuple[VAECodec, str]:
     """The autoencoder, trained first if it has not reached its last step, and a hash that names it."""
-    checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
-    if checkpoint is None or int(checkpoint.name.split("-")[1]) < vae.train.steps:
+    if not is_trained(vae):
         train(vae, dump(vae), folder)
-        checkpoint = newest(vae.folder / "checkpoints")
-        assert checkpoint is not None
+    checkpoint = newest(vae.folder / "checkpoints")
+    assert checkpoint is not None
     codec = VAECodec(vae.vae)
     weights = load_weights(checkpoint)
     codec.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})

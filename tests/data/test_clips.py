@@ -60,6 +60,7 @@ def test_a_window_fits_and_every_one_comes() -> None:
         ((240, 320), (48, 80), (60, 80)),
         ((240, 426), (48, 80), (48, 85)),
         ((100, 100), (80, 48), (80, 80)),
+        ((240, 320), (120, 240), (180, 240)),
     ],
 )
 def test_a_size_is_just_covered(given: tuple[int, int], size: tuple[int, int], expected: tuple[int, int]) -> None:

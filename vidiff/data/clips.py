@@ -224,13 +224,15 @@ class ClipDataset(Dataset[Sample]):
 
 
 def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: int) -> Iterable[dict[str, Tensor]]:
-    """A loader in the given order, of batches as `torch.utils.data.default_collate` makes them.
+    """A loader in the given order, of batches as `torch.utils.data.default_collate` makes them, or as a dataset does
+    itself that has `__getitems__`.
 
     Its workers leave signals to the training, so that it can save. One that hangs or crashes while it reads a clip of
     a `ClipDataset`, or another data set that is `Watched`, is replaced, and the file left out.
     """
     options: dict[str, Any] = {
         "num_workers": workers,
+        "collate_fn": _as_it_is if hasattr(dataset, "__getitems__") else None,
         "multiprocessing_context": decoding_processes() if workers else None,
         "worker_init_fn": _begin_worker if workers else None,
         "pin_memory": torch.cuda.is_available(),
@@ -241,6 +243,10 @@ def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: i
     if workers and isinstance(dataset, Watched):
         return WatchedLoader(dataset, order, **options)
     return DataLoader(dataset, batch_sampler=order, **options)
+
+
+def _as_it_is(batch: Sample) -> Sample:
+    return batch
 
 
 def _begin_worker(worker: int) -> None:

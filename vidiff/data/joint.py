@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch.utils.data import Dataset
 
 from vidiff.data.buckets import Grouped
+from vidiff.data.captions import Captioned
 from vidiff.data.clips import ClipDataset, Sample
+from vidiff.data.latents import LatentDataset
 from vidiff.data.order import Key
+
+Batched = LatentDataset | Captioned
 
 
 class Joint(Dataset[Sample]):
@@ -36,6 +42,22 @@ class Joint(Dataset[Sample]):
             return self.clips[epoch, index]
         sample = self.pictures[epoch, index - len(self.clips)]
         return {**sample, "key": sample["key"] + self.files}
+
+
+class JointLatents(Joint):
+    """The same of latents, which come in batches: each of one kind, as `JointOrder` gives them."""
+
+    def __init__(self, clips: Batched, pictures: Batched, files: int, share: float) -> None:
+        super().__init__(clips, pictures, files, share)
+        self.batched = clips, pictures
+
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        """A batch."""
+        clips, pictures = self.batched
+        if keys[0][1] < len(clips):
+            return clips.__getitems__(keys)
+        batch = pictures.__getitems__([(epoch, index - len(clips)) for epoch, index in keys])
+        return {**batch, "key": batch["key"] + self.files}
 
 
 class JointClips(Joint):

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from vidiff.data.buckets import Bucket
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
+from vidiff.data.latent_shard import DTYPES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.data.sources import DataError
 
@@ -45,6 +46,8 @@ class DataConfig:
     jitter: float = 0.0  # change brightness, contrast and saturation of each clip by up to this share; pixels only
     zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])  # frames so much larger than `size` are cropped to it
     flip: bool = False  # mirror half of the clips; off where left and right mean something
+    crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
+    latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
@@ -83,7 +86,9 @@ class DataConfig:
             self.frames = round(self.seconds * self.fps)
             if not self.frames:
                 raise DataError(f"data.seconds is {self.seconds}, which at data.fps={self.fps} is less than a frame")
-        for key in ("frames", "size"):
+        if self.latent_dtype not in DTYPES:
+            raise DataError(f"data.latent_dtype is {self.latent_dtype!r}; choose {', '.join(DTYPES)}")
+        for key in ("frames", "size", "crops"):
             if getattr(self, key) < 1:
                 raise DataError(f"data.{key} is {getattr(self, key)}; give 1 or more")
         for bucket in self.buckets:
