@@ -21,15 +21,17 @@ from torch.nn.functional import interpolate
 
 from vidiff.config import build_config, load
 from vidiff.data.buckets import Bucket
-from vidiff.data.joint import JointClips
+from vidiff.data.joint import JointClips, JointLatents
 from vidiff.data.video import read_video, write_image, write_video
 from vidiff.data.watchdog import Watched
-from vidiff.datasets import batches, clip_dataset
+from vidiff.datasets import batches, clip_dataset, latent_dataset
 from vidiff.engine.log import read_metrics
+from vidiff.objective.latents import normalised
 from vidiff.pipeline import Pipeline
 from vidiff.prepare import buckets_of, make_index, make_pictures
 from vidiff.recipe import DiffusionRun, VAERun
 from vidiff.run import read_config
+from vidiff.stages import prepare_latents
 from vidiff.train import main
 
 HERE = Path(__file__)
@@ -140,6 +142,28 @@ def test_any_number_of_workers_and_processes_draws_the_same(place: Path) -> None
     subprocess.run([*torchrun, str(HERE)], env=environment, check=True, stderr=subprocess.DEVNULL, timeout=300)
     parts = [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert [one + other for one, other in zip(*parts, strict=True)] == expected
+
+
+def test_batches_of_latents_are_the_same_for_any_number_of_workers(place: Path) -> None:
+    config = load("tiny.yaml")
+    assert isinstance(config, DiffusionRun)
+    found = prepare_latents(config, place)
+    assert found.pictures is not None and found.shown is not None
+    clips = latent_dataset(config, found.index, found.seen, found.seen)
+    pictures = latent_dataset(config, found.pictures, found.shown, found.seen, pictures=True)
+    dataset = JointLatents(clips, pictures, len(found.index.files), 0.25)
+    drawn = {}
+    for config.data.workers in (0, 2):
+        drawn[config.data.workers] = list(islice(batches(config, dataset)(0), 16))
+    assert digests(drawn[0]) == digests(drawn[2])
+    shapes = [normalised(batch)["mean"].shape for batch in drawn[0]]
+    assert {tuple(shape[2:]) for shape in shapes} == {SQUARE, WIDE, SQUARE.picture, WIDE.picture}
+    shown = [bool((batch["key"] >= 8).all()) for batch in drawn[0]]
+    assert [shape[2] == 1 for shape in shapes] == shown == 4 * [False, False, False, True]
+    for batch in drawn[0]:
+        for row, key in enumerate(batch["key"].tolist()):
+            labels = [file.label for file in (*found.index.files, *found.pictures.files)]
+            assert batch["label"][row] == labels[key]
 
 
 @pytest.mark.faults

@@ -15,15 +15,16 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
+from vidiff.evaluate.features import Features
 from vidiff.guide import Guide
 from vidiff.long import STRATEGIES, Strategy
 from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
-from vidiff.nn.vae import VAEConfig
+from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
-from vidiff.objective.vae import VAELoss
+from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
 from vidiff.text import TEXTS, TextEncoder
@@ -115,10 +116,29 @@ class VAERun(RunConfig):
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELoss = field(default_factory=VAELoss)
+    start: str = ""  # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it
 
     def check(self) -> None:
         super().check()
         self.vae.validate()
+        if self.loss.perceptual and not self.loss.perceptual_network:
+            raise ConfigError(
+                "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
+                "LPIPS as TorchScript beside its network.json"
+            )
+        if self.loss.adversarial:
+            if self.train.compile:
+                raise ConfigError(
+                    "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
+                    "step: set one of them off"
+                )
+            least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
+            name, side = min(self.data.sides(), key=lambda each: each[1])
+            if side < least:
+                raise ConfigError(
+                    f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "
+                    "lower loss.discriminator_levels"
+                )
         for name, side in self.data.sides():
             if side % self.vae.factor:
                 raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
@@ -312,6 +332,13 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     if config.objective == "bound":
         return BoundObjective(denoiser)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_vae_objective(config: VAERun) -> VAEObjective:
+    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
+    network = VAE(config.vae)
+    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
+    return VAEObjective(network, config.loss, similar, config.train.accumulate)
 
 
 def build_classifier(config: ClassifierRun) -> ClassifierObjective:

@@ -48,6 +48,7 @@ class DataConfig:
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
+    shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
@@ -112,6 +113,8 @@ class DataConfig:
             ShapesSpec(**self.shapes)
         except TypeError:
             raise DataError(f"data.shapes is {self.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        if not 0 < self.shard_mb < float("inf"):
+            raise DataError(f"data.shard_mb is {self.shard_mb}; give megabytes above 0, such as 64")
         if not self.patience > 0:
             raise DataError(f"data.patience is {self.patience}; give seconds above 0, such as 60")
         for key in ("max_broken", "least_stride", "jitter"):
