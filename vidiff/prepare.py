@@ -136,15 +136,14 @@ def encode_plan(
             for line in stale(out, plan):
                 tqdm.write(line)
         folder = work()
-        while folder is not None and check:
+        if folder is not None and check:
             found = group.gather(LatentCache(folder).damaged(group.rank, group.world))
             damaged = group.share(sorted(name for names in found for name in names))
-            if not damaged:
-                break
-            if group.main:
-                discard(folder, damaged)
-            group.barrier()
-            folder = work()
+            if damaged:
+                if group.main:
+                    discard(folder, damaged)
+                group.barrier()
+                folder = work()
     return folder
 
 
