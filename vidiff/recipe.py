@@ -39,10 +39,11 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which clips, and what a model sees of them."""
 
-    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
-    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
+    root: str = MISSING  # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar
+    # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
+    layout: str = "auto"
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
-    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
+    captions: str = "auto"  # for a model with text: jsonl, txt (or within the tars) or csv, as they lie in `root`
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists

@@ -15,6 +15,7 @@ from vidiff.data.decode import VideoError
 from vidiff.data.probe import fingerprint
 from vidiff.data.records import Record
 from vidiff.data.sources import is_video, size_and_change
+from vidiff.data.spans import bytes_of, is_apart
 from vidiff.data.video import VideoReader
 
 PROBLEMS = {  # why a file is left out, and what to do about it
@@ -75,14 +76,9 @@ def examine(case: Case) -> Record:
     """Look at one file: its bytes, its container, and its frames as training decodes them."""
     record = Record(case.name)
     try:
-        try:
-            mode = case.path.stat().st_mode
-        except FileNotFoundError:
-            raise _Broken("missing") from None
         size, changed = size_and_change(case.path)
         record = replace(record, bytes=size, changed=changed)
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise _Broken("special")
+        _look_at_kind(case.path)
         if not record.bytes:
             raise _Broken("empty")
         record = replace(record, fingerprint=fingerprint(case.path))
@@ -101,9 +97,21 @@ def examine(case: Case) -> Record:
         return replace(record, problem="refused", reason=f"cannot be opened: {error.strerror or error}")
 
 
+def _look_at_kind(path: Path) -> None:
+    """Anything but a file and a folder can only be left out."""
+    if is_apart(path):
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise _Broken("missing") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise _Broken("special")
+
+
 def _look_at_pictures(record: Record, case: Case) -> Record:
     """A clip without a container: an animation, a folder of pictures, a picture."""
-    if case.path.is_file():
+    if not case.path.is_dir():
         _look_at_bytes(case.path)
     try:
         with VideoReader(case.path) as reader:
@@ -162,8 +170,8 @@ def _look_at_frames(record: Record, case: Case, container: Container, short: int
 
 def _explained(path: Path, claimed: int, error: VideoError) -> _Broken:
     """Why a file whose structure is whole does not decode."""
-    with path.open("rb") as file:
-        file.seek(-min(512, path.stat().st_size), os.SEEK_END)
+    with bytes_of(path) as span, span.open() as file:
+        file.seek(-min(512, file.seek(0, os.SEEK_END)), os.SEEK_END)
         if not any(file.read()):
             return _Broken("truncated", "its end is nothing but zero bytes, as of a download that was never finished")
     there = count_frames(path)

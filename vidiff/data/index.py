@@ -83,12 +83,14 @@ def build_index(
     """Find the videos of a split and look into each.
 
     Args:
-        root: the data set's folder, or a list: a .csv or .jsonl file, as `vidiff.data.listed` describes.
+        root: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.listed` describes; or tars, as
+            `vidiff.data.shards` does.
         layout: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
-            "flat", single pictures being clips of one frame; "list": `root` is one; "auto": whichever of these is
-            there, but for "images". Where nothing names splits, every twentieth file is held out as "test"; a single
-            file is both. A clip is a video file, an animated GIF or WebP, or a folder of numbered pictures.
+            "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
+            with some; "auto": whichever of these is there, but for "images". Where nothing names splits, every
+            twentieth file is held out as "test"; a single file is both. A clip is a video file, an animated GIF or
+            WebP, or a folder of numbered pictures.
         fold: of UCF-101's lists, 1 to 3.
         limit: take this many files, evenly chosen; 0 for all.
         max_broken: fraction of files that may be unreadable; each is named.
