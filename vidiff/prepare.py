@@ -22,6 +22,7 @@ from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
 from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
@@ -55,10 +56,11 @@ def make_index(config: RunConfig, split: str) -> Index:
             fold=data.fold,
             limit=data.limit,
             max_broken=data.max_broken,
-            cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
+            cache=folder / f"{name_of(data.root)}-{split}.jsonl",
             patience=data.patience,
             quarantine=Quarantine(quarantine_list(Path(config.runs))),
-            records=folder / Path(data.root).resolve().name / "index.jsonl",
+            records=folder / name_of(data.root) / "index.jsonl",
+            copies=copies_of(Path(config.runs), data.remote_cache_gb),
         )
 
 

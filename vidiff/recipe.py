@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
+from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
@@ -39,7 +40,9 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which clips, and what a model sees of them."""
 
-    root: str = MISSING  # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar
+    # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
+    root: str = MISSING
+    remote_cache_gb: float = GIGABYTES  # copies of remote files in runs/remote; those used longest ago are removed
     # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
     layout: str = "auto"
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
@@ -127,6 +130,8 @@ class RunConfig:
         data = self.data
         if data.layout not in LAYOUTS:
             raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
+        if not 0 < data.remote_cache_gb < float("inf"):
+            raise ConfigError(f"data.remote_cache_gb is {data.remote_cache_gb}; give gigabytes above 0, such as 50")
         if data.captions not in SOURCES:
             raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
         for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():

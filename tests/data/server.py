@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 
 class Server(ThreadingHTTPServer):
@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
         faults: by path, what happens at the first, second, ... GET: a status such as 500; "cut", the connection ends
             half way; "slow", a pause in the middle; "silent", half, and then nothing. Further requests are answered.
         ranges: whether parts of files are served.
+        pause: seconds of a "slow" one.
         gets: how often each path was asked for, with the beginning of the range where one was asked for.
     """
 
@@ -29,7 +30,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.ranges = folder, True
+        self.folder, self.ranges, self.pause = folder, True, 0.4
         self.faults: dict[str, list[int | str]] = {}
         self.gets: list[tuple[str, int]] = []
         self.heads = Counter[str]()
@@ -90,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault in ("slow", "silent"):
             self.wfile.flush()
-            time.sleep(0.4 if fault == "slow" else 20)
+            time.sleep(self.server.pause if fault == "slow" else 20)
         self.wfile.write(content[middle:])
 
     def plain(self, status: int) -> None:
@@ -99,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def list(self, folder: Path) -> None:
-        links = "".join(f'<a href="{p.name}{"/" * p.is_dir()}">x</a>' for p in sorted(folder.iterdir())).encode()
+        links = "".join(f'<a href="{quote(p.name)}{"/" * p.is_dir()}">x</a>' for p in sorted(folder.iterdir())).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(links)))

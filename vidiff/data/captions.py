@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from vidiff.data.clips import Sample
 from vidiff.data.index import DataError
+from vidiff.data.mirror import held, is_there
 from vidiff.data.order import Key
 from vidiff.data.spans import member_of
 from vidiff.data.tar import split_path
@@ -68,18 +69,19 @@ def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") 
 
 
 def _find(root: Path, paths: Sequence[str]) -> str:
-    if (root / "captions.jsonl").is_file():
+    if is_there(root / "captions.jsonl"):
         return "jsonl"
     if any(_has_text_beside(root / path) for path in paths):
         return "txt"
-    if (root / "captions.csv").is_file():
+    if is_there(root / "captions.csv"):
         return "csv"
     raise DataError(f"no captions in {root}, which a model with text needs: expected {WANTED.format(root=root)}")
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with held(path) as file:
+            return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"no {path}: write it, or choose another source with data.captions") from None
     except UnicodeDecodeError as error:
@@ -89,7 +91,7 @@ def _text(path: Path) -> str:
 def _has_text_beside(clip: Path) -> bool:
     if split_path(clip) is not None:
         return bool(member_of(clip).caption)
-    return clip.with_suffix(".txt").is_file()
+    return is_there(clip.with_suffix(".txt"))
 
 
 def _beside(clip: Path) -> str:

@@ -17,6 +17,7 @@ from vidiff.data.decode import VideoError
 from vidiff.data.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.helper import Lost, ask_all
 from vidiff.data.listed import LIST_SUFFIXES, find_listed
+from vidiff.data.mirror import is_there
 from vidiff.data.quarantine import Quarantine, place
 from vidiff.data.records import Record, read_records, write_records
 from vidiff.data.shards import clips_in_tars, is_tars, tars_in, tars_of
@@ -32,7 +33,7 @@ def find_all(root: Path, pictures: bool = False) -> list[Path]:
     Args:
         pictures: as of `vidiff.data.sources.clips_in`.
     """
-    if root.is_file() and root.suffix.lower() in LIST_SUFFIXES:
+    if is_there(root) and root.suffix.lower() in LIST_SUFFIXES:
         listed, _, _ = find_listed(root, split=None)
         return [root.parent / path for path in dict.fromkeys(path for path, _ in listed)]
     if is_tars(root):
@@ -91,8 +92,8 @@ def scan(
     cases = []
     for name, path in paths.items():
         known = earlier.get(name)
-        if known and (known.problem in ("hang", "crash") or (known.readable and path in held)):
-            known = None  # it may be a matter of patience; or training could not read it
+        if known and (known.problem in ("hang", "crash", "unreachable") or (known.readable and path in held)):
+            known = None  # it may be a matter of patience, or of the network; or training could not read it
         if known and whole and known.read < known.frames:
             known = None
         if known and _unchanged(path, known):
@@ -110,7 +111,7 @@ def scan(
                 looked_at[place(case.path)] = None
     finally:
         write_records(folder, records.values())
-        looked_at |= {place(paths[name]): each.reason for name, each in records.items() if not each.readable}
+        looked_at |= {place(paths[name]): each.reason for name, each in records.items() if each.held_back}
         gone = (earlier.keys() - paths.keys()) if len(records) == len(paths) else ()
         quarantine.replace({**{place(root / name): None for name in gone}, **looked_at})
     return [records[name] for name in sorted(records)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidiff.data.listed import LIST_SUFFIXES, find_listed
+from vidiff.data.mirror import held, is_there
 from vidiff.data.shards import SPLITS, find_in_tars, holds_tars, is_tars
 from vidiff.data.sources import CLIP_SUFFIXES, DataError, clips_in
 
@@ -31,8 +32,8 @@ def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[Found, l
         raise DataError(f"data.layout is {layout!r}; choose {', '.join(LAYOUTS)}")
     if layout == "ucf101" or (layout == "auto" and (root / LISTS).is_dir()):
         return _ucf(root, split, fold)
-    if layout == "list" or (layout == "auto" and root.is_file() and root.suffix.lower() in LIST_SUFFIXES):
-        if not root.is_file() or root.suffix.lower() not in LIST_SUFFIXES:
+    if layout == "list" or (layout == "auto" and is_there(root) and root.suffix.lower() in LIST_SUFFIXES):
+        if not is_there(root) or root.suffix.lower() not in LIST_SUFFIXES:
             raise DataError(f"no list {root}: set data.root to a file named {' or '.join(sorted(LIST_SUFFIXES))}")
         listed, labels, has_splits = find_listed(root, split)
         return (listed if has_splits else _part(listed, split, f"rows of split {split!r} in {root}")), labels
@@ -114,7 +115,7 @@ def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
     if split not in ("train", "test"):
         raise DataError(f"data.split is {split!r}; UCF-101 has train and test")
     for needed in (lists / "classInd.txt", lists / f"{split}list{fold:02d}.txt"):
-        if not needed.is_file():
+        if not is_there(needed):
             raise DataError(f"no {needed}: {GET_UCF.format(root=root)}")
     labels = [line.split()[-1] for line in _lines(lists / "classInd.txt")]  # as in "1 ApplyEyeMakeup"
     numbers = {name: number for number, name in enumerate(labels)}
@@ -124,7 +125,7 @@ def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
         label = name.split("/")[0]
         if label not in numbers:
             raise DataError(f"{lists}/{split}list{fold:02d}.txt names class {label!r}, which classInd.txt does not")
-        if (videos / name).is_file():
+        if is_there(videos / name):
             pairs.append((str((videos / name).relative_to(root)), numbers[label]))
         else:
             missing.append(name)
@@ -141,4 +142,5 @@ def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    with held(path) as file:
+        return [line for line in file.read_text().splitlines() if line.strip()]

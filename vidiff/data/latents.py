@@ -33,6 +33,7 @@ from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, fit_siz
 from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, seeded
+from vidiff.data.remote import Unreachable
 
 FORMAT = 2  # of a cache: goes up with any change to what is written
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -71,6 +72,7 @@ def encode_latents(
 
     Raises:
         DataError: where too many files no longer decode, or latents are not finite.
+        vidiff.data.remote.Unreachable: a file is elsewhere, and cannot be fetched now. What is encoded stays.
     """
     folder = out / f"{key[:16]}-v{FORMAT}"
     if (folder / "index.json").is_file():
@@ -146,6 +148,8 @@ def _encode_shard(
                 made = {"mean": mean, "std": std} if std.any() else {"mean": mean}
                 tensors |= {f"{number}.{mirrored}.{part}": tensor for part, tensor in made.items()}
                 held += sum(tensor.nbytes for tensor in made.values())
+        except Unreachable:
+            raise  # at another time it can be encoded
         except VideoError as error:
             broken[str(number)] = str(error)
         number += 1

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vidiff.data.decode import VideoError
 from vidiff.data.helper import Lost, ask_all
 from vidiff.data.pictures import numbered
+from vidiff.data.remote import Unfetched, Unreachable
 from vidiff.data.spans import bytes_of, size_and_change_of_file
 from vidiff.data.video import VideoReader
 
@@ -38,6 +39,8 @@ def probe(path: Path) -> Outcome:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             reader.read([frames - 1])
         return Facts(frames, fps, height, width, fingerprint(path))
+    except Unreachable as error:
+        return Unfetched(error)
     except (VideoError, OSError) as error:
         return str(error).removeprefix(f"{path}: ")
 

@@ -32,6 +32,10 @@ class Unreachable(VideoError):
     """A remote file that cannot be fetched now, and may be at another time: a matter of network, server or disk."""
 
 
+class Unfetched(str):
+    """The reason of an `Unreachable`, as processes tell it: not to be kept as a fault of the file's own."""
+
+
 class Identity(NamedTuple):
     """What tells one content of a URL from another.
 
@@ -114,6 +118,18 @@ def _nanoseconds(moment: Any) -> int:
 def look_at(place: Place) -> Identity:
     """What a store tells of one file. Raises as `persist`."""
     return identity(persist(place.shown, lambda: place.system.info(place.path)))
+
+
+def find_below(place: Place) -> dict[str, Identity]:
+    """All files below a folder of a store, by the store's own full names. Raises as `persist`."""
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    kind = type(place.system)
+    walks = kind.find is AbstractFileSystem.find and getattr(kind, "_find", None) in (None, AsyncFileSystem._find)
+    strict = {"on_error": "raise"} if walks else {}  # else a folder that cannot be listed is silently left out
+    found = persist(place.shown, lambda: place.system.find(place.path, detail=True, **strict))
+    return {name: identity(facts) for name, facts in found.items()}
 
 
 def persist(name: str, ask: Callable[[], Found]) -> Found:
@@ -264,7 +280,7 @@ def _refusal(name: str, error: Exception) -> VideoError | None:
 
 
 def _unreachable(name: str, error: Exception) -> Unreachable:
-    cause = error.__cause__ or error
+    cause = (error.__cause__ if isinstance(error, FileNotFoundError) else None) or error
     return Unreachable(f"{name}: cannot be fetched in {len(WAITS) + 1} tries, {shown(reason_of(cause))}")
 
 

@@ -20,11 +20,13 @@ def make_decoder(path: Path) -> Decoder:
     """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures."""
     if is_apart(path):
         return Apart(path, _decoder_of)
-    return FrameFolder(path) if path.is_dir() else _decoder_of(path)
+    return _decoder_of(path)
 
 
 def _decoder_of(path: Path, span: Span | None = None) -> Decoder:
     """The decoder of a file, or of a part of one."""
+    if path.is_dir():
+        return FrameFolder(path)
     if path.suffix.lower() in ANIMATION_SUFFIXES | PICTURE_SUFFIXES:
         return Animation(path, span.open if span else None)
     return DecordFile(path, span.url if span else "")

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vidiff.data.decode import Decoder, VideoError
+from vidiff.data.mirror import held, is_mirrored_folder, link_of
 from vidiff.data.tar import Contents, Member, TarError, find_member, read_contents, split_path
 
 
@@ -73,19 +74,27 @@ class _Section(io.RawIOBase):
 def bytes_of(path: Path) -> Iterator[Span]:
     """Where the bytes of a clip are, which stay there to the end of the block.
 
-    Raises VideoError for a clip that its tar has not. Whether a file of its own is there is not looked at.
+    What a mirror has from elsewhere is fetched. Raises VideoError where that fails, and for a clip that its tar has
+    not. Whether a file of its own is there is not looked at.
     """
     inside = split_path(path)
-    if inside is None:
+    if inside is not None:
+        member = member_of(path)
+        with held(inside[0]) as tar:
+            yield Span(tar, member.start, member.size)
+    elif is_mirrored_folder(path):
+        for each in sorted(path.iterdir()):
+            with held(each):
+                pass
         yield Span(path)
-        return
-    member = member_of(path)
-    yield Span(inside[0], member.start, member.size)
+    else:
+        with held(path) as file:
+            yield Span(file)
 
 
 def is_apart(path: Path) -> bool:
-    """Whether a clip is anything else than a file or folder of its own."""
-    return split_path(path) is not None
+    """Whether a clip is anything else than a file or folder of its own on this machine."""
+    return split_path(path) is not None or link_of(path) is not None or is_mirrored_folder(path)
 
 
 def member_of(path: Path) -> Member:
@@ -117,7 +126,9 @@ def size_and_change_of_file(path: Path) -> tuple[int, int]:
     inside = split_path(path)
     try:
         if inside is not None:
-            return member_of(path).size, inside[0].stat().st_mtime_ns
+            return member_of(path).size, size_and_change_of_file(inside[0])[1]
+        if (link := link_of(path)) is not None:
+            return max(link.size, 0), link.changed
         facts = path.stat()
     except (OSError, VideoError):
         return 0, 0
