@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -32,11 +32,14 @@ from vidiff.prepare import (
     batches,
     captions_of,
     clip_dataset,
+    encode_plan,
     first_batch,
+    kinds,
     latent_dataset,
     make_index,
     make_latents,
     one_at_a_time,
+    plan_latents,
     record,
     refuse_another_model,
     resolve,
@@ -203,12 +206,55 @@ def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Code
         the index of the training clips, that of the held-out ones, the codec, and the latents of each index.
     """
     vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
-    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    splits = config.data.split, config.data.test_split
+    index, held_out = (make_index(config, split) for split in splits)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
+    seen, unseen = (
+        make_latents(config, codec, key, clips, precision, split)
+        for clips, split in zip((index, held_out), splits, strict=True)
+    )
     codec.set_statistics(*seen.codec_moments)
     return index, held_out, codec, seen, unseen
+
+
+def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[int, int] = (0, 1)) -> list[str]:
+    """Cache the latents that a model will be trained on, or a part of them. The codec must have been trained.
+
+    Args:
+        folder: where the config file stands; paths in it are relative to that.
+        part: (i, n), to encode the shards i, i + n, ... alone; others encode the rest, at any time, on any machine
+            that shares the folder.
+
+    Returns:
+        a line on each cache.
+
+    Raises:
+        ValueError: as `train`; a config of another kind, or a codec that is not trained.
+    """
+    if not isinstance(config, LatentRun):
+        raise ValueError(
+            f"a run of kind {config.kind} has no latents: give the config of a model that is trained on them"
+        )
+    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
+    if vae is not None and not is_trained(vae):
+        raise ValueError(
+            f"the autoencoder in {vae.folder} is not trained: run python -m vidiff.train {folder / config.codec.config}"
+        )
+    lines = []
+    with processes(config.device):
+        codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
+        precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+        for split in splits:
+            index = make_index(config, split)
+            for of in kinds(config):
+                plan = plan_latents(config, codec, key, index, precision, split, of)
+                found = encode_plan(config, codec, plan, part)
+                place = plan.folder(Path(config.runs) / "latents")
+                there = len(list(place.glob("latents-*.safetensors")))
+                state = "complete" if found else "the others are still to come"
+                lines.append(f"{split} ({of}): {there} of {len(plan.shards())} shards in {place}, {state}")
+    return lines
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
@@ -257,13 +303,18 @@ def fit_run(
     )
 
 
+def is_trained(vae: VAERun) -> bool:
+    """Whether an autoencoder has reached its last step."""
+    checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
+    return checkpoint is not None and int(checkpoint.name.split("-")[1]) >= vae.train.steps
+
+
 def prepare_codec(vae: VAERun, folder: Path) -> tuple[VAECodec, str]:
     """The autoencoder, trained first if it has not reached its last step, and a hash that names it."""
-    checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
-    if checkpoint is None or int(checkpoint.name.split("-")[1]) < vae.train.steps:
+    if not is_trained(vae):
         train(vae, dump(vae), folder)
-        checkpoint = newest(vae.folder / "checkpoints")
-        assert checkpoint is not None
+    checkpoint = newest(vae.folder / "checkpoints")
+    assert checkpoint is not None
     codec = VAECodec(vae.vae)
     weights = load_weights(checkpoint)
     codec.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})

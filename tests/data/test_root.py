@@ -11,8 +11,7 @@ import pytest
 import torch
 from messy import write_clip
 from server import Server, serving
-from test_tar import pack
-from torch import Tensor
+from test_tar import latents_of, pack
 from videos import numbered, run
 
 from vidiff.data import copies as copies_module
@@ -26,7 +25,6 @@ from vidiff.data.doctor import find_all, scan
 from vidiff.data.examine import Case, examine
 from vidiff.data.find import find_files
 from vidiff.data.index import DataError, Index, build_index
-from vidiff.data.latents import LatentCache, encode_latents
 from vidiff.data.mirror import FACTS, is_there, link_of
 from vidiff.data.order import Order
 from vidiff.data.probe import fingerprint, probe
@@ -132,13 +130,7 @@ def test_training_sees_the_same_clips(tmp_path: Path, clips: Path, server: Serve
         assert torch.equal(one["video"], other["video"])
     assert sum(each.stat().st_size for each in small.folder.iterdir()) <= 20e3
 
-    def encode(video: Tensor) -> tuple[Tensor, Tensor]:
-        return video[..., ::8, ::8], torch.ones_like(video[..., ::8, ::8])
-
-    caches = [
-        LatentCache(encode_latents(tmp_path / name, index, encode, 16, key="k" * 16, progress=False))
-        for name, index in (("one", plain), ("other", far))
-    ]
+    caches = [latents_of(index, tmp_path / name) for name, index in (("one", plain), ("other", far))]
     shards = [next(each.folder.glob("*.safetensors")).read_bytes() for each in caches]
     assert shards[0] == shards[1]
 
@@ -317,16 +309,10 @@ def test_an_outage_leaves_no_mark_in_latents(
     for file in index.files[2:]:
         server.faults[file.path] = [500] * 99
 
-    def encode(video: Tensor) -> tuple[Tensor, Tensor]:
-        return video[..., ::8, ::8], torch.ones_like(video[..., ::8, ::8])
-
-    def make() -> LatentCache:
-        return LatentCache(encode_latents(tmp_path, index, encode, 16, key="k" * 16, shard_bytes=1, progress=False))
-
     with pytest.raises(Unreachable, match="cannot be fetched in 5 tries"):
-        make()
+        latents_of(index, tmp_path, shard_bytes=1)
     server.faults.clear()
-    assert make().frames == [file.frames for file in index.files]
+    assert latents_of(index, tmp_path, shard_bytes=1).frames == [file.frames for file in index.files]
 
 
 @pytest.mark.faults

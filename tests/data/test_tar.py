@@ -16,15 +16,17 @@ from torch import Tensor
 from videos import number_of, numbered, write_numbered
 
 from vidiff.data import tar as module
+from vidiff.data.cache import LatentCache
 from vidiff.data.captions import read_captions
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.decode import VideoError
 from vidiff.data.doctor import scan
+from vidiff.data.encode import encode_latents
 from vidiff.data.examine import Case, examine
 from vidiff.data.find import find_files
 from vidiff.data.index import DataError, Index, build_index
-from vidiff.data.latents import LatentCache, encode_latents
 from vidiff.data.order import Order
+from vidiff.data.plan import Plan
 from vidiff.data.probe import fingerprint, probe
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.shards import expand
@@ -69,6 +71,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(root / "b" / "deep.mkv", 9)
     write_video(root / "b" / "moving.gif", numbered(9))
     return root
+
+
+def latents_of(index: Index, folder: Path, shard_bytes: int = 1 << 20) -> LatentCache:
+    def encode(video: Tensor) -> tuple[Tensor, Tensor]:
+        return video[..., ::8, ::8], torch.ones_like(video[..., ::8, ::8])
+
+    plan = Plan(index, [(16, 16)] * len(index.files), made_of={}, shard_bytes=shard_bytes)
+    made = encode_latents(folder, plan, encode, chunk=4, progress=False)
+    assert made is not None
+    return LatentCache(made)
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -117,13 +129,7 @@ def test_training_sees_the_same_clips(tmp_path: Path, clips: Path) -> None:
     for (one, other), _ in zip(zip(*batches, strict=True), range(2), strict=False):
         assert torch.equal(one["video"], other["video"])
 
-    def encode(video: Tensor) -> tuple[Tensor, Tensor]:
-        return video[..., ::8, ::8], torch.ones_like(video[..., ::8, ::8])
-
-    caches = [
-        LatentCache(encode_latents(tmp_path / name, index, encode, 16, key="k" * 16, chunk=4, progress=False))
-        for name, index in (("one", same), ("other", packed))
-    ]
+    caches = [latents_of(index, tmp_path / name) for name, index in (("one", same), ("other", packed))]
     assert caches[0].frames == caches[1].frames
     for number in range(len(names)):
         one, other = (cache.read(number, 0, 8) for cache in caches)
