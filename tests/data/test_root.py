@@ -299,6 +299,7 @@ def test_an_outage_ends_the_search_soon(
     assert len(server.gets) == 1 + 8 * 3
 
 
+@pytest.mark.slow  # the process that decodes waits between its tries
 @pytest.mark.faults
 def test_an_outage_leaves_no_mark_in_latents(
     tmp_path: Path, clips: Path, copies: Copies, server: Server, monkeypatch: pytest.MonkeyPatch
