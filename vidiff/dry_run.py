@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 from vidiff.config import dump, load_codec_config
-from vidiff.data.remote import is_url
 from vidiff.data.root import copies_of, local_root
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.log import duration, read_metrics
@@ -31,7 +30,7 @@ def run(config: RunConfig, folder: Path) -> None:
         small.runs, small.data.limit = scratch, max(config.batch, 16)
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
-        elif is_url(small.data.root):  # what is fetched for the rehearsal is kept
+        else:  # what is fetched for the rehearsal is kept
             copies = copies_of(Path(config.runs), config.data.remote_cache_gb)
             small.data.root = str(local_root(small.data.root, copies))
         plans = [config]

@@ -63,6 +63,11 @@ def test_a_copy_is_fetched_once(server: Server, cache: Copies, tmp_path: Path) -
         assert path == tmp_path / "x.bin"
 
 
+def test_a_name_with_spaces_is_found(server: Server, cache: Copies) -> None:
+    content = put(server, "a b%.bin")
+    assert fetch(f"{server.url}/a b%25.bin", cache) == fetch(f"{server.url}/a%20b%25.bin", cache) == content
+
+
 def test_a_change_is_noticed_where_it_is_asked_for(server: Server, cache: Copies) -> None:
     old = put(server, "a.bin", 100)
     for check in (False, True):

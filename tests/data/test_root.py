@@ -316,6 +316,7 @@ def test_an_outage_leaves_no_mark_in_latents(
     assert latents_of(index, tmp_path, shard_bytes=1).frames == [file.frames for file in index.files]
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_fetching_takes_nobodys_patience(tmp_path: Path, clips: Path, copies: Copies, server: Server) -> None:
     server.folder = clips
@@ -347,6 +348,7 @@ def test_secrets_stay_where_only_their_owner_reads(tmp_path: Path, clips: Path, 
             assert path.name == FACTS and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_processes_share_a_mirror(tmp_path: Path, clips: Path, server: Server) -> None:
     server.folder = clips

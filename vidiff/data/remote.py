@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from vidiff.data.decode import VideoError, reason_of
 from vidiff.data.patience import still_at_work
@@ -82,6 +83,7 @@ def resolve(url: str) -> Place:
 
             # a stream may take as long as it takes, but not be silent
             limits = aiohttp.ClientTimeout(total=None, sock_connect=STALL / 2, sock_read=STALL / 2)
+            url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
             options = {"client_kwargs": {"timeout": limits}, "encoded": True}
         system, path = url_to_fs(url, **options)
     except ImportError as error:
@@ -128,6 +130,7 @@ def find_below(place: Place) -> dict[str, Identity]:
     kind = type(place.system)
     walks = kind.find is AbstractFileSystem.find and getattr(kind, "_find", None) in (None, AsyncFileSystem._find)
     strict = {"on_error": "raise"} if walks else {}  # else a folder that cannot be listed is silently left out
+    place.system.invalidate_cache()  # what it was told an hour ago is no answer
     found = persist(place.shown, lambda: place.system.find(place.path, detail=True, **strict))
     return {name: identity(facts) for name, facts in found.items()}
 
