@@ -25,6 +25,7 @@ from vidiff.data.latents import LatentDataset
 from vidiff.data.order import Order
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.stale import stale
 from vidiff.engine.guard import unwinding
@@ -60,10 +61,11 @@ def make_index(config: RunConfig, split: str) -> Index:
             fold=data.fold,
             limit=data.limit,
             max_broken=data.max_broken,
-            cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
+            cache=folder / f"{name_of(data.root)}-{split}.jsonl",
             patience=data.patience,
             quarantine=Quarantine(quarantine_list(Path(config.runs))),
-            records=folder / Path(data.root).resolve().name / "index.jsonl",
+            records=folder / name_of(data.root) / "index.jsonl",
+            copies=copies_of(Path(config.runs), data.remote_cache_gb),
         )
 
 

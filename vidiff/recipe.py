@@ -13,6 +13,7 @@ from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.latent_shard import DTYPES
+from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
@@ -41,10 +42,13 @@ class ConfigError(ValueError):
 class DataConfig:
     """Which clips, and what a model sees of them."""
 
-    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
-    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
+    # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
+    root: str = MISSING
+    remote_cache_gb: float = GIGABYTES  # copies of remote files in runs/remote; those used longest ago are removed
+    # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
+    layout: str = "auto"
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
-    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
+    captions: str = "auto"  # for a model with text: jsonl, txt (or within the tars) or csv, as they lie in `root`
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
@@ -131,6 +135,8 @@ class RunConfig:
         data = self.data
         if data.layout not in LAYOUTS:
             raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
+        if not 0 < data.remote_cache_gb < float("inf"):
+            raise ConfigError(f"data.remote_cache_gb is {data.remote_cache_gb}; give gigabytes above 0, such as 50")
         if data.captions not in SOURCES:
             raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
         counts = {"batch": self.batch, "data.frames": data.frames, "data.size": data.size, "data.crops": data.crops}

@@ -31,6 +31,7 @@ from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError
 from vidiff.data.latent_shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
 from vidiff.data.plan import Plan
+from vidiff.data.remote import Unreachable
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -86,6 +87,7 @@ def encode_latents(
 
     Raises:
         DataError: where too many files no longer decode, or latents are not finite.
+        vidiff.data.remote.Unreachable: a file is elsewhere, and cannot be fetched now. What is encoded stays.
     """
     folder = plan.folder(out)
     if _finished(folder):
@@ -222,6 +224,8 @@ class _Encoding:
         for number in self.shards[shard]:
             try:
                 tensors |= self.encode_file(number, moments)
+            except Unreachable:
+                raise  # at another time it can be encoded
             except VideoError as error:
                 broken[str(number)] = str(error)
                 tqdm.write(f"left out {error}")
