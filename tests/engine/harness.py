@@ -1,23 +1,23 @@
+"""Trainings of tiny.py as processes of their own, for tests that kill, stop and compare them."""
+
 from __future__ import annotations
 
 import importlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 
 from vidiff.engine import checkpoint
 from vidiff.engine.log import read_metrics
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find it too
-_tiny = importlib.import_module("tiny")
+sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find tiny.py too
+tiny = importlib.import_module("tiny")
 
 
 class Runs:
@@ -28,11 +28,11 @@ class Runs:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch._dynamo", "tiny"])
+        self.context.set_forkserver_preload(["torch._dynamo", "torch.distributed.checkpoint", "tiny"])
         self.started: list[BaseProcess] = []
 
     def start(self, run: Path, **arguments: Any) -> BaseProcess:
-        process = self.context.Process(target=_tiny.main, args=({"run": str(run), **arguments},))
+        process = self.context.Process(target=tiny.main, args=({"run": str(run), **arguments},))
         process.start()
         self.started.append(process)
         return process
@@ -98,18 +98,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
     return one == other
-
-
-@pytest.fixture
-def runs() -> Iterator[Runs]:
-    made = Runs()
-    yield made
-    for process in made.started:
-        if process.is_alive():
-            process.kill()
-
-
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """tiny.py, to run in this process."""
-    return _tiny
