@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vidiff.engine import checkpoint
+from vidiff.engine import checkpoint, moments
 from vidiff.engine.log import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find tiny.py too
@@ -77,7 +77,7 @@ class Runs:
         for folder in (run, other):
             path = checkpoint.newest(folder / "checkpoints")
             assert path is not None
-            state = checkpoint.load(path).state
+            state = checkpoint.load(path).state | {"moments": moments_of(path)}
             for name in ("seconds", "validated", "sampled"):  # the clock's, and what was only looked at
                 state["counters"].pop(name)
             files = [(path / name).read_bytes() for name in ("model.safetensors", "ema.safetensors")]
@@ -88,6 +88,14 @@ class Runs:
         assert found[0][1] == found[1][1]
         assert _same(found[0][2], found[1][2])
         assert found[0][3] == found[1][3]
+
+
+def moments_of(path: Path) -> dict[str, torch.Tensor]:
+    """What the optimizer remembered in a checkpoint, whole."""
+    metadata = moments.metadata(path).state_dict_metadata
+    tensors = {name: torch.empty(of.size, dtype=of.properties.dtype) for name, of in metadata.items()}
+    moments.read(path, tensors)
+    return tensors
 
 
 def _same(one: Any, other: Any) -> bool:

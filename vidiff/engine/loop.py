@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine import checkpoint, log, precision, seeds
+from vidiff.engine import checkpoint, log, moments, precision, seeds
 from vidiff.engine.counters import Counters
 from vidiff.engine.ema import EMA
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
@@ -30,6 +30,8 @@ from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
 from vidiff.engine.report import write_report
+from vidiff.engine.retention import Keep
+from vidiff.engine.saver import Saver
 
 T = TypeVar("T")
 Batch = dict[str, Tensor]
@@ -109,11 +111,11 @@ class _Training:
         self.buffers = list(objective.buffers())
         self.optimizer = build_optimizer(options.optim, objective)
         self.at = Counters()
-        self.saved = 0  # the step of the newest checkpoint
         # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
         self.clips, self.spent, self.waited = 0, 0.0, 0.0
         self.batches: Iterator[Batch] | None = None
         self.progress = log.Progress(title, options.steps, show=group.main)
+        self.saver = Saver(run / "checkpoints", group, self.progress.say)
 
     # Coming and going
 
@@ -124,7 +126,7 @@ class _Training:
         found = checkpoint.load(path) if path else None
         if found:
             self.at = Counters(**found.state["counters"])
-            self.saved = self.at.step
+            self.saver.begun = self.saver.saved = self.at.step
             load_model(self.objective, found)
         self.precision = self.choose_precision(found.state["precision"] if found else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
@@ -156,33 +158,28 @@ class _Training:
     def restore(self, found: checkpoint.Checkpoint) -> None:
         state = found.state
         self.ema.load_state_dict(found.ema, state["ema_updates"])
-        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(ours)  # moments come from the checkpoint, settings from the options of today
+        moments.into_optimizers(found.path, self.objective, self.optimizer.parts)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.group.rank < len(state["random"]):
             seeds.set_random_state(state["random"][self.group.rank])
 
     def save(self) -> None:
-        """Writes a checkpoint, from the main process."""
-        randoms = self.group.gather(seeds.random_state())
-        if self.group.main:
-            state = {
-                "counters": vars(self.at) | {"seconds": self.seconds()},
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "precision": self.precision,
-                "ema_updates": self.ema.updates,
-                "random": randoms,
-            }
-            model, ema, keep = self.objective.state_dict(), self.ema.state_dict(), self.options.keep
-            checkpoint.save(self.run / "checkpoints", self.at.step, model, ema, state, keep)
-        self.saved = self.at.step
+        """Begins to write a checkpoint."""
+        state = {
+            "counters": vars(self.at) | {"seconds": self.seconds()},
+            "scaler": self.scaler.state_dict(),
+            "precision": self.precision,
+            "ema_updates": self.ema.updates,
+            "random": self.group.gather(seeds.random_state()),
+        }
+        model, ema = self.objective.state_dict(), self.ema.state_dict()
+        kept = moments.of_optimizers(self.objective, self.optimizer.parts)
+        self.saver.save(self.at.step, model, ema, state, {}, kept, Keep(self.options.keep))
 
     def close(self) -> None:
         self.batches = None  # ends the loader's workers
+        self.saver.settle()
         self.progress.close()
 
     def seconds(self) -> float:
@@ -197,12 +194,15 @@ class _Training:
             self.look(validate, sample)
             done = self.at.step >= steps
             wish = int(self.group.reduce_max(torch.tensor(self.stop.number)))
-            if self.at.step > self.saved:
-                if done or wish:
+            if done or wish:
+                self.saver.settle()
+                if self.at.step > self.saver.saved:
                     self.save()
-                elif every and self.at.step % every == 0:
-                    with self.going_on(f"checkpoint of step {self.at.step}"):
-                        self.save()
+                    self.saver.finish()
+            elif every and self.at.step % every == 0 and self.at.step > self.saver.begun:
+                self.save()
+            else:
+                self.saver.poll()
             if wish:
                 self.progress.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
                 raise Interrupted(wish)
@@ -316,9 +316,10 @@ class _Training:
         samples = f" (samples {', '.join(map(str, keys))})" if keys else ""
         self.progress.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
         if at.skipped_in_a_row >= self.options.max_skips:
+            self.saver.settle()
             raise Diverged(
                 f"{at.skipped_in_a_row} steps in a row, up to step {at.step}, had a loss or gradients that "
-                f"are not finite{samples}; the checkpoint of step {self.saved} stands. Lower optim.lr, raise "
+                f"are not finite{samples}; the checkpoint of step {self.saver.saved} stands. Lower optim.lr, raise "
                 "optim.warmup, or use precision=fp32, and run again"
             )
 
