@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vidiff.engine import moments
@@ -38,6 +36,7 @@ from vidiff.engine.publish import (
     name_of,
     publish,
     published,
+    read_tensors,
     verify,
     write_tensors,
 )
@@ -153,12 +152,16 @@ def load(path: Path) -> Checkpoint:
             f"{path} was made by vidiff 0.1: its weights can be used, but its training cannot go on; give this one "
             "another run folder, and start=RUN to begin from those weights"
         )
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path / 'state.json'} cannot be read: {error}") from error
     return Checkpoint(
         path=path,
-        model=load_file(path / "model.safetensors"),
-        ema=load_file(path / "ema.safetensors"),
-        averages={float(file.stem.removeprefix("ema-")): load_file(file) for file in path.glob("ema-*.safetensors")},
-        state=json.loads((path / "state.json").read_text()),
+        model=read_tensors(path / "model.safetensors"),
+        ema=read_tensors(path / "ema.safetensors"),
+        averages={float(file.stem.removeprefix("ema-")): read_tensors(file) for file in path.glob("ema-*.safetensors")},
+        state=state,
     )
 
 
@@ -187,13 +190,10 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
         raise CheckpointError(f"{path} has no checkpoints; train it first, or name another run")
     if which == "best":
         found = _best(found)
-    weights = load_file(found / "model.safetensors")
+    weights = read_tensors(found / "model.safetensors")
     if which == "model":
         return weights
-    try:
-        return weights | load_file(found / "ema.safetensors" if which in ("ema", "best") else which)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(f"{which} cannot be read ({error}); make it with tools/ema.py") from error
+    return weights | read_tensors(found / "ema.safetensors" if which in ("ema", "best") else Path(which))
 
 
 def _best(newest: Path) -> Path:

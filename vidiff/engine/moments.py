@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vidiff.engine.publish import CheckpointError
 
 if TYPE_CHECKING:
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.metadata import Metadata
 
 _DCP = "torch.distributed.checkpoint"
@@ -123,7 +124,7 @@ def write(
             no_dist=group is None,
         )
     except CheckpointException as error:
-        raise OSError("; ".join(sorted({str(cause) for cause, _ in error.failures.values()}))) from error
+        raise OSError(_causes(error)) from None
 
 
 def read(path: Path, into: Mapping[str, Tensor]) -> None:
@@ -142,8 +143,13 @@ def read(path: Path, into: Mapping[str, Tensor]) -> None:
         planner = dcp.DefaultLoadPlanner(flatten_state_dict=False)
         dcp.load(dict(into), storage_reader=Reader(path / "training"), planner=planner, no_dist=True)
     except CheckpointException as error:
-        causes = "; ".join(sorted({str(cause).splitlines()[0] for cause, _ in error.failures.values()}))
-        raise CheckpointError(f"{path} cannot be read: {causes}") from error
+        raise CheckpointError(f"{path}/training cannot be read: {_causes(error)}") from None
+
+
+def _causes(error: CheckpointException) -> str:
+    """What each process met, in one line; without the tracebacks of all, which are long."""
+    causes = {str(cause).split("\n")[0] or type(cause).__name__ for cause, _ in error.failures.values()}
+    return "; ".join(sorted(causes))
 
 
 def metadata(path: Path) -> Metadata:
