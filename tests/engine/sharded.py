@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -29,7 +28,9 @@ def toy() -> nn.Module:
 def train(rank: int, world: int, folder: str, out: str, steps: int, start: int) -> None:
     """Goes on from step `start`, takes `steps`, saves, and leaves what it has, whole, before and after."""
     torch.set_num_threads(1)
-    sys.stdout = sys.stderr = open(f"{out}.{rank}.log", "w")
+    with open(f"{out}.{rank}.log", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     if world > 1:
         os.environ["LOCAL_RANK"] = str(rank)
         dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=world)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_two_processes_then_one_then_two(tmp_path: Path) -> None:
         module = toy()
         module.load_state_dict(found.ema)
         torch.testing.assert_close(results[-1]["shown"], module(torch.linspace(-1, 1, 12).view(4, 3)))
-    for earlier, later in zip(results, results[1:], strict=False):
+    for earlier, later in itertools.pairwise(results):
         assert_equal(earlier["after"], later["before"])
 
 

@@ -58,7 +58,7 @@ def test_cut_short_at_ten_places(checkpoints: Path) -> None:
                 checkpoint.load_weights(checkpoints / "step-0000006")
             assert_the_one_before_is_taken(checkpoints)
         file.unlink()
-        with pytest.raises(CheckpointError, match="is incomplete: .*cannot be read"):
+        with pytest.raises(CheckpointError, match=r"is incomplete: .*cannot be read"):
             checkpoint.load_weights(checkpoints / "step-0000006")
         assert_the_one_before_is_taken(checkpoints)
         file.write_bytes(whole)

@@ -56,6 +56,15 @@ class Checkpoint:
     """By width."""
     state: dict[str, Any]
 
+    def average(self, width: float) -> dict[str, Tensor]:
+        """Raises ValueError where it was not tracked."""
+        if width not in self.averages:
+            raise ValueError(
+                f"train.ema_widths has {width}, but {self.path} only {sorted(self.averages)}: an average cannot begin "
+                "on the way. Give those, or give this one another run folder"
+            )
+        return self.averages[width]
+
 
 @dataclass(frozen=True)
 class Content:

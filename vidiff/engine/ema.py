@@ -43,8 +43,11 @@ class EMA:
     def update(self) -> None:
         """Takes the module's weights in, once after each optimizer step."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
-        torch._foreach_lerp_(local(self._mean), local(self._live), 1 - decay)
+        torch._foreach_lerp_(local(self._mean), local(self._live), 1 - self.next_decay())
+
+    def next_decay(self) -> float:
+        """By what the update that is under way multiplies the average."""
+        return min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vidiff.engine import checkpoint
+from vidiff.engine import checkpoint, snapshots
 from vidiff.engine.dtensor import local, whole
 from vidiff.engine.parallel import Group
 from vidiff.engine.retention import Keep
@@ -35,6 +35,7 @@ class Saver:
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._what = ""
         importlib.import_module("torch.distributed.checkpoint")  # takes a second, which a save at a signal has not
         # What the thread sends must not mix with what the training does.
         self._wire = dist.new_group(backend="gloo") if group.world > 1 else None
@@ -48,12 +49,14 @@ class Saver:
         averages: Mapping[float, Mapping[str, Tensor]],
         moments: Mapping[str, Tensor],
         keep: Keep,
+        updates: int = 0,
     ) -> None:
         """Begins to save, once the save before has ended: copies everything, and returns.
 
         model, ema, averages  of which spread tensors are gathered
         state                 of the main process
         moments               of which each process saves what it has
+        updates               that the averages had, where a snapshot of them is to be left as well
         """
         self.settle()
         content = checkpoint.Content(
@@ -64,11 +67,38 @@ class Saver:
             moments=moments,
             copies={name: self._copy(f"moments.{name}", local([tensor])[0]) for name, tensor in moments.items()},
         )
+
+        def write() -> None:
+            if updates and self.group.main:  # first: so that each checkpoint has the snapshots up to its step
+                snapshots.write(self.folder.parent / "ema", step, updates, content.averages)
+            checkpoint.save(self.folder, step, content, keep, self._wire)
+
+        self.begun = step
+        self._start(f"checkpoint of step {step}", write)
+
+    def snapshot(self, step: int, averages: Mapping[float, Mapping[str, Tensor]], updates: int) -> None:
+        """Begins to leave a snapshot of the averages alone, once the save before has ended."""
+        self.settle()
+        taken = {width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()}
+
+        def write() -> None:
+            if self.group.main:
+                snapshots.write(self.folder.parent / "ema", step, updates, taken)
+
+        self._start(f"EMA snapshot of step {step}", write)
+
+    def _start(self, what: str, work: Callable[[], None]) -> None:
         if self.group.device.type == "cuda":
             torch.cuda.synchronize(self.group.device)
-        self.begun = step
-        self._thread = threading.Thread(target=self._write, args=(step, content, keep), name="saving")
+        self._what = what
+        self._thread = threading.Thread(target=self._work, args=(work,), name="saving")
         self._thread.start()
+
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._error = error
 
     def _take(self, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of whole tensors, on the main process. One after another, so that no two are whole on the device."""
@@ -87,12 +117,6 @@ class Saver:
             self._copies[key] = kept
         return kept.copy_(tensor.detach(), non_blocking=True)
 
-    def _write(self, step: int, content: checkpoint.Content, keep: Keep) -> None:
-        try:
-            checkpoint.save(self.folder, step, content, keep, self._wire)
-        except BaseException as error:
-            self._error = error
-
     def poll(self) -> None:
         """Tells of a save that has failed meanwhile; does not wait for one."""
         if self._thread is not None and not self._thread.is_alive():
@@ -103,7 +127,7 @@ class Saver:
         try:
             self.finish()
         except OSError as error:
-            self.say(f"could not write the checkpoint of step {self.begun} ({error}); training goes on")
+            self.say(f"could not write the {self._what} ({error}); training goes on")
 
     def finish(self) -> None:
         """Waits for the save that is under way, and raises what it met."""
@@ -113,4 +137,5 @@ class Saver:
         self._thread, error, self._error = None, self._error, None
         if error is not None:
             raise error
-        self.saved = self.begun
+        if self._what.startswith("checkpoint"):
+            self.saved = self.begun
