@@ -211,7 +211,7 @@ def save(folder: Path, of: DiffusionRun) -> Path:
     (folder / "data.json").write_text(json.dumps(facts))
     save_codec(folder / "codec", Identity(), None)
     weights = {f"denoiser.{key}": value for key, value in denoiser.state_dict().items()}
-    checkpoint.save(folder / "checkpoints", 1, checkpoint.Content(weights, weights, {}))
+    checkpoint.save(folder / "checkpoints", 1, weights, weights, {}, keep=1)
     return folder
 
 

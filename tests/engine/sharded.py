@@ -15,7 +15,6 @@ from vidiff.engine.ema import EMA
 from vidiff.engine.model import load_model
 from vidiff.engine.optim import Optim, build_optimizer
 from vidiff.engine.parallel import Group
-from vidiff.engine.retention import Keep
 from vidiff.engine.saver import Saver
 
 
@@ -70,7 +69,7 @@ def train(rank: int, world: int, folder: str, out: str, steps: int, start: int) 
         ema.update()
     state = {"updates": ema.updates}
     kept = moments.of_optimizers(module, optimizer.parts)
-    saver.save(start + steps, module.state_dict(), ema.state_dict(), state, {}, kept, Keep())
+    saver.save(start + steps, module.state_dict(), ema.state_dict(), state, {}, kept)
     after = content()
     with torch.no_grad():  # what goes on while the thread writes must not be in the checkpoint
         for parameter in module.parameters():

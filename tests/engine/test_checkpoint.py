@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from vidiff.engine import checkpoint
-from vidiff.engine.checkpoint import CheckpointError, Content
+from vidiff.engine.checkpoint import CheckpointError
 from vidiff.engine.publish import verify
-from vidiff.engine.retention import Keep
 
 MOMENTS = {"AdamW.a.exp_avg": torch.arange(6.0).view(3, 2), "AdamW.a.step": torch.tensor(3.0)}
 
@@ -19,7 +18,7 @@ MOMENTS = {"AdamW.a.exp_avg": torch.arange(6.0).view(3, 2), "AdamW.a.step": torc
 def save(folder: Path, step: int, value: float | None = None, keep: int = 3) -> Path:
     weights = {"a": torch.full((3, 2), step if value is None else value), "count": torch.tensor(step)}
     state = {"step": step, "list": [1, 3.5] * 10}
-    return checkpoint.save(folder, step, Content(weights, {"a": weights["a"] / 2}, state, moments=MOMENTS), Keep(keep))
+    return checkpoint.save(folder, step, weights, {"a": weights["a"] / 2}, state, keep, moments=MOMENTS)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -47,7 +46,7 @@ def test_layouts_and_ties_survive(tmp_path: Path) -> None:
     """Channels-last weights, and one tensor under two names."""
     kernel = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     tied = torch.randn(5)
-    path = checkpoint.save(tmp_path, 1, Content({"kernel": kernel, "x": tied, "y": tied}, {"kernel": kernel}, {}))
+    path = checkpoint.save(tmp_path, 1, {"kernel": kernel, "x": tied, "y": tied}, {"kernel": kernel}, {})
     found = checkpoint.load(path)
     assert torch.equal(found.model["kernel"], kernel)
     assert torch.equal(found.model["x"], tied)
@@ -156,7 +155,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # bytes a file may have
     try:
         with pytest.raises(OSError):
-            checkpoint.save(tmp_path, 2, Content({"a": torch.zeros(20)}, {"a": torch.zeros(20)}, {"a": [0] * 2000}))
+            checkpoint.save(tmp_path, 2, {"a": torch.zeros(20)}, {"a": torch.zeros(20)}, {"a": [0] * 2000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-0000001"]

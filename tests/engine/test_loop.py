@@ -190,10 +190,10 @@ def test_a_failing_sample_or_report_does_not_end_the_training(tiny, tmp_path: Pa
 def test_a_failing_save_is_told_and_the_last_one_must_succeed(tiny, tmp_path: Path, capsys, monkeypatch) -> None:
     real = checkpoint.save
 
-    def full(folder: Path, step: int, *rest: object) -> Path:
+    def full(folder: Path, step: int, **rest: object) -> Path:
         if step > 2:
             raise OSError("no space left")
-        return real(folder, step, *rest)
+        return real(folder, step, **rest)
 
     monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(OSError, match="no space left"):
@@ -235,8 +235,7 @@ def test_another_optimizer_is_refused(tiny, tmp_path: Path) -> None:
     for parameter in objective.parameters():
         parameter.grad = torch.ones_like(parameter)
     other.step()
-    content = checkpoint.Content({}, {}, {}, moments=moments.of_optimizers(objective, other.parts))
-    path = checkpoint.save(tmp_path, 1, content)
+    path = checkpoint.save(tmp_path, 1, {}, {}, {}, moments=moments.of_optimizers(objective, other.parts))
     mine = build_optimizer(Optim(), objective)
     with pytest.raises(ValueError, match=r"made by another optimizer .*\(it has Muon\.1\.weight\.momentum\)"):
         moments.into_optimizers(path, objective, mine.parts)

@@ -91,7 +91,6 @@ def test_another_width_afterwards(tmp_path: Path) -> None:
         assert step == 2048
         assert made["mean"].tolist() == pytest.approx([70_000.0, 1.0], rel=1e-3)
         errors[width] = (made["weight"] - average.state_dict()["weight"]).abs().max().item()
-    print(errors)
     assert errors[0.08] < 0.003, errors
     assert errors[0.15] < 0.006, errors
     assert max(errors.values()) < 0.02, errors

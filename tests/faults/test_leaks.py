@@ -16,7 +16,6 @@ from vidiff.engine import moments
 from vidiff.engine.ema import EMA
 from vidiff.engine.optim import Optim, build_optimizer
 from vidiff.engine.parallel import Group
-from vidiff.engine.retention import Keep
 from vidiff.engine.saver import Saver
 
 pytestmark = pytest.mark.faults
@@ -40,7 +39,7 @@ def save_often(folder: str) -> None:
     found = []
     for step in range(1, 61):
         kept = moments.of_optimizers(net, optimizer.parts)
-        saver.save(step, net.state_dict(), ema.state_dict(), {"step": step}, {}, kept, Keep(2))
+        saver.save(step, net.state_dict(), ema.state_dict(), {"step": step}, {}, kept, keep=2)
         if step % 10 == 0:
             saver.finish()
             found.append(measure())

@@ -19,14 +19,14 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-from vidiff.engine import moments
+from vidiff.engine.moments import write as write_moments
 from vidiff.engine.publish import (
     CheckpointError,
     begin,
@@ -40,7 +40,7 @@ from vidiff.engine.publish import (
     verify,
     write_tensors,
 )
-from vidiff.engine.retention import Keep, retain
+from vidiff.engine.retention import retain
 
 NEEDED = ("model.safetensors", "ema.safetensors")
 
@@ -66,37 +66,55 @@ class Checkpoint:
         return self.averages[width]
 
 
-@dataclass(frozen=True)
-class Content:
-    """What is to be saved. Tensors are plain, but for `moments`."""
-
-    model: Mapping[str, Tensor]
-    ema: Mapping[str, Tensor]
-    state: Mapping[str, Any]
-    """What JSON can hold."""
-    averages: Mapping[float, Mapping[str, Tensor]] = field(default_factory=dict)
-    """By width, of three decimals at most."""
-    moments: Mapping[str, Tensor] = field(default_factory=dict)
-    """Of all processes; may be spread over them."""
-    copies: Mapping[str, Tensor] | None = None
-    """Of `moments`, what this process has; by default, where nothing is spread, themselves."""
-
-
 def save(
-    folder: Path, step: int, content: Content, keep: Keep | None = None, group: dist.ProcessGroup | None = None
+    folder: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int = 3,
+    *,
+    keep_every: int = 0,
+    best: int = 0,
+    averages: Mapping[float, Mapping[str, Tensor]] | None = None,
+    moments: Mapping[str, Tensor] | None = None,
+    copies: Mapping[str, Tensor] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
     """Publishes `folder`/step-..., points `latest` at it and removes what need not stay.
 
     All processes of `group` call it together; what is not moments is written by the first. Checkpoints of later steps
-    are dropped: they belong to a course that the run has left. Raises OSError, on every process, where the disk is
-    full or refuses; what was there stays, and nothing partial is visible.
+    are dropped: they belong to a course that the run has left.
+
+    Args:
+        model, ema: plain tensors.
+        state: what JSON can hold.
+        keep, keep_every, best: which checkpoints stay, as `retain` takes it.
+        averages: by width, of three decimals at most.
+        moments: of the optimizer; may be spread over the processes.
+        copies: of the moments, what this process has; by default, where nothing is spread, themselves.
+
+    Raises:
+        OSError: on every process, where the disk is full or refuses; what was there stays, and nothing partial is
+            visible.
     """
     draft = folder / hidden(step)
+    kept = moments or {}
+
+    def finish() -> None:
+        write_tensors(model, draft / "model.safetensors")
+        write_tensors(ema, draft / "ema.safetensors")
+        for width, tensors in (averages or {}).items():
+            write_tensors(tensors, draft / f"ema-{width:.3f}.safetensors")
+        (draft / "state.json").write_text(json.dumps(state))
+        publish(draft, step, best=best)
+        _point(folder, name_of(step))
+        retain(folder, step, keep, keep_every, best)
+
     try:
         _by_the_first(group, lambda: begin(folder, step))
-        copies = content.moments if content.copies is None else content.copies
-        moments.write(draft, content.moments, copies, group)
-        _by_the_first(group, lambda: _finish(draft, step, content, keep or Keep()))
+        write_moments(draft, kept, kept if copies is None else copies, group)
+        _by_the_first(group, finish)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -115,17 +133,6 @@ def _by_the_first(group: dist.ProcessGroup | None, work: Callable[[], object]) -
         dist.broadcast_object_list(error, src=0, group=group)
     if error[0] is not None:
         raise error[0]
-
-
-def _finish(draft: Path, step: int, content: Content, keep: Keep) -> None:
-    write_tensors(content.model, draft / "model.safetensors")
-    write_tensors(content.ema, draft / "ema.safetensors")
-    for width, tensors in content.averages.items():
-        write_tensors(tensors, draft / f"ema-{width:.3f}.safetensors")
-    (draft / "state.json").write_text(json.dumps(content.state))
-    folder = publish(draft, step, best=keep.best).parent
-    _point(folder, name_of(step))
-    retain(folder, step, keep)
 
 
 def newest(folder: Path, say: Callable[[str], None] = warnings.warn) -> Path | None:
@@ -188,7 +195,7 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
     sound is there.
     """
     if which not in ("ema", "model", "best") and not which.endswith(".safetensors"):
-        raise ValueError(f"which is {which!r}; choose ema, model, best, or a .safetensors file of tools/ema.py")
+        raise ValueError(f"weights is {which!r}; choose ema, model, best, or a .safetensors file of tools/ema.py")
     path = Path(path)
     if is_step(path):
         verify(path, NEEDED)

@@ -30,7 +30,6 @@ from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
 from vidiff.engine.power import PowerEMA
 from vidiff.engine.report import write_report
-from vidiff.engine.retention import Keep
 from vidiff.engine.saver import Saver
 
 T = TypeVar("T")
@@ -179,9 +178,9 @@ class _Training:
         }
         model, ema = self.objective.state_dict(), self.ema.state_dict()
         kept = moments.of_optimizers(self.objective, self.optimizer.parts)
-        keep = Keep(self.options.keep, self.options.keep_every, self.at.best_step)
+        keep = {"keep": self.options.keep, "keep_every": self.options.keep_every, "best": self.at.best_step}
         updates = self.ema.updates if self.snapshot_due() else 0
-        self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, keep, updates)
+        self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, updates, **keep)
 
     def all_averages(self) -> dict[float, dict[str, Tensor]]:
         return {average.width: average.state_dict() for average in self.averages}

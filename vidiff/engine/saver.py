@@ -16,7 +16,6 @@ from torch import Tensor
 from vidiff.engine import checkpoint, snapshots
 from vidiff.engine.dtensor import local, whole
 from vidiff.engine.parallel import Group
-from vidiff.engine.retention import Keep
 
 
 class Saver:
@@ -48,8 +47,8 @@ class Saver:
         state: Mapping[str, Any],
         averages: Mapping[float, Mapping[str, Tensor]],
         moments: Mapping[str, Tensor],
-        keep: Keep,
         updates: int = 0,
+        **keep: int,
     ) -> None:
         """Begins to save, once the save before has ended: copies everything, and returns.
 
@@ -57,21 +56,25 @@ class Saver:
         state                 of the main process
         moments               of which each process saves what it has
         updates               that the averages had, where a snapshot of them is to be left as well
+        keep                  which stay, as `checkpoint.save` takes it
         """
         self.settle()
-        content = checkpoint.Content(
-            model=self._take("model", model),
-            ema=self._take("ema", ema),
-            averages={width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()},
-            state=copy.deepcopy(state),  # the training goes on counting in it
-            moments=moments,
-            copies={name: self._copy(f"moments.{name}", local([tensor])[0]) for name, tensor in moments.items()},
-        )
+        copied = {width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()}
+        job: dict[str, Any] = {
+            "model": self._take("model", model),
+            "ema": self._take("ema", ema),
+            "state": copy.deepcopy(state),  # the training goes on counting in it
+            "averages": copied,
+            "moments": moments,
+            "copies": {name: self._copy(f"moments.{name}", local([t])[0]) for name, t in moments.items()},
+            "group": self._wire,
+            **keep,
+        }
 
         def write() -> None:
             if updates and self.group.main:  # first: so that each checkpoint has the snapshots up to its step
-                snapshots.write(self.folder.parent / "ema", step, updates, content.averages)
-            checkpoint.save(self.folder, step, content, keep, self._wire)
+                snapshots.write(self.folder.parent / "ema", step, updates, copied)
+            checkpoint.save(self.folder, step, **job)
 
         self.begun = step
         self._start(f"checkpoint of step {step}", write)

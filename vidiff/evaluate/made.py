@@ -48,8 +48,8 @@ class Made:
     def how(self, source: str) -> dict[str, Any]:
         """For a card."""
         settings = self.run.settings(**self.options)
-        chosen = {name: settings[name] for name in ("sampler", "steps", "guidance")}
-        return chosen | {"source": source, "weights": "ema", "seed": self.seed}
+        chosen = {name: settings[name] for name in ("weights", "sampler", "steps", "guidance")}
+        return chosen | {"source": source, "seed": self.seed}
 
     def _label(self, which: range) -> list[str | None] | None:
         known = self.run.labels and set(self.names) <= set(self.run.labels)
