@@ -67,6 +67,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # outside library -> the files that may import it
 OWNERS = {
     "decord": {"vidiff/data/decode.py"},
+    "fsspec": {"vidiff/data/remote.py"},
+    "aiohttp": {"vidiff/data/remote.py"},
     "imageio": {"vidiff/data/video.py"},
     "av": {"vidiff/data/video.py", "vidiff/data/container.py"},
     "PIL": {"vidiff/data/video.py", "vidiff/data/pictures.py"},

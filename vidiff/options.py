@@ -88,6 +88,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--classifier", type=Path, help="a classifier's run, whose gradient guides to the label in the model's place"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Which of the run's weights."""
+    parser.add_argument(
+        "--weights", default="ema", help="ema, model (those of the last step), best, or a file of tools/ema.py"
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
@@ -117,4 +125,4 @@ def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, P
         ValueError: as `latest_run` and `Pipeline.from_pretrained`.
     """
     run = asked.run or latest_run(enlarges=enlarges)
-    return run, Pipeline.from_pretrained(run, asked.device, classifier=asked.classifier)
+    return run, Pipeline.from_pretrained(run, asked.device, asked.weights, asked.classifier)

@@ -21,9 +21,11 @@ from vidiff.data.cache import LatentCache
 from vidiff.data.captions import read_captions
 from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
+from vidiff.data.listed import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.stale import stale
 from vidiff.engine.guard import unwinding
@@ -57,7 +59,8 @@ def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
     if not root:
         return None
     with one_at_a_time(Path(config.runs) / "index"):
-        found = _index(config, root, "auto" if Path(root).is_file() else "images", config.data.split)
+        layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
+        found = _index(config, root, layout, config.data.split)
     numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
     files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in found.files]
     return replace(found, files=files, labels=labels)
@@ -72,10 +75,11 @@ def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0
         fold=data.fold,
         limit=data.limit,
         max_broken=data.max_broken,
-        cache=folder / f"{Path(root).resolve().name}-{split}.jsonl",
+        cache=folder / f"{name_of(root)}-{split}.jsonl",
         patience=data.patience,
         quarantine=Quarantine(quarantine_list(Path(config.runs))),
-        records=folder / Path(root).resolve().name / "index.jsonl",
+        records=folder / name_of(root) / "index.jsonl",
+        copies=copies_of(Path(config.runs), data.remote_cache_gb),
         fps=fps,
     )
 
@@ -178,15 +182,14 @@ def encode_plan(
             for line in stale(out, plan):
                 tqdm.write(line)
         folder = work()
-        while folder is not None and check:
+        if folder is not None and check:
             found = group.gather(LatentCache(folder).damaged(group.rank, group.world))
             damaged = group.share(sorted(name for names in found for name in names))
-            if not damaged:
-                break
-            if group.main:
-                discard(folder, damaged)
-            group.barrier()
-            folder = work()
+            if damaged:
+                if group.main:
+                    discard(folder, damaged)
+                group.barrier()
+                folder = work()
     return folder
 
 

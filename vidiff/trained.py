@@ -48,6 +48,7 @@ class Trained:
         text: what reads prompts; None for a model without text.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
         detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
+        weights: which of the run's they are, as `from_pretrained` takes it.
         classifier: by whose gradient it is guided to a label, in place of telling it; None for none.
     """
 
@@ -69,6 +70,7 @@ class Trained:
         detail: Tensor | None = None,
         classifier: TrainedClassifier | None = None,
         longest: int | None = None,
+        weights: str = "ema",
         buckets: Sequence[Bucket] = (),
     ) -> None:
         self.buckets = tuple(buckets) or (Bucket(frames, size, size),)
@@ -86,6 +88,7 @@ class Trained:
         self.sampling, self.stride = sampling or SamplingConfig(), stride
         self.precision, self.boxes, self.text, self.lowres = precision, boxes, text, lowres or LowresConfig()
         self.detail, self.longest = None if detail is None else detail.to(self.device), longest
+        self.weights = weights
 
     @classmethod
     def from_pretrained(
@@ -100,7 +103,8 @@ class Trained:
         Args:
             run: such as "runs/ucf".
             device: "auto", "cpu", "cuda", ...
-            weights: "ema", or "model" for those that the optimizer left.
+            weights: "ema"; "model" for those that the optimizer left; "best" for the average that `train.keep_best`
+                kept; or a file that `tools/ema.py` wrote, an average of another width.
             classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
                 model itself is not told it.
 
@@ -138,6 +142,7 @@ class Trained:
             detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
             classifier=None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
             longest=config.data.stride[1],
+            weights=weights,
             buckets=config.data.drawn(),
         )
 
@@ -314,7 +319,7 @@ class Trained:
 
     def settings(self, **given: Any) -> dict[str, Any]:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
-        default = {**asdict(self.sampling), "seed": 0}
+        default = {**asdict(self.sampling), "seed": 0, "weights": self.weights}
         default.pop("count")
         if self.classifier is not None:
             default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}

@@ -11,6 +11,7 @@ from vidiff.data.buckets import Bucket
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.latent_shard import DTYPES
+from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.data.sources import DataError
 
@@ -27,10 +28,13 @@ class BucketConfig:
 class DataConfig:
     """Which clips, and what a model sees of them."""
 
-    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
-    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
+    # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
+    root: str = MISSING
+    remote_cache_gb: float = GIGABYTES  # copies of remote files in runs/remote; those used longest ago are removed
+    # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
+    layout: str = "auto"
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
-    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
+    captions: str = "auto"  # for a model with text: jsonl, txt (or within the tars) or csv, as they lie in `root`
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
@@ -74,6 +78,8 @@ class DataConfig:
         """Raises DataError for values out of range, and sets `frames` where `seconds` tells it."""
         if self.layout not in LAYOUTS:
             raise DataError(f"data.layout is {self.layout!r}; choose {', '.join(LAYOUTS)}")
+        if not 0 < self.remote_cache_gb < float("inf"):
+            raise DataError(f"data.remote_cache_gb is {self.remote_cache_gb}; give gigabytes above 0, such as 50")
         if self.captions not in SOURCES:
             raise DataError(f"data.captions is {self.captions!r}; choose {', '.join(SOURCES)}")
         for key in ("fps", "seconds"):
