@@ -31,6 +31,7 @@ from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError
 from vidiff.data.latent_shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
 from vidiff.data.plan import Plan
+from vidiff.data.remote import Unreachable
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -86,6 +87,7 @@ def encode_latents(
 
     Raises:
         DataError: where too many files no longer decode, or latents are not finite.
+        vidiff.data.remote.Unreachable: a file is elsewhere, and cannot be fetched now. What is encoded stays.
     """
     folder = plan.folder(out)
     if _finished(folder):
@@ -222,6 +224,8 @@ class _Encoding:
         for number in self.shards[shard]:
             try:
                 tensors |= self.encode_file(number, moments)
+            except Unreachable:
+                raise  # at another time it can be encoded
             except VideoError as error:
                 broken[str(number)] = str(error)
                 tqdm.write(f"left out {error}")
@@ -239,7 +243,8 @@ class _Encoding:
         resize = None if fitted == (file.height, file.width) else fitted
         copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
-        for video in self.reader.read(plan.index.path(number), file.frames, self.chunk, resize):  # 3 f h w
+        path, fps = plan.index.path(number), plan.index.fps
+        for video in self.reader.read(path, file.frames, self.chunk, resize, fps):  # 3 f h w
             for ((top, left), mirrored), part in zip(copies, parts, strict=True):
                 crop = video[None, :, :, top : top + height, left : left + width]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if mirrored else crop)
