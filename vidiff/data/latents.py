@@ -85,13 +85,14 @@ class LatentDataset(Dataset[Sample]):
         generator = torch.Generator()
         windows = [self.draw(key, seeded(self.seed, *key, generator=generator)) for key in keys]
         shift, scale = self.statistics
+        numbers = [window.number for window in windows]
         batch = {
             "latent": gather(self.cache, windows),
             "shift": shift.expand(len(keys), -1),
             "scale": scale.expand(len(keys), -1),
-            "label": torch.tensor([self.cache.labels[window.number] for window in windows]),
-            "stride": torch.tensor([window.stride for window in windows]),
-            "key": torch.tensor([window.number for window in windows]),
+            "label": torch.from_numpy(np.array([self.cache.labels[number] for number in numbers])),
+            "stride": torch.from_numpy(np.array([window.stride for window in windows])),
+            "key": torch.from_numpy(np.array(numbers)),
         }
         if self.lowres is not None:
             shift, scale = self.lowres_statistics
