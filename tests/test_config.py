@@ -170,6 +170,8 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("codec.override.vae.patch=3", ["data.size is 64", "shrinks by "]),
         ("codec.override.vae.pach=3", ["vae.pach", "patch"]),
         ("codec.config=''", ["codec.config is missing"]),
+        ("codec.tile=-1", ["codec.tile is -1; give 64 pixels or more, or 0"]),
+        ("codec.tile=32", ["codec.tile is 32; give 64 pixels or more, or 0"]),
         ("codec.config=none.yaml", ["no such config", "none.yaml"]),
         ("codec.config=shapes.yaml", ["is of kind diffusion; an autoencoder's is vae"]),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
-from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.codec import TILE, Codec, Identity, VAECodec
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
@@ -29,6 +29,8 @@ from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
 from vidiff.text import TEXTS, TextEncoder
+
+LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so smaller ones would only cost
 
 
 class ConfigError(ValueError):
@@ -65,6 +67,7 @@ class CodecConfig:
     config: str = ""  # for vae: the YAML that trains it, relative to this one
     override: dict[str, Any] = field(default_factory=dict)  # changes to that config
     own_data: bool = False  # train it on the data that its config names, and not on this model's
+    tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
 
 
 @dataclass
@@ -191,6 +194,10 @@ class LatentRun(RunConfig):
         if self.codec.name == "vae" and not self.codec.config:
             raise ConfigError(
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
+            )
+        if self.codec.tile and self.codec.tile < LEAST_TILE:
+            raise ConfigError(
+                f"codec.tile is {self.codec.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames"
             )
         build_schedule(self)
         if self.codec.name == "identity":
@@ -329,9 +336,9 @@ def read_slot(key: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
-def build_codec(vae: VAEConfig | None) -> Codec:
+def build_codec(vae: VAEConfig | None, tile: int = TILE) -> Codec:
     """The codec, untrained; `vae` is its shape where it is an autoencoder."""
-    return Identity() if vae is None else VAECodec(vae)
+    return Identity() if vae is None else VAECodec(vae, tile)
 
 
 def build_denoiser(config: DiffusionRun) -> Denoiser:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidiff.codec import Codec
+from vidiff.codec import TILE, Codec, VAECodec
 from vidiff.config import load
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
@@ -73,9 +73,10 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
     return max(found)[1]
 
 
-def save_codec(folder: Path, codec: Codec, shape: VAEConfig | None) -> None:
+def save_codec(folder: Path, codec: Codec) -> None:
     """Put a codec, its statistics included, into a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    shape = codec.network.config if isinstance(codec, VAECodec) else None
     (folder / "codec.json").write_text(json.dumps(None if shape is None else vars(shape)))
     save_file(
         {key: value.contiguous().cpu() for key, value in codec.state_dict().items()},
@@ -83,13 +84,13 @@ def save_codec(folder: Path, codec: Codec, shape: VAEConfig | None) -> None:
     )
 
 
-def load_codec(folder: Path) -> Codec:
-    """The codec of a run. Raises ValueError if it is not there, or damaged."""
+def load_codec(folder: Path, tile: int = TILE) -> Codec:
+    """The codec of a run, for tiles of `tile` pixels. Raises ValueError if it is not there, or damaged."""
     path = folder / "codec.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
     shape = json.loads((folder / "codec.json").read_text())
-    codec = build_codec(None if shape is None else VAEConfig(**shape))
+    codec = build_codec(None if shape is None else VAEConfig(**shape), tile)
     try:
         state = load_file(path)
     except SafetensorError as error:

@@ -114,7 +114,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     refuse_another_model(config, codec, encoder)
     record(config, given)
     with one_at_a_time(config.folder):
-        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
+        save_codec(config.folder / "codec", codec)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
         facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
@@ -180,7 +180,7 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
     refuse_another_model(config, codec)
     record(config, given)
     with one_at_a_time(config.folder):
-        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
+        save_codec(config.folder / "codec", codec)
         (config.folder / "classifier.json").write_text(json.dumps({"labels": index.labels}))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
@@ -204,7 +204,7 @@ def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Code
     """
     vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
-    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
+    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder, config.codec.tile)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
     seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
     codec.set_statistics(*seen.codec_moments)
@@ -257,14 +257,14 @@ def fit_run(
     )
 
 
-def prepare_codec(vae: VAERun, folder: Path) -> tuple[VAECodec, str]:
+def prepare_codec(vae: VAERun, folder: Path, tile: int) -> tuple[VAECodec, str]:
     """The autoencoder, trained first if it has not reached its last step, and a hash that names it."""
     checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
     if checkpoint is None or int(checkpoint.name.split("-")[1]) < vae.train.steps:
         train(vae, dump(vae), folder)
         checkpoint = newest(vae.folder / "checkpoints")
         assert checkpoint is not None
-    codec = VAECodec(vae.vae)
+    codec = VAECodec(vae.vae, tile)
     weights = load_weights(checkpoint)
     codec.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})
     digest = hashlib.sha256(repr(vae.vae).encode())

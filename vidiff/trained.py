@@ -118,7 +118,7 @@ class Trained:
         fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
         return cls(
             denoiser,
-            load_codec(run / "codec"),
+            load_codec(run / "codec", config.codec.tile),
             config.data.frames,
             config.data.size,
             facts["labels"] if config.unet.labels else (),

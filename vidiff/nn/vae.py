@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,14 @@ class VAEConfig:
     @property
     def factor(self) -> int:
         return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def margin(self) -> int:
+        """How many latents further than its own pixels a latent depends on at most, and a pixel likewise."""
+        levels = [2 * self.blocks] * len(self.multipliers)  # 3x3 convolutions, each of which reaches one voxel further
+        levels[0] += 1
+        levels[-1] += 1
+        return ceil(sum(reach / 2 ** (len(levels) - 1 - level) for level, reach in enumerate(levels)))
 
     def validate(self) -> None:
         """Raises ValueError for numbers that build no autoencoder."""
