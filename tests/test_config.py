@@ -140,7 +140,9 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("loss.distance=l3", ["loss.distance 'l3'", "huber, l1, l2"]),
         ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr", "simple"]),
         ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
-        ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae or identity"]),
+        ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae, diffusers or identity"]),
+        ("codec.name=diffusers", ["codec.path is missing: name the folder of an AutoencoderKL"]),
+        ("codec.path=here", ["codec.path is here, but codec.name is vae: set codec.name=diffusers"]),
         ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),
         ("unet.modulation=batch", ["unet.modulation is 'batch'"]),
         # numbers

@@ -42,6 +42,7 @@ class Codec(nn.Module):
         margin: latents around a tile that are computed with it and thrown away. Where what is made at a place depends
             on no more than that, tiles leave no trace.
         blend: latents over which neighbouring tiles are mixed, where it depends on the whole frame.
+        fixed: whether its statistics are its own, and not those of the training clips.
     """
 
     PIXELS = 16 * 128 * 128  # that go through at once, at most, unless a single tile has more
@@ -50,6 +51,8 @@ class Codec(nn.Module):
     scale: Tensor
     margin = 0
     blend = 0
+    fixed = False
+    temporal = 1
 
     def __init__(self, channels: int, factor: int, chunk: int = 16, tile: int = 0) -> None:
         super().__init__()
@@ -127,6 +130,10 @@ class Identity(Codec):
 
     def decode_frames(self, z: Tensor) -> Tensor:
         return z
+
+    def digest(self) -> str:
+        """What its latents depend on."""
+        return "identity"
 
 
 class VAECodec(Codec):

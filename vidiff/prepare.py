@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.codec import Codec, VAECodec
+from vidiff.codec import Codec
 from vidiff.config import dump, load
 from vidiff.data.captions import Captioned, read_captions
 from vidiff.data.clips import ClipDataset, Strides, make_loader
@@ -164,7 +164,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
         facts = json.loads((folder / "data.json").read_text()).get("text")
         if facts is not None and facts != encoder.facts():
             raise ValueError(f"{folder} was trained with captions of other words: {advice}")
-    if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
+    if codec is None or not (folder / "codec" / "codec.json").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):
         raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
@@ -219,21 +219,26 @@ class Latents:
     Attributes:
         content: what the model makes: latents of the clips, or of a super-resolution model the detail.
         lowres: what a super-resolution model is shown; else None.
+        fixed: whether the codec's latents are normalised as they are cached, by statistics of its own.
     """
 
     content: LatentCache
     lowres: LatentCache | None
+    fixed: bool = False
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the content is normalised. Detail is only scaled, so that 0 adds nothing."""
+        if self.lowres is None:
+            return self.codec_moments
         shift, scale = self.content.statistics
-        return (shift if self.lowres is None else torch.zeros_like(shift)), scale
+        return torch.zeros_like(shift), scale
 
     @property
     def codec_moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the codec's latents are normalised."""
-        return self.content.statistics if self.lowres is None else self.lowres.statistics
+        shift, scale = (self.content if self.lowres is None else self.lowres).statistics
+        return (torch.zeros_like(shift), torch.ones_like(scale)) if self.fixed else (shift, scale)
 
     @property
     def detail(self) -> Tensor | None:
@@ -244,9 +249,9 @@ class Latents:
 def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
     """All that a model learns of an index, encoded first if it is not cached."""
     if not (isinstance(config, DiffusionRun) and config.lowres.factor):
-        return Latents(cache_latents(config, codec, key, index, precision), None)
+        return Latents(cache_latents(config, codec, key, index, precision), None, codec.fixed)
     content, lowres = (cache_latents(config, codec, key, index, precision, of) for of in ("detail", "lowres"))
-    return Latents(content, lowres)
+    return Latents(content, lowres, codec.fixed)
 
 
 def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDataset:

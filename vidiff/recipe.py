@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
-from vidiff.codec import TILE, Codec, Identity, VAECodec
+from vidiff.autoencoder_kl import DiffusersCodec, read
+from vidiff.codec import TILE, Identity
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
@@ -63,11 +64,29 @@ class DataConfig:
 class CodecConfig:
     """The codec of a model of latents."""
 
-    name: str = "vae"  # or identity, to diffuse pixels
+    name: str = "vae"  # or diffusers, an AutoencoderKL of diffusers; or identity, to diffuse pixels
     config: str = ""  # for vae: the YAML that trains it, relative to this one
     override: dict[str, Any] = field(default_factory=dict)  # changes to that config
+    path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
     own_data: bool = False  # train it on the data that its config names, and not on this model's
     tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
+
+    def check(self) -> None:
+        """Raises ConfigError for values that do not go together."""
+        if self.name not in ("vae", "diffusers", "identity"):
+            raise ConfigError(f"codec.name is {self.name!r}; choose vae, diffusers or identity")
+        if self.name == "vae" and not self.config:
+            raise ConfigError(
+                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
+            )
+        if self.name == "diffusers" and not self.path:
+            raise ConfigError(
+                "codec.path is missing: name the folder of an AutoencoderKL of diffusers, or its name on the hub"
+            )
+        if self.path and self.name != "diffusers":
+            raise ConfigError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
+        if self.tile and self.tile < LEAST_TILE:
+            raise ConfigError(f"codec.tile is {self.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames")
 
 
 @dataclass
@@ -189,16 +208,7 @@ class LatentRun(RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.codec.name not in ("vae", "identity"):
-            raise ConfigError(f"codec.name is {self.codec.name!r}; choose vae or identity")
-        if self.codec.name == "vae" and not self.codec.config:
-            raise ConfigError(
-                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
-            )
-        if self.codec.tile and self.codec.tile < LEAST_TILE:
-            raise ConfigError(
-                f"codec.tile is {self.codec.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames"
-            )
+        self.codec.check()
         build_schedule(self)
         if self.codec.name == "identity":
             self.check_size(1)
@@ -336,9 +346,16 @@ def read_slot(key: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
-def build_codec(vae: VAEConfig | None, tile: int = TILE) -> Codec:
-    """The codec, untrained; `vae` is its shape where it is an autoencoder."""
-    return Identity() if vae is None else VAECodec(vae, tile)
+def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
+    """A codec that needs no training. Raises ConfigError where it cannot be loaded, or does not fit the frames."""
+    if config.codec.name == "identity":
+        return Identity()
+    try:
+        codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
+    except ValueError as error:
+        raise ConfigError(f"codec.path: {error}") from None
+    config.check_size(codec.factor)
+    return codec
 
 
 def build_denoiser(config: DiffusionRun) -> Denoiser:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.index import Index
 from vidiff.data.video import grid, write_video
@@ -20,6 +20,7 @@ from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
+from vidiff.engine.precision import Precision
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
@@ -50,6 +51,7 @@ from vidiff.recipe import (
     RunConfig,
     VAERun,
     build_classifier,
+    build_codec,
     build_objective,
     build_text,
 )
@@ -202,12 +204,18 @@ def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Code
     Returns:
         the index of the training clips, that of the held-out ones, the codec, and the latents of each index.
     """
-    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
+    plan = load_codec_config(config, folder) if config.codec.name == "vae" else build_codec(config)
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
-    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder, config.codec.tile)
-    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+    codec: Codec
+    precision: Precision = "fp32"
+    if isinstance(plan, VAERun):
+        codec, key = prepare_codec(plan, folder, config.codec.tile)
+        precision = trained_precision(plan.folder, choose_device(config.device))
+    else:
+        codec, key = plan, plan.digest()
     seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
-    codec.set_statistics(*seen.codec_moments)
+    if not codec.fixed:
+        codec.set_statistics(*seen.codec_moments)
     return index, held_out, codec, seen, unseen
 
 
