@@ -57,8 +57,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "stages": frozenset({"pipeline", "prepare"}),
     "dry_run": frozenset({"stages"}),
     "train": frozenset({"dry_run"}),
+    "study": LEAVES,
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
-    "tools": frozenset({"vidiff", "options", "compare", "score_editing", "score_guidance", "score_upscaling"}),
+    "tools": frozenset({"vidiff", "options", "compare", "score_editing", "score_guidance", "score_upscaling", "study"}),
 }
 
 # outside library -> the files that may import it

@@ -177,6 +177,12 @@ class Trained:
             history = self.sampling.history
         if lag < 0:
             raise ValueError(f"lag is {lag}; give 0 or more steps")
+        judged = self._classifier_scale(classifier_scale)
+        if guidance is not None and judged and self.text is None:
+            raise ValueError(
+                f"guidance is {guidance}, but the classifier stands for the label and this model knows no text, so "
+                "there is nothing that it scales: give classifier_scale, or history where frames are given"
+            )
         slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
         return Draw(
             self.denoiser,
@@ -192,7 +198,7 @@ class Trained:
             replace=not self.boxes,
             guide=self._guide(**guide),
             classifier=None if self.classifier is None else self.classifier.network,
-            classifier_scale=self._classifier_scale(classifier_scale),
+            classifier_scale=judged,
             longest=self.longest,
         )
 
