@@ -183,6 +183,7 @@ class VAERun(RunConfig):
     def check(self) -> None:
         super().check()
         self.vae.validate()
+        self.vae.check_frames(self.data.frames, "data.frames")
         if self.data.size % self.vae.factor:
             raise ConfigError(
                 f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"

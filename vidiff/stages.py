@@ -21,6 +21,7 @@ from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.engine.precision import Precision
+from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
@@ -97,8 +98,10 @@ def train_vae(config: VAERun, given: str) -> None:
 
     def sample(step: int) -> None:
         device = next(objective.parameters()).device
-        frames = test[:8].to(device).transpose(1, 2).flatten(0, 1)
-        found = objective.network.decode(objective.network.encode(frames)[0]).clamp(-1, 1).cpu()
+        clips = test[:8].to(device)
+        frames = clips.transpose(1, 2).flatten(0, 1)
+        mean, _ = objective.network.encode(frames, Stream(len(clips)))
+        found = objective.network.decode(mean, Stream(len(clips))).clamp(-1, 1).cpu()
         pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (-1, test.shape[2])).transpose(1, 2)
         write_video(config.folder / "samples" / f"step-{step:07d}.mp4", pairs, fps=2)
 
