@@ -169,6 +169,12 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),
         ("data.size=60", ["data.size is 60", "shrinks by 8", "give a multiple of "]),
         ("data.size=72", ["data.size is 72", "give a multiple of "]),
+        (
+            "codec.override={data: {frames: 5}, vae: {temporal: 2}}",
+            ["has vae.temporal=2", "set codec.override.vae.tem"],
+        ),
+        ("codec.override.vae.temporal=2", ["data.frames is 4", "give 3 or 5"]),
+        ("codec.override.vae.temporal=3", ["vae.temporal is 3; choose 1, 2, 4, 8"]),
         ("codec.override.vae.patch=3", ["data.size is 64", "shrinks by "]),
         ("codec.override.vae.pach=3", ["vae.pach", "patch"]),
         ("codec.config=''", ["codec.config is missing"]),

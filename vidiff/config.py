@@ -73,6 +73,11 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
     if not isinstance(found, VAERun):
         raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
+    if found.vae.temporal > 1:
+        raise ConfigError(
+            f"codec.config: {source} has vae.temporal={found.vae.temporal}; models are trained on latents of single "
+            "frames so far: set codec.override.vae.temporal=1"
+        )
     config.check_size(found.vae.factor)
     return found
 
