@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from vidiff.autoencoder_kl import DiffusersCodec, read
 from vidiff.codec import Codec
-from vidiff.data.latents import LatentCache
+from vidiff.data.cache import LatentCache
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.video import read_video
 from vidiff.pipeline import Pipeline

@@ -101,7 +101,7 @@ class Clips:
 
     def _read(self, path: Path, frames: int) -> Tensor:
         with VideoReader(path) as reader:
-            size = fit_size(*reader.size, self.side)
+            size = fit_size(*reader.size, (self.side, self.side))
             video = reader.read(range(0, frames * self.stride, self.stride), None if size == reader.size else size)
         top, left = (video.shape[2] - self.side) // 2, (video.shape[3] - self.side) // 2
         return video[..., top : top + self.side, left : left + self.side]

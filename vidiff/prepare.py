@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,16 +12,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vidiff.codec import Codec
 from vidiff.config import dump, load
+from vidiff.data.cache import LatentCache
 from vidiff.data.captions import Captioned, read_captions
 from vidiff.data.clips import ClipDataset, Strides, make_loader
+from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
-from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
+from vidiff.data.latents import LatentDataset
 from vidiff.data.order import Order
+from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.data.stale import stale
+from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
 from vidiff.recipe import ClassifierRun, DataConfig, DiffusionRun, LatentRun, RunConfig
@@ -62,27 +67,57 @@ def make_index(config: RunConfig, split: str) -> Index:
         )
 
 
-def cache_latents(
-    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, of: str = "video"
-) -> LatentCache:
-    """Latents of an index, encoded first if they are not cached: once for every run that shares codec and data.
+def plan_latents(
+    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, split: str, of: str = "video"
+) -> Plan:
+    """What of an index is cached, and how.
 
     Args:
+        key: hash of the codec.
+        split: name of what the index holds.
         of: "video", the clips; "lowres", the clips shrunk by `lowres.factor` and enlarged again; or "detail", the
             latents of the one less those of the other, which is what a super-resolution model makes.
     """
-    parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
-    factor = config.lowres.factor if isinstance(config, DiffusionRun) else 0
+    data = config.data
+    made_of: dict[str, Any] = {"codec": key, "precision": precision, "kind": of}
     if of != "video":
-        parts += f" {of} {factor}"
-    key = hashlib.sha256(parts.encode()).hexdigest()
-    with processes(config.device) as group:
+        assert isinstance(config, DiffusionRun)
+        made_of["factor"] = config.lowres.factor
+    return Plan(
+        index,
+        [(data.size, data.size)] * len(index.files),
+        made_of,
+        of=f"{Path(data.root).resolve()} {split} {of}",
+        crops=data.crops,
+        flips=data.flip,
+        dtype=data.latent_dtype,
+        per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+    )
+
+
+def encode_plan(
+    config: LatentRun, codec: Codec, plan: Plan, part: tuple[int, int] = (0, 1), check: bool = False
+) -> Path | None:
+    """Encode what a plan says, unless it is there: once for every run that shares codec and data.
+
+    Among several processes each encodes; all of them call this.
+
+    Args:
+        part: (i, n), to encode the shards i, i + n, ... alone.
+        check: read the finished cache, and encode anew what is damaged.
+
+    Returns:
+        the cache's folder; None where shards of other parts are missing yet.
+    """
+    out = Path(config.runs) / "latents"
+    of, factor = plan.made_of["kind"], config.lowres.factor if isinstance(config, DiffusionRun) else 0
+    with processes(config.device) as group, unwinding():
         codec.to(group.device)
 
         def encode(video: Tensor) -> tuple[Tensor, Tensor]:
             video = video.to(group.device)
             low = video if of == "video" else enlarge(shrink(video, factor), factor)
-            with autocast(group.device, precision):
+            with autocast(group.device, plan.made_of["precision"]):
                 found = codec.encode(low if of == "lowres" else video)
                 mean, std = found.mean.float(), found.std.float()
                 if of == "lowres":
@@ -91,22 +126,34 @@ def cache_latents(
                     mean = mean - codec.encode(low).mean.float()
             return mean.cpu(), std.cpu()
 
-        folder = Path(config.runs) / "latents"
-        with one_at_a_time(folder):
-            path = encode_latents(
-                folder,
-                index,
-                encode,
-                config.data.size,
-                key,
-                flips=config.data.flip,
-                max_broken=config.data.max_broken,
-                patience=config.data.patience,
-            )
-            cache = LatentCache(path)
+        def work() -> Path | None:
+            share = Share(*part, group.rank, group.world)
+            data = config.data
+            return encode_latents(out, plan, encode, share, data.max_broken, data.patience, progress=group.main)
+
+        if group.main and not plan.folder(out).is_dir():
+            for line in stale(out, plan):
+                tqdm.write(line)
+        folder = work()
+        while folder is not None and check:
+            found = group.gather(LatentCache(folder).damaged(group.rank, group.world))
+            damaged = group.share(sorted(name for names in found for name in names))
+            if not damaged:
+                break
             if group.main:
-                cache.verify()
-    return cache
+                discard(folder, damaged)
+            group.barrier()
+            folder = work()
+    return folder
+
+
+def cache_latents(
+    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, split: str, of: str = "video"
+) -> LatentCache:
+    """Latents of an index, encoded first if they are not cached, and checked. Arguments as of `plan_latents`."""
+    folder = encode_plan(config, codec, plan_latents(config, codec, key, index, precision, split, of), check=True)
+    assert folder is not None
+    return LatentCache(folder)
 
 
 def captions_of(config: RunConfig, index: Index) -> list[str]:
@@ -246,12 +293,15 @@ class Latents:
         return None if self.lowres is None else self.moments[1] / self.codec_moments[1]
 
 
-def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
-    """All that a model learns of an index, encoded first if it is not cached."""
-    if not (isinstance(config, DiffusionRun) and config.lowres.factor):
-        return Latents(cache_latents(config, codec, key, index, precision), None, codec.fixed)
-    content, lowres = (cache_latents(config, codec, key, index, precision, of) for of in ("detail", "lowres"))
-    return Latents(content, lowres, codec.fixed)
+def kinds(config: LatentRun) -> list[str]:
+    """Which caches a model learns from: `of` as `plan_latents` has it."""
+    return ["detail", "lowres"] if isinstance(config, DiffusionRun) and config.lowres.factor else ["video"]
+
+
+def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, split: str) -> Latents:
+    """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
+    found = [cache_latents(config, codec, key, index, precision, split, of) for of in kinds(config)]
+    return Latents(found[0], found[1] if len(found) == 2 else None, codec.fixed)
 
 
 def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDataset:

@@ -13,6 +13,7 @@ from vidiff.autoencoder_kl import DiffusersCodec, read
 from vidiff.codec import TILE, Identity
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
+from vidiff.data.latent_shard import DTYPES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
@@ -54,6 +55,8 @@ class DataConfig:
     stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
     least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
     flip: bool = False  # mirror half of the clips; off where left and right mean something
+    crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
+    latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
@@ -150,9 +153,12 @@ class RunConfig:
             raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
         if data.captions not in SOURCES:
             raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
-        for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
+        counts = {"batch": self.batch, "data.frames": data.frames, "data.size": data.size, "data.crops": data.crops}
+        for key, value in counts.items():
             if value < 1:
                 raise ConfigError(f"{key} is {value}; give 1 or more")
+        if data.latent_dtype not in DTYPES:
+            raise ConfigError(f"data.latent_dtype is {data.latent_dtype!r}; choose {', '.join(DTYPES)}")
         if self.batch % self.train.accumulate:
             raise ConfigError(
                 f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
-from vidiff.codec import Codec, VAECodec
+from vidiff.autoencoder_kl import DiffusersCodec
+from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.index import Index
 from vidiff.data.video import grid, write_video
@@ -34,11 +35,14 @@ from vidiff.prepare import (
     batches,
     captions_of,
     clip_dataset,
+    encode_plan,
     first_batch,
+    kinds,
     latent_dataset,
     make_index,
     make_latents,
     one_at_a_time,
+    plan_latents,
     record,
     refuse_another_model,
     resolve,
@@ -207,19 +211,56 @@ def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Code
     Returns:
         the index of the training clips, that of the held-out ones, the codec, and the latents of each index.
     """
-    plan = load_codec_config(config, folder) if config.codec.name == "vae" else build_codec(config)
-    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
-    codec: Codec
-    precision: Precision = "fp32"
-    if isinstance(plan, VAERun):
-        codec, key = prepare_codec(plan, folder, config.codec.tile)
-        precision = trained_precision(plan.folder, choose_device(config.device))
-    else:
-        codec, key = plan, plan.digest()
-    seen, unseen = (make_latents(config, codec, key, split, precision) for split in (index, held_out))
+    plan = plan_codec(config, folder)
+    splits = config.data.split, config.data.test_split
+    index, held_out = (make_index(config, split) for split in splits)
+    codec, key, precision = prepare_codec(config, plan, folder)
+    seen, unseen = (
+        make_latents(config, codec, key, clips, precision, split)
+        for clips, split in zip((index, held_out), splits, strict=True)
+    )
     if not codec.fixed:
         codec.set_statistics(*seen.codec_moments)
     return index, held_out, codec, seen, unseen
+
+
+def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[int, int] = (0, 1)) -> list[str]:
+    """Cache the latents that a model will be trained on, or a part of them. The codec must have been trained.
+
+    Args:
+        folder: where the config file stands; paths in it are relative to that.
+        part: (i, n), to encode the shards i, i + n, ... alone; others encode the rest, at any time, on any machine
+            that shares the folder.
+
+    Returns:
+        a line on each cache.
+
+    Raises:
+        ValueError: as `train`; a config of another kind, or a codec that is not trained.
+    """
+    if not isinstance(config, LatentRun):
+        raise ValueError(
+            f"a run of kind {config.kind} has no latents: give the config of a model that is trained on them"
+        )
+    plan = plan_codec(config, folder)
+    if isinstance(plan, VAERun) and not is_trained(plan):
+        raise ValueError(
+            f"the autoencoder in {plan.folder} is not trained: run python -m vidiff.train "
+            f"{folder / config.codec.config}"
+        )
+    lines = []
+    with processes(config.device):
+        codec, key, precision = prepare_codec(config, plan, folder)
+        for split in splits:
+            index = make_index(config, split)
+            for of in kinds(config):
+                wanted = plan_latents(config, codec, key, index, precision, split, of)
+                found = encode_plan(config, codec, wanted, part)
+                place = wanted.folder(Path(config.runs) / "latents")
+                there = len(list(place.glob("latents-*.safetensors")))
+                state = "complete" if found else "the others are still to come"
+                lines.append(f"{split} ({of}): {there} of {len(wanted.shards())} shards in {place}, {state}")
+    return lines
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
@@ -268,17 +309,40 @@ def fit_run(
     )
 
 
-def prepare_codec(vae: VAERun, folder: Path, tile: int) -> tuple[VAECodec, str]:
-    """The autoencoder, trained first if it has not reached its last step, and a hash that names it."""
+def is_trained(vae: VAERun) -> bool:
+    """Whether an autoencoder has reached its last step."""
     checkpoint = newest(vae.folder / "checkpoints") if vae.folder.is_dir() else None
-    if checkpoint is None or int(checkpoint.name.split("-")[1]) < vae.train.steps:
-        train(vae, dump(vae), folder)
-        checkpoint = newest(vae.folder / "checkpoints")
-        assert checkpoint is not None
-    codec = VAECodec(vae.vae, tile)
+    return checkpoint is not None and int(checkpoint.name.split("-")[1]) >= vae.train.steps
+
+
+def plan_codec(config: LatentRun, folder: Path) -> VAERun | Identity | DiffusersCodec:
+    """The config that trains a model's codec, or a codec that needs no training.
+
+    Raises:
+        ConfigError: as `load_codec_config` and `build_codec`, before any data is touched.
+    """
+    return load_codec_config(config, folder) if config.codec.name == "vae" else build_codec(config)
+
+
+def prepare_codec(
+    config: LatentRun, plan: VAERun | Identity | DiffusersCodec, folder: Path
+) -> tuple[Codec, str, Precision]:
+    """A model's codec, trained first if it has not reached its last step.
+
+    Returns:
+        the codec, a hash that names it, and the precision in which it encodes.
+    """
+    if not isinstance(plan, VAERun):
+        return plan, plan.digest(), "fp32"
+    if not is_trained(plan):
+        train(plan, dump(plan), folder)
+    checkpoint = newest(plan.folder / "checkpoints")
+    assert checkpoint is not None
+    codec = VAECodec(plan.vae, config.codec.tile)
     weights = load_weights(checkpoint)
     codec.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})
-    digest = hashlib.sha256(repr(vae.vae).encode())
+    digest = hashlib.sha256(repr(plan.vae).encode())
     for key in sorted(weights):
         digest.update(key.encode() + weights[key].contiguous().numpy().tobytes())
-    return codec.eval().requires_grad_(False), digest.hexdigest()
+    precision = trained_precision(plan.folder, choose_device(config.device))
+    return codec.eval().requires_grad_(False), digest.hexdigest(), precision

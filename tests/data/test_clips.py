@@ -43,9 +43,19 @@ def test_a_window_fits_and_every_one_comes() -> None:
 
 @pytest.mark.parametrize(
     ("height", "width", "size", "expected"),
-    [(240, 320, 240, (240, 320)), (240, 320, 128, (128, 171)), (50, 20, 10, (25, 10)), (3, 2, 64, (96, 64))],
+    [
+        (240, 320, (240, 240), (240, 320)),
+        (240, 320, (128, 128), (128, 171)),
+        (50, 20, (10, 10), (25, 10)),
+        (3, 2, (64, 64), (96, 64)),
+        (240, 320, (120, 240), (180, 240)),
+        (240, 320, (240, 120), (240, 320)),
+        (100, 100, (36, 64), (64, 64)),
+    ],
 )
-def test_the_shorter_side_is_fitted(height: int, width: int, size: int, expected: tuple[int, int]) -> None:
+def test_a_frame_covers_the_size_asked_for(
+    height: int, width: int, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
     assert fit_size(height, width, size) == expected
 
 

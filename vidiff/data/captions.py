@@ -7,11 +7,13 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vidiff.data.clips import Sample
 from vidiff.data.index import DataError
+from vidiff.data.latents import LatentDataset
 from vidiff.data.order import Key
 
 SOURCES = ("auto", "jsonl", "txt", "csv")
@@ -117,21 +119,25 @@ def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
 
 
 class Captioned(Dataset[Sample]):
-    """A data set of clips with the text of each beside it, as "text" and "text_mask".
+    """A data set of cached clips with the text of each beside it, as "text" and "text_mask".
 
     Args:
-        clips: its samples have "key", the file's number in the index.
+        clips: gives batches by `__getitems__`; they have "key", the numbers of the files in the index.
         text, mask: as an encoder of `vidiff.text` makes them.
         rows: where in these each file of the index has its own.
     """
 
-    def __init__(self, clips: Dataset[Sample], text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
-        self.clips, self.text, self.mask, self.rows = clips, text, mask, rows
+    def __init__(self, clips: LatentDataset, text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
+        self.clips, self.text, self.mask, self.rows = clips, text, mask, torch.tensor(rows)
 
     def __len__(self) -> int:
-        return len(self.clips)  # type: ignore[arg-type]
+        return len(self.clips)
 
     def __getitem__(self, key: Key) -> Sample:
-        sample = self.clips[key]
-        row = self.rows[int(sample["key"])]
-        return {**sample, "text": self.text[row], "text_mask": self.mask[row]}
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        """A batch."""
+        batch = self.clips.__getitems__(keys)
+        rows = self.rows[batch["key"]]
+        return {**batch, "text": self.text[rows], "text_mask": self.mask[rows]}

@@ -65,10 +65,10 @@ def long_enough(lengths: list[int], frames: int, stride: int, where: str) -> lis
     return kept
 
 
-def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width of a frame once its shorter side is `size`, in pixels; the other is rounded."""
-    scale = size / min(height, width)
-    return max(size, round(height * scale)), max(size, round(width * scale))
+def fit_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a frame once it just covers `size` (h, w), in pixels: one side fits, the other is rounded."""
+    scale = max(size[0] / height, size[1] / width)
+    return max(size[0], round(height * scale)), max(size[1], round(width * scale))
 
 
 class ClipDataset(Dataset[Sample]):
@@ -129,7 +129,7 @@ class ClipDataset(Dataset[Sample]):
         """One random clip of one file."""
         file = self.index.files[number]
         start, step = draw_window(file.frames, self.frames, self.stride, generator)
-        height, width = fit_size(file.height, file.width, self.size)
+        height, width = fit_size(file.height, file.width, (self.size, self.size))
         top, left = draw(0, height - self.size, generator), draw(0, width - self.size, generator)
         mirrored = self.flip and draw(0, 1, generator) == 1
         resize = None if (height, width) == (file.height, file.width) else (height, width)
@@ -173,13 +173,15 @@ class ClipDataset(Dataset[Sample]):
 
 
 def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: int) -> Iterable[dict[str, Tensor]]:
-    """A loader in the given order, of batches as `torch.utils.data.default_collate` makes them.
+    """A loader in the given order, of batches as `torch.utils.data.default_collate` makes them, or as a dataset does
+    itself that has `__getitems__`.
 
     Its workers leave signals to the training, so that it can save. One that hangs or crashes while it reads a clip of
     a `ClipDataset` is replaced, and the file left out.
     """
     options: dict[str, Any] = {
         "num_workers": workers,
+        "collate_fn": _as_it_is if hasattr(dataset, "__getitems__") else None,
         "multiprocessing_context": decoding_processes() if workers else None,
         "worker_init_fn": _begin_worker if workers else None,
         "pin_memory": torch.cuda.is_available(),
@@ -190,6 +192,10 @@ def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: i
     if workers and isinstance(dataset, ClipDataset):
         return WatchedLoader(dataset, order, **options)
     return DataLoader(dataset, batch_sampler=order, **options)
+
+
+def _as_it_is(batch: Sample) -> Sample:
+    return batch
 
 
 def _begin_worker(worker: int) -> None:

@@ -136,7 +136,7 @@ def thumbnails(paths: Sequence[Path], size: int, frames: int, patience: float = 
 def _thumbnail(path: Path, size: int, frames: int) -> np.ndarray | None:
     try:
         with VideoReader(path) as reader:
-            height, width = fit_size(*reader.size, size)
+            height, width = fit_size(*reader.size, (size, size))
             chosen = [round(i * (reader.frames - 1) / max(frames - 1, 1)) for i in range(frames)]
             pixels = reader.pixels(chosen, size=(height, width))
     except VideoError:

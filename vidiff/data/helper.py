@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from vidiff.data.processes import decoding_processes
+from vidiff.engine.guard import shield_worker
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -109,7 +109,7 @@ def ask_all(
 
 
 def _serve(pipe: Connection, answer: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends this one
+    shield_worker()  # a signal may reach the whole process group; the parent ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):  # the parent is gone
         pipe.send(None)

@@ -62,7 +62,8 @@ class Order(Sampler[list[Key]]):
             yield keys
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """A generator that depends on these numbers alone, on any machine."""
+def seeded(*numbers: int, generator: torch.Generator | None = None) -> torch.Generator:
+    """A generator whose state depends on these numbers alone, on any machine: the given one, or a new one."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    generator = torch.Generator() if generator is None else generator
+    return generator.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -28,12 +28,12 @@ def stream_square(path: Path, side: int, chunk: int = 64) -> tuple[Iterator[Tens
     """`read_square` piece by piece, `chunk` frames at once: pieces `(1, 3, n, side, side)`, and frames a second."""
     if path.suffix.lower() in PICTURES:
         image = read_image(path)  # 3 h w
-        size = fit_size(image.shape[1], image.shape[2], side)
+        size = fit_size(image.shape[1], image.shape[2], (side, side))
         image = interpolate(image[None], size, mode="bilinear", antialias=True)
         return iter([_middle(image[:, :, None], side)]), None
     with VideoReader(path) as reader:
         fps, whole = reader.fps, reader.size
-    size = fit_size(*whole, side)
+    size = fit_size(*whole, (side, side))
     return _pieces(path, side, None if size == whole else size, chunk), fps
 
 
