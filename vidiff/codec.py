@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,6 +15,36 @@ from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.tiles import Canvas, Tile, tiles
 
 TILE = 256  # pixels
+LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so smaller ones would only cost
+
+
+@dataclass
+class CodecConfig:
+    """The codec of a model of latents."""
+
+    name: str = "vae"  # or diffusers, an AutoencoderKL of diffusers; or identity, to diffuse pixels
+    config: str = ""  # for vae: the YAML that trains it, relative to this one
+    override: dict[str, Any] = field(default_factory=dict)  # changes to that config
+    path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
+    own_data: bool = False  # train it on the data that its config names, and not on this model's
+    tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
+
+    def check(self) -> None:
+        """Raises ValueError for values that do not go together."""
+        if self.name not in ("vae", "diffusers", "identity"):
+            raise ValueError(f"codec.name is {self.name!r}; choose vae, diffusers or identity")
+        if self.name == "vae" and not self.config:
+            raise ValueError(
+                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
+            )
+        if self.name == "diffusers" and not self.path:
+            raise ValueError(
+                "codec.path is missing: name the folder of an AutoencoderKL of diffusers, or its name on the hub"
+            )
+        if self.path and self.name != "diffusers":
+            raise ValueError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
+        if self.tile and self.tile < LEAST_TILE:
+            raise ValueError(f"codec.tile is {self.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames")
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def plan_latents(
         flips=data.flip,
         dtype=data.latent_dtype,
         per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+        shard_bytes=max(1, int(data.shard_mb * 2**20)),
     )
 
 
@@ -199,14 +200,25 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
     advice = "give this training another name=..., or set it as it was"
     before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
     for key in now:
-        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in (
-            "unet",
-            "vae",
-            "text",
-            "classifier",
+        discriminator = bool(now.get("loss.adversarial")) and key.startswith("loss.discriminator")
+        fixed = (
+            discriminator
+            or key in ("kind", "prediction", "lowres.factor")
+            or key.split(".")[0]
+            in (
+                "unet",
+                "vae",
+                "text",
+                "classifier",
+            )
         )
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+    if bool(before.get("loss.adversarial")) != bool(now.get("loss.adversarial")):
+        raise ValueError(
+            f"{folder} was trained with loss.adversarial={before.get('loss.adversarial')}, and a discriminator cannot "
+            f"come or go on the way: give this training another name=..., and start={folder}"
+        )
     if encoder is not None and (folder / "data.json").is_file():
         facts = json.loads((folder / "data.json").read_text()).get("text")
         if facts is not None and facts != encoder.facts():

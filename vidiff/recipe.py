@@ -10,7 +10,7 @@ import yaml
 from omegaconf import MISSING
 
 from vidiff.autoencoder_kl import DiffusersCodec, read
-from vidiff.codec import TILE, Identity
+from vidiff.codec import CodecConfig, Identity
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.latent_shard import DTYPES
@@ -19,20 +19,19 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
+from vidiff.evaluate.features import Features
 from vidiff.guide import Guide
 from vidiff.long import STRATEGIES, Strategy
 from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
-from vidiff.nn.vae import VAEConfig
+from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
-from vidiff.objective.vae import VAELoss
+from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
 from vidiff.text import TEXTS, TextEncoder
-
-LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so smaller ones would only cost
 
 
 class ConfigError(ValueError):
@@ -57,39 +56,11 @@ class DataConfig:
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
+    shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
-
-
-@dataclass
-class CodecConfig:
-    """The codec of a model of latents."""
-
-    name: str = "vae"  # or diffusers, an AutoencoderKL of diffusers; or identity, to diffuse pixels
-    config: str = ""  # for vae: the YAML that trains it, relative to this one
-    override: dict[str, Any] = field(default_factory=dict)  # changes to that config
-    path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
-    own_data: bool = False  # train it on the data that its config names, and not on this model's
-    tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
-
-    def check(self) -> None:
-        """Raises ConfigError for values that do not go together."""
-        if self.name not in ("vae", "diffusers", "identity"):
-            raise ConfigError(f"codec.name is {self.name!r}; choose vae, diffusers or identity")
-        if self.name == "vae" and not self.config:
-            raise ConfigError(
-                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
-            )
-        if self.name == "diffusers" and not self.path:
-            raise ConfigError(
-                "codec.path is missing: name the folder of an AutoencoderKL of diffusers, or its name on the hub"
-            )
-        if self.path and self.name != "diffusers":
-            raise ConfigError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
-        if self.tile and self.tile < LEAST_TILE:
-            raise ConfigError(f"codec.tile is {self.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames")
 
 
 @dataclass
@@ -172,6 +143,8 @@ class RunConfig:
             ShapesSpec(**data.shapes)
         except TypeError:
             raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        if not 0 < data.shard_mb < float("inf"):
+            raise ConfigError(f"data.shard_mb is {data.shard_mb}; give megabytes above 0, such as 64")
         if not data.patience > 0:
             raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
         for key in ("max_broken", "least_stride"):
@@ -185,11 +158,29 @@ class VAERun(RunConfig):
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELoss = field(default_factory=VAELoss)
+    start: str = ""  # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it
 
     def check(self) -> None:
         super().check()
         self.vae.validate()
         self.vae.check_frames(self.data.frames, "data.frames")
+        if self.loss.perceptual and not self.loss.perceptual_network:
+            raise ConfigError(
+                "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
+                "LPIPS as TorchScript beside its network.json"
+            )
+        if self.loss.adversarial:
+            if self.train.compile:
+                raise ConfigError(
+                    "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
+                    "step: set one of them off"
+                )
+            least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
+            if self.data.size < least:
+                raise ConfigError(
+                    f"data.size is {self.data.size}; a discriminator of {self.loss.discriminator_levels} levels needs "
+                    f"{least}: lower loss.discriminator_levels"
+                )
         if self.data.size % self.vae.factor:
             raise ConfigError(
                 f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
@@ -376,6 +367,13 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     if config.objective == "bound":
         return BoundObjective(denoiser)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_vae_objective(config: VAERun) -> VAEObjective:
+    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
+    network = VAE(config.vae)
+    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
+    return VAEObjective(network, config.loss, similar, config.train.accumulate)
 
 
 def build_classifier(config: ClassifierRun) -> ClassifierObjective:

@@ -59,9 +59,10 @@ from vidiff.recipe import (
     build_codec,
     build_objective,
     build_text,
+    build_vae_objective,
 )
 from vidiff.resize import enlarge, shrink
-from vidiff.run import load_codec, read_config, save_codec, trained_precision
+from vidiff.run import load_codec, read_config, read_run, save_codec, trained_precision
 
 HELD_OUT = 96  # clips that a classifier is validated on
 
@@ -93,7 +94,8 @@ def train_vae(config: VAERun, given: str) -> None:
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     record(config, given)
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
-    objective = VAEObjective(VAE(config.vae), config.loss)
+    objective = build_vae_objective(config)
+    begin_vae(config, objective.network)
     test = first_batch(config, clip_dataset(config, held_out), 16)["video"]
 
     def validate(step: int) -> dict[str, float]:
@@ -289,6 +291,22 @@ def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
         raise ValueError(f"start={source} has weights that this model lacks, such as {found.unexpected_keys[0]}")
 
 
+def begin_vae(config: VAERun, network: VAE) -> None:
+    """Give an autoencoder the weights of the run `config.start`, its discriminator apart.
+
+    Raises:
+        ValueError: no such run, or one of another shape.
+    """
+    if not config.start:
+        return
+    source = Path(config.start)
+    own, shape = "network.", read_run(source, VAERun).vae
+    if shape != config.vae:
+        raise ValueError(f"start={source} has an autoencoder of another shape, {shape}: set vae as it is there")
+    weights = load_weights(source)
+    network.load_state_dict({key.removeprefix(own): value for key, value in weights.items() if key.startswith(own)})
+
+
 def fit_run(
     config: RunConfig,
     objective: VAEObjective | DiffusionObjective | BoundObjective | ClassifierObjective,
@@ -339,8 +357,9 @@ def prepare_codec(
     checkpoint = newest(plan.folder / "checkpoints")
     assert checkpoint is not None
     codec = VAECodec(plan.vae, config.codec.tile)
-    weights = load_weights(checkpoint)
-    codec.network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})
+    own = "network."  # and not what helped to train it
+    weights = {key: value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
+    codec.network.load_state_dict({key.removeprefix(own): value for key, value in weights.items()})
     digest = hashlib.sha256(repr(plan.vae).encode())
     for key in sorted(weights):
         digest.update(key.encode() + weights[key].contiguous().numpy().tobytes())

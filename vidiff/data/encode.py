@@ -93,7 +93,7 @@ def encode_latents(
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        tqdm(desc="latents", unit="file", disable=not progress) as bar,
+        tqdm(total=len(plan.index.files), desc="latents", unit="file", disable=not progress) as bar,
         ChunkReader(patience) as reader,
     ):
         encoding = _Encoding(folder, plan, encode, reader, chunk, max_broken, bar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -78,8 +79,8 @@ class LatentDataset(Dataset[Sample]):
         shift, scale = self.statistics
         batch = {
             "latent": gather(self.cache, windows),
-            "shift": shift.repeat(len(keys), 1),
-            "scale": scale.repeat(len(keys), 1),
+            "shift": shift.expand(len(keys), -1),
+            "scale": scale.expand(len(keys), -1),
             "label": torch.tensor([self.cache.labels[window.number] for window in windows]),
             "stride": torch.tensor([window.stride for window in windows]),
             "key": torch.tensor([window.number for window in windows]),
@@ -87,7 +88,7 @@ class LatentDataset(Dataset[Sample]):
         if self.lowres is not None:
             shift, scale = self.lowres_statistics
             batch["low"] = gather(self.lowres, windows)
-            batch["low_shift"], batch["low_scale"] = shift.repeat(len(keys), 1), scale.repeat(len(keys), 1)
+            batch["low_shift"], batch["low_scale"] = shift.expand(len(keys), -1), scale.expand(len(keys), -1)
         return batch
 
     def draw(self, key: Key, generator: torch.Generator) -> Window:
@@ -104,15 +105,16 @@ def gather(cache: LatentCache, windows: Sequence[Window]) -> Tensor:
     """Windows side by side: `(b, frames, p, c, h, w)`, as the cache keeps them."""
     first = cache.window(*windows[0])
     shape = (len(windows), len(first), cache.parts, *first.shape[2:])
-    bits = torch.empty(shape, dtype=torch.int16)
-    rows = bits.numpy()
-    for row, window in zip(rows, windows, strict=True):
+    bits = np.empty(shape, np.int16)  # which, unlike torch, takes huge pages where they are: new memory is slow to come
+    for row, window in zip(bits, windows, strict=True):
         found = cache.window(*window)
         if found.shape[2:] != row.shape[2:]:
             raise ValueError(
                 f"files {windows[0].number} and {window.number} of {cache.folder} have latents of "
                 f"{tuple(first.shape[3:])} and {tuple(found.shape[3:])}, which one batch cannot hold"
             )
-        row[:, : found.shape[1]] = found
-        row[:, found.shape[1] :] = 0  # a file whose std is 0, among others
-    return bits.view(cache.dtype)
+        if found.shape == row.shape:
+            row[...] = found
+        else:  # a file whose std is 0, among others
+            row[:, :1], row[:, 1:] = found, 0
+    return torch.from_numpy(bits).view(cache.dtype)

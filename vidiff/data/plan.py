@@ -14,7 +14,6 @@ from vidiff.data.index import Index
 from vidiff.data.latent_shard import DTYPES
 
 FORMAT = 3  # of a cache: goes up with any change to what is written
-SHARD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Plan:
     flips: bool = False
     dtype: str = "float16"
     per_pixel: float = 0.25
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.index.files):

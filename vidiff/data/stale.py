@@ -16,6 +16,7 @@ DIFFERENCES = {  # part of a plan -> what the other cache has, `{}` its value
     "flips": "with data.flip={}",
     "dtype": "with data.latent_dtype={}",
     "precision": "encoded in {}",
+    "shard_bytes": "in shards of {} bytes",
     "format": "by another version of vidiff",
 }
 
