@@ -169,10 +169,7 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),
         ("data.size=60", ["data.size is 60", "shrinks by 8", "give a multiple of "]),
         ("data.size=72", ["data.size is 72", "give a multiple of "]),
-        (
-            "codec.override={data: {frames: 5}, vae: {temporal: 2}}",
-            ["has vae.temporal=2", "set codec.override.vae.tem"],
-        ),
+        ("codec.override={data: {frames: 5}, vae: {temporal: 2}}", ["data.frames is 16", "give 15 or 17"]),
         ("codec.override.vae.temporal=2", ["data.frames is 4", "give 3 or 5"]),
         ("codec.override.vae.temporal=3", ["vae.temporal is 3; choose 1, 2, 4, 8"]),
         ("codec.override.vae.patch=3", ["data.size is 64", "shrinks by "]),
@@ -258,3 +255,31 @@ def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
     assert "no such config" in complaint(path=tmp_path)
     (tmp_path / "b.yaml").write_bytes(bytes(range(256)))
     assert "is not a YAML mapping" in complaint(path=tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["data.frames=17"], "sampling.context is 8; .*: give 7 or 9"),
+        (["data.frames=17", "data.stride=[1, 2]"], r"data.stride is \[1, 2\], .* data.stride=\[1,1\]"),
+        (["data.frames=17", "lowres.factor=2"], r"lowres.factor is 2, .* or lowres.factor=0"),
+        (["data.frames=17", "sampling.strategy.name=rolling"], r"or sampling.strategy.name=clean"),
+    ],
+)
+def test_latents_of_several_frames_need_clips_that_make_whole_ones(changes: list[str], said: str) -> None:
+    codec = ["codec.override={data: {frames: 5}, vae: {temporal: 2}}"]
+    config = load(SHAPES, [*codec, *changes])
+    assert isinstance(config, DiffusionRun)
+    with pytest.raises(ConfigError, match=said):
+        load_codec_config(config, CONFIGS)
+    config = load(SHAPES, [*codec, "data.frames=17", "sampling.context=9"])
+    assert isinstance(config, DiffusionRun)
+    assert load_codec_config(config, CONFIGS).vae.temporal == 2
+
+
+def test_a_classifier_needs_latents_of_single_frames() -> None:
+    changes = ["codec.override={data: {frames: 5}, vae: {temporal: 2}}", "data.frames=17"]
+    config = load(CONFIGS / "shapes_classifier.yaml", changes)
+    assert isinstance(config, ClassifierRun)
+    with pytest.raises(ConfigError, match=r"kind is classifier, which does not go with vae\.temporal=2"):
+        load_codec_config(config, CONFIGS)

@@ -92,6 +92,8 @@ def plan_latents(
         flips=data.flip,
         dtype=data.latent_dtype,
         per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+        segment=data.frames if codec.temporal > 1 else 0,
+        temporal=codec.temporal,
         shard_bytes=max(1, int(data.shard_mb * 2**20)),
     )
 
@@ -321,7 +323,7 @@ def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDa
     data = config.data
     return LatentDataset(
         of.content,
-        data.frames,
+        of.content.segment or data.frames,
         strides(data),
         config.train.seed,
         moments.moments,

@@ -136,6 +136,11 @@ class Trained:
         )
 
     @property
+    def window(self) -> int:
+        """Latent frames that the model makes at once."""
+        return 1 + (self.frames - 1) // self.codec.temporal
+
+    @property
     def small(self) -> int:
         """Height and width in pixels of what a super-resolution model enlarges. Raises ValueError for any other."""
         if not self.lowres.factor:
@@ -155,7 +160,16 @@ class Trained:
         context: int | None = None,
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
-        """What every task on `clip` takes, for a result of `frames`."""
+        """What every task on `clip` takes, for a result of `frames`.
+
+        Raises:
+            ValueError: where the codec makes one latent of several frames, which no mask can tell apart.
+        """
+        if self.codec.temporal > 1:
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
+                "animate, and not edit: train one with vae.temporal=1"
+            )
         return self._draw(**options), self._context(context, frames), self.condition(label, len(clip), text)
 
     def _draw(
@@ -189,7 +203,7 @@ class Trained:
             build_sampler(slot),
             self.sampling.steps if steps is None else steps,
             self.sampling.guidance if guidance is None else guidance,
-            self.frames,
+            self.window,
             torch.Generator().manual_seed(seed),
             progress,
             lag,
@@ -250,6 +264,11 @@ class Trained:
         if not 1 <= context < self.frames:
             raise ValueError(
                 f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
+            )
+        if (context - 1) % self.codec.temporal:
+            raise ValueError(
+                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
+                "one latent"
             )
         return context
 

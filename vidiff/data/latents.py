@@ -37,7 +37,7 @@ class LatentDataset(Dataset[Sample]):
     takes one copy, straight from the mapped shards, and half of the memory that it will fill.
 
     Args:
-        frames, stride, seed: as for `vidiff.data.clips.ClipDataset`.
+        frames, stride, seed: as for `vidiff.data.clips.ClipDataset`. Of a cache of segments, windows are these.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
         lowres: latents of the same files at low resolution, which a super-resolution model is shown.
         lowres_statistics: as `statistics`, of those.
@@ -56,6 +56,8 @@ class LatentDataset(Dataset[Sample]):
         lowres: LatentCache | None = None,
         lowres_statistics: tuple[Tensor, Tensor] | None = None,
     ) -> None:
+        if cache.segment and (frames, stride.least, stride.most) != (cache.segment, 1, 1):
+            raise ValueError(f"{cache.folder} holds segments of {cache.segment} latents: windows are these at stride 1")
         self.cache, self.frames, self.stride, self.seed = cache, frames, stride, seed
         self.statistics = statistics or cache.statistics
         self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
@@ -94,7 +96,11 @@ class LatentDataset(Dataset[Sample]):
     def draw(self, key: Key, generator: torch.Generator) -> Window:
         """The window of a sample."""
         number = self.kept[key[1]]
-        start, step = draw_window(self.cache.frames[number], self.frames, self.stride, generator)
+        length, segment = self.cache.frames[number], self.cache.segment
+        if segment:
+            start, step = draw(0, length // segment - 1, generator) * segment, 1
+        else:
+            start, step = draw_window(length, self.frames, self.stride, generator)
         crops = self.cache.crops[number]
         crop = draw(0, crops - 1, generator) if crops > 1 else 0
         mirrored = self.cache.flips and draw(0, 1, generator) == 1
