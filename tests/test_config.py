@@ -151,6 +151,8 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("train.steps=0", ["train.steps is 0"]),
         ("data.stride=[3, 2]", ["data.stride is [3, 2]"]),
         ("data.workers=-1", ["data.workers is -1"]),
+        ("data.fps=-8", ["data.fps is -8", "give a positive number, or 0"]),
+        ("data.seconds=2", ["data.seconds is 2", "set data.fps as well"]),
         ("data.max_broken=5", ["data.max_broken is 5"]),
         ("loss.drop=2", ["loss.drop is 2"]),
         ("loss.tasks.first=-1", ["tasks.first is -1"]),
@@ -262,6 +264,8 @@ def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
     [
         (["data.frames=17"], "sampling.context is 8; .*: give 7 or 9"),
         (["data.frames=17", "data.stride=[1, 2]"], r"data.stride is \[1, 2\], .* data.stride=\[1,1\]"),
+        (["data.frames=17", "data.images=here"], r"data.buckets or data.images are given, .* leave both out"),
+        (["data.frames=17", "data.buckets=[{frames: 17}]"], r"data.buckets or data.images are given"),
         (["data.frames=17", "lowres.factor=2"], r"lowres.factor is 2, .* or lowres.factor=0"),
         (["data.frames=17", "sampling.strategy.name=rolling"], r"or sampling.strategy.name=clean"),
     ],
@@ -283,3 +287,9 @@ def test_a_classifier_needs_latents_of_single_frames() -> None:
     assert isinstance(config, ClassifierRun)
     with pytest.raises(ConfigError, match=r"kind is classifier, which does not go with vae\.temporal=2"):
         load_codec_config(config, CONFIGS)
+
+
+def test_a_length_in_seconds_becomes_frames() -> None:
+    config = load(CONFIGS / "shapes.yaml", ["data.fps=8", "data.seconds=1.9"])
+    assert config.data.frames == 15 and load(CONFIGS / "shapes.yaml").data.frames == 16
+    assert "at data.fps=8.0 is less than a frame" in complaint("data.fps=8", "data.seconds=0.05")

@@ -22,6 +22,7 @@ EXTRAS = {
     "transformers": "text",
     "skimage": "score",
     "pyarrow": "parquet",
+    **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }
 # name of an import -> name of its package, where that is another

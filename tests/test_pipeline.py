@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidiff.begin import begin
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump
 from vidiff.engine import checkpoint
@@ -21,7 +22,6 @@ from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline import Pipeline
 from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser
 from vidiff.run import latest_run, load_codec, read_config, save_codec
-from vidiff.stages import begin
 
 LABELS = ("cat", "dog", "horse")
 VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)
@@ -132,7 +132,7 @@ def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
 
 def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
     found = pipe.settings(steps=9, sampler=None, seed=3)
-    rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3}
+    rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3, "weights": "ema"}
     rest["strategy"] = {"name": "clean"}
     assert found == rest | {"guidance": 1.5, "history": None} | asdict(Guide())
     pipe.sampling.history = 2.0

@@ -69,7 +69,18 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     source = folder / config.codec.config
     shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
     if not config.codec.own_data:
-        same = ("root", "layout", "shapes", "split", "test_split", "fold", "limit", "max_broken")
+        same = [
+            "root",
+            "layout",
+            "shapes",
+            "split",
+            "test_split",
+            "fold",
+            "limit",
+            "max_broken",
+            "remote_cache_gb",
+            "fps",
+        ]
         shared["data"] = {key: getattr(config.data, key) for key in same}
     found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
     if not isinstance(found, VAERun):
@@ -89,6 +100,8 @@ def _check_temporal(config: LatentRun, vae: VAEConfig) -> None:
         raise ConfigError(f"lowres.factor is {config.lowres.factor}, {advice} lowres.factor=0")
     if config.data.stride != [1, 1]:
         raise ConfigError(f"data.stride is {config.data.stride}, {advice} data.stride=[1,1]")
+    if config.data.buckets or config.data.images:
+        raise ConfigError(f"data.buckets or data.images are given, {advice} leave both out")
     if config.sampling.strategy.get("name") != "clean":
         raise ConfigError(f"sampling.strategy is {config.sampling.strategy}, {advice} sampling.strategy.name=clean")
     try:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from vidiff.config import dump, load_codec_config
+from vidiff.data.root import copies_of, local_root
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.log import duration, read_metrics
 from vidiff.recipe import LatentRun, RunConfig, VAERun
@@ -31,6 +32,9 @@ def run(config: RunConfig, folder: Path) -> None:
         small.runs, small.data.limit = scratch, max(config.batch, 16)
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
+        else:  # what is fetched for the rehearsal is kept
+            copies = copies_of(Path(config.runs), config.data.remote_cache_gb)
+            small.data.root = str(local_root(small.data.root, copies))
         plans = [config]
         if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))

@@ -163,6 +163,20 @@ def test_all_processes_of_torchrun_encode(place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_all_processes_of_a_training_encode_and_mend(place: Path) -> None:
+    shutil.copytree(place / "clean", place / "trained")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vidiff.train")
+    command = (*torchrun, "tiny.yaml", "runs=trained", "train.steps=1", "train.precision=fp32")
+    run(place, *command)
+    whole = latents(place, "runs")
+    assert latents(place, "trained") == whole
+    damaged = next(name for name in whole if name.endswith("00002.safetensors"))
+    (place / "trained/latents" / damaged).write_bytes(bytes(len(whole[damaged])))
+    assert run(place, *command).count("is missing or damaged: it is made again") == 1
+    assert latents(place, "trained") == whole
+
+
+@pytest.mark.slow
 @pytest.mark.faults
 def test_two_commands_killed_at_random_end_with_the_same_bytes(place: Path) -> None:
     shutil.copytree(place / "clean", place / "killed")

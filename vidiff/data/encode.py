@@ -31,6 +31,7 @@ from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError
 from vidiff.data.latent_shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
 from vidiff.data.plan import Plan
+from vidiff.data.remote import Unreachable
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -86,9 +87,10 @@ def encode_latents(
 
     Raises:
         DataError: where too many files no longer decode, or latents are not finite.
+        vidiff.data.remote.Unreachable: a file is elsewhere, and cannot be fetched now. What is encoded stays.
     """
     folder = plan.folder(out)
-    if (folder / "index.json").is_file() and _whole(folder):
+    if _finished(folder):
         sweep(folder)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,25 +107,32 @@ def encode_latents(
     return folder
 
 
-def _whole(folder: Path) -> bool:
-    """Whether all shards of a finished cache are there. What is not as it was written is named and removed."""
+def _finished(folder: Path) -> bool:
+    """Whether a cache is finished, and all there. What is not as it was written is named and removed."""
+    lost = _lost(folder)
+    if lost:
+        with claimed(folder / "index.json", wait=True):
+            discard(folder, _lost(folder) or [])  # unless another process has seen it, too
+    return lost == []
+
+
+def _lost(folder: Path) -> list[str] | None:
+    """Names of the files of a finished cache that are missing, or not as long as they were; None if it is not one."""
     try:
         shards = json.loads((folder / "index.json").read_text())["shards"]
+        sizes = {path.name: path.stat().st_size for path in folder.glob("latents-*")}
+        return [shard["file"] for shard in shards if sizes.get(shard["file"]) != shard["bytes"]]
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, LookupError):
-        discard(folder, [])
-        return False
-    sizes = {path.name: path.stat().st_size for path in folder.glob("latents-*")}
-    lost = [shard["file"] for shard in shards if sizes.get(shard["file"]) != shard["bytes"]]
-    if lost:
-        discard(folder, lost)
-    return not lost
+        return ["index.json"]
 
 
 def discard(folder: Path, damaged: list[str]) -> None:
-    """Open a finished cache again: damaged shards are named and removed, and `encode_latents` makes them anew."""
-    (folder / "index.json").unlink(missing_ok=True)
-    for name in damaged or ["index.json"]:
+    """Open a finished cache again: damaged files of it are named and removed, and `encode_latents` makes them anew."""
+    for name in damaged:
         tqdm.write(f"{folder / name} is missing or damaged: it is made again")
+        (folder / "index.json").unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
 
 
@@ -215,6 +224,8 @@ class _Encoding:
         for number in self.shards[shard]:
             try:
                 tensors |= self.encode_file(number, moments)
+            except Unreachable:
+                raise  # at another time it can be encoded
             except VideoError as error:
                 broken[str(number)] = str(error)
                 tqdm.write(f"left out {error}")
@@ -235,7 +246,8 @@ class _Encoding:
         resize = None if fitted == (file.height, file.width) else fitted
         copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
-        for video in self.reader.read(plan.index.path(number), frames, plan.segment or self.chunk, resize):  # 3 f h w
+        path, fps = plan.index.path(number), plan.index.fps
+        for video in self.reader.read(path, frames, plan.segment or self.chunk, resize, fps):  # 3 f h w
             for ((top, left), mirrored), part in zip(copies, parts, strict=True):
                 crop = video[None, :, :, top : top + height, left : left + width]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if mirrored else crop)

@@ -50,8 +50,8 @@ class Made:
     def how(self, source: str) -> dict[str, Any]:
         """For a card."""
         settings = self.run.settings(**self.options)
-        chosen = {name: settings[name] for name in ("sampler", "steps", "guidance")}
-        return chosen | {"source": source, "weights": "ema", "seed": self.seed}
+        chosen = {name: settings[name] for name in ("weights", "sampler", "steps", "guidance")}
+        return chosen | {"source": source, "seed": self.seed}
 
     def _asked(self, which: range) -> dict[str, Any]:
         names = list(self.names[which.start : which.stop])
