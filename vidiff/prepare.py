@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.codec import Codec, VAECodec
+from vidiff.codec import Codec
 from vidiff.config import dump, load
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.cache import LatentCache
@@ -138,6 +138,8 @@ def plan_latents(
         flips=data.flip,
         dtype=data.latent_dtype,
         per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+        segment=data.frames if codec.temporal > 1 else 0,
+        temporal=codec.temporal,
         shard_bytes=max(1, int(data.shard_mb * 2**20)),
     )
 
@@ -264,7 +266,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
         facts = json.loads((folder / "data.json").read_text()).get("text")
         if facts is not None and facts != encoder.facts():
             raise ValueError(f"{folder} was trained with captions of other words: {advice}")
-    if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
+    if codec is None or not (folder / "codec" / "codec.json").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):
         raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
@@ -299,21 +301,26 @@ class Latents:
     Attributes:
         content: what the model makes: latents of the clips, or of a super-resolution model the detail.
         lowres: what a super-resolution model is shown; else None.
+        fixed: whether the codec's latents are normalised as they are cached, by statistics of its own.
     """
 
     content: LatentCache
     lowres: LatentCache | None
+    fixed: bool = False
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the content is normalised. Detail is only scaled, so that 0 adds nothing."""
+        if self.lowres is None:
+            return self.codec_moments
         shift, scale = self.content.statistics
-        return (shift if self.lowres is None else torch.zeros_like(shift)), scale
+        return torch.zeros_like(shift), scale
 
     @property
     def codec_moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the codec's latents are normalised."""
-        return self.content.statistics if self.lowres is None else self.lowres.statistics
+        shift, scale = (self.content if self.lowres is None else self.lowres).statistics
+        return (torch.zeros_like(shift), torch.ones_like(scale)) if self.fixed else (shift, scale)
 
     @property
     def detail(self) -> Tensor | None:
@@ -337,7 +344,7 @@ def make_latents(
 ) -> Latents:
     """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
     found = [cache_latents(config, codec, key, index, precision, split, of, pictures) for of in kinds(config)]
-    return Latents(*found) if len(found) == 2 else Latents(found[0], None)
+    return Latents(found[0], found[1] if len(found) == 2 else None, codec.fixed)
 
 
 @contextmanager

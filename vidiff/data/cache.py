@@ -23,6 +23,7 @@ class LatentCache:
     Attributes:
         statistics: shift and scale `(c,)` of the raw latents.
         frames, labels: of each file, as numbered in the index; 0 frames for one that could not be decoded.
+        segment: of how many latent frames each was encoded as a clip of its own; 0 where each frame was.
         crops: how many there are of each file.
         flips: whether there are mirrored frames.
         dtype: of what is kept.
@@ -40,6 +41,7 @@ class LatentCache:
         self.folder, self.facts = folder, facts
         self.frames: list[int] = facts["frames"]
         self.labels: list[int] = facts["label"]
+        self.segment: int = facts.get("segment", 0)
         self.crops: list[int] = facts["crops"]
         self.flips: bool = facts["flips"]
         self.dtype = DTYPES[facts["dtype"]]
