@@ -35,6 +35,7 @@ from vidiff.prepare import (
     encode_plan,
     keep_filled,
     kinds,
+    latents_folder,
     make_index,
     make_latents,
     make_pictures,
@@ -291,7 +292,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
             for of in kinds(config) if split in splits else ():
                 plan = plan_latents(config, codec, key, clips, precision, split, of, shown)
                 found = encode_plan(config, codec, plan, part)
-                place = plan.folder(Path(config.runs) / "latents")
+                place = plan.folder(latents_folder(config))
                 there = len(list(place.glob("latents-*.safetensors")))
                 state = "complete" if found else "the others are still to come"
                 what = "pictures" if shown else split

@@ -15,6 +15,7 @@ from vidiff.data.cache import LatentCache
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, long_enough
 from vidiff.data.index import DataError
 from vidiff.data.order import Key, seeded
+from vidiff.data.remote import shown
 
 
 class Window(NamedTuple):
@@ -65,7 +66,7 @@ class LatentDataset(Dataset[Sample]):
         self.cache, self.stride, self.seed = cache, stride, seed
         self.frames = [frames] * len(cache) if isinstance(frames, int) else frames
         self.statistics = statistics or cache.statistics
-        self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
+        self.kept = long_enough(cache.frames, frames, stride.least, shown(str(cache.folder)))
         self.groups = group([(self.frames[number], sizes and sizes[number]) for number in self.kept])
         self.lowres = lowres
         if lowres is not None:
