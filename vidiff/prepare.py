@@ -25,6 +25,7 @@ from vidiff.data.listed import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.remote import is_url, shown
 from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.stale import stale
@@ -125,6 +126,7 @@ def plan_latents(
             latents of the one less those of the other, which is what a super-resolution model makes.
     """
     data = config.data
+    root = data.images if pictures else data.root
     made_of: dict[str, Any] = {"codec": key, "precision": precision, "kind": of}
     if of != "video":
         assert isinstance(config, DiffusionRun)
@@ -133,7 +135,7 @@ def plan_latents(
         index,
         [bucket.size for bucket in buckets_of(config, index, pictures)],
         made_of,
-        of=f"{Path(data.images if pictures else data.root).resolve()} {split} {of}",
+        of=f"{root if is_url(root) else Path(root).resolve()} {split} {of}",
         crops=data.crops,
         flips=data.flip,
         dtype=data.latent_dtype,
@@ -142,6 +144,14 @@ def plan_latents(
         temporal=codec.temporal,
         shard_bytes=max(1, int(data.shard_mb * 2**20)),
     )
+
+
+def latents_folder(config: LatentRun) -> Path:
+    """Where latent caches are made. Raises ValueError where they are only to be read."""
+    place = config.data.latents
+    if is_url(place):
+        raise ValueError(f"data.latents is {shown(place)}, where caches are read: give a folder to make them in")
+    return Path(place or Path(config.runs) / "latents")
 
 
 def encode_plan(
@@ -158,7 +168,7 @@ def encode_plan(
     Returns:
         the cache's folder; None where shards of other parts are missing yet.
     """
-    out = Path(config.runs) / "latents"
+    out = latents_folder(config)
     of, factor = plan.made_of["kind"], config.lowres.factor if isinstance(config, DiffusionRun) else 0
     with processes(config.device) as group, unwinding():
         codec.to(group.device)
@@ -207,6 +217,9 @@ def cache_latents(
 ) -> LatentCache:
     """Latents of an index, encoded first if they are not cached, and checked. Arguments as of `plan_latents`."""
     plan = plan_latents(config, codec, key, index, precision, split, of, pictures)
+    if is_url(config.data.latents):
+        url = f"{config.data.latents.rstrip('/')}/{plan.folder(Path()).name}"
+        return LatentCache(url, copies_of(Path(config.runs), config.data.remote_cache_gb))
     folder = encode_plan(config, codec, plan, check=True)
     assert folder is not None
     return LatentCache(folder)

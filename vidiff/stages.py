@@ -37,6 +37,7 @@ from vidiff.prepare import (
     encode_plan,
     keep_filled,
     kinds,
+    latents_folder,
     make_index,
     make_latents,
     make_pictures,
@@ -295,7 +296,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
             for of in kinds(config) if split in splits else ():
                 wanted = plan_latents(config, codec, key, clips, precision, split, of, shown)
                 found = encode_plan(config, codec, wanted, part)
-                place = wanted.folder(Path(config.runs) / "latents")
+                place = wanted.folder(latents_folder(config))
                 there = len(list(place.glob("latents-*.safetensors")))
                 state = "complete" if found else "the others are still to come"
                 what = "pictures" if shown else split

@@ -15,6 +15,7 @@ from vidiff.data.cache import LatentCache
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, long_enough
 from vidiff.data.index import DataError
 from vidiff.data.order import Key, seeded
+from vidiff.data.remote import shown
 
 
 class Window(NamedTuple):
@@ -67,7 +68,7 @@ class LatentDataset(Dataset[Sample]):
         if cache.segment and ({*self.frames}, stride.least, stride.most) != ({cache.segment}, 1, 1):
             raise ValueError(f"{cache.folder} holds segments of {cache.segment} latents: windows are these at stride 1")
         self.statistics = statistics or cache.statistics
-        self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
+        self.kept = long_enough(cache.frames, frames, stride.least, shown(str(cache.folder)))
         self.groups = group([(self.frames[number], sizes and sizes[number]) for number in self.kept])
         self.lowres = lowres
         if lowres is not None:
