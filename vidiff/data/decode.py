@@ -51,6 +51,15 @@ def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
         raise VideoError(f"{path}: frames {min(indices)} to {max(indices)} asked for, but it has {frames}")
 
 
+def check_file(path: Path) -> None:
+    """Raises `VideoError` unless there is a regular file that is not empty."""
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "no such file"
+        raise VideoError(f"{path}: {'is not a regular file' if path.is_fifo() else reason}")
+    if not path.stat().st_size:
+        raise VideoError(f"{path}: is empty (0 bytes)")
+
+
 class DecordFile:
     """A video file, by decord. Do not fork while one is open: decord hangs in the child."""
 
@@ -83,11 +92,7 @@ class DecordFile:
     def _open(self, size: tuple[int, int] | None) -> Any:
         if self._reader is not None and size == self._size:
             return self._reader
-        if not self.path.is_file():
-            reason = "is a folder" if self.path.is_dir() else "no such file"
-            raise VideoError(f"{self.path}: {'is not a regular file' if self.path.is_fifo() else reason}")
-        if not self.path.stat().st_size:
-            raise VideoError(f"{self.path}: is empty (0 bytes)")
+        check_file(self.path)
         height, width = size or (-1, -1)
         settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
         try:

@@ -1,0 +1,312 @@
+"""Decoding by PyAV: only the frames that are needed, from the key frame before them, each known by its time.
+
+What makes it quicker than reading frames in a loop: the file's own index tells where to begin, so no packet is read for
+that; frames that no other refers to are not decoded unless they are wanted; only wanted frames are converted, on one
+thread, by a converter that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from heapq import heappop, heappush
+from pathlib import Path
+
+import av
+import av.filter
+import numpy as np
+
+from vidiff.data.decode import VideoError, check_file, check_indices, reason_of
+from vidiff.data.timetable import SHELF, Timetable, Unsuited, listed, read_through
+
+REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
+AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are known by number by then
+NEAR = 8  # frames that are decoded for nothing rather than beginning anew at a key frame
+UNREFERRED = frozenset({"h264"})  # codecs that say of each frame, exactly, whether others refer to it
+KEPT = 4  # converters
+# degrees by which a frame is to be turned -> filters that do it, as decord does
+TURNS = {0: "", 90: "transpose=2", -90: "transpose=1", 180: "transpose=1,transpose=1", -180: "transpose=1,transpose=1"}
+
+
+class PyAVFile:
+    """A video file, by PyAV. Frames are those that decoding all in order gives, whatever the container and the GOPs.
+
+    A file whose packets lack times, or share one, is refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._container: av.container.InputContainer | None = None
+        self._pass: _Pass | None = None
+
+    @property
+    def frames(self) -> int:
+        return self._table().frames
+
+    @property
+    def fps(self) -> float:
+        return float(self._stream().average_rate or 0)
+
+    @property
+    def times(self) -> np.ndarray:
+        table = self._table(whole=True)
+        assert table.pts is not None
+        return table.pts * float(self._stream().time_base or 0)
+
+    def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
+        table = self._table()
+        indices = range(table.frames) if indices is None else indices
+        check_indices(self.path, indices, table.frames)
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(indices):
+            places.setdefault(int(number), []).append(place)
+        pixels: np.ndarray | None = None
+        try:
+            for number, frame in self._decoded(sorted(places), table):
+                found = _converted(frame, size)
+                if pixels is None:
+                    pixels = np.empty((len(indices), *found.shape), np.uint8)
+                if found.shape != pixels.shape[1:]:
+                    raise VideoError(f"{self.path}: its frames are of different sizes")
+                for place in places[number]:
+                    pixels[place] = found
+        except (av.FFmpegError, _Missing) as error:
+            self.close()
+            raise VideoError(f"{self.path}: damaged or truncated, {reason_of(error)}") from None
+        except VideoError:
+            self.close()
+            raise
+        assert pixels is not None
+        return pixels
+
+    def close(self) -> None:
+        self._pass = None
+        if self._container is not None:
+            self._container.close()
+        self._container = None
+
+    def _open(self) -> av.container.InputContainer:
+        if self._container is None:
+            check_file(self.path)
+            try:
+                self._container = av.open(str(self.path))
+                if not self._container.streams.video:
+                    raise VideoError(f"{self.path}: not a video: it has no video stream")
+                context = self._stream().codec_context
+                context.thread_count, context.thread_type = 1, "NONE"
+            except av.FFmpegError as error:
+                raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
+        return self._container
+
+    def _stream(self) -> av.VideoStream:
+        stream = self._open().streams.best("video")
+        assert isinstance(stream, av.VideoStream)
+        return stream
+
+    def _table(self, whole: bool = False) -> Timetable:
+        """The timetable; `whole`, with the times of all frames."""
+        self._open()
+        return SHELF.get(self.path, whole, lambda: self._made(whole))
+
+    def _made(self, whole: bool) -> Timetable:
+        table = None if whole else listed(self._stream())
+        if table is None:
+            self.close()  # it is to be read from its beginning
+            try:
+                table = read_through(self._open(), self._stream())
+            except (av.FFmpegError, Unsuited) as error:
+                raise VideoError(f"{self.path}: PyAV cannot find its frames: {reason_of(error)}") from None
+            finally:
+                self.close()
+        return table
+
+    def _decoded(self, numbers: Sequence[int], table: Timetable) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of these numbers, sorted, by as few passes as are worth it."""
+        start = 0
+        while start < len(numbers):
+            end = start + 1
+            while end < len(numbers) and table.keys[table.key_before(numbers[end])] <= numbers[end - 1] + NEAR:
+                end += 1
+            yield from self._run(numbers[start:end], table)
+            start = end
+
+    def _run(self, numbers: Sequence[int], table: Timetable) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames of one pass, which goes on from the last one where that is nearer than a key frame."""
+        key = table.key_before(numbers[0])
+        back = 1
+        if self._pass is not None and self._pass.at <= numbers[0] and table.keys[key] <= self._pass.at + NEAR:
+            current = self._pass
+        else:
+            current = None
+        while True:
+            done = 0
+            try:
+                if current is None:
+                    self._pass = current = _Pass(self._open(), self._stream(), table, key)
+                for number, frame in current.frames(numbers):
+                    yield number, frame
+                    done += 1
+                return
+            except _Missing:
+                self._pass = current = None
+                numbers = numbers[done:]
+                key = min(key, table.key_before(numbers[0]))
+                if key == 0:
+                    raise
+                key, back = max(0, key - back), 2 * back  # what it showed depends on more than that key frame
+
+
+class _Missing(ValueError):
+    """A frame did not come out of the decoder."""
+
+
+class _Pass:
+    """Decoding from a key frame on.
+
+    Args:
+        key: which of the timetable's to begin at.
+
+    Raises:
+        _Missing: where the container does not find it.
+    """
+
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.VideoStream, table: Timetable, key: int
+    ) -> None:
+        self.context = stream.codec_context
+        self.skips = self.context.name in UNREFERRED
+        container.seek(int(table.stamps[key]), stream=stream)
+        self.packets = container.demux(stream)
+        places = dict(zip(table.stamps[: key + 1].tolist(), table.keys[: key + 1].tolist(), strict=True))
+        for first in self.packets:
+            stamp = first.dts if table.by_dts else first.pts
+            if first.is_keyframe and stamp is not None and first.pts is not None:
+                break
+        else:
+            raise _Missing(f"key frame {key} is not there")
+        if stamp not in places:
+            raise _Missing(f"key frame {key} is not found")
+        self.begins: int = first.pts  # frames before, though read later, refer to some that are not decoded
+        self.at = places[stamp]  # number of the next frame that comes out, once those before are counted
+        self.counted = False
+        self.ahead: deque[av.Packet] = deque()  # read, not decoded
+        self.unnumbered: list[int] = []  # pts of packets read, a heap
+        self.numbers: dict[int, int] = {}  # by pts
+        self.upcoming = self.at
+        self.ended = self.flushed = False
+        self.ready: deque[tuple[int, av.VideoFrame]] = deque()
+        self._take(first)
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of these numbers, sorted, none of which has come out before. Raises _Missing."""
+        wanted = set(numbers)
+        for number in numbers:
+            while not self.ready or self.ready[0][0] < number:
+                if self.ready:
+                    self.ready.popleft()
+                elif not self._advance(wanted, numbers[-1]):
+                    raise _Missing(f"frame {number} does not decode")
+            if self.ready[0][0] != number:
+                raise _Missing(f"frame {number} does not decode")
+            found = self.ready.popleft()
+            if found[1].is_corrupt:
+                raise _Missing(f"frame {number} is incomplete")
+            self.at = number + 1
+            yield found
+
+    def _advance(self, wanted: set[int], last: int) -> bool:
+        """Decode one more packet; False at the end."""
+        self._read(AHEAD)
+        if self.ahead:
+            packet = self.ahead.popleft()
+            if self.skips:
+                number = self.numbers.get(packet.pts or 0)
+                unwanted = number is not None and number < last and number not in wanted
+                self.context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+            found = self.context.decode(packet)
+        elif not self.flushed:
+            self.flushed = True
+            found = self.context.decode(None)
+        else:
+            return False
+        for frame in found:
+            if frame.pts is None or frame.pts < self.begins:
+                continue
+            while frame.pts not in self.numbers and not self.ended:
+                self._read(len(self.ahead) + 1)
+            if frame.pts not in self.numbers:
+                raise _Missing(f"a frame at {frame.time} s came out that is not listed")
+            self.ready.append((self.numbers.pop(frame.pts), frame))
+        return True
+
+    def _read(self, packets: int) -> None:
+        """Read on until so many wait to be decoded, and number all those whose turn is sure."""
+        while not self.ended and len(self.ahead) < packets:
+            packet = next(self.packets, None)
+            if packet is None or not packet.size:
+                self.ended = True
+            else:
+                self._take(packet)
+        while self.unnumbered and (self.ended or len(self.unnumbered) > REORDERED):
+            self.numbers[heappop(self.unnumbered)] = self.upcoming
+            self.upcoming += 1
+
+    def _take(self, packet: av.Packet) -> None:
+        self.ahead.append(packet)
+        if packet.is_discard:
+            return
+        if packet.pts is None:
+            raise _Missing("a packet has no time")
+        if packet.pts >= self.begins:
+            heappush(self.unnumbered, packet.pts)
+        else:  # it is shown before the key frame
+            self.upcoming += 1
+            self.at += 1
+
+
+class _Converter:
+    """Frames of one size and kind to RGB, turned upright and resized, as decord does it."""
+
+    def __init__(self, frame: av.VideoFrame, size: tuple[int, int] | None) -> None:
+        turn = TURNS[frame.rotation] if frame.rotation in TURNS else ""
+        upright = (frame.height, frame.width) if abs(frame.rotation) % 180 == 0 else (frame.width, frame.height)
+        height, width = size or upright
+        graph = av.filter.Graph()
+        graph.threads = 1
+        self.into = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+        )
+        self.out = graph.add("buffersink")
+        chain = [self.into]
+        for name in filter(None, turn.split(",")):
+            chain.append(graph.add(*name.split("=")))
+        chain += [graph.add("scale", f"{width}:{height}"), graph.add("format", "rgb24"), self.out]
+        graph.link_nodes(*chain).configure(auto_buffer=False)
+        self.graph, self.shape = graph, (height, width, 3)
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        self.into.push(frame)
+        plane = self.out.pull().planes[0]
+        height, width, _ = self.shape
+        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+        return rows[:, : 3 * width].reshape(self.shape)
+
+
+_converters: OrderedDict[tuple[object, ...], _Converter] = OrderedDict()
+
+
+def _converted(frame: av.VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
+    """uint8 `(h, w, 3)`, until the next call."""
+    key = (frame.width, frame.height, frame.format.name, frame.rotation, frame.time_base, size)
+    if key not in _converters:
+        _converters[key] = _Converter(frame, size)
+        while len(_converters) > KEPT:
+            _converters.popitem(last=False)
+    _converters.move_to_end(key)
+    try:
+        return _converters[key](frame)
+    except BaseException:
+        with suppress(KeyError):
+            del _converters[key]
+        raise
