@@ -7,9 +7,10 @@ thread, by a converter that is kept.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from fractions import Fraction
+from functools import lru_cache
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -25,8 +26,8 @@ AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are 
 NEAR = 8  # frames that are decoded for nothing rather than beginning anew at a key frame
 UNREFERRED = frozenset({"h264"})  # codecs that say of each frame, exactly, whether others refer to it
 KEPT = 4  # converters
-# degrees by which a frame is to be turned -> filters that do it, as decord does
-TURNS = {0: "", 90: "transpose=2", -90: "transpose=1", 180: "transpose=1,transpose=1", -180: "transpose=1,transpose=1"}
+# degrees by which a frame is to be turned, counter-clockwise -> what the filter "transpose" is told, as decord does it
+TURNS = {90: "2", -90: "1", 180: "11", -180: "11"}
 
 
 class PyAVFile:
@@ -62,9 +63,12 @@ class PyAVFile:
         for place, number in enumerate(indices):
             places.setdefault(int(number), []).append(place)
         pixels: np.ndarray | None = None
+        convert: _Converter | None = None
         try:
             for number, frame in self._decoded(sorted(places), table):
-                found = _converted(frame, size)
+                if convert is None or not convert.takes(frame):
+                    convert = _converter(frame, size)
+                found = convert(frame)
                 if pixels is None:
                     pixels = np.empty((len(indices), *found.shape), np.uint8)
                 if found.shape != pixels.shape[1:]:
@@ -143,6 +147,8 @@ class PyAVFile:
             done = 0
             try:
                 if current is None:
+                    if key == 0 and not table.by_dts:
+                        self.close()  # many containers cannot be sought at their beginning
                     self._pass = current = _Pass(self._open(), self._stream(), table, key)
                 for number, frame in current.frames(numbers):
                     yield number, frame
@@ -176,7 +182,10 @@ class _Pass:
     ) -> None:
         self.context = stream.codec_context
         self.skips = self.context.name in UNREFERRED
-        container.seek(int(table.stamps[key]), stream=stream)
+        if key or table.by_dts:
+            # mp4 is sought by pts, which follows a key frame's dts by as much as in the first
+            delay = (stream.start_time or 0) - int(table.stamps[0]) if table.by_dts else 0
+            container.seek(int(table.stamps[key]) + delay, stream=stream)
         self.packets = container.demux(stream)
         places = dict(zip(table.stamps[: key + 1].tolist(), table.keys[: key + 1].tolist(), strict=True))
         for first in self.packets:
@@ -269,23 +278,27 @@ class _Converter:
     """Frames of one size and kind to RGB, turned upright and resized, as decord does it."""
 
     def __init__(self, frame: av.VideoFrame, size: tuple[int, int] | None) -> None:
-        turn = TURNS[frame.rotation] if frame.rotation in TURNS else ""
-        upright = (frame.height, frame.width) if abs(frame.rotation) % 180 == 0 else (frame.width, frame.height)
-        height, width = size or upright
+        self.kind = _kind(frame)
+        turned = frame.rotation % 180 != 0
+        height, width = size or ((frame.width, frame.height) if turned else (frame.height, frame.width))
         graph = av.filter.Graph()
         graph.threads = 1
         self.into = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
         )
         self.out = graph.add("buffersink")
-        chain = [self.into]
-        for name in filter(None, turn.split(",")):
-            chain.append(graph.add(*name.split("=")))
-        chain += [graph.add("scale", f"{width}:{height}"), graph.add("format", "rgb24"), self.out]
-        graph.link_nodes(*chain).configure(auto_buffer=False)
+        turns = [graph.add("transpose", way) for way in TURNS.get(frame.rotation, ())]
+        resize = graph.add("scale", f"{width}:{height}")
+        graph.link_nodes(self.into, *turns, resize, graph.add("format", "rgb24"), self.out)
+        graph.configure(auto_buffer=False)
         self.graph, self.shape = graph, (height, width, 3)
 
+    def takes(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame is of the kind that this was made for."""
+        return self.kind == _kind(frame)
+
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 `(h, w, 3)`, until the next call."""
         self.into.push(frame)
         plane = self.out.pull().planes[0]
         height, width, _ = self.shape
@@ -293,20 +306,18 @@ class _Converter:
         return rows[:, : 3 * width].reshape(self.shape)
 
 
-_converters: OrderedDict[tuple[object, ...], _Converter] = OrderedDict()
+def _kind(frame: av.VideoFrame) -> tuple[int, int, str, int]:
+    return frame.width, frame.height, frame.format.name, frame.rotation
 
 
-def _converted(frame: av.VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
-    """uint8 `(h, w, 3)`, until the next call."""
-    key = (frame.width, frame.height, frame.format.name, frame.rotation, frame.time_base, size)
-    if key not in _converters:
-        _converters[key] = _Converter(frame, size)
-        while len(_converters) > KEPT:
-            _converters.popitem(last=False)
-    _converters.move_to_end(key)
-    try:
-        return _converters[key](frame)
-    except BaseException:
-        with suppress(KeyError):
-            del _converters[key]
-        raise
+@lru_cache(maxsize=KEPT)
+def _kept(kind: tuple[int, int, str, int], size: tuple[int, int] | None) -> list[_Converter]:
+    return []
+
+
+def _converter(frame: av.VideoFrame, size: tuple[int, int] | None) -> _Converter:
+    """One made for a frame of this kind, kept for the files to come, most of which are alike."""
+    kept = _kept(_kind(frame), size)
+    if not kept:
+        kept.append(_Converter(frame, size))
+    return kept[0]

@@ -29,6 +29,8 @@ from torch.nn.functional import pad
 from vidiff.data.decode import VideoError, reason_of
 from vidiff.data.sources import make_decoder
 
+CACHED = 1 << 17  # values of 4 bytes that a processor has at hand
+
 
 class VideoReader:
     """Reads frames of one clip by number. A context manager; the file is opened at the first question.
@@ -334,7 +336,13 @@ def sheet(video: Tensor) -> Tensor:
 
 def to_float(pixels: np.ndarray) -> Tensor:
     """uint8 `(f, h, w, 3)` to `(3, f, h, w)` in [-1, 1]."""
-    return torch.from_numpy(rearrange(pixels, "f h w c -> c f h w")).float().div_(127.5).sub_(1)
+    frames, height, width, _ = pixels.shape
+    video = torch.empty(3, frames, height, width)
+    planes = torch.from_numpy(rearrange(pixels, "f h w c -> c f h w"))
+    together = max(1, CACHED // (3 * height * width))  # each step finds in the cache what the one before has written
+    for some, found in zip(video.split(together, 1), planes.split(together, 1), strict=True):
+        some.copy_(found).div_(127.5).sub_(1)
+    return video
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:
