@@ -65,7 +65,7 @@ OWNERS = {
     "imageio": {"vidiff/data/video.py"},
     "av": {"vidiff/data/video.py", "vidiff/data/container.py"},
     "PIL": {"vidiff/data/video.py", "vidiff/data/pictures.py"},
-    "omegaconf": {"vidiff/config.py", "vidiff/recipe.py"},
+    "omegaconf": {"vidiff/config.py", "vidiff/recipe.py", "vidiff/data/options.py"},
     "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }

@@ -20,12 +20,13 @@ from vidiff.data.captions import Captioned, read_captions
 from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
+from vidiff.data.options import DataConfig
 from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.recipe import ClassifierRun, DataConfig, DiffusionRun, LatentRun, RunConfig
+from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
 from vidiff.text import TextEncoder, encode_captions
@@ -59,6 +60,7 @@ def make_index(config: RunConfig, split: str) -> Index:
             patience=data.patience,
             quarantine=Quarantine(quarantine_list(Path(config.runs))),
             records=folder / Path(data.root).resolve().name / "index.jsonl",
+            fps=data.fps,
         )
 
 

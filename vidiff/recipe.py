@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,7 @@ import yaml
 from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
-from vidiff.data.captions import SOURCES
-from vidiff.data.find import LAYOUTS
-from vidiff.data.shapes import ShapesSpec
+from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
@@ -33,28 +31,6 @@ from vidiff.text import TEXTS, TextEncoder
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says which value, what is expected, and where it stands."""
-
-
-@dataclass
-class DataConfig:
-    """Which clips, and what a model sees of them."""
-
-    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
-    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
-    shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
-    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
-    split: str = "train"
-    test_split: str = "test"
-    fold: int = 1  # of UCF-101's three train/test lists
-    size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
-    frames: int = 16  # of a clip
-    stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
-    least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
-    flip: bool = False  # mirror half of the clips; off where left and right mean something
-    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
-    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
-    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
-    workers: int = 2  # processes that load clips
 
 
 @dataclass
@@ -123,32 +99,13 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ConfigError for values that do not go together."""
-        data = self.data
-        if data.layout not in LAYOUTS:
-            raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
-        if data.captions not in SOURCES:
-            raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
-        for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
-            if value < 1:
-                raise ConfigError(f"{key} is {value}; give 1 or more")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; give 1 or more")
         if self.batch % self.train.accumulate:
             raise ConfigError(
                 f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"
             )
-        if len(data.stride) != 2 or not 1 <= data.stride[0] <= data.stride[1]:
-            raise ConfigError(f"data.stride is {data.stride}; give the least and the most, such as [1, 4]")
-        for key in ("workers", "limit"):
-            if getattr(data, key) < 0:
-                raise ConfigError(f"data.{key} is {getattr(data, key)}; give 0 or more")
-        try:
-            ShapesSpec(**data.shapes)
-        except TypeError:
-            raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
-        if not data.patience > 0:
-            raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
-        for key in ("max_broken", "least_stride"):
-            if not 0 <= getattr(data, key) <= 1:
-                raise ConfigError(f"data.{key} is {getattr(data, key)}; give a fraction from 0 to 1")
+        self.data.check()
 
 
 @dataclass

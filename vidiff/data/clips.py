@@ -148,7 +148,7 @@ class ClipDataset(Dataset[Sample]):
 
     def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
         """Frames of a file, `(3, f, h, w)`."""
-        with VideoReader(path) as reader:
+        with VideoReader(path, self.index.fps) as reader:
             return reader.read(indices, size)
 
     def lose(self, number: int, reason: str) -> None:

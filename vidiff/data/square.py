@@ -15,30 +15,33 @@ from vidiff.data.video import VideoReader, read_image
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
-def read_square(path: Path, side: int) -> tuple[Tensor, float | None]:
+def read_square(path: Path, side: int, rate: float = 0.0) -> tuple[Tensor, float | None]:
     """A video or a picture as `(1, 3, f, side, side)` in [-1, 1], and a video's frames a second.
 
     The shorter side is resized and the square in the middle taken, as of the model's training clips.
+
+    Args:
+        rate: frames a second at which a video is seen; 0 for its own.
     """
-    parts, fps = stream_square(path, side)
+    parts, fps = stream_square(path, side, rate=rate)
     return torch.cat(list(parts), dim=2), fps
 
 
-def stream_square(path: Path, side: int, chunk: int = 64) -> tuple[Iterator[Tensor], float | None]:
+def stream_square(path: Path, side: int, chunk: int = 64, rate: float = 0.0) -> tuple[Iterator[Tensor], float | None]:
     """`read_square` piece by piece, `chunk` frames at once: pieces `(1, 3, n, side, side)`, and frames a second."""
     if path.suffix.lower() in PICTURES:
         image = read_image(path)  # 3 h w
         size = fit_size(image.shape[1], image.shape[2], side)
         image = interpolate(image[None], size, mode="bilinear", antialias=True)
         return iter([_middle(image[:, :, None], side)]), None
-    with VideoReader(path) as reader:
+    with VideoReader(path, rate) as reader:
         fps, whole = reader.fps, reader.size
     size = fit_size(*whole, side)
-    return _pieces(path, side, None if size == whole else size, chunk), fps
+    return _pieces(path, rate, side, None if size == whole else size, chunk), fps
 
 
-def _pieces(path: Path, side: int, size: tuple[int, int] | None, chunk: int) -> Iterator[Tensor]:
-    with VideoReader(path) as reader:
+def _pieces(path: Path, rate: float, side: int, size: tuple[int, int] | None, chunk: int) -> Iterator[Tensor]:
+    with VideoReader(path, rate) as reader:
         frames = reader.frames
         for start in range(0, frames, chunk):
             yield _middle(reader.read(range(start, min(start + chunk, frames)), size)[None], side)
