@@ -63,7 +63,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 OWNERS = {
     "decord": {"vidiff/data/decode.py"},
     "imageio": {"vidiff/data/video.py"},
-    "av": {"vidiff/data/video.py", "vidiff/data/container.py"},
+    "av": {"vidiff/data/video.py", "vidiff/data/container.py", "vidiff/data/pyav.py", "vidiff/data/timetable.py"},
+    "torchcodec": {"vidiff/data/torch_codec.py"},
     "PIL": {"vidiff/data/video.py", "vidiff/data/pictures.py"},
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py", "vidiff/data/options.py"},
     "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},

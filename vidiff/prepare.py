@@ -61,6 +61,7 @@ def make_index(config: RunConfig, split: str) -> Index:
             quarantine=Quarantine(quarantine_list(Path(config.runs))),
             records=folder / Path(data.root).resolve().name / "index.jsonl",
             fps=data.fps,
+            decoder=data.decoder,
         )
 
 

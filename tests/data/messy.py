@@ -75,6 +75,14 @@ def with_edit_list(whole: bytes) -> bytes:
     return whole[:place] + shown.to_bytes(4, "big") + whole[place + 4 :]
 
 
+def lacking(whole: bytes) -> bytes:
+    """The last frame's packet is listed, and holds nothing but filling."""
+    place = whole.index(b"mdat") + 4
+    while place < len(whole):
+        last, place = place, place + 4 + int.from_bytes(whole[place : place + 4], "big")
+    return whole[: last + 4] + b"\x0c" + whole[last + 5 :]
+
+
 def damaged(whole: bytes) -> bytes:
     """The middle is another's."""
     begin = whole.index(b"mdat")
@@ -97,7 +105,7 @@ BREAK: dict[str, Callable[[bytes], bytes]] = {  # key of PROBLEMS -> what is mad
     "no moov": without_table,
     "truncated": lambda whole: whole[: len(whole) * 2 // 3],
     "unknown": lambda whole: np.random.default_rng(1).bytes(3000),
-    "frame count": with_edit_list,
+    "frame count": lacking,
     "damaged": damaged,
 }
 WAYS = (*BREAK, "no video", "hang")
@@ -145,7 +153,7 @@ def look(case: Case) -> Record:
 class Hanging(ClipDataset):
     """Clips, by a decoder that hangs, or crashes, on certain files."""
 
-    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
+    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
         if path.stem.startswith("hang"):
             path.with_suffix(f".{os.getpid()}").touch()
             ctypes.PyDLL(None).pause()
@@ -153,4 +161,4 @@ class Hanging(ClipDataset):
             os.kill(os.getpid(), signal.SIGSEGV)
         if path.stem.startswith("starved"):
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
-        return super().decode(path, indices, size)
+        return super().decode(path, indices, size, decoder)

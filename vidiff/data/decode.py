@@ -27,6 +27,11 @@ class Decoder(Protocol):
     """Decodes one video, which is opened at the first question. Raises `VideoError` where that fails."""
 
     @property
+    def name(self) -> str:
+        """Of the library that decodes."""
+        ...
+
+    @property
     def frames(self) -> int:
         """Number of frames, as the container tells."""
         ...
@@ -67,6 +72,8 @@ def check_file(path: Path) -> None:
 
 class DecordFile:
     """A video file, by decord. Do not fork while one is open: decord hangs in the child."""
+
+    name = "decord"
 
     def __init__(self, path: Path) -> None:
         self.path = path

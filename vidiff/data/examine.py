@@ -109,6 +109,7 @@ def _look_at_pictures(record: Record, case: Case) -> Record:
         with VideoReader(case.path) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
             read, same = _read_frames(reader, frames, (height, width), case.whole)
     except VideoError as error:
         reason = str(error).removeprefix(f"{case.path}: ").removeprefix("damaged or truncated, ")
@@ -149,6 +150,7 @@ def _look_at_frames(record: Record, case: Case, container: Container, short: int
         with VideoReader(case.path) as reader:
             claimed, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
             if not short:
                 read, same = _read_frames(reader, claimed, (height, width), case.whole)
                 record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])

@@ -194,7 +194,8 @@ def _encode_file(
     height, width = fit_size(file.height, file.width, size)
     resize = None if (height, width) == (file.height, file.width) else (height, width)
     top, left = (height - size) // 2, (width - size) // 2
-    for video in reader.read(index.path(number), file.frames, chunk, resize, index.fps):  # 3 f height width
+    path = index.path(number)
+    for video in reader.read(path, file.frames, chunk, resize, index.fps, file.decoder):  # 3 f height width
         video = video[None, :, :, top : top + size, left : left + size]  # 1 3 f size size
         mean, std = encode(video.flip(-1) if mirrored else video)
         parts.append((mean[0].half(), std[0].half()))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from omegaconf import MISSING
 
 from vidiff.data.captions import SOURCES
+from vidiff.data.decoders import check_decoder
 from vidiff.data.find import LAYOUTS
 from vidiff.data.shapes import ShapesSpec
 from vidiff.data.sources import DataError
@@ -32,6 +33,7 @@ class DataConfig:
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
+    decoder: str = "auto"  # or pyav, decord, torchcodec; auto is pyav, with decord for what pyav refuses
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
 
@@ -39,6 +41,7 @@ class DataConfig:
         """Raises DataError for values out of range, and sets `frames` where `seconds` tells it."""
         if self.layout not in LAYOUTS:
             raise DataError(f"data.layout is {self.layout!r}; choose {', '.join(LAYOUTS)}")
+        check_decoder(self.decoder)
         if self.captions not in SOURCES:
             raise DataError(f"data.captions is {self.captions!r}; choose {', '.join(SOURCES)}")
         for key in ("fps", "seconds"):

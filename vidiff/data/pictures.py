@@ -22,6 +22,8 @@ _REFUSALS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBomb
 class Animation:
     """An animated GIF or WebP, or a single picture: a clip of one frame."""
 
+    name = "pillow"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._picture: Image.Image | None = None
@@ -86,6 +88,8 @@ class Animation:
 
 class FrameFolder:
     """A folder of numbered pictures, all of one size: a frame each, in the order of their numbers."""
+
+    name = "pillow"
 
     def __init__(self, path: Path) -> None:
         self.path = path

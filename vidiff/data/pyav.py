@@ -13,13 +13,14 @@ from fractions import Fraction
 from functools import lru_cache
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import Any
 
 import av
 import av.filter
 import numpy as np
 
 from vidiff.data.decode import VideoError, check_file, check_indices, reason_of
-from vidiff.data.timetable import SHELF, Timetable, Unsuited, listed, read_through
+from vidiff.data.timetable import SHELF, State, Timetable, Unsuited, listed, read_through
 
 REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
 AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are known by number by then
@@ -36,10 +37,13 @@ class PyAVFile:
     A file whose packets lack times, or share one, is refused.
     """
 
+    name = "pyav"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._container: av.container.InputContainer | None = None
         self._pass: _Pass | None = None
+        self._state: State = (0, 0)
 
     @property
     def frames(self) -> int:
@@ -47,6 +51,7 @@ class PyAVFile:
 
     @property
     def fps(self) -> float:
+        self._table()
         return float(self._stream().average_rate or 0)
 
     @property
@@ -92,15 +97,15 @@ class PyAVFile:
 
     def _open(self) -> av.container.InputContainer:
         if self._container is None:
-            check_file(self.path)
             try:
-                self._container = av.open(str(self.path))
-                if not self._container.streams.video:
-                    raise VideoError(f"{self.path}: not a video: it has no video stream")
-                context = self._stream().codec_context
-                context.thread_count, context.thread_type = 1, "NONE"
+                self._container = av.open(str(self.path), "r")
             except av.FFmpegError as error:
                 raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
+            if not self._container.streams.video:
+                self.close()
+                raise VideoError(f"{self.path}: not a video, or cut off: cannot find video stream")
+            context = self._stream().codec_context
+            context.thread_count, context.thread_type = 1, "NONE"
         return self._container
 
     def _stream(self) -> av.VideoStream:
@@ -109,9 +114,13 @@ class PyAVFile:
         return stream
 
     def _table(self, whole: bool = False) -> Timetable:
-        """The timetable; `whole`, with the times of all frames."""
-        self._open()
-        return SHELF.get(self.path, whole, lambda: self._made(whole))
+        """The timetable; `whole`, with the times of all frames. A file that has changed is opened anew."""
+        check_file(self.path)
+        facts = self.path.stat()
+        if self._state != (state := (facts.st_size, facts.st_mtime_ns)):
+            self.close()
+            self._state = state
+        return SHELF.get(self.path, state, whole, lambda: self._made(whole))
 
     def _made(self, whole: bool) -> Timetable:
         table = None if whole else listed(self._stream())
@@ -181,7 +190,8 @@ class _Pass:
         self, container: av.container.InputContainer, stream: av.VideoStream, table: Timetable, key: int
     ) -> None:
         self.context = stream.codec_context
-        self.skips = self.context.name in UNREFERRED
+        self.skips, self.skipping = self.context.name in UNREFERRED, False
+        self.context.skip_frame = "DEFAULT"
         if key or table.by_dts:
             # mp4 is sought by pts, which follows a key frame's dts by as much as in the first
             delay = (stream.start_time or 0) - int(table.stamps[0]) if table.by_dts else 0
@@ -230,9 +240,11 @@ class _Pass:
         if self.ahead:
             packet = self.ahead.popleft()
             if self.skips:
-                number = self.numbers.get(packet.pts or 0)
+                number = self.numbers.get(packet.pts)
                 unwanted = number is not None and number < last and number not in wanted
-                self.context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                if unwanted != self.skipping:
+                    self.context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                    self.skipping = unwanted
             found = self.context.decode(packet)
         elif not self.flushed:
             self.flushed = True
@@ -300,7 +312,7 @@ class _Converter:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 `(h, w, 3)`, until the next call."""
         self.into.push(frame)
-        plane = self.out.pull().planes[0]
+        plane: Any = self.graph.vpull().planes[0]
         height, width, _ = self.shape
         rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
         return rows[:, : 3 * width].reshape(self.shape)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vidiff.data.decode import VIDEO_SUFFIXES, Decoder, DecordFile
+from vidiff.data.decode import VIDEO_SUFFIXES, Decoder
+from vidiff.data.decoders import video_file
 from vidiff.data.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, numbered
 
 CLIP_SUFFIXES = VIDEO_SUFFIXES | ANIMATION_SUFFIXES
@@ -15,11 +16,15 @@ class DataError(ValueError):
     """Data that cannot be used; the message says what to do."""
 
 
-def make_decoder(path: Path) -> Decoder:
-    """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures."""
+def make_decoder(path: Path, decoder: str = "auto") -> Decoder:
+    """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures.
+
+    Args:
+        decoder: of a video file, one of `vidiff.data.decoders.DECODERS`.
+    """
     if path.suffix.lower() in ANIMATION_SUFFIXES | PICTURE_SUFFIXES and not path.is_dir():
         return Animation(path)
-    return FrameFolder(path) if path.is_dir() else DecordFile(path)
+    return FrameFolder(path) if path.is_dir() else video_file(path, decoder)
 
 
 def is_video(path: Path) -> bool:

@@ -14,6 +14,9 @@ import numpy as np
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
 
 
+State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
+
+
 class Unsuited(ValueError):
     """A file whose frames cannot be told apart by their times."""
 
@@ -70,7 +73,8 @@ def listed(stream: av.VideoStream) -> Timetable | None:
 
 def read_through(container: av.container.InputContainer, stream: av.VideoStream) -> Timetable:
     """The timetable by all packets of a file just opened. Raises Unsuited where they lack times, or share one."""
-    pts, keys, stamps = [], [], []
+    pts: list[int] = []
+    keys, stamps = [], []
     for packet in container.demux(stream):
         if not packet.size or packet.is_discard:
             continue
@@ -95,16 +99,15 @@ class Shelf:
 
     def __init__(self, most: int = HELD) -> None:
         self.most, self.held = most, 0
-        self.tables: OrderedDict[tuple[str, int, int, bool], Timetable] = OrderedDict()
+        self.tables: OrderedDict[tuple[str, State, bool], Timetable] = OrderedDict()
 
-    def get(self, path: Path, whole: bool, make: Callable[[], Timetable]) -> Timetable:
-        """The timetable of a file, made where there is none, or of another state of the file.
+    def get(self, path: Path, state: State, whole: bool, make: Callable[[], Timetable]) -> Timetable:
+        """The timetable of a file in this state, made where there is none.
 
         Args:
             whole: with the times of all frames.
         """
-        facts = path.stat()
-        key = (str(path), facts.st_size, facts.st_mtime_ns, whole)
+        key = (str(path), state, whole)
         if key in self.tables:
             self.tables.move_to_end(key)
             return self.tables[key]

@@ -43,12 +43,13 @@ class VideoReader:
 
     Args:
         fps: see the clip at this rate, as `vidiff.data.retime.Retimed` does; 0 for its own frames.
+        decoder: of a video file, one of `vidiff.data.decoders.DECODERS`.
     """
 
-    def __init__(self, path: str | Path, fps: float = 0.0) -> None:
+    def __init__(self, path: str | Path, fps: float = 0.0, decoder: str = "auto") -> None:
         self.path = Path(path)
-        decoder = make_decoder(self.path)
-        self._decoder = Retimed(self.path, decoder, fps) if fps else decoder
+        inner = make_decoder(self.path, decoder)
+        self._decoder = Retimed(self.path, inner, fps) if fps else inner
 
     def __enter__(self) -> VideoReader:
         return self
@@ -59,6 +60,11 @@ class VideoReader:
     def close(self) -> None:
         """Closes the file. The next question opens it again."""
         self._decoder.close()
+
+    @property
+    def decoder(self) -> str:
+        """Name of the library that reads it."""
+        return self._decoder.name
 
     @property
     def frames(self) -> int:
