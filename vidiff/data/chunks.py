@@ -53,7 +53,7 @@ class ChunkReader:
         fps: float = 0.0,
         decoder: str = "auto",
     ) -> Generator[Tensor, None, None]:
-        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`; `fps`, `decoder` as of `VideoReader`.
+        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`. The rest is as of `VideoReader`.
 
         Raises VideoError where it does not decode, or its decoder hangs or crashes.
         """

@@ -208,7 +208,7 @@ class _Pass:
             raise _Missing(f"key frame {key} is not found")
         self.begins: int = first.pts  # frames before, though read later, refer to some that are not decoded
         self.at = places[stamp]  # number of the next frame that comes out, once those before are counted
-        self.counted = False
+        self.first = key == 0  # of the file: nothing came before, so whatever comes out is right
         self.ahead: deque[av.Packet] = deque()  # read, not decoded
         self.unnumbered: list[int] = []  # pts of packets read, a heap
         self.numbers: dict[int, int] = {}  # by pts
@@ -239,7 +239,7 @@ class _Pass:
         self._read(AHEAD)
         if self.ahead:
             packet = self.ahead.popleft()
-            if self.skips:
+            if self.skips and packet.pts is not None:
                 number = self.numbers.get(packet.pts)
                 unwanted = number is not None and number < last and number not in wanted
                 if unwanted != self.skipping:
@@ -254,6 +254,9 @@ class _Pass:
         for frame in found:
             if frame.pts is None or frame.pts < self.begins:
                 continue
+            if not self.first and frame.pts != self.begins:
+                raise _Missing("a key frame does not decode by itself")  # as of intra refresh
+            self.first = True
             while frame.pts not in self.numbers and not self.ended:
                 self._read(len(self.ahead) + 1)
             if frame.pts not in self.numbers:
@@ -284,6 +287,13 @@ class _Pass:
         else:  # it is shown before the key frame
             self.upcoming += 1
             self.at += 1
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Frames uint8 `(f, h, w, 3)` resized to `size` (h, w), as those of files are."""
+    frames = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in pixels]
+    convert = _converter(frames[0], size)
+    return np.stack([convert(frame).copy() for frame in frames])
 
 
 class _Converter:

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -66,7 +67,7 @@ def listed(stream: av.VideoStream) -> Timetable | None:
         if entry.is_keyframe:
             keys.append(place)
             stamps.append(entry.timestamp)
-    if not keys or keys[0] != 0 or any(a >= b for a, b in zip(stamps, stamps[1:], strict=False)):
+    if not keys or keys[0] != 0 or any(a >= b for a, b in pairwise(stamps)):
         return None
     return Timetable(len(entries), np.array(keys), np.array(stamps), by_dts=True, pts=None)
 

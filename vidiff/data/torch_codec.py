@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from vidiff.data.decode import VideoError, check_file, check_indices, reason_of
-from vidiff.data.pyav import PyAVFile
+from vidiff.data.pyav import PyAVFile, resized
 
 _REFUSALS = (RuntimeError, ValueError, IndexError, TypeError)
 
@@ -29,7 +28,7 @@ def why_not() -> str:
 
 
 class TorchcodecFile:
-    """A video file, by torchcodec. Where frames are resized, torch does it (bicubic), once they are RGB."""
+    """A video file, by torchcodec. Where frames are resized, it is done once they are RGB."""
 
     name = "torchcodec"
 
@@ -62,10 +61,8 @@ class TorchcodecFile:
         except _REFUSALS as error:
             self.close()
             raise VideoError(f"{self.path}: damaged or truncated, {_last(error)}") from None
-        if size is not None and found.shape[1:3] != size:
-            planes = found.permute(0, 3, 1, 2)
-            found = interpolate(planes, size=size, mode="bicubic", antialias=True).permute(0, 2, 3, 1)
-        return found.contiguous().numpy()
+        pixels = found.contiguous().numpy()
+        return pixels if size is None or pixels.shape[1:3] == size else resized(pixels, size)
 
     def close(self) -> None:
         self._decoder = None
