@@ -4,6 +4,8 @@
 of video-diffusion-pytorch's Unet3D: the same levels, as many parameters, the same input, in turns.
 `make bench` installs the peer and runs it. By hand: `pip install -e ".[bench]"`, then
 `pip install --no-deps video-diffusion-pytorch`.
+
+`python tools/benchmark.py load` times random clips out of video files: docs/loading.md has what it found.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from benchmark_load import load
 
 from vidiff.diffusion.condition import Condition
 from vidiff.nn.unet import UNet, UNetConfig
@@ -163,9 +166,14 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=9, help="steps of each side that are timed")
     command.add_argument("--seed", type=int, default=0, help="of weights and input")
     command.add_argument("--json", type=Path, help="write the figures here as well")
+    command = commands.add_parser("load", help="random clips out of video files, against plain PyAV and torchcodec")
+    command.add_argument("--data", type=Path, help="folder that keeps the files; made anew where none is given")
+    command.add_argument("--rounds", type=int, default=9, help="times that each reader reads a set of clips")
+    command.add_argument("--clips", type=int, default=8, help="of a set")
+    command.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args()
     try:
-        result = train(args)
+        result = {"train": train, "load": load}[args.command](args)
     except ImportError as error:
         parser.error(f"{error.name} is not installed; `make bench` installs what the comparison needs")
     except ValueError as error:

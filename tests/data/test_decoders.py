@@ -239,13 +239,13 @@ def test_torchcodec_agrees(folder: Path, name: str) -> None:
 
 @needs_torchcodec
 def test_torchcodec_resizes_alike(tmp_path: Path) -> None:
-    """To 3 of 255 levels where colours change smoothly: it is done before or after frames become RGB."""
+    """To 8 of 255 levels, and 1 on average, where colours change smoothly: it is done before or after frames become RGB."""
     write_video(tmp_path / "x.mp4", smooth(12, 96, 128))
     ours, theirs = PyAVFile(tmp_path / "x.mp4"), BY_NAME["torchcodec"](tmp_path / "x.mp4")
     for size in ((48, 64), (40, 50), (120, 160)):
         a, b = (decoder.decode(range(12), size).astype(int) for decoder in (ours, theirs))
         assert a.shape == b.shape == (12, *size, 3)
-        assert np.abs(a - b).max() <= 3
+        assert np.abs(a - b).max() <= 8 and np.abs(a - b).mean() <= 1
     ours.close()
     theirs.close()
 
