@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmark_load import load  # beside this file
 from torch import Tensor, nn
-from benchmark_load import load
 
 from vidiff.diffusion.condition import Condition
 from vidiff.nn.unet import UNet, UNetConfig

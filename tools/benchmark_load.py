@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -179,21 +180,24 @@ def check(paths: list[Path], row: Row, readers: dict[str, Reader]) -> None:
             raise ValueError(f"{name} reads other frames of {paths[0]}: {error:.1f} levels off")
 
 
-def measure(paths: list[Path], row: Row, readers: dict[str, Reader], rounds: int, clips: int) -> dict[str, list[float]]:
-    """Seconds a clip of each reader, one number a round; they read the same clips, one after the other."""
+Spent = dict[str, list[tuple[float, float]]]  # reader -> of each round, seconds a clip: of the processor, of the clock
+
+
+def measure(paths: list[Path], row: Row, readers: dict[str, Reader], rounds: int, clips: int) -> Spent:
+    """They read the same clips, one after the other. The processor's time counts all of a reader's threads."""
     dice = random.Random(f"{row} {rounds}")
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
+    found: Spent = {name: [] for name in readers}
     for _ in range(rounds):
         chosen = [(dice.choice(paths), dice.randrange(row.length - FRAMES)) for _ in range(clips)]
-        spent = dict.fromkeys(readers, 0.0)
+        totals = {name: np.zeros(2) for name in readers}
         for path, start in chosen:
             for name, read in readers.items():
-                begin = time.perf_counter()
+                begin = np.array([time.process_time(), time.perf_counter()])
                 read(path, start, row.resized)
-                spent[name] += time.perf_counter() - begin
-        for name, total in spent.items():
-            seconds[name].append(total / clips)
-    return seconds
+                totals[name] += [time.process_time(), time.perf_counter()] - begin
+        for name, total in totals.items():
+            found[name].append(tuple(total / clips))
+    return found
 
 
 def load(args: argparse.Namespace) -> dict[str, object]:
@@ -205,32 +209,40 @@ def load(args: argparse.Namespace) -> dict[str, object]:
         readers = {name: read for name, read in readers.items() if "torchcodec" not in read.__name__}
     rows = []
     temporary = nullcontext(args.data) if args.data else tempfile.TemporaryDirectory()
+    print(
+        f"clips of {FRAMES} frames a second of one core (in brackets: of the clock), median of {args.rounds} rounds;\n"
+        "below, by how much vidiff needs less of the processor: median (least to most)"
+    )
     with temporary as folder:
         for alone in (False, True):
-            print("\nall of a reader's threads on one core" if alone else "\none decoding thread each, as it comes")
-            print(f"{'file':<16}{'read at':>8}" + "".join(f"{name:>13}" for name in readers) + "   clips/s")
+            print("\nall of a reader's threads on one core" if alone else "\nas it comes, with one thread that decodes")
+            print(f"{'file':<13}{'at':>5}" + "".join(f"{name:>18}" for name in readers))
             for row in ROWS:
                 paths = files_of(Path(folder), row)
                 check(paths, row, readers)
                 with one_core() if alone else nullcontext():
-                    seconds = measure(paths, row, readers, args.rounds, args.clips)
-                rows.append(summary(row, alone, seconds))
+                    spent = measure(paths, row, readers, args.rounds, args.clips)
+                rows.append(summary(row, alone, spent))
                 show(rows[-1], row)
     return {"torch": torch.__version__, "rounds": args.rounds, "clips": args.clips, "rows": rows}
 
 
-def summary(row: Row, alone: bool, seconds: dict[str, list[float]]) -> dict[str, object]:
-    """Clips a second (median of the rounds), and by how much vidiff is quicker than each (median, least, most)."""
-    speeds = {name: 1 / statistics.median(each) for name, each in seconds.items()}
-    ratios = {}
-    for name, each in seconds.items():
-        found = sorted(theirs / mine for mine, theirs in zip(seconds["vidiff"], each, strict=True))
-        ratios[name] = {"median": statistics.median(found), "min": found[0], "max": found[-1]}
-    return {"file": row.name, "size": row.size, "one_core": alone, "clips_per_second": speeds, "ratios": ratios}
+def summary(row: Row, alone: bool, spent: Spent) -> dict[str, Any]:
+    """Clips a second of one core and of the clock, and by how much vidiff is quicker than each other reader."""
+    found: dict[str, Any] = {"file": row.name, "size": row.size, "one_core": alone, "readers": {}}
+    for name, rounds in spent.items():
+        ratios = sorted(theirs[0] / mine[0] for mine, theirs in zip(spent["vidiff"], rounds, strict=True))
+        found["readers"][name] = {
+            "clips_per_core_second": 1 / statistics.median(each for each, _ in rounds),
+            "clips_per_second": 1 / statistics.median(each for _, each in rounds),
+            "ratio": {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]},
+        }
+    return found
 
 
-def show(found: dict, row: Row) -> None:
-    speeds = found["clips_per_second"].values()
-    print(f"{row.name:<16}{row.size:>8}" + "".join(f"{speed:>13.1f}" for speed in speeds))
-    ratios = (f"{each['median']:.2f} ({each['min']:.2f}-{each['max']:.2f})" for each in found["ratios"].values())
-    print(f"{'':<12}vidiff is x" + "".join(f"{ratio:>18}" for ratio in ratios), flush=True)
+def show(found: dict[str, Any], row: Row) -> None:
+    readers = found["readers"].values()
+    speeds = (f"{each['clips_per_core_second']:.1f} ({each['clips_per_second']:.1f})" for each in readers)
+    print(f"{row.name:<13}{row.size:>5}" + "".join(f"{speed:>18}" for speed in speeds))
+    ratios = ("{median:.2f} ({min:.2f}-{max:.2f})".format(**each["ratio"]) for each in readers)
+    print(" " * 18 + "".join(f"{ratio:>18}" for ratio in ratios), flush=True)

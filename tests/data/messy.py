@@ -50,6 +50,18 @@ def write_clip(
     return path
 
 
+def write_twice(source: Path, path: Path) -> Path:
+    """The same packets, one of them at the time of the one before: PyAV cannot tell the two by their times."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(file.streams.video[0])
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        packets[5].pts = packets[5].dts = packets[4].pts
+        for packet in packets:
+            packet.stream = stream
+            copy.mux(packet)
+    return path
+
+
 def write_sound(path: Path) -> None:
     with av.open(str(path), "w") as file:
         stream = file.add_stream("aac", rate=16000)

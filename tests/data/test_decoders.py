@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from messy import turned, with_edit_list, write_clip
+from messy import turned, with_edit_list, write_clip, write_twice
 from videos import smooth
 
 from vidiff.data import pyav, timetable
@@ -239,7 +239,7 @@ def test_torchcodec_agrees(folder: Path, name: str) -> None:
 
 @needs_torchcodec
 def test_torchcodec_resizes_alike(tmp_path: Path) -> None:
-    """To 8 of 255 levels, and 1 on average, where colours change smoothly: it is done before or after frames become RGB."""
+    """To 8 of 255 levels, and 1 on average, where colours change smoothly: it is done before or after they are RGB."""
     write_video(tmp_path / "x.mp4", smooth(12, 96, 128))
     ours, theirs = PyAVFile(tmp_path / "x.mp4"), BY_NAME["torchcodec"](tmp_path / "x.mp4")
     for size in ((48, 64), (40, 50), (120, 160)):
@@ -255,18 +255,6 @@ def test_torchcodec_names_what_it_cannot_read(folder: Path) -> None:
     (folder / "empty.mp4").touch()
     with pytest.raises(VideoError, match=r"empty\.mp4: is empty"):
         _ = BY_NAME["torchcodec"](folder / "empty.mp4").frames
-
-
-def write_twice(source: Path, path: Path) -> Path:
-    """The same packets, one of them at the time of the one before."""
-    with av.open(str(source)) as file, av.open(str(path), "w") as copy:
-        stream = copy.add_stream_from_template(file.streams.video[0])
-        packets = [packet for packet in file.demux(video=0) if packet.size]
-        packets[5].pts = packets[5].dts = packets[4].pts
-        for packet in packets:
-            packet.stream = stream
-            copy.mux(packet)
-    return path
 
 
 def test_a_file_that_pyav_refuses_is_read_by_decord(

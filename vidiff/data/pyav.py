@@ -8,19 +8,19 @@ thread, by a converter that is kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import av.filter
 import numpy as np
 
-from vidiff.data.decode import VideoError, check_file, check_indices, reason_of
-from vidiff.data.timetable import SHELF, State, Timetable, Unsuited, listed, read_through
+from vidiff.data.decode import VideoError, check_indices, reason_of
+from vidiff.data.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
 
 REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
 AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are known by number by then
@@ -44,6 +44,7 @@ class PyAVFile:
         self._container: av.container.InputContainer | None = None
         self._pass: _Pass | None = None
         self._state: State = (0, 0)
+        self._goes_on = False  # whether one call's frames have followed on the last one's
 
     @property
     def frames(self) -> int:
@@ -90,7 +91,7 @@ class PyAVFile:
         return pixels
 
     def close(self) -> None:
-        self._pass = None
+        self._end_pass()
         if self._container is not None:
             self._container.close()
         self._container = None
@@ -115,9 +116,8 @@ class PyAVFile:
 
     def _table(self, whole: bool = False) -> Timetable:
         """The timetable; `whole`, with the times of all frames. A file that has changed is opened anew."""
-        check_file(self.path)
-        facts = self.path.stat()
-        if self._state != (state := (facts.st_size, facts.st_mtime_ns)):
+        state = state_of(self.path)
+        if self._state != state:
             self.close()
             self._state = state
         return SHELF.get(self.path, state, whole, lambda: self._made(whole))
@@ -148,28 +148,35 @@ class PyAVFile:
         """Frames of one pass, which goes on from the last one where that is nearer than a key frame."""
         key = table.key_before(numbers[0])
         back = 1
-        if self._pass is not None and self._pass.at <= numbers[0] and table.keys[key] <= self._pass.at + NEAR:
-            current = self._pass
-        else:
-            current = None
+        last = self._pass
+        if last is not None:
+            follows = last.at <= numbers[0] and table.keys[key] <= last.at + NEAR
+            self._goes_on |= follows
+            if not follows or last.flushed:
+                self._end_pass()
         while True:
             done = 0
             try:
-                if current is None:
+                if self._pass is None:
                     if key == 0 and not table.by_dts:
                         self.close()  # many containers cannot be sought at their beginning
-                    self._pass = current = _Pass(self._open(), self._stream(), table, key)
-                for number, frame in current.frames(numbers):
+                    self._pass = _Pass(self._open(), self._stream(), table, key)
+                for number, frame in self._pass.frames(numbers, drain=not self._goes_on):
                     yield number, frame
                     done += 1
                 return
             except _Missing:
-                self._pass = current = None
+                self._end_pass()
                 numbers = numbers[done:]
                 key = min(key, table.key_before(numbers[0]))
                 if key == 0:
                     raise
                 key, back = max(0, key - back), 2 * back  # what it showed depends on more than that key frame
+
+    def _end_pass(self) -> None:
+        if self._pass is not None:
+            self._pass.close()
+        self._pass = None
 
 
 class _Missing(ValueError):
@@ -198,13 +205,14 @@ class _Pass:
             container.seek(int(table.stamps[key]) + delay, stream=stream)
         self.packets = container.demux(stream)
         places = dict(zip(table.stamps[: key + 1].tolist(), table.keys[: key + 1].tolist(), strict=True))
-        for first in self.packets:
+        for first in self.packets:  # to the first that can be begun with
             stamp = first.dts if table.by_dts else first.pts
             if first.is_keyframe and stamp is not None and first.pts is not None:
                 break
         else:
-            raise _Missing(f"key frame {key} is not there")
+            raise _Missing(f"key frame {key} is not there")  # and there are no more packets
         if stamp not in places:
+            self.close()
             raise _Missing(f"key frame {key} is not found")
         self.begins: int = first.pts  # frames before, though read later, refer to some that are not decoded
         self.at = places[stamp]  # number of the next frame that comes out, once those before are counted
@@ -217,9 +225,19 @@ class _Pass:
         self.ready: deque[tuple[int, av.VideoFrame]] = deque()
         self._take(first)
 
-    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The frames of these numbers, sorted, none of which has come out before. Raises _Missing."""
+    def close(self) -> None:
+        """PyAV's demuxing, when it is merely forgotten, leaks 150 bytes."""
+        cast(Generator[av.Packet, None, None], self.packets).close()
+
+    def frames(self, numbers: Sequence[int], drain: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of these numbers, sorted, none of which has come out before. Raises _Missing.
+
+        Args:
+            drain: have what the decoder holds back come out once it has been given all these frames, rather than give
+                it those that follow. The pass ends there.
+        """
         wanted = set(numbers)
+        self.missing = len(wanted) if drain else -1
         for number in numbers:
             while not self.ready or self.ready[0][0] < number:
                 if self.ready:
@@ -236,11 +254,16 @@ class _Pass:
 
     def _advance(self, wanted: set[int], last: int) -> bool:
         """Decode one more packet; False at the end."""
+        if not self.missing and not self.flushed:
+            self.ahead.clear()
+            self.ended = True
         self._read(AHEAD)
         if self.ahead:
             packet = self.ahead.popleft()
-            if self.skips and packet.pts is not None:
-                number = self.numbers.get(packet.pts)
+            number = None if packet.pts is None else self.numbers.get(packet.pts)
+            if number in wanted:
+                self.missing -= 1
+            if self.skips:
                 unwanted = number is not None and number < last and number not in wanted
                 if unwanted != self.skipping:
                     self.context.skip_frame = "NONREF" if unwanted else "DEFAULT"
@@ -308,7 +331,7 @@ class _Converter:
         self.into = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
         )
-        self.out = graph.add("buffersink")
+        self.out: Any = graph.add("buffersink")
         turns = [graph.add("transpose", way) for way in TURNS.get(frame.rotation, ())]
         resize = graph.add("scale", f"{width}:{height}")
         graph.link_nodes(self.into, *turns, resize, graph.add("format", "rgb24"), self.out)
@@ -322,7 +345,7 @@ class _Converter:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 `(h, w, 3)`, until the next call."""
         self.into.push(frame)
-        plane: Any = self.graph.vpull().planes[0]
+        plane = self.out.pull().planes[0]
         height, width, _ = self.shape
         rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
         return rows[:, : 3 * width].reshape(self.shape)

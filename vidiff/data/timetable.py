@@ -5,17 +5,32 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any
 
 import av
 import numpy as np
+
+from vidiff.data.decode import VideoError, check_file
 
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
 
 
 State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
+
+
+def state_of(path: Path) -> State:
+    """Raises `VideoError` unless there is a regular file that is not empty."""
+    with suppress(OSError):
+        facts = path.stat()
+        if S_ISREG(facts.st_mode) and facts.st_size:
+            return facts.st_size, facts.st_mtime_ns
+    check_file(path)
+    raise VideoError(f"{path}: cannot be looked at")
 
 
 class Unsuited(ValueError):
@@ -76,15 +91,17 @@ def read_through(container: av.container.InputContainer, stream: av.VideoStream)
     """The timetable by all packets of a file just opened. Raises Unsuited where they lack times, or share one."""
     pts: list[int] = []
     keys, stamps = [], []
-    for packet in container.demux(stream):
-        if not packet.size or packet.is_discard:
-            continue
-        if packet.pts is None:
-            raise Unsuited("not all of its frames say when they are shown")
-        if packet.is_keyframe:
-            keys.append(len(pts))
-            stamps.append(packet.pts)
-        pts.append(packet.pts)
+    packets: Any = container.demux(stream)
+    with closing(packets):
+        for packet in packets:
+            if not packet.size or packet.is_discard:
+                continue
+            if packet.pts is None:
+                raise Unsuited("not all of its frames say when they are shown")
+            if packet.is_keyframe:
+                keys.append(len(pts))
+                stamps.append(packet.pts)
+            pts.append(packet.pts)
     if not pts:
         raise Unsuited("it has no frames")
     if not keys or keys[0] != 0:
