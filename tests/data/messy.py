@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -88,11 +89,12 @@ def with_edit_list(whole: bytes) -> bytes:
 
 
 def lacking(whole: bytes) -> bytes:
-    """The last frame's packet is listed, and holds nothing but filling."""
-    place = whole.index(b"mdat") + 4
-    while place < len(whole):
-        last, place = place, place + 4 + int.from_bytes(whole[place : place + 4], "big")
-    return whole[: last + 4] + b"\x0c" + whole[last + 5 :]
+    """Another clip, of MPEG-4, whose last packet but one says that its frame is not coded: none comes out."""
+    with TemporaryDirectory() as folder:
+        content = bytearray(write_clip(Path(folder) / "x.mp4", codec="mpeg4").read_bytes())
+    begin = content.rindex(b"\x00\x00\x01\xb6", 0, content.rindex(b"\x00\x00\x01\xb6"))
+    content[begin + 5] &= 0x7F  # vop_coded, after 8 bits of type and time
+    return bytes(content)
 
 
 def damaged(whole: bytes) -> bytes:

@@ -48,7 +48,7 @@ def settled(processes: list[int]) -> Use:
 
 
 def write_files(folder: Path) -> None:
-    """Of several kinds: read by their own index, read through, resized, and with times that decord alone puts up with."""
+    """Of several kinds: read by their own index, read through, resized, with times that decord alone puts up with."""
     (folder / "train").mkdir(parents=True)
     for number in range(FILES):
         suffix, codec = ((".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"), (".mp4", "libx264"))[number % 4]

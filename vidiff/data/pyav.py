@@ -291,9 +291,9 @@ class _Pass:
         """Read on until so many wait to be decoded, and number all those whose turn is sure."""
         while not self.ended and len(self.ahead) < packets:
             packet = next(self.packets, None)
-            if packet is None or not packet.size:
+            if packet is None:
                 self.ended = True
-            else:
+            elif packet.size:  # the last, of no size, is PyAV's sign of the end
                 self._take(packet)
         while self.unnumbered and (self.ended or len(self.unnumbered) > REORDERED):
             self.numbers[heappop(self.unnumbered)] = self.upcoming

@@ -77,7 +77,7 @@ def listed(stream: av.VideoStream) -> Timetable | None:
         return None
     keys, stamps = [], []
     for place, entry in enumerate(entries):
-        if entry.is_discard:
+        if entry.is_discard or not entry.size:
             return None
         if entry.is_keyframe:
             keys.append(place)
