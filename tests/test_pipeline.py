@@ -132,7 +132,7 @@ def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
 
 def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
     found = pipe.settings(steps=9, sampler=None, seed=3)
-    rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3}
+    rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3, "weights": "ema"}
     rest["strategy"] = {"name": "clean"}
     assert found == rest | {"guidance": 1.5, "history": None} | asdict(Guide())
     pipe.sampling.history = 2.0

@@ -52,11 +52,16 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "score_editing": frozenset({"score_shapes"}),
     "score_guidance": frozenset({"score_shapes"}),
     "score_upscaling": frozenset({"pipeline", "prepare"}),
-    "stages": frozenset({"pipeline", "prepare"}),
+    "score_codec": frozenset({"run"}),
+    "datasets": frozenset({"prepare"}),
+    "stages": frozenset({"pipeline", "datasets"}),
     "dry_run": frozenset({"stages"}),
     "train": frozenset({"dry_run"}),
+    "study": LEAVES,
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
-    "tools": frozenset({"vidiff", "options", "compare", "score_editing", "score_guidance", "score_upscaling"}),
+    "tools": frozenset(
+        {"vidiff", "options", "compare", "score_codec", "score_editing", "score_guidance", "score_upscaling", "study"}
+    ),
 }
 
 LOADING = "tools/benchmark_load.py"  # times what others make of these libraries
@@ -64,6 +69,8 @@ LOADING = "tools/benchmark_load.py"  # times what others make of these libraries
 # outside library -> the files that may import it
 OWNERS = {
     "decord": {"vidiff/data/decode.py"},
+    "fsspec": {"vidiff/data/remote.py"},
+    "aiohttp": {"vidiff/data/remote.py"},
     "imageio": {"vidiff/data/video.py"},
     "av": {
         "vidiff/data/video.py",
@@ -207,9 +214,9 @@ def test_the_table_means_what_it_says() -> None:
     assert "sample" in reach("objective") and "objective" not in reach("sample")
     assert reach("tools") == set(MAY_IMPORT)
     knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
-    after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "stages", "dry_run", "train"}
-    scores = {"compare", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
-    assert knows_config == {"config", "vidiff", "tools"} | after | scores
+    after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "datasets", "stages", "dry_run"}
+    scores = {"compare", "score_codec", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
+    assert knows_config == {"config", "vidiff", "tools", "train"} | after | scores
 
 
 GOOD = {

@@ -103,7 +103,7 @@ class Clips:
 
     def _read(self, path: Path, frames: int) -> Tensor:
         with VideoReader(path, self.fps) as reader:
-            size = fit_size(*reader.size, self.side)
+            size = fit_size(*reader.size, (self.side, self.side))
             video = reader.read(range(0, frames * self.stride, self.stride), None if size == reader.size else size)
         top, left = (video.shape[2] - self.side) // 2, (video.shape[3] - self.side) // 2
         return video[..., top : top + self.side, left : left + self.side]
@@ -137,10 +137,10 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int) -> Clips:
         labels = [truth[path].label for path in files] if set(LABELS) <= set(pipeline.labels) else None
         return Clips(files, labels, [truth[path] for path in files], 0, 1, pipeline.size)
     layout = "folders" if data.layout == "shapes" else data.layout
-    index = build_index(root, layout, data.test_split, data.fold, count, data.max_broken, fps=data.fps)
+    index = build_index(data.root, layout, data.test_split, data.fold, count, data.max_broken, fps=data.fps)
     labels = [index.labels[file.label] for file in index.files] if pipeline.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
-    return Clips([root / file.path for file in index.files], labels, [], length, stride, pipeline.size, data.fps)
+    return Clips([index.root / file.path for file in index.files], labels, [], length, stride, pipeline.size, data.fps)
 
 
 def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:

@@ -15,15 +15,16 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
+from vidiff.evaluate.features import Features
 from vidiff.guide import Guide
 from vidiff.long import STRATEGIES, Strategy
 from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
-from vidiff.nn.vae import VAEConfig
+from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
-from vidiff.objective.vae import VAELoss
+from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
 from vidiff.text import TEXTS, TextEncoder
@@ -65,13 +66,14 @@ class LowresConfig:
     noise: float = 0.1  # largest time to which the low-resolution video is noised in training
     level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
 
-    def check(self, size: int) -> None:
-        """Raises ConfigError for values that do not go together, or with frames of `size` pixels."""
-        if self.factor < 0 or self.factor == 1 or (self.factor and size % self.factor):
-            raise ConfigError(
-                f"lowres.factor is {self.factor}; give 2 or more, such that it divides data.size, which is {size}, or "
-                "0 for a model that makes clips by itself"
-            )
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for values that do not go together, or with the sizes of clips."""
+        for name, side in data.sides():
+            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
+                raise ConfigError(
+                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
+                    "0 for a model that makes clips by itself"
+                )
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
         if not 0 <= self.level <= self.noise:
@@ -114,14 +116,32 @@ class VAERun(RunConfig):
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELoss = field(default_factory=VAELoss)
+    start: str = ""  # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it
 
     def check(self) -> None:
         super().check()
         self.vae.validate()
-        if self.data.size % self.vae.factor:
+        if self.loss.perceptual and not self.loss.perceptual_network:
             raise ConfigError(
-                f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
+                "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
+                "LPIPS as TorchScript beside its network.json"
             )
+        if self.loss.adversarial:
+            if self.train.compile:
+                raise ConfigError(
+                    "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
+                    "step: set one of them off"
+                )
+            least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
+            name, side = min(self.data.sides(), key=lambda each: each[1])
+            if side < least:
+                raise ConfigError(
+                    f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "
+                    "lower loss.discriminator_levels"
+                )
+        for name, side in self.data.sides():
+            if side % self.vae.factor:
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
 
 
 @dataclass
@@ -150,19 +170,25 @@ class LatentRun(RunConfig):
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
         build_schedule(self)
+        if self.data.jitter or max(self.data.zoom) > 1:
+            raise ConfigError(
+                f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
+                "frames as they are: leave both to the autoencoder's own config"
+            )
         if self.codec.name == "identity":
             self.check_size(1)
 
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
-        size, levels = self.data.size, self.levels
+        levels = self.levels
         needed = factor * self.patch * 2 ** (levels - 1)
-        if size % needed:
-            patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
-            raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the network halve "
-                f"{levels - 1} times: give a multiple of {needed}"
-            )
+        for name, side in self.data.sides():
+            if side % needed:
+                patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+                raise ConfigError(
+                    f"{name} is {side}; the codec shrinks by {factor}{patches} and {levels} levels of the network "
+                    f"halve {levels - 1} times: give a multiple of {needed}"
+                )
 
 
 @dataclass
@@ -190,7 +216,7 @@ class DiffusionRun(LatentRun):
     def check(self) -> None:
         self.unet.validate()
         super().check()
-        self.lowres.check(self.data.size)
+        self.lowres.check(self.data)
         if self.lowres.factor and self.objective != "denoising":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
@@ -212,10 +238,10 @@ class DiffusionRun(LatentRun):
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
         if self.sampling.lag < 0:
             raise ConfigError(f"sampling.lag is {self.sampling.lag}; give 0 or more steps")
-        if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
-            raise ConfigError(
-                f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
-            )
+        frames = self.data.plan()[0].frames
+        if not 1 <= self.sampling.context < frames and frames > 1:
+            less = "the first bucket's frames" if self.data.buckets else "data.frames"
+            raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
 
 
 @dataclass
@@ -235,6 +261,10 @@ class ClassifierRun(LatentRun):
         super().check()
         if not 0 < self.scale < float("inf"):
             raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.data.images:
+            raise ConfigError(
+                f"data.images is {self.data.images!r}, but a classifier is trained on clips: leave it out"
+            )
         if self.schedule.get("name") == "learned":
             raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
         choose("loss.times", self.loss.times, TIMES)
@@ -302,6 +332,13 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     if config.objective == "bound":
         return BoundObjective(denoiser)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_vae_objective(config: VAERun) -> VAEObjective:
+    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
+    network = VAE(config.vae)
+    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
+    return VAEObjective(network, config.loss, similar, config.train.accumulate)
 
 
 def build_classifier(config: ClassifierRun) -> ClassifierObjective:

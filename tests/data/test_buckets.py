@@ -4,7 +4,7 @@ from itertools import chain, islice, pairwise
 
 import pytest
 
-from vidiff.data.buckets import Bucket, assign, group
+from vidiff.data.buckets import Bucket, assign, group, longest_of, nearest_size, shrunk
 from vidiff.data.order import GroupedOrder, JointOrder, Key, Order
 
 SQUARE, LONG, WIDE, TALL = Bucket(8, 64, 64), Bucket(16, 64, 64), Bucket(8, 48, 80), Bucket(8, 80, 48)
@@ -122,3 +122,12 @@ def test_mistakes() -> None:
         GroupedOrder([[1]], 6, world=4)
     with pytest.raises(ValueError, match=r"share is 1\.2"):
         JointOrder(([[1]], [[2]]), 1.2, 4)
+
+
+def test_sizes_that_a_model_was_trained_on() -> None:
+    buckets = [SQUARE, LONG, WIDE, TALL, WIDE.picture]
+    assert [longest_of(buckets, size) for size in ((64, 64), (48, 80), (80, 48))] == [16, 8, 8]
+    with pytest.raises(ValueError, match="size is 80x80; this model was trained on clips of 64x64, 48x80, 80x48: ask"):
+        longest_of(buckets, (80, 80))
+    assert nearest_size(buckets, 1080, 1920) == (48, 80) and nearest_size(buckets, 1000, 1100) == (64, 64)
+    assert shrunk([WIDE], 4) == [Bucket(8, 12, 20)]

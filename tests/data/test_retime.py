@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -121,6 +122,15 @@ def test_an_index_counts_the_frames_that_are_seen(tmp_path: Path) -> None:
         assert number_of(torch.cat(list(reader.read(seen[8].path(place), 4, 3, None)), 1)) == [0, 1, 2, 3]
     with pytest.raises(DataError, match=r"data\.fps is -1"):
         build_index(tmp_path / "data", fps=-1)
+
+
+def test_a_clip_within_a_tar_is_seen_at_a_rate(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "own" / "0.mp4", 24, fps=30)
+    with tarfile.open(tmp_path / "clips-0.tar", "w") as tar:
+        tar.add(tmp_path / "own" / "0.mp4", "0.mp4")
+    index = build_index(tmp_path / "clips-0.tar", split="train", progress=False, fps=8)
+    assert [file.frames for file in index.files] == [7]
+    assert number_of(read_video(index.path(0), fps=index.fps)) == SHOWN[30, 8]
 
 
 def test_the_digest_tells_the_rate_where_lengths_do_not(tmp_path: Path) -> None:

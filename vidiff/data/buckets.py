@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 
 class Bucket(NamedTuple):
@@ -20,6 +22,22 @@ class Bucket(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
+
+    @property
+    def picture(self) -> Bucket:
+        """Of one frame, and as large."""
+        return self._replace(frames=1)
+
+
+class Grouped(Protocol):
+    """A data set, and the indices of those of its samples that are of equal shape, together."""
+
+    @property
+    def groups(self) -> list[list[int]]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int], /) -> dict[str, Tensor]: ...
 
 
 def assign(files: Iterable[tuple[int, int, int]], buckets: Sequence[Bucket], stride: int = 1) -> list[Bucket]:
@@ -48,6 +66,27 @@ def _bucket_of(frames: int, height: int, width: int, buckets: Sequence[Bucket], 
         return far[bucket], -bucket.frames, enlarged, area if enlarged else -area
 
     return min(fitting, key=rank)
+
+
+def longest_of(buckets: Sequence[Bucket], size: tuple[int, int]) -> int:
+    """Most frames of a clip of `size` (h, w). Raises ValueError where no bucket has that."""
+    found = [bucket.frames for bucket in buckets if bucket.size == tuple(size)]
+    if not found:
+        sizes = dict.fromkeys(f"{bucket.height}x{bucket.width}" for bucket in buckets)
+        raise ValueError(
+            f"size is {size[0]}x{size[1]}; this model was trained on clips of {', '.join(sizes)}: ask for one of these"
+        )
+    return max(found)
+
+
+def nearest_size(buckets: Sequence[Bucket], height: int, width: int) -> tuple[int, int]:
+    """The size of the bucket to which a clip of any length would go."""
+    return assign([(max(bucket.frames for bucket in buckets), height, width)], buckets)[0].size
+
+
+def shrunk(buckets: Sequence[Bucket], factor: int) -> list[Bucket]:
+    """The same, smaller by `factor`."""
+    return [Bucket(bucket.frames, bucket.height // factor, bucket.width // factor) for bucket in buckets]
 
 
 def group(keys: Sequence[Hashable]) -> list[list[int]]:

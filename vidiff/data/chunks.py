@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidiff.data.decode import VideoError
 from vidiff.data.helper import Helper, Lost
+from vidiff.data.remote import Unfetched, Unreachable
 from vidiff.data.video import VideoReader, to_float
 
 
@@ -55,7 +56,8 @@ class ChunkReader:
     ) -> Generator[Tensor, None, None]:
         """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`. The rest is as of `VideoReader`.
 
-        Raises VideoError where it does not decode, or its decoder hangs or crashes.
+        Raises VideoError where it does not decode, or its decoder hangs or crashes; Unreachable where it is elsewhere
+        and cannot be fetched now.
         """
         starts = range(0, frames, chunk)
         chunks = [Chunk(path, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
@@ -69,6 +71,8 @@ class ChunkReader:
                 found, asked = helper.answer(self.patience), False
                 if isinstance(found, Lost):
                     raise VideoError(f"{path}: {found.reason}")
+                if isinstance(found, Unfetched):
+                    raise Unreachable(found)
                 if isinstance(found, str):
                     raise VideoError(found)
                 if following is not None:
@@ -96,4 +100,4 @@ class _Decoding:
         try:
             return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
         except VideoError as error:
-            return str(error)
+            return Unfetched(error) if isinstance(error, Unreachable) else str(error)

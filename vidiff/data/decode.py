@@ -61,22 +61,17 @@ def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
         raise VideoError(f"{path}: frames {min(indices)} to {max(indices)} asked for, but it has {frames}")
 
 
-def check_file(path: Path) -> None:
-    """Raises `VideoError` unless there is a regular file that is not empty."""
-    if not path.is_file():
-        reason = "is a folder" if path.is_dir() else "no such file"
-        raise VideoError(f"{path}: {'is not a regular file' if path.is_fifo() else reason}")
-    if not path.stat().st_size:
-        raise VideoError(f"{path}: is empty (0 bytes)")
-
-
 class DecordFile:
-    """A video file, by decord. Do not fork while one is open: decord hangs in the child."""
+    """A video file, by decord. Do not fork while one is open: decord hangs in the child.
+
+    Args:
+        url: where its bytes are, as `vidiff.data.spans.Span.url` tells, if not in a file of its own.
+    """
 
     name = "decord"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
         self._reader: Any = None
         self._size: tuple[int, int] | None = None
 
@@ -109,15 +104,25 @@ class DecordFile:
     def _open(self, size: tuple[int, int] | None) -> Any:
         if self._reader is not None and size == self._size:
             return self._reader
-        check_file(self.path)
+        if not self._url:
+            check_file(self.path)
         height, width = size or (-1, -1)
         settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
         try:
-            self._reader = decord.VideoReader(str(self.path), **settings)
+            self._reader = decord.VideoReader(self._url or str(self.path), **settings)
         except _REFUSALS as error:
             raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
         self._size = size
         return self._reader
+
+
+def check_file(path: Path) -> None:
+    """Raises `VideoError` unless there is a regular file with something in it."""
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "no such file"
+        raise VideoError(f"{path}: {'is not a regular file' if path.is_fifo() else reason}")
+    if not path.stat().st_size:
+        raise VideoError(f"{path}: is empty (0 bytes)")
 
 
 def _unpadded(frame: np.ndarray) -> np.ndarray:

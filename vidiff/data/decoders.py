@@ -11,7 +11,7 @@ from vidiff.data.decode import Decoder, DecordFile, VideoError
 from vidiff.data.pyav import PyAVFile
 from vidiff.data.torch_codec import TorchcodecFile, why_not
 
-BY_NAME: dict[str, Callable[[Path], Decoder]] = {
+BY_NAME: dict[str, Callable[[Path, str], Decoder]] = {
     PyAVFile.name: PyAVFile,
     DecordFile.name: DecordFile,
     TorchcodecFile.name: TorchcodecFile,
@@ -32,10 +32,14 @@ def check_decoder(name: str) -> None:
 
 
 class FirstThatReads:
-    """A video file, by the first of the decoders in AUTO that finds its frames."""
+    """A video file, by the first of the decoders in AUTO that finds its frames.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        url: where its bytes are, as `vidiff.data.spans.Span.url` tells, if not in a file of its own.
+    """
+
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
         self._decoder: Decoder | None = None
 
     @property
@@ -64,7 +68,7 @@ class FirstThatReads:
     def _chosen(self) -> Decoder:
         refusals = []
         for kind in AUTO if self._decoder is None else ():
-            decoder: Decoder = kind(self.path)
+            decoder: Decoder = kind(self.path, self._url)
             try:
                 _ = decoder.frames
             except VideoError as error:
@@ -78,6 +82,6 @@ class FirstThatReads:
         return self._decoder
 
 
-def video_file(path: Path, decoder: str) -> Decoder:
-    """A video file, by the decoder of this name, one of DECODERS."""
-    return FirstThatReads(path) if decoder == "auto" else BY_NAME[decoder](path)
+def video_file(path: Path, decoder: str, url: str = "") -> Decoder:
+    """A video file, by the decoder of this name, one of DECODERS; `url` as of `FirstThatReads`."""
+    return FirstThatReads(path, url) if decoder == "auto" else BY_NAME[decoder](path, url)

@@ -12,13 +12,17 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidiff.data.copies import Copies
 from vidiff.data.decode import DecordFile
 from vidiff.data.find import Found, find_files
 from vidiff.data.probe import Facts, Outcome, probe, probe_all
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.records import read_records
+from vidiff.data.remote import Unfetched
+from vidiff.data.root import copies_of, local_root
 from vidiff.data.sources import DataError, size_and_change
 
+IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
 NAMED = 20  # files of the quarantine, each with its reason, where more are left out
 
 
@@ -90,16 +94,19 @@ def build_index(
     progress: bool = True,
     fps: float = 0.0,
     decoder: str = "auto",
+    copies: Copies | None = None,
 ) -> Index:
     """Find the videos of a split and look into each.
 
     Args:
-        root: the data set's folder, or a list: a .csv or .jsonl file, as `vidiff.data.listed` describes.
+        root: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.listed` describes; tars, as
+            `vidiff.data.shards` does; or the URL of any of these, as `vidiff.data.root` does.
         layout: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
-            "flat", single pictures being clips of one frame; "list": `root` is one; "auto": whichever of these is
-            there, but for "images". Where nothing names splits, every twentieth file is held out as "test"; a single
-            file is both. A clip is a video file, an animated GIF or WebP, or a folder of numbered pictures.
+            "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
+            with some; "auto": whichever of these is there, but for "images". Where nothing names splits, every
+            twentieth file is held out as "test"; a single file is both. A clip is a video file, an animated GIF or
+            WebP, or a folder of numbered pictures.
         fold: of UCF-101's lists, 1 to 3.
         limit: take this many files, evenly chosen; 0 for all.
         max_broken: fraction of files that may be unreadable; each is named.
@@ -108,6 +115,7 @@ def build_index(
         workers: processes that open files.
         patience: seconds that a file may take; then its decoder is ended, and it counts as unreadable.
         quarantine: names files to leave out; they count neither as broken nor towards `limit`.
+        copies: where copies of remote files are kept; by default in `runs`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
         fps: see every file at this rate, by the time stamps of its frames; 0 for their own frames.
         decoder: of video files, one of `vidiff.data.decoders.DECODERS`.
@@ -115,7 +123,7 @@ def build_index(
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
     """
-    root = Path(root)
+    root = local_root(root, copies or copies_of(Path("runs")))
     found, labels = find_files(root, layout, split, fold)
     root = root if root.is_dir() else root.parent
     found = _without_held(root, found, quarantine)
@@ -138,12 +146,19 @@ def build_index(
             known[keys[path]] = record.facts
     look: dict[str, Any] = {} if own else {"look": partial(probe, rate=fps, decoder=decoder)}
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
+    in_a_row = 0
     try:
         with closing(probe_all(list(new), workers, patience, **look)) as outcomes:
             for path, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):
                 known[new[path]] = outcome
+                in_a_row = in_a_row + 1 if isinstance(outcome, Unfetched) else 0
+                if in_a_row == IN_A_ROW:
+                    raise DataError(
+                        f"{in_a_row} files, one after the other, cannot be fetched; run again when they can, and it "
+                        f"goes on from here. The last: {outcome}"
+                    )
     finally:
         if cache and new:
             _write_cache(cache, known)
@@ -202,6 +217,7 @@ def _read_cache(cache: Path | None) -> dict[str, Outcome]:
 
 
 def _write_cache(cache: Path, known: dict[str, Outcome]) -> None:
+    known = {key: outcome for key, outcome in known.items() if not isinstance(outcome, Unfetched)}
     cache.parent.mkdir(parents=True, exist_ok=True)
     draft = cache.with_name(f".{cache.name}.partial")
     try:

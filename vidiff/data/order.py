@@ -182,7 +182,8 @@ def _check(length: int, batch: int, rank: int, world: int, start: int) -> None:
         raise ValueError(f"rank is {rank}; expected 0 to {world - 1}, one of {world} processes")
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """A generator that depends on these numbers alone, on any machine."""
+def seeded(*numbers: int, generator: torch.Generator | None = None) -> torch.Generator:
+    """A generator whose state depends on these numbers alone, on any machine: the given one, or a new one."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    generator = torch.Generator() if generator is None else generator
+    return generator.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,12 +21,16 @@ _REFUSALS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBomb
 
 
 class Animation:
-    """An animated GIF or WebP, or a single picture: a clip of one frame."""
+    """An animated GIF or WebP, or a single picture: a clip of one frame.
+
+    Args:
+        open_bytes: opens what it holds, if that is no file of its own.
+    """
 
     name = "pillow"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, open_bytes: Callable[[], BinaryIO] | None = None) -> None:
+        self.path, self._open_bytes = path, open_bytes
         self._picture: Image.Image | None = None
 
     @property
@@ -73,10 +78,10 @@ class Animation:
 
     def _open(self) -> Image.Image:
         if self._picture is None:
-            if not self.path.is_file():
+            if self._open_bytes is None and not self.path.is_file():
                 raise VideoError(f"{self.path}: {'is not a regular file' if self.path.exists() else 'no such file'}")
             try:
-                self._picture = Image.open(self.path)
+                self._picture = Image.open(self._open_bytes() if self._open_bytes else self.path)
             except _REFUSALS as error:
                 raise VideoError(f"{self.path}: not a picture, or cut off: {reason_of(error)}") from None
         return self._picture

@@ -20,6 +20,7 @@ import av.filter
 import numpy as np
 
 from vidiff.data.decode import VideoError, check_indices, reason_of
+from vidiff.data.spans import size_and_change_of_file
 from vidiff.data.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
 
 REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
@@ -35,12 +36,15 @@ class PyAVFile:
     """A video file, by PyAV. Frames are those that decoding all in order gives, whatever the container and the GOPs.
 
     A file whose packets lack times, or share one, is refused.
+
+    Args:
+        url: where its bytes are, as `vidiff.data.spans.Span.url` tells, if not in a file of its own.
     """
 
     name = "pyav"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
         self._container: av.container.InputContainer | None = None
         self._pass: _Pass | None = None
         self._state: State = (0, 0)
@@ -99,7 +103,7 @@ class PyAVFile:
     def _open(self) -> av.container.InputContainer:
         if self._container is None:
             try:
-                self._container = av.open(str(self.path), "r")
+                self._container = av.open(self._url or str(self.path), "r")
             except av.FFmpegError as error:
                 raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
             if not self._container.streams.video:
@@ -116,7 +120,7 @@ class PyAVFile:
 
     def _table(self, whole: bool = False) -> Timetable:
         """The timetable; `whole`, with the times of all frames. A file that has changed is opened anew."""
-        state = state_of(self.path)
+        state = size_and_change_of_file(self.path) if self._url else state_of(self.path)
         if self._state != state:
             self.close()
             self._state = state

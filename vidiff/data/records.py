@@ -58,6 +58,11 @@ class Record:
         return not self.problem
 
     @property
+    def held_back(self) -> bool:
+        """Whether training is to leave the file out: not if it could only not be fetched this time."""
+        return self.problem not in ("", "unreachable")
+
+    @property
     def facts(self) -> Facts:
         """What the index of a training keeps of a readable file."""
         return Facts(self.frames, self.fps, self.height, self.width, self.fingerprint, self.decoder)

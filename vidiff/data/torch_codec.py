@@ -28,12 +28,16 @@ def why_not() -> str:
 
 
 class TorchcodecFile:
-    """A video file, by torchcodec. Where frames are resized, it is done once they are RGB."""
+    """A video file, by torchcodec. Where frames are resized, it is done once they are RGB.
+
+    Args:
+        url: where its bytes are, as `vidiff.data.spans.Span.url` tells, if not in a file of its own.
+    """
 
     name = "torchcodec"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
         self._decoder: Any = None
 
     @property
@@ -46,7 +50,7 @@ class TorchcodecFile:
 
     @property
     def times(self) -> np.ndarray:
-        packets = PyAVFile(self.path)  # torchcodec tells a frame's time once it is decoded
+        packets = PyAVFile(self.path, self._url)  # torchcodec tells a frame's time once it is decoded
         try:
             return packets.times
         finally:
@@ -76,9 +80,10 @@ class TorchcodecFile:
                 )
             from torchcodec.decoders import VideoDecoder
 
-            check_file(self.path)
+            if not self._url:
+                check_file(self.path)
             try:
-                self._decoder = VideoDecoder(str(self.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+                self._decoder = VideoDecoder(self._url or str(self.path), dimension_order="NHWC", num_ffmpeg_threads=1)
             except _REFUSALS as error:
                 raise VideoError(f"{self.path}: not a video, or cut off: {_last(error)}") from None
         return self._decoder

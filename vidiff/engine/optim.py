@@ -148,13 +148,6 @@ class Together:
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for part, own in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(own)
-
 
 HIDDEN = 32
 """Channels, at least, on both sides of a kernel that goes by Muon: so first and last layers do not."""
