@@ -82,6 +82,7 @@ def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0
         records=folder / name_of(root) / "index.jsonl",
         copies=copies_of(Path(config.runs), data.remote_cache_gb),
         fps=fps,
+        decoder=data.decoder,
     )
 
 
