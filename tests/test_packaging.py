@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # libraries that are imported only where they are used -> the extra that brings them
 EXTRAS = {
-    "diffusers": "diffusers",
     "transformers": "text",
     "skimage": "score",
     "pyarrow": "parquet",
