@@ -141,6 +141,7 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr", "simple"]),
         ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
         ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae or identity"]),
+        ("data.decoder=opencv", ["data.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"]),
         ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),
         ("unet.modulation=batch", ["unet.modulation is 'batch'"]),
         # numbers
