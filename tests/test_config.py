@@ -143,6 +143,7 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae, diffusers or identity"]),
         ("codec.name=diffusers", ["codec.path is missing: name the folder of an AutoencoderKL"]),
         ("codec.path=here", ["codec.path is here, but codec.name is vae: set codec.name=diffusers"]),
+        ("data.decoder=opencv", ["data.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"]),
         ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),
         ("unet.modulation=batch", ["unet.modulation is 'batch'"]),
         # numbers

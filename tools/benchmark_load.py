@@ -193,7 +193,7 @@ def measure(paths: list[Path], row: Row, readers: dict[str, Reader], rounds: int
         for path, start in chosen:
             for name, read in readers.items():
                 begin = np.array([time.process_time(), time.perf_counter()])
-                read(path, start, row.resized)
+                read(path, start, row.resized).contiguous()  # as a batch takes it
                 totals[name] += [time.process_time(), time.perf_counter()] - begin
         for name, total in totals.items():
             found[name].append(tuple(total / clips))
