@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
+if TYPE_CHECKING:
+    from harness import Runs
+
 LAST = ("slow", "faults")
+
+sys.path.insert(0, str(Path(__file__).parent / "engine"))  # for harness.py and tiny.py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,3 +27,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def same_weights() -> None:
     """New networks draw their weights from the global generator: the same ones, whichever test ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def runs() -> Iterator[Runs]:
+    """Tiny trainings as processes of their own; what still runs at the end is killed."""
+    made = importlib.import_module("harness").Runs()
+    yield made
+    for process in made.started:
+        if process.is_alive():
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """tests/engine/tiny.py, to run in this process."""
+    return importlib.import_module("tiny")

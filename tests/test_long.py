@@ -19,6 +19,7 @@ from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine, time_grid
 from vidiff.draw import Backwards, Draw
+from vidiff.guide import Guide
 from vidiff.long import STRATEGIES, Clean, Keyframes, Noisy, Reconstruct, Replace, Rolling, Strategy
 from vidiff.sample import build_sampler, start
 
@@ -334,6 +335,11 @@ def test_what_a_rolling_window_cannot_do_is_said() -> None:
         (Rolling(), Backwards(**vars(drawing(6))), "goes forwards in time alone"),
         (Rolling(), replace(drawing(6), lag=2), "lag is 2, but a rolling window is one lag without end: set lag=0"),
         (Rolling(6), drawing(6), "moving is 6; give less than 6"),
+        (
+            Rolling(),
+            replace(drawing(6), guide=Guide(apg={"momentum": -0.5})),
+            "momentum of apg is -0.5, but a rolling",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             made(strategy, draw, along(3), 9, 2)

@@ -18,7 +18,14 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # libraries that are imported only where they are used -> the extra that brings them
-EXTRAS = {"transformers": "text", "skimage": "score", "pyarrow": "parquet"}
+EXTRAS = {
+    "transformers": "text",
+    "skimage": "score",
+    "pyarrow": "parquet",
+    "diffusers": "diffusers",
+    **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
+    **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
+}
 # name of an import -> name of its package, where that is another
 DISTRIBUTION = {"PIL": "pillow", "decord": "decord2", "yaml": "pyyaml", "skimage": "scikit-image"}
 

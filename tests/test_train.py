@@ -184,12 +184,24 @@ def test_a_learned_schedule_is_trained_by_the_bound_and_drawn_with(place: Place)
     shutil.rmtree(place.folder / "runs/bound")
 
 
-def test_a_classifier_is_trained_on_the_same_latents_and_guides_by_a_command(place: Place) -> None:
+@pytest.fixture(scope="module")
+def judge(place: Place) -> Place:
+    """With a classifier trained on the same latents."""
     (place.folder / "judge.yaml").write_text(CLASSIFIER)
     caches = {path: path.stat().st_mtime_ns for path in (place.folder / "runs/latents").rglob("*.safetensors")}
     said = place.train("judge.yaml")
     assert "tiny_vae" not in said and "judge: trained to step 4" in said
     assert caches == {path: path.stat().st_mtime_ns for path in (place.folder / "runs/latents").rglob("*.safetensors")}
+    return place
+
+
+def test_a_classifier_that_is_another_one_is_not_gone_on_with(judge: Place) -> None:
+    said = judge.train("judge.yaml", "classifier.width=16", code=2)
+    assert "error: runs/judge was trained with classifier.width=8, not 16" in said
+
+
+def test_a_classifier_is_trained_on_the_same_latents_and_guides_by_a_command(judge: Place) -> None:
+    place = judge
     lines = read_metrics(place.folder / "runs/judge/metrics.jsonl")
     assert [line["step"] for line in lines if "val/accuracy" in line] == [2, 4]
     assert {f"accuracy/t{quarter}" for quarter in range(4)} | {"accuracy", "loss"} <= set().union(*lines)
@@ -254,7 +266,6 @@ def test_a_dry_run_says_what_to_expect_and_leaves_nothing(place: Place) -> None:
         (("tiny.yaml", "device=tpu"), "no such device: 'tpu'"),
         (("tiny.yaml", "schedule.name=learned", "name=x"), "a learned schedule needs objective=bound"),
         (("tiny.yaml", "objective=boundd", "name=x"), "choose denoising or bound"),
-        (("judge.yaml", "classifier.width=16"), "judge was trained with classifier.width=8, not 16"),
         (("tiny.yaml", "unet.width=16"), "tiny was trained with unet.width=8, not 16: give this training another name"),
         (("vae.yaml", "vae.patch=4"), "tiny_vae was trained with vae.patch=2, not 4"),
         (("vae.yaml", "name=tiny"), "tiny was trained with kind=diffusion, not vae"),

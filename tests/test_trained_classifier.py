@@ -176,6 +176,12 @@ def test_a_scale_out_of_range_is_named(pipe: Pipeline, scale: float) -> None:
         pipe.generate(label="dog", classifier_scale=scale)
 
 
+def test_a_guidance_that_scales_nothing_is_refused(pipe: Pipeline) -> None:
+    with pytest.raises(ValueError, match=r"guidance is 2\.0, but the classifier stands for the label"):
+        pipe.extend(clip(3), 6, "dog", guidance=2.0)
+    pipe.generate(label="dog", guidance=2.0, classifier_scale=0.0)  # then the label is what it scales
+
+
 def test_a_scale_without_a_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match=r"classifier_scale is 2\.0, but no classifier was loaded"):
         build(None).generate(classifier_scale=2.0)
@@ -212,7 +218,7 @@ def save(folder: Path) -> Path:
     run = recipe(scale=2.5)
     (folder / "resolved.yaml").write_text(dump(run))
     (folder / "classifier.json").write_text(json.dumps({"labels": LABELS}))
-    save_codec(folder / "codec", Identity(), None)
+    save_codec(folder / "codec", Identity())
     weights = [
         {f"network.{key}": value for key, value in randomised(build_classifier(run).network, seed).state_dict().items()}
         for seed in (0, 1)

@@ -17,6 +17,7 @@ from vidiff import score_editing, score_guidance, score_shapes, score_upscaling
 from vidiff.engine.report import write_report
 from vidiff.evaluate.protocol import ShapesProtocol
 from vidiff.evaluate.upscaling import UpscalingProtocol
+from vidiff.options import add_weights
 from vidiff.pipeline import Pipeline
 from vidiff.run import latest_run, read_config
 
@@ -42,12 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--classifier", type=Path, help="a classifier's run: score how it guides the run to labels")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_weights(parser)
     options = parser.parse_args(arguments)
     try:
         run = options.run or latest_run()
-        pipeline = Pipeline.from_pretrained(run, options.device, classifier=options.classifier)
+        if options.weights != "ema" and options.json is None:
+            raise ValueError(
+                f"weights is {options.weights}: name a file with --json, since scores.json is of the ema's"
+            )
+        pipeline = Pipeline.from_pretrained(run, options.device, options.weights, options.classifier)
         scores, own = score(run, pipeline, options)
-        for path in {own, options.json or own}:  # the report shows the run's own
+        for path in {own, options.json or own} if options.weights == "ema" else {options.json}:  # the report shows own
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(scores, indent=2) + "\n")
         write_report(own.parent)

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=["motion", "transnetv2"])
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--data", type=Path, help="the data set, of which motion learns the training split")
+    parser.add_argument("--data", help="the data set, of which motion learns the training split")
     parser.add_argument("--frames", type=int, default=16, help="of a clip, as scores will have (default: 16)")
     parser.add_argument("--clips", type=int, default=768, help="most clips to learn from (default: 768)")
     parser.add_argument("--steps", type=int, default=400, help="of training (default: 400, two minutes on one core)")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.index import build_index
+from vidiff.data.root import name_of
 from vidiff.engine.parallel import Group, processes
 from vidiff.evaluate.card import MADE, Card, check_network, compare, lines, measured, read_card
 from vidiff.evaluate.clip_score import ClipScore
@@ -32,7 +33,7 @@ from vidiff.pipeline import Pipeline
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("made", type=Path, help="a trained run's folder, or a folder of clips, one a file")
-    parser.add_argument("--real", type=Path, required=True, help="the data set")
+    parser.add_argument("--real", required=True, help="the data set: a folder, a list, tars, or a URL of these")
     parser.add_argument("--network", type=Path, required=True, help="a network's folder; see tools/make_network.py")
     parser.add_argument("--split", default="test", help="of the data set (default: test)")
     parser.add_argument("--clips", type=int, help="real clips, and made ones; by default as many as there are")
@@ -105,8 +106,7 @@ def score(options: argparse.Namespace, group: Group) -> None:
 
     def continued(which: range) -> dict[str, Tensor]:
         assert isinstance(source, Made)
-        extend = partial(source.extend, which)
-        return predicted(extend, real.read(which), options.predict, options.tries, similar)
+        return predicted(partial(source.extend, which), real.read(which), options.predict, options.tries, similar)
 
     future = gathered(count, group, continued, "prediction") if options.predict else {}
     if not group.main:
@@ -118,7 +118,7 @@ def score(options: argparse.Namespace, group: Group) -> None:
         "network": network.name,
         "network_sha256": network.sha256,
         "preprocessing": network.preprocessing,
-        "data": options.real.resolve().name,
+        "data": name_of(options.real),
         "data_sha256": real.sha256,
         "split": options.split,
         "real_clips": count,

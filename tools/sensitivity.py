@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vidiff.data.index import build_index
+from vidiff.data.root import name_of
 from vidiff.engine.log import git_revision
 from vidiff.evaluate.clips import choose_windows
 from vidiff.evaluate.features import Features
@@ -20,7 +21,7 @@ from vidiff.evaluate.sensitivity import page, sensitivity
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, required=True, help="the data set")
+    parser.add_argument("--real", required=True, help="the data set: a folder, a list, tars, or a URL of these")
     parser.add_argument("--network", type=Path, nargs="+", required=True, help="folders of networks")
     parser.add_argument("--split", default="test", help="of the data set (default: test)")
     parser.add_argument("--clips", type=int, nargs="*", default=[], help="for each network; by default all there are")
@@ -43,9 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             video = torch.cat([chosen.read(range(n, min(n + 8, len(chosen)))) for n in range(0, len(chosen), 8)])
             found = sensitivity(network, video[::2], video[1::2], chosen.labels[1::2], seed=options.seed)
             parts.append((network, len(chosen) // 2, found))
-        about = (
-            f"{options.real.resolve().name}, split {options.split}, {options.frames} frames of {options.size} pixels"
-        )
+        about = f"{name_of(options.real)}, split {options.split}, {options.frames} frames of {options.size} pixels"
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(page(parts, about, str(git_revision())))
     except (ValueError, OSError) as error:

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 from vidiff.config import dump, load_codec_config
+from vidiff.data.root import copies_of, local_root
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.log import duration, read_metrics
-from vidiff.recipe import LatentRun, RunConfig
+from vidiff.recipe import LatentRun, RunConfig, VAERun
 from vidiff.stages import train
 
 STEPS = 2  # the first warms up, the second is timed
@@ -26,9 +27,15 @@ def run(config: RunConfig, folder: Path) -> None:
         changes = {"steps": STEPS, "log_every": 1, "validate_every": STEPS, "sample_every": STEPS}
         for key, value in changes.items():
             setattr(small.train, key, value)
+        if isinstance(small, VAERun):
+            small.loss.adversarial_start = 0  # the dearer part of the training is the one to rehearse
+        small.data.latents = ""
         small.runs, small.data.limit = scratch, max(config.batch, 16)
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
+        else:  # what is fetched for the rehearsal is kept
+            copies = copies_of(Path(config.runs), config.data.remote_cache_gb)
+            small.data.root = str(local_root(small.data.root, copies))
         plans = [config]
         if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))
@@ -36,6 +43,7 @@ def run(config: RunConfig, folder: Path) -> None:
             small.codec.override = {
                 **small.codec.override,
                 "train": {**small.codec.override.get("train", {}), **changes},
+                "loss": {**small.codec.override.get("loss", {}), "adversarial_start": 0},
             }
         train(small, dump(small), folder)
         print(f"\n{'':12}{'parameters':>14}{'memory':>10}{'a step':>10}{'steps':>10}{'all':>12}")

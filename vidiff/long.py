@@ -303,6 +303,11 @@ class Rolling(Strategy):
             raise ValueError("a rolling window goes forwards in time alone: choose another strategy for backwards=True")
         if draw.lag:
             raise ValueError(f"lag is {draw.lag}, but a rolling window is one lag without end: set lag=0")
+        if draw.guide.apg.get("momentum"):
+            raise ValueError(
+                f"momentum of apg is {draw.guide.apg['momentum']}, but a rolling window moves on from step to step: "
+                "leave momentum out, or choose another strategy"
+            )
         if moving >= draw.window:
             raise ValueError(
                 f"moving is {moving}; give less than {draw.window}, the frames of a window, so that it sees the past"

@@ -18,6 +18,15 @@ def pairs(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number,name=number") from None
 
 
+def size(text: str) -> tuple[int, int]:
+    """Height and width, of "48x80". Raises argparse's own error for anything else."""
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 48x80") from None
+    return height, width
+
+
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "steps": {"type": int, "help": "of the sampler"},
     "sampler": {"help": "such as ddpm, ddim, euler, heun or dpmpp_2m"},
@@ -79,6 +88,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--classifier", type=Path, help="a classifier's run, whose gradient guides to the label in the model's place"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Which of the run's weights."""
+    parser.add_argument(
+        "--weights", default="ema", help="ema, model (those of the last step), best, or a file of tools/ema.py"
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
@@ -108,4 +125,4 @@ def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, P
         ValueError: as `latest_run` and `Pipeline.from_pretrained`.
     """
     run = asked.run or latest_run(enlarges=enlarges)
-    return run, Pipeline.from_pretrained(run, asked.device, classifier=asked.classifier)
+    return run, Pipeline.from_pretrained(run, asked.device, asked.weights, asked.classifier)

@@ -1,37 +1,41 @@
-"""What the stages of a training share: indexes, latent caches, data sets, and the run's own records."""
+"""What the stages of a training share: indexes, latent caches, and the run's own records."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from vidiff.codec import Codec, VAECodec
+from vidiff.codec import Codec
 from vidiff.config import dump, load
-from vidiff.data.captions import Captioned, read_captions
-from vidiff.data.clips import ClipDataset, Strides, make_loader
+from vidiff.data.buckets import Bucket, assign
+from vidiff.data.cache import LatentCache
+from vidiff.data.captions import read_captions
+from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
-from vidiff.data.latents import LatentCache, LatentDataset, encode_latents
-from vidiff.data.order import Order
+from vidiff.data.listed import LIST_SUFFIXES
+from vidiff.data.options import BucketConfig
+from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.remote import is_url, shown
+from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.data.stale import stale
+from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.recipe import ClassifierRun, DataConfig, DiffusionRun, LatentRun, RunConfig
+from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
-from vidiff.text import TextEncoder, encode_captions
-
-Samples = ClipDataset | LatentDataset | Captioned
-Batches = Callable[[int], Iterable[dict[str, Tensor]]]
+from vidiff.text import TextEncoder
 
 NETWORKS = ("unet", "vae", "text", "classifier")
 # what may change while a model is trained
@@ -41,48 +45,139 @@ FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier
 def make_index(config: RunConfig, split: str) -> Index:
     """The clips of a split. The shapes set is drawn first where a config wants it and it is not there."""
     data = config.data
-    folder = Path(config.runs) / "index"  # shared by all runs on the same data
-    with one_at_a_time(folder):
+    with one_at_a_time(Path(config.runs) / "index"):
         layout = data.layout
         if layout == "shapes":
             layout = "folders"
             if data.shapes or not (Path(data.root) / "spec.json").is_file():
                 make_shapes(data.root, ShapesSpec(**data.shapes))
-        return build_index(
-            data.root,
-            layout=layout,
-            split=split,
-            fold=data.fold,
-            limit=data.limit,
-            max_broken=data.max_broken,
-            cache=folder / f"{Path(data.root).resolve().name}-{split}.jsonl",
-            patience=data.patience,
-            quarantine=Quarantine(quarantine_list(Path(config.runs))),
-            records=folder / Path(data.root).resolve().name / "index.jsonl",
-        )
+        return _index(config, data.root, layout, split, data.fps)
 
 
-def cache_latents(
-    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, of: str = "video"
-) -> LatentCache:
-    """Latents of an index, encoded first if they are not cached: once for every run that shares codec and data.
+def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
+    """The pictures to train on beside clips with these labels; one whose label no clip has, has none."""
+    root = config.data.images
+    if not root:
+        return None
+    with one_at_a_time(Path(config.runs) / "index"):
+        layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
+        found = _index(config, root, layout, config.data.split)
+    numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
+    files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in found.files]
+    return replace(found, files=files, labels=labels)
+
+
+def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0.0) -> Index:
+    data, folder = config.data, Path(config.runs) / "index"  # shared by all runs on the same data
+    return build_index(
+        root,
+        layout=layout,
+        split=split,
+        fold=data.fold,
+        limit=data.limit,
+        max_broken=data.max_broken,
+        cache=folder / f"{name_of(root)}-{split}.jsonl",
+        patience=data.patience,
+        quarantine=Quarantine(quarantine_list(Path(config.runs))),
+        records=folder / name_of(root) / "index.jsonl",
+        copies=copies_of(Path(config.runs), data.remote_cache_gb),
+        fps=fps,
+        decoder=data.decoder,
+    )
+
+
+def buckets_of(config: RunConfig, index: Index, pictures: bool = False) -> list[Bucket]:
+    """The bucket of each file of an index; of pictures, with the sizes of the clips' buckets."""
+    plan, stride = config.data.plan(), config.data.stride[0]
+    if pictures:
+        plan, stride = list(dict.fromkeys(bucket.picture for bucket in plan)), 1
+    return assign(((file.frames, file.height, file.width) for file in index.files), plan, stride)
+
+
+def keep_filled(config: RunConfig, index: Index) -> None:
+    """Leave out buckets to which no training clip goes, so that the config tells what the model has seen."""
+    data = config.data
+    if not data.buckets:
+        return
+    found = zip(index.files, buckets_of(config, index), strict=True)
+    filled = {bucket for file, bucket in found if file.frames > (bucket.frames - 1) * data.stride[0]}
+    for bucket in data.plan():
+        if bucket not in filled:
+            tqdm.write(f"no clip goes to the bucket of {bucket}: it is left out")
+    data.buckets = [BucketConfig(b.frames, [*b.size]) for b in data.plan() if b in filled] or data.buckets
+
+
+def plan_latents(
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    of: str = "video",
+    pictures: bool = False,
+) -> Plan:
+    """What of an index is cached, and how.
 
     Args:
+        key: hash of the codec.
+        split: name of what the index holds.
+        pictures: whether these are the pictures beside the clips of the split.
         of: "video", the clips; "lowres", the clips shrunk by `lowres.factor` and enlarged again; or "detail", the
             latents of the one less those of the other, which is what a super-resolution model makes.
     """
-    parts = f"{key} {index.digest} {config.data.size} {config.data.flip} {precision}"
-    factor = config.lowres.factor if isinstance(config, DiffusionRun) else 0
+    data = config.data
+    root = data.images if pictures else data.root
+    made_of: dict[str, Any] = {"codec": key, "precision": precision, "kind": of}
     if of != "video":
-        parts += f" {of} {factor}"
-    key = hashlib.sha256(parts.encode()).hexdigest()
-    with processes(config.device) as group:
+        assert isinstance(config, DiffusionRun)
+        made_of["factor"] = config.lowres.factor
+    return Plan(
+        index,
+        [bucket.size for bucket in buckets_of(config, index, pictures)],
+        made_of,
+        of=f"{root if is_url(root) else Path(root).resolve()} {split} {of}",
+        crops=data.crops,
+        flips=data.flip,
+        dtype=data.latent_dtype,
+        per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+        segment=data.frames if codec.temporal > 1 else 0,
+        temporal=codec.temporal,
+        shard_bytes=max(1, int(data.shard_mb * 2**20)),
+    )
+
+
+def latents_folder(config: LatentRun) -> Path:
+    """Where latent caches are made. Raises ValueError where they are only to be read."""
+    place = config.data.latents
+    if is_url(place):
+        raise ValueError(f"data.latents is {shown(place)}, where caches are read: give a folder to make them in")
+    return Path(place or Path(config.runs) / "latents")
+
+
+def encode_plan(
+    config: LatentRun, codec: Codec, plan: Plan, part: tuple[int, int] = (0, 1), check: bool = False
+) -> Path | None:
+    """Encode what a plan says, unless it is there: once for every run that shares codec and data.
+
+    Among several processes each encodes; all of them call this.
+
+    Args:
+        part: (i, n), to encode the shards i, i + n, ... alone.
+        check: read the finished cache, and encode anew what is damaged.
+
+    Returns:
+        the cache's folder; None where shards of other parts are missing yet.
+    """
+    out = latents_folder(config)
+    of, factor = plan.made_of["kind"], config.lowres.factor if isinstance(config, DiffusionRun) else 0
+    with processes(config.device) as group, unwinding():
         codec.to(group.device)
 
         def encode(video: Tensor) -> tuple[Tensor, Tensor]:
             video = video.to(group.device)
             low = video if of == "video" else enlarge(shrink(video, factor), factor)
-            with autocast(group.device, precision):
+            with autocast(group.device, plan.made_of["precision"]):
                 found = codec.encode(low if of == "lowres" else video)
                 mean, std = found.mean.float(), found.std.float()
                 if of == "lowres":
@@ -91,39 +186,49 @@ def cache_latents(
                     mean = mean - codec.encode(low).mean.float()
             return mean.cpu(), std.cpu()
 
-        folder = Path(config.runs) / "latents"
-        with one_at_a_time(folder):
-            path = encode_latents(
-                folder,
-                index,
-                encode,
-                config.data.size,
-                key,
-                flips=config.data.flip,
-                max_broken=config.data.max_broken,
-                patience=config.data.patience,
-            )
-            cache = LatentCache(path)
-            if group.main:
-                cache.verify()
-    return cache
+        def work() -> Path | None:
+            share = Share(*part, group.rank, group.world)
+            data = config.data
+            return encode_latents(out, plan, encode, share, data.max_broken, data.patience, progress=group.main)
+
+        if group.main and not plan.folder(out).is_dir():
+            for line in stale(out, plan):
+                tqdm.write(line)
+        folder = work()
+        if folder is not None and check:
+            found = group.gather(LatentCache(folder).damaged(group.rank, group.world))
+            damaged = group.share(sorted(name for names in found for name in names))
+            if damaged:
+                if group.main:
+                    discard(folder, damaged)
+                group.barrier()
+                folder = work()
+    return folder
+
+
+def cache_latents(
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    of: str = "video",
+    pictures: bool = False,
+) -> LatentCache:
+    """Latents of an index, encoded first if they are not cached, and checked. Arguments as of `plan_latents`."""
+    plan = plan_latents(config, codec, key, index, precision, split, of, pictures)
+    if is_url(config.data.latents):
+        url = f"{config.data.latents.rstrip('/')}/{plan.folder(Path()).name}"
+        return LatentCache(url, copies_of(Path(config.runs), config.data.remote_cache_gb))
+    folder = encode_plan(config, codec, plan, check=True)
+    assert folder is not None
+    return LatentCache(folder)
 
 
 def captions_of(config: RunConfig, index: Index) -> list[str]:
     """The caption of each clip of an index."""
     return read_captions(index.root, [file.path for file in index.files], config.data.captions)
-
-
-def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Samples:
-    """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
-    if encoder is None:
-        return dataset
-    captions = captions_of(config, index)
-    each = sorted(set(captions))
-    folder = Path(config.runs) / "latents"
-    with one_at_a_time(folder):
-        text, mask = encode_captions(encoder, each, folder)
-    return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
 
 
 def resolve(config: LatentRun, codec: Codec, index: Index, encoder: TextEncoder | None = None) -> None:
@@ -152,19 +257,30 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
     advice = "give this training another name=..., or set it as it was"
     before, now = (flatten(asdict(each)) for each in (load(folder / "resolved.yaml"), config))
     for key in now:
-        fixed = key in ("kind", "prediction", "lowres.factor") or key.split(".")[0] in (
-            "unet",
-            "vae",
-            "text",
-            "classifier",
+        discriminator = bool(now.get("loss.adversarial")) and key.startswith("loss.discriminator")
+        fixed = (
+            discriminator
+            or key in ("kind", "prediction", "lowres.factor")
+            or key.split(".")[0]
+            in (
+                "unet",
+                "vae",
+                "text",
+                "classifier",
+            )
         )
         if fixed and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+    if bool(before.get("loss.adversarial")) != bool(now.get("loss.adversarial")):
+        raise ValueError(
+            f"{folder} was trained with loss.adversarial={before.get('loss.adversarial')}, and a discriminator cannot "
+            f"come or go on the way: give this training another name=..., and start={folder}"
+        )
     if encoder is not None and (folder / "data.json").is_file():
         facts = json.loads((folder / "data.json").read_text()).get("text")
         if facts is not None and facts != encoder.facts():
             raise ValueError(f"{folder} was trained with captions of other words: {advice}")
-    if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
+    if codec is None or not (folder / "codec" / "codec.json").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):
         raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
@@ -192,26 +308,6 @@ def record(config: RunConfig, given: str) -> None:
         (config.folder / "resolved.yaml").write_text(dump(config))
 
 
-def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
-    """Random clips of pixels."""
-    data = config.data
-    return ClipDataset(
-        index,
-        data.frames,
-        data.size,
-        strides(data),
-        data.flip,
-        config.train.seed,
-        data.max_broken,
-        data.patience,
-        Quarantine(quarantine_list(Path(config.runs))),
-    )
-
-
-def strides(data: DataConfig) -> Strides:
-    return Strides(data.stride[0], data.stride[1], data.least_stride)
-
-
 @dataclass(frozen=True)
 class Latents:
     """What a model learns of one split, as it is cached.
@@ -219,21 +315,26 @@ class Latents:
     Attributes:
         content: what the model makes: latents of the clips, or of a super-resolution model the detail.
         lowres: what a super-resolution model is shown; else None.
+        fixed: whether the codec's latents are normalised as they are cached, by statistics of its own.
     """
 
     content: LatentCache
     lowres: LatentCache | None
+    fixed: bool = False
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the content is normalised. Detail is only scaled, so that 0 adds nothing."""
+        if self.lowres is None:
+            return self.codec_moments
         shift, scale = self.content.statistics
-        return (shift if self.lowres is None else torch.zeros_like(shift)), scale
+        return torch.zeros_like(shift), scale
 
     @property
     def codec_moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the codec's latents are normalised."""
-        return self.content.statistics if self.lowres is None else self.lowres.statistics
+        shift, scale = (self.content if self.lowres is None else self.lowres).statistics
+        return (torch.zeros_like(shift), torch.ones_like(scale)) if self.fixed else (shift, scale)
 
     @property
     def detail(self) -> Tensor | None:
@@ -241,45 +342,23 @@ class Latents:
         return None if self.lowres is None else self.moments[1] / self.codec_moments[1]
 
 
-def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision) -> Latents:
-    """All that a model learns of an index, encoded first if it is not cached."""
-    if not (isinstance(config, DiffusionRun) and config.lowres.factor):
-        return Latents(cache_latents(config, codec, key, index, precision), None)
-    content, lowres = (cache_latents(config, codec, key, index, precision, of) for of in ("detail", "lowres"))
-    return Latents(content, lowres)
+def kinds(config: LatentRun) -> list[str]:
+    """Which caches a model learns from: `of` as `plan_latents` has it."""
+    return ["detail", "lowres"] if isinstance(config, DiffusionRun) and config.lowres.factor else ["video"]
 
 
-def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDataset:
-    """Random windows of cached latents, normalised by the statistics of `moments`, the training split."""
-    data = config.data
-    return LatentDataset(
-        of.content,
-        data.frames,
-        strides(data),
-        config.train.seed,
-        moments.moments,
-        of.lowres,
-        moments.codec_moments,
-    )
-
-
-def batches(config: RunConfig, dataset: Samples) -> Batches:
-    """This process's batches of a data set, without end, from a given sample of the order on."""
-
-    def make(start: int) -> Iterable[dict[str, Tensor]]:
-        with processes(config.device) as group:
-            part = config.batch // config.train.accumulate
-            order = Order(len(dataset), part, config.train.seed, group.rank, group.world, start)
-            return make_loader(dataset, order, config.data.workers)
-
-    return make
-
-
-def first_batch(config: RunConfig, dataset: Samples, count: int) -> dict[str, Tensor]:
-    """`count` samples to validate on, the same ones each time and in every process."""
-    keys = next(iter(Order(len(dataset), count, config.train.seed)))
-    workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
-    return next(iter(make_loader(dataset, [keys], workers)))
+def make_latents(
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    pictures: bool = False,
+) -> Latents:
+    """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
+    found = [cache_latents(config, codec, key, index, precision, split, of, pictures) for of in kinds(config)]
+    return Latents(found[0], found[1] if len(found) == 2 else None, codec.fixed)
 
 
 @contextmanager

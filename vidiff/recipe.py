@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import MISSING
 
-from vidiff.codec import Codec, Identity, VAECodec
-from vidiff.data.captions import SOURCES
-from vidiff.data.find import LAYOUTS
-from vidiff.data.shapes import ShapesSpec
+from vidiff.autoencoder_kl import DiffusersCodec, read
+from vidiff.codec import CodecConfig, Identity
+from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.engine.loop import TrainOptions
+from vidiff.evaluate.features import Features
 from vidiff.guide import Guide
 from vidiff.long import STRATEGIES, Strategy
 from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
-from vidiff.nn.vae import VAEConfig
+from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
-from vidiff.objective.vae import VAELoss
+from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.sample import SAMPLERS, Sampler
 from vidiff.text import TEXTS, TextEncoder
@@ -33,38 +33,6 @@ from vidiff.text import TEXTS, TextEncoder
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says which value, what is expected, and where it stands."""
-
-
-@dataclass
-class DataConfig:
-    """Which clips, and what a model sees of them."""
-
-    root: str = MISSING  # folder of videos, or a list of them: a .csv or .jsonl file
-    layout: str = "auto"  # or folders, ucf101, flat, images, list; shapes makes the shapes set in `root` if need be
-    shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
-    captions: str = "auto"  # for a model with text: jsonl, txt or csv, as they lie in `root`
-    split: str = "train"
-    test_split: str = "test"
-    fold: int = 1  # of UCF-101's three train/test lists
-    size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
-    frames: int = 16  # of a clip
-    stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
-    least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
-    flip: bool = False  # mirror half of the clips; off where left and right mean something
-    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
-    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
-    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
-    workers: int = 2  # processes that load clips
-
-
-@dataclass
-class CodecConfig:
-    """The codec of a model of latents."""
-
-    name: str = "vae"  # or identity, to diffuse pixels
-    config: str = ""  # for vae: the YAML that trains it, relative to this one
-    override: dict[str, Any] = field(default_factory=dict)  # changes to that config
-    own_data: bool = False  # train it on the data that its config names, and not on this model's
 
 
 @dataclass
@@ -89,13 +57,14 @@ class LowresConfig:
     noise: float = 0.1  # largest time to which the low-resolution video is noised in training
     level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
 
-    def check(self, size: int) -> None:
-        """Raises ConfigError for values that do not go together, or with frames of `size` pixels."""
-        if self.factor < 0 or self.factor == 1 or (self.factor and size % self.factor):
-            raise ConfigError(
-                f"lowres.factor is {self.factor}; give 2 or more, such that it divides data.size, which is {size}, or "
-                "0 for a model that makes clips by itself"
-            )
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for values that do not go together, or with the sizes of clips."""
+        for name, side in data.sides():
+            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
+                raise ConfigError(
+                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
+                    "0 for a model that makes clips by itself"
+                )
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
         if not 0 <= self.level <= self.noise:
@@ -123,32 +92,13 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ConfigError for values that do not go together."""
-        data = self.data
-        if data.layout not in LAYOUTS:
-            raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
-        if data.captions not in SOURCES:
-            raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
-        for key, value in {"batch": self.batch, "data.frames": data.frames, "data.size": data.size}.items():
-            if value < 1:
-                raise ConfigError(f"{key} is {value}; give 1 or more")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; give 1 or more")
         if self.batch % self.train.accumulate:
             raise ConfigError(
                 f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"
             )
-        if len(data.stride) != 2 or not 1 <= data.stride[0] <= data.stride[1]:
-            raise ConfigError(f"data.stride is {data.stride}; give the least and the most, such as [1, 4]")
-        for key in ("workers", "limit"):
-            if getattr(data, key) < 0:
-                raise ConfigError(f"data.{key} is {getattr(data, key)}; give 0 or more")
-        try:
-            ShapesSpec(**data.shapes)
-        except TypeError:
-            raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
-        if not data.patience > 0:
-            raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
-        for key in ("max_broken", "least_stride"):
-            if not 0 <= getattr(data, key) <= 1:
-                raise ConfigError(f"data.{key} is {getattr(data, key)}; give a fraction from 0 to 1")
+        self.data.check()
 
 
 @dataclass
@@ -157,14 +107,34 @@ class VAERun(RunConfig):
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELoss = field(default_factory=VAELoss)
+    start: str = ""  # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it
 
     def check(self) -> None:
         super().check()
         self.vae.validate()
-        if self.data.size % self.vae.factor:
+        for bucket in self.data.plan():
+            self.vae.check_frames(bucket.frames, "data.frames")
+        if self.loss.perceptual and not self.loss.perceptual_network:
             raise ConfigError(
-                f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
+                "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
+                "LPIPS as TorchScript beside its network.json"
             )
+        if self.loss.adversarial:
+            if self.train.compile:
+                raise ConfigError(
+                    "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
+                    "step: set one of them off"
+                )
+            least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
+            name, side = min(self.data.sides(), key=lambda each: each[1])
+            if side < least:
+                raise ConfigError(
+                    f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "
+                    "lower loss.discriminator_levels"
+                )
+        for name, side in self.data.sides():
+            if side % self.vae.factor:
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
 
 
 @dataclass
@@ -186,26 +156,27 @@ class LatentRun(RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.codec.name not in ("vae", "identity"):
-            raise ConfigError(f"codec.name is {self.codec.name!r}; choose vae or identity")
-        if self.codec.name == "vae" and not self.codec.config:
-            raise ConfigError(
-                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
-            )
+        self.codec.check()
         build_schedule(self)
+        if self.data.jitter or max(self.data.zoom) > 1:
+            raise ConfigError(
+                f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
+                "frames as they are: leave both to the autoencoder's own config"
+            )
         if self.codec.name == "identity":
             self.check_size(1)
 
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
-        size, levels = self.data.size, self.levels
+        levels = self.levels
         needed = factor * self.patch * 2 ** (levels - 1)
-        if size % needed:
-            patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
-            raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the network halve "
-                f"{levels - 1} times: give a multiple of {needed}"
-            )
+        for name, side in self.data.sides():
+            if side % needed:
+                patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+                raise ConfigError(
+                    f"{name} is {side}; the codec shrinks by {factor}{patches} and {levels} levels of the network "
+                    f"halve {levels - 1} times: give a multiple of {needed}"
+                )
 
 
 @dataclass
@@ -233,7 +204,7 @@ class DiffusionRun(LatentRun):
     def check(self) -> None:
         self.unet.validate()
         super().check()
-        self.lowres.check(self.data.size)
+        self.lowres.check(self.data)
         if self.lowres.factor and self.objective != "denoising":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
@@ -255,10 +226,10 @@ class DiffusionRun(LatentRun):
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
         if self.sampling.lag < 0:
             raise ConfigError(f"sampling.lag is {self.sampling.lag}; give 0 or more steps")
-        if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
-            raise ConfigError(
-                f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
-            )
+        frames = self.data.plan()[0].frames
+        if not 1 <= self.sampling.context < frames and frames > 1:
+            less = "the first bucket's frames" if self.data.buckets else "data.frames"
+            raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
 
 
 @dataclass
@@ -278,6 +249,10 @@ class ClassifierRun(LatentRun):
         super().check()
         if not 0 < self.scale < float("inf"):
             raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.data.images:
+            raise ConfigError(
+                f"data.images is {self.data.images!r}, but a classifier is trained on clips: leave it out"
+            )
         if self.schedule.get("name") == "learned":
             raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
         choose("loss.times", self.loss.times, TIMES)
@@ -329,9 +304,16 @@ def read_slot(key: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
-def build_codec(vae: VAEConfig | None) -> Codec:
-    """The codec, untrained; `vae` is its shape where it is an autoencoder."""
-    return Identity() if vae is None else VAECodec(vae)
+def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
+    """A codec that needs no training. Raises ConfigError where it cannot be loaded, or does not fit the frames."""
+    if config.codec.name == "identity":
+        return Identity()
+    try:
+        codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
+    except ValueError as error:
+        raise ConfigError(f"codec.path: {error}") from None
+    config.check_size(codec.factor)
+    return codec
 
 
 def build_denoiser(config: DiffusionRun) -> Denoiser:
@@ -345,6 +327,13 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     if config.objective == "bound":
         return BoundObjective(denoiser)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_vae_objective(config: VAERun) -> VAEObjective:
+    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
+    network = VAE(config.vae)
+    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
+    return VAEObjective(network, config.loss, similar, config.train.accumulate)
 
 
 def build_classifier(config: ClassifierRun) -> ClassifierObjective:

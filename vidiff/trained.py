@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec import Codec
+from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.draw import Draw
@@ -35,8 +36,9 @@ class Trained:
     """A trained model with all that it takes to draw clips from it.
 
     Attributes:
-        frames: of a window, that is, of the clips that the model was trained on.
-        size: height and width in pixels.
+        buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
+        frames: of a window, that is, of the clips of the first bucket.
+        size: height and width of these in pixels; the shorter side, where they differ.
         labels: names of the classes that may be asked for; empty for a model without.
         told: whether the model itself was trained with them; else only the classifier knows them.
         fps: frames a second of the clips that it was trained on, at their least stride.
@@ -46,6 +48,7 @@ class Trained:
         text: what reads prompts; None for a model without text.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor` to `size`; factor 0 for any other.
         detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
+        weights: which of the run's they are, as `from_pretrained` takes it.
         classifier: by whose gradient it is guided to a label, in place of telling it; None for none.
     """
 
@@ -67,7 +70,11 @@ class Trained:
         detail: Tensor | None = None,
         classifier: TrainedClassifier | None = None,
         longest: int | None = None,
+        weights: str = "ema",
+        buckets: Sequence[Bucket] = (),
     ) -> None:
+        self.buckets = tuple(buckets) or (Bucket(frames, size, size),)
+        frames, size = self.buckets[0].frames, min(self.buckets[0].size)
         self.device = choose_device(device)
         if classifier is not None:
             if lowres is not None and lowres.factor:
@@ -81,6 +88,7 @@ class Trained:
         self.sampling, self.stride = sampling or SamplingConfig(), stride
         self.precision, self.boxes, self.text, self.lowres = precision, boxes, text, lowres or LowresConfig()
         self.detail, self.longest = None if detail is None else detail.to(self.device), longest
+        self.weights = weights
 
     @classmethod
     def from_pretrained(
@@ -95,7 +103,8 @@ class Trained:
         Args:
             run: such as "runs/ucf".
             device: "auto", "cpu", "cuda", ...
-            weights: "ema", or "model" for those that the optimizer left.
+            weights: "ema"; "model" for those that the optimizer left; "best" for the average that `train.keep_best`
+                kept; or a file that `tools/ema.py` wrote, an average of another width.
             classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
                 model itself is not told it.
 
@@ -118,7 +127,7 @@ class Trained:
         fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
         return cls(
             denoiser,
-            load_codec(run / "codec"),
+            load_codec(run / "codec", config.codec.tile),
             config.data.frames,
             config.data.size,
             facts["labels"] if config.unet.labels else (),
@@ -133,6 +142,8 @@ class Trained:
             detail=torch.tensor(facts["detail"]) if config.lowres.factor else None,
             classifier=None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
             longest=config.data.stride[1],
+            weights=weights,
+            buckets=config.data.drawn(),
         )
 
     @property
@@ -145,6 +156,30 @@ class Trained:
             )
         return self.size // self.lowres.factor
 
+    def window(self, size: tuple[int, int] | None = None) -> int:
+        """Frames that the model makes at once of clips of `size` (h, w); by default of the first bucket's.
+
+        Raises:
+            ValueError: a size that it was not trained on.
+        """
+        return self.frames if size is None else longest_of(self.buckets, size)
+
+    def nearest(self, height: int, width: int, factor: int = 1) -> tuple[int, int]:
+        """The size to which a clip or picture of any other is to be resized and cropped: of the nearest aspect.
+
+        Args:
+            factor: by which the model is to enlarge it.
+        """
+        return nearest_size(shrunk(self.buckets, factor), height, width)
+
+    def enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a super-resolution model makes of clips of a size. Raises ValueError for one that it does not take."""
+        small, factor = self.small, self.lowres.factor
+        if all(bucket.size != size for bucket in shrunk(self.buckets, factor)):
+            given = "x".join(map(str, dict.fromkeys(size)))
+            raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")
+        return factor * size[0], factor * size[1]
+
     def _asked(
         self,
         clip: Tensor,
@@ -155,11 +190,19 @@ class Trained:
         context: int | None = None,
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
-        """What every task on `clip` takes, for a result of `frames`."""
-        return self._draw(**options), self._context(context, frames), self.condition(label, len(clip), text)
+        """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
+        if self.codec.temporal > 1:
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
+                "animate, and not edit: train one with vae.temporal=1"
+            )
+        window = self.window(self._size_of(clip))
+        draw, context = self._draw(window, **options), self._context(context, frames, window)
+        return draw, context, self.condition(label, len(clip), text)
 
     def _draw(
         self,
+        window: int,
         *,
         guidance: float | None = None,
         steps: int | None = None,
@@ -171,19 +214,25 @@ class Trained:
         classifier_scale: float | None = None,
         **guide: Any,
     ) -> Draw:
-        """How latents are drawn: each option as `stream` has it, or else by the run's default."""
+        """How windows of latents are drawn: each option as `stream` has it, or else by the run's default."""
         lag = self.sampling.lag if lag is None else lag
         if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
             history = self.sampling.history
         if lag < 0:
             raise ValueError(f"lag is {lag}; give 0 or more steps")
+        judged = self._classifier_scale(classifier_scale)
+        if guidance is not None and judged and self.text is None:
+            raise ValueError(
+                f"guidance is {guidance}, but the classifier stands for the label and this model knows no text, so "
+                "there is nothing that it scales: give classifier_scale, or history where frames are given"
+            )
         slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
         return Draw(
             self.denoiser,
             build_sampler(slot),
             self.sampling.steps if steps is None else steps,
             self.sampling.guidance if guidance is None else guidance,
-            self.frames,
+            1 + (window - 1) // self.codec.temporal,
             torch.Generator().manual_seed(seed),
             progress,
             lag,
@@ -192,7 +241,7 @@ class Trained:
             replace=not self.boxes,
             guide=self._guide(**guide),
             classifier=None if self.classifier is None else self.classifier.network,
-            classifier_scale=self._classifier_scale(classifier_scale),
+            classifier_scale=judged,
             longest=self.longest,
         )
 
@@ -228,32 +277,47 @@ class Trained:
             )
         return built
 
-    def reach(self, strategy: str | dict[str, Any] | None = None, context: int | None = None) -> int:
+    def reach(
+        self,
+        strategy: str | dict[str, Any] | None = None,
+        context: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> int:
         """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
-        return self._strategy(strategy, None).reach(self._context(context, 2))
+        return self._strategy(strategy, None).reach(self._context(context, 2, self.window(size)))
 
-    def _context(self, context: int | None, frames: int) -> int:
+    def _context(self, context: int | None, frames: int, window: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
-        if self.frames == 1:
+        if window == 1:
             if frames > 1:
                 raise ValueError(
                     "this model was trained on single frames, so it cannot continue a clip: ask for frames=1"
                 )
             return 0
-        context = self.sampling.context if context is None else context
-        if not 1 <= context < self.frames:
+        if context is None:  # of the run, which is for the first bucket
+            context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
+        if not 1 <= context < window:
+            raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
+        if (context - 1) % self.codec.temporal:
             raise ValueError(
-                f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
+                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
+                "one latent"
             )
         return context
 
-    def _clip(self, clip: Tensor, size: int | None = None) -> Tensor:
-        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another type, or size than given."""
-        size, video = size or self.size, clip[None] if clip.ndim == 4 else clip
-        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, size, size) or not video.numel():
-            raise ValueError(
-                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {size}, {size}): resize it to the model's size"
-            )
+    def _size_of(self, clip: Tensor) -> tuple[int, int]:
+        return clip.shape[-2], clip.shape[-1]
+
+    def _clip(self, clip: Tensor, factor: int = 1) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter.
+
+        Raises ValueError for another type, or a size that is not by `factor` smaller than one of the model's.
+        """
+        video = clip[None] if clip.ndim == 4 else clip
+        sizes = dict.fromkeys(bucket.size for bucket in shrunk(self.buckets, factor))
+        if video.ndim != 5 or video.shape[1] != 3 or self._size_of(video) not in sizes or not video.numel():
+            wanted = " or ".join(f"(b, 3, f, {height}, {width})" for height, width in sizes)
+            raise ValueError(f"the clip is {tuple(clip.shape)}; expected {wanted}: resize it to the model's size")
         if not clip.is_floating_point():
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
         return video
@@ -265,7 +329,7 @@ class Trained:
 
     def settings(self, **given: Any) -> dict[str, Any]:
         """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
-        default = {**asdict(self.sampling), "seed": 0}
+        default = {**asdict(self.sampling), "seed": 0, "weights": self.weights}
         default.pop("count")
         if self.classifier is not None:
             default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}

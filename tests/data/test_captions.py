@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from vidiff.data.captions import Captioned, read_captions
+from vidiff.data.captions import read_captions
 from vidiff.data.index import DataError
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 
@@ -92,23 +91,3 @@ def test_the_shapes_set_has_captions(tmp_path: Path) -> None:
     truth = {str(path.relative_to(tmp_path)): clip.caption for path, clip in read_clips(tmp_path).items()}
     paths = sorted(truth)[::-1]
     assert read_captions(tmp_path, paths) == [truth[path] for path in paths]
-
-
-class Clips(torch.utils.data.Dataset):
-    """Two samples, of files 2 and 0."""
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        return {"key": torch.tensor([2, 0][key[1]]), "label": torch.tensor(key[0])}
-
-
-def test_each_clip_comes_with_the_text_of_its_file() -> None:
-    text, mask = torch.tensor([[5, 6], [7, 0]]), torch.tensor([[True, True], [True, False]])
-    dataset = Captioned(Clips(), text, mask, rows=[0, 0, 1])  # files 0 and 1 share a caption
-    assert len(dataset) == 2
-    first, second = dataset[9, 0], dataset[9, 1]
-    assert torch.equal(first["text"], text[1]) and torch.equal(first["text_mask"], mask[1])
-    assert torch.equal(second["text"], text[0]) and torch.equal(second["text_mask"], mask[0])
-    assert int(first["key"]) == 2 and int(first["label"]) == 9

@@ -11,13 +11,15 @@ from PIL import Image
 from torch import Tensor
 from videos import number_of, numbered, write_numbered
 
+from vidiff.data.cache import LatentCache
 from vidiff.data.clips import ClipDataset
 from vidiff.data.decode import VideoError
 from vidiff.data.doctor import find_all
+from vidiff.data.encode import encode_latents
 from vidiff.data.examine import Case, examine
 from vidiff.data.find import find_files
 from vidiff.data.index import DataError, build_index
-from vidiff.data.latents import LatentCache, encode_latents
+from vidiff.data.plan import Plan
 from vidiff.data.probe import Facts, fingerprint, probe
 from vidiff.data.sources import clips_in, is_frame_folder, size_and_change
 from vidiff.data.video import VideoReader, read_video, write_image, write_video
@@ -60,7 +62,7 @@ def test_frames_are_read_by_number(tmp_path: Path, kind: str) -> None:
             reader.read([5, 12])
         with pytest.raises(VideoError, match="no frames asked for"):
             reader.read([])
-    assert probe(path) == Facts(12, pytest.approx(8, rel=0.02), 32, 32, fingerprint(path))
+    assert probe(path) == Facts(12, pytest.approx(8, rel=0.02), 32, 32, fingerprint(path), "pillow")
     record = examine(Case(path, "clip"))
     assert (record.readable, record.frames, record.read, record.notes) == (True, 12, 12, [])
 
@@ -148,7 +150,10 @@ def test_every_kind_is_trained_on_alike(tmp_path: Path) -> None:
     def encode(video: Tensor) -> tuple[Tensor, Tensor]:
         return video[..., ::8, ::8], torch.ones_like(video[..., ::8, ::8])
 
-    cache = LatentCache(encode_latents(tmp_path / "latents", index, encode, 16, key="k" * 16, chunk=4, progress=False))
+    plan = Plan(index, [(16, 16)] * 5, made_of={})
+    folder = encode_latents(tmp_path / "latents", plan, encode, chunk=4, progress=False)
+    assert folder is not None
+    cache = LatentCache(folder)
     assert cache.frames == [9] * 5
     assert all(number_of(cache.read(n, 0, 9)[0]) == list(range(9)) for n in range(5))
 

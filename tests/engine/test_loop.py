@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import moments_of
 from safetensors.torch import load_file
+from torch import nn
 
-from vidiff.engine import checkpoint
+from vidiff.engine import checkpoint, loop, moments
 from vidiff.engine.log import read_metrics
 from vidiff.engine.loop import Diverged, fit
-from vidiff.engine.optim import Optim
+from vidiff.engine.optim import Optim, Together, build_optimizer
 from vidiff.engine.options import TrainOptions
 
 
@@ -89,9 +91,8 @@ def test_a_bad_step_changes_nothing_but_the_count(tiny, tmp_path: Path, capsys) 
     before, after = (checkpoint.load(checkpoint.newest(tmp_path / n / "checkpoints")) for n in ("before", "after"))
     assert all(torch.equal(after.model[name], tensor) for name, tensor in before.model.items())
     assert all(torch.equal(after.ema[name], tensor) for name, tensor in before.ema.items())
-    moments = [found.state["optimizer"]["parts"][0]["state"] for found in (before, after)]
-    for number, state in moments[0].items():
-        assert all(torch.equal(state[key], moments[1][number][key]) for key in state)
+    kept = moments_of(after.path)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in moments_of(before.path).items())
     assert after.state["counters"]["skipped"] == 1
     assert after.state["counters"]["samples"] == 32
     assert "step 4 skipped: its loss or gradients are not finite (samples 24, 25, 26, 27, 28, 29, 30, 31)" in (
@@ -189,10 +190,10 @@ def test_a_failing_sample_or_report_does_not_end_the_training(tiny, tmp_path: Pa
 def test_a_failing_save_is_told_and_the_last_one_must_succeed(tiny, tmp_path: Path, capsys, monkeypatch) -> None:
     real = checkpoint.save
 
-    def full(folder: Path, step: int, *rest: object) -> Path:
+    def full(folder: Path, step: int, **rest: object) -> Path:
         if step > 2:
             raise OSError("no space left")
-        return real(folder, step, *rest)
+        return real(folder, step, **rest)
 
     monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(OSError, match="no space left"):
@@ -217,13 +218,27 @@ def test_a_corrupt_checkpoint_is_told_and_the_one_before_taken(tiny, runs, tmp_p
     runs.assert_same(tmp_path / "whole", tmp_path / "run")
 
 
-def test_settings_of_today_hold_on_resume(tiny, tmp_path: Path) -> None:
+def test_settings_of_today_hold_on_resume(tiny, tmp_path: Path, monkeypatch) -> None:
+    """And the moments go on."""
+    made: list[Together] = []
+    monkeypatch.setattr(loop, "build_optimizer", lambda *given: made.append(build_optimizer(*given)) or made[-1])
     tiny.train(tmp_path, steps=2, optim={"weight_decay": 0.1})
     tiny.train(tmp_path, steps=4, optim={"weight_decay": 0.2, "lr": 0.02})
-    groups = checkpoint.load(checkpoint.newest(tmp_path / "checkpoints")).state["optimizer"]
-    groups = groups["parts"][0]["param_groups"]
-    assert [group["weight_decay"] for group in groups] == [0.2, 0.0]
-    assert {group["lr"] for group in groups} == {0.02}
+    assert [group["weight_decay"] for group in made[1].param_groups] == [0.2, 0.0]
+    assert {group["lr"] for group in made[1].param_groups} == {0.02}
+    assert {state["step"].item() for state in made[1].parts[0].state.values()} == {4.0}
+
+
+def test_another_optimizer_is_refused(tiny, tmp_path: Path) -> None:
+    objective = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 3, 3))
+    other = build_optimizer(Optim(name="muon"), objective)
+    for parameter in objective.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    other.step()
+    path = checkpoint.save(tmp_path, 1, {}, {}, {}, moments=moments.of_optimizers(objective, other.parts))
+    mine = build_optimizer(Optim(), objective)
+    with pytest.raises(ValueError, match=r"made by another optimizer .*\(it has Muon\.1\.weight\.momentum\)"):
+        moments.into_optimizers(path, objective, mine.parts)
 
 
 def test_scalars_are_means_over_the_logged_interval(tiny, tmp_path: Path) -> None:
@@ -248,17 +263,22 @@ def test_scalars_are_means_over_the_logged_interval(tiny, tmp_path: Path) -> Non
 def test_checkpoint_files_hold_what_the_layout_says(tiny, tmp_path: Path) -> None:
     tiny.train(tmp_path, steps=2)
     path = tmp_path / "checkpoints" / "step-0000002"
-    assert sorted(f.name for f in path.iterdir()) == [
+    assert sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()) == [
         "ema.safetensors",
         "manifest.json",
         "model.safetensors",
-        "state.pt",
+        "state.json",
+        "training/.metadata",
+        "training/__0_0.distcp",
     ]
     model, ema = load_file(path / "model.safetensors"), load_file(path / "ema.safetensors")
     assert set(model) - set(ema) == {"frozen.weight", "frozen.bias", "body.1.num_batches_tracked"}
-    state = torch.load(path / "state.pt", weights_only=True)
-    assert set(state) == {"counters", "optimizer", "scaler", "precision", "ema_updates", "random"}
+    state = json.loads((path / "state.json").read_text())
+    assert set(state) == {"counters", "scaler", "precision", "ema_updates", "random"}
     assert set(state["random"][0]) == {"python", "numpy", "torch", "cuda"}
+    kept = moments_of(path)
+    names = [name for name in ema if "running" not in name]
+    assert set(kept) == {f"AdamW.{name}.{key}" for name in names for key in ("exp_avg", "exp_avg_sq", "step")}
     record = json.loads((tmp_path / "environment.json").read_text())
     assert record["seed"] == 0
 

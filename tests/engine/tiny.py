@@ -5,10 +5,14 @@ python tiny.py '{"run": "folder", "steps": 6, ...}'
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -134,6 +138,29 @@ def slow_save(seconds: float) -> None:
     sys.addaudithook(audit)
 
 
+def refuse(*events: str) -> None:
+    """From now on the system refuses these, for step-... folders and what was put aside of them."""
+
+    def audit(name: str, arguments: tuple[Any, ...]) -> None:
+        if name in events and re.search(r"/(\.old-)?step-\d+[^/]*$", str(arguments[0])):
+            raise PermissionError(errno.EPERM, "refused", arguments[0])
+
+    sys.addaudithook(audit)
+
+
+def full_disk(full: Iterable[int], size: int) -> dict[str, Any]:
+    """A `validate` in which no file can grow beyond `size` bytes from the steps `full` on, until one that is not."""
+
+    def validate(step: int) -> dict[str, float]:
+        while any(thread.name == "saving" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size if step in full else hard, hard))
+        return {"val/loss": 1.0}
+
+    return {"validate": validate}
+
+
 def main(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     with open(f"{arguments['run']}.out", "a") as out:
@@ -147,6 +174,10 @@ def main(arguments: dict[str, Any]) -> None:
         slow_save(seconds)
     if seconds := arguments.pop("slow_validation", 0):
         arguments["callbacks"] = {"validate": lambda step: time.sleep(seconds) or {"val/loss": 1.0}}
+    if events := arguments.pop("refuse", ()):
+        refuse(*events)
+    if full := arguments.pop("full", ()):
+        arguments["callbacks"] = full_disk(full, arguments.pop("size"))
     train(**arguments)
 
 

@@ -12,11 +12,13 @@ import torch
 from vidiff.codec import Identity, VAECodec
 from vidiff.config import dump, load
 from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_video
+from vidiff.datasets import latent_dataset
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
+from vidiff.objective.latents import normalised
 from vidiff.pipeline import Pipeline
-from vidiff.prepare import latent_dataset, make_index, make_latents
+from vidiff.prepare import make_index, make_latents
 from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.resize import enlarge, shrink
 from vidiff.run import save_codec
@@ -54,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.mkdir()
     (run / "resolved.yaml").write_text(dump(base))
     (run / "data.json").write_text(json.dumps({"labels": [], "fps": 6.0}))
-    save_codec(run / "codec", Identity(), None)
+    save_codec(run / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(base).state_dict().items()}
     checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
     write_video(place / "clip.mp4", torch.rand(3, 7, 16, 16) * 2 - 1, fps=10)
@@ -87,8 +89,9 @@ def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:
     found = load("runs/sr/resolved.yaml")
     assert isinstance(found, DiffusionRun)
     index = make_index(found, "train")
-    latents = make_latents(found, Identity(), "identity", index, "fp32")
-    sample = latent_dataset(found, latents, latents)[0, 3]
+    latents = make_latents(found, Identity(), "identity", index, "fp32", "train")
+    drawn = latent_dataset(found, index, latents, latents).__getitems__([(0, 3)])
+    sample = {name: value[0] for name, value in normalised(drawn).items()}
     clip = read_video(index.path(int(sample["key"])))[None]  # 1 3 12 32 32
     low = enlarge(shrink(clip, 2), 2)[0]
     shift, scale = (x.view(-1, 1, 1, 1) for x in latents.codec_moments)
@@ -109,7 +112,7 @@ def test_detail_of_latents_is_added_to_those_of_the_bicubic_clip(tmp_path: Path)
     index = make_index(found, "test")
     torch.manual_seed(0)
     codec = VAECodec(VAEConfig(channels=3, width=4, multipliers=[1], patch=2)).eval()
-    latents = make_latents(found, codec, "random", index, "fp32")
+    latents = make_latents(found, codec, "random", index, "fp32", "test")
     clip = read_video(index.path(5), range(4))[None]
     wanted = codec.encode(clip)
     codec.set_statistics(*latents.codec_moments)

@@ -7,12 +7,17 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vidiff.data.clips import Sample
 from vidiff.data.index import DataError
+from vidiff.data.latents import LatentDataset
+from vidiff.data.mirror import held, is_there
 from vidiff.data.order import Key
+from vidiff.data.spans import member_of
+from vidiff.data.tar import split_path
 
 SOURCES = ("auto", "jsonl", "txt", "csv")
 WANTED = (
@@ -28,8 +33,9 @@ def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") 
         root: the data set's folder.
         paths: of the files, relative to it.
         source: "jsonl": `captions.jsonl` in the root, a line {"path": ..., "caption": ...} for each file; "txt": a file
-            of the same name that ends in .txt beside each clip; "csv": `captions.csv` in the root, with the columns
-            path and caption. "auto": the first of these that is there. Further keys, columns and files do no harm.
+            of the same name that ends in .txt beside each clip, in a tar also "caption" of its .json; "csv":
+            `captions.csv` in the root, with the columns path and caption. "auto": the first of these that is there.
+            Further keys, columns and files do no harm.
 
     Raises:
         DataError: a caption that is missing, empty, not text, or there twice; a file that cannot be read as said.
@@ -40,7 +46,7 @@ def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") 
     if source == "auto":
         source = _find(root, paths)
     if source == "txt":
-        pairs = [(path, _read_text((root / path).with_suffix(".txt"))) for path in paths]
+        pairs = [(path, _beside(root / path)) for path in paths]
         place = "the .txt beside it"
     else:
         file = root / f"captions.{source}"
@@ -65,26 +71,36 @@ def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") 
 
 
 def _find(root: Path, paths: Sequence[str]) -> str:
-    if (root / "captions.jsonl").is_file():
+    if is_there(root / "captions.jsonl"):
         return "jsonl"
-    if any((root / path).with_suffix(".txt").is_file() for path in paths):
+    if any(_has_text_beside(root / path) for path in paths):
         return "txt"
-    if (root / "captions.csv").is_file():
+    if is_there(root / "captions.csv"):
         return "csv"
     raise DataError(f"no captions in {root}, which a model with text needs: expected {WANTED.format(root=root)}")
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with held(path) as file:
+            return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"no {path}: write it, or choose another source with data.captions") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
 
 
-def _read_text(path: Path) -> str:
-    return " ".join(_text(path).split())
+def _has_text_beside(clip: Path) -> bool:
+    if split_path(clip) is not None:
+        return bool(member_of(clip).caption)
+    return is_there(clip.with_suffix(".txt"))
+
+
+def _beside(clip: Path) -> str:
+    """The caption in a clip's own .txt, or that of its sample in a tar."""
+    if split_path(clip) is not None:
+        return member_of(clip).caption
+    return " ".join(_text(clip.with_suffix(".txt")).split())
 
 
 def _read_jsonl(path: Path) -> Iterable[tuple[str, str]]:
@@ -117,21 +133,29 @@ def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
 
 
 class Captioned(Dataset[Sample]):
-    """A data set of clips with the text of each beside it, as "text" and "text_mask".
+    """A data set of cached clips with the text of each beside it, as "text" and "text_mask".
+
+    Attributes:
+        groups: as of the clips.
 
     Args:
-        clips: its samples have "key", the file's number in the index.
+        clips: gives batches by `__getitems__`; they have "key", the numbers of the files in the index.
         text, mask: as an encoder of `vidiff.text` makes them.
         rows: where in these each file of the index has its own.
     """
 
-    def __init__(self, clips: Dataset[Sample], text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
-        self.clips, self.text, self.mask, self.rows = clips, text, mask, rows
+    def __init__(self, clips: LatentDataset, text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
+        self.clips, self.text, self.mask, self.rows = clips, text, mask, torch.tensor(rows)
+        self.groups = clips.groups
 
     def __len__(self) -> int:
-        return len(self.clips)  # type: ignore[arg-type]
+        return len(self.clips)
 
     def __getitem__(self, key: Key) -> Sample:
-        sample = self.clips[key]
-        row = self.rows[int(sample["key"])]
-        return {**sample, "text": self.text[row], "text_mask": self.mask[row]}
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        """A batch."""
+        batch = self.clips.__getitems__(keys)
+        rows = self.rows[batch["key"]]
+        return {**batch, "text": self.text[rows], "text_mask": self.mask[rows]}

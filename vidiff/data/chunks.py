@@ -11,16 +11,19 @@ from torch import Tensor
 
 from vidiff.data.decode import VideoError
 from vidiff.data.helper import Helper, Lost
+from vidiff.data.remote import Unfetched, Unreachable
 from vidiff.data.video import VideoReader, to_float
 
 
 class Chunk(NamedTuple):
-    """Frames start to stop of a file, resized to `size` (h, w)."""
+    """Frames start to stop of a file, seen at `fps` (0: its own frames) by a decoder, resized to `size` (h, w)."""
 
     path: Path
     start: int
     stop: int
     size: tuple[int, int] | None
+    fps: float = 0.0
+    decoder: str = "auto"
 
 
 class ChunkReader:
@@ -42,12 +45,22 @@ class ChunkReader:
             self._helper.end()
             self._helper = None
 
-    def read(self, path: Path, frames: int, chunk: int, size: tuple[int, int] | None) -> Generator[Tensor, None, None]:
-        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`.
+    def read(
+        self,
+        path: Path,
+        frames: int,
+        chunk: int,
+        size: tuple[int, int] | None,
+        fps: float = 0.0,
+        decoder: str = "auto",
+    ) -> Generator[Tensor, None, None]:
+        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`. The rest is as of `VideoReader`.
 
-        Raises VideoError where it does not decode, or its decoder hangs or crashes.
+        Raises VideoError where it does not decode, or its decoder hangs or crashes; Unreachable where it is elsewhere
+        and cannot be fetched now.
         """
-        chunks = [Chunk(path, start, min(start + chunk, frames), size) for start in range(0, frames, chunk)]
+        starts = range(0, frames, chunk)
+        chunks = [Chunk(path, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
         if self._helper is None or not self._helper.alive:
             self._helper = Helper(_Decoding())
         helper = self._helper
@@ -58,6 +71,8 @@ class ChunkReader:
                 found, asked = helper.answer(self.patience), False
                 if isinstance(found, Lost):
                     raise VideoError(f"{path}: {found.reason}")
+                if isinstance(found, Unfetched):
+                    raise Unreachable(found)
                 if isinstance(found, str):
                     raise VideoError(found)
                 if following is not None:
@@ -73,13 +88,16 @@ class _Decoding:
     """What the process does: it keeps a file open from chunk to chunk."""
 
     reader: VideoReader | None = None
+    seen: tuple[Path, float] | None = None  # the file and the rate of the reader
 
     def __call__(self, chunk: Chunk) -> np.ndarray | str:
-        if self.reader is None or self.reader.path != chunk.path:
+        seen = chunk.path, chunk.fps
+        if self.reader is None or self.seen != seen:
             if self.reader is not None:
                 self.reader.close()
-            self.reader = VideoReader(chunk.path)
+            self.seen = seen
+            self.reader = VideoReader(chunk.path, chunk.fps, chunk.decoder)
         try:
             return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
         except VideoError as error:
-            return str(error)
+            return Unfetched(error) if isinstance(error, Unreachable) else str(error)

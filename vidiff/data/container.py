@@ -9,6 +9,8 @@ from statistics import median
 
 import av
 
+from vidiff.data.spans import bytes_of, size_and_change_of_file
+
 HEAD = 4096  # bytes that tell what kind of file it is
 ATOMS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"sidx"})
 SEGMENT = bytes.fromhex("18538067")  # Matroska's element that holds all but the header
@@ -55,7 +57,7 @@ class Container:
 def read_container(path: Path) -> Container:
     """Look through the packets of a file, without decoding more than the first frame. Raises NoVideo."""
     try:
-        with av.open(str(path)) as file:
+        with bytes_of(path) as span, av.open(span.url) as file:
             if not file.streams.video:
                 raise NoVideo("audio only" if file.streams.audio else "neither picture nor sound", known=True)
             stream = file.streams.video[0]
@@ -100,7 +102,7 @@ def _steady(times: list[float], tick: float) -> bool:
 def count_frames(path: Path) -> int | None:
     """Number of frames that decode one after the other, to the end; None where one does not."""
     try:
-        with av.open(str(path)) as file:
+        with bytes_of(path) as span, av.open(span.url) as file:
             return sum(1 for _ in file.decode(video=0))
     except (av.FFmpegError, OSError):
         return None
@@ -108,7 +110,7 @@ def count_frames(path: Path) -> int | None:
 
 def read_head(path: Path) -> bytes:
     """The first bytes of a file."""
-    with path.open("rb") as file:
+    with bytes_of(path) as span, span.open() as file:
         return file.read(HEAD)
 
 
@@ -129,7 +131,7 @@ def missing_bytes(path: Path, head: bytes) -> int | None:
     mp4 and mov: the lengths of the outermost atoms. avi: that of the RIFF chunk. mkv and webm: that of the segment,
     where it is known.
     """
-    size = path.stat().st_size
+    size, _ = size_and_change_of_file(path)
     if head[4:8] in ATOMS:
         return _missing_of_atoms(path, size)
     if head[:4] == b"RIFF":
@@ -147,7 +149,7 @@ def missing_bytes(path: Path, head: bytes) -> int | None:
 
 def _missing_of_atoms(path: Path, size: int) -> int | None:
     place, has_table = 0, False
-    with path.open("rb") as file:
+    with bytes_of(path) as span, span.open() as file:
         while place + 8 <= size:
             file.seek(place)
             header = file.read(16)

@@ -27,6 +27,11 @@ class Decoder(Protocol):
     """Decodes one video, which is opened at the first question. Raises `VideoError` where that fails."""
 
     @property
+    def name(self) -> str:
+        """Of the library that decodes."""
+        ...
+
+    @property
     def frames(self) -> int:
         """Number of frames, as the container tells."""
         ...
@@ -34,6 +39,11 @@ class Decoder(Protocol):
     @property
     def fps(self) -> float:
         """Frames per second, averaged."""
+        ...
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds at which each frame begins to be shown, `(frames,)`, as the container tells."""
         ...
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
@@ -52,10 +62,16 @@ def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
 
 
 class DecordFile:
-    """A video file, by decord. Do not fork while one is open: decord hangs in the child."""
+    """A video file, by decord. Do not fork while one is open: decord hangs in the child.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        url: where its bytes are, as `vidiff.data.spans.Span.url` tells, if not in a file of its own.
+    """
+
+    name = "decord"
+
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
         self._reader: Any = None
         self._size: tuple[int, int] | None = None
 
@@ -66,6 +82,11 @@ class DecordFile:
     @property
     def fps(self) -> float:
         return float(self._open(self._size).get_avg_fps())
+
+    @property
+    def times(self) -> np.ndarray:
+        reader = self._open(self._size)
+        return np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)[:, 0]
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         reader = self._open(size)
@@ -83,19 +104,25 @@ class DecordFile:
     def _open(self, size: tuple[int, int] | None) -> Any:
         if self._reader is not None and size == self._size:
             return self._reader
-        if not self.path.is_file():
-            reason = "is a folder" if self.path.is_dir() else "no such file"
-            raise VideoError(f"{self.path}: {'is not a regular file' if self.path.is_fifo() else reason}")
-        if not self.path.stat().st_size:
-            raise VideoError(f"{self.path}: is empty (0 bytes)")
+        if not self._url:
+            check_file(self.path)
         height, width = size or (-1, -1)
         settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
         try:
-            self._reader = decord.VideoReader(str(self.path), **settings)
+            self._reader = decord.VideoReader(self._url or str(self.path), **settings)
         except _REFUSALS as error:
             raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
         self._size = size
         return self._reader
+
+
+def check_file(path: Path) -> None:
+    """Raises `VideoError` unless there is a regular file with something in it."""
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "no such file"
+        raise VideoError(f"{path}: {'is not a regular file' if path.is_fifo() else reason}")
+    if not path.stat().st_size:
+        raise VideoError(f"{path}: is empty (0 bytes)")
 
 
 def _unpadded(frame: np.ndarray) -> np.ndarray:

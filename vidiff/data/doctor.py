@@ -17,24 +17,31 @@ from vidiff.data.decode import VideoError
 from vidiff.data.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.helper import Lost, ask_all
 from vidiff.data.listed import LIST_SUFFIXES, find_listed
+from vidiff.data.mirror import is_there
 from vidiff.data.quarantine import Quarantine, place
 from vidiff.data.records import Record, read_records, write_records
+from vidiff.data.shards import clips_in_tars, is_tars, tars_in, tars_of
 from vidiff.data.sources import CLIP_SUFFIXES, DataError, clips_in, size_and_change
 from vidiff.data.video import VideoReader
 
 
 def find_all(root: Path, pictures: bool = False) -> list[Path]:
-    """Every clip below a folder, hidden ones left out, or every one that a list names. Raises DataError for none.
+    """Every clip below a folder, in tars, or that a list names; hidden ones are left out. Raises DataError for none.
+
+    Tars in a folder count where it holds no other clips.
 
     Args:
         pictures: as of `vidiff.data.sources.clips_in`.
     """
-    if root.is_file() and root.suffix.lower() in LIST_SUFFIXES:
+    if is_there(root) and root.suffix.lower() in LIST_SUFFIXES:
         listed, _, _ = find_listed(root, split=None)
         return [root.parent / path for path in dict.fromkeys(path for path, _ in listed)]
+    if is_tars(root):
+        return clips_in_tars(tars_of(root))
     if not root.is_dir():
         raise DataError(f"no folder {root}: give the folder with your videos, or a list of them")
     found: list[Path] = []
+    tars: list[Path] = []
     seen = set()
     for folder, inner, _ in os.walk(root, followlinks=True):
         if os.path.realpath(folder) in seen:  # a link to a folder around it
@@ -44,7 +51,9 @@ def find_all(root: Path, pictures: bool = False) -> list[Path]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         clips = list(clips_in(Path(folder), pictures))
         found += clips
+        tars += tars_in(Path(folder))
         inner[:] = [name for name in inner if Path(folder, name) not in clips]
+    found = found or clips_in_tars(tars)
     if not found:
         raise DataError(f"no videos below {root}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
     return found
@@ -83,8 +92,8 @@ def scan(
     cases = []
     for name, path in paths.items():
         known = earlier.get(name)
-        if known and (known.problem in ("hang", "crash") or (known.readable and path in held)):
-            known = None  # it may be a matter of patience; or training could not read it
+        if known and (known.problem in ("hang", "crash", "unreachable") or (known.readable and path in held)):
+            known = None  # it may be a matter of patience, or of the network; or training could not read it
         if known and whole and known.read < known.frames:
             known = None
         if known and _unchanged(path, known):
@@ -102,7 +111,7 @@ def scan(
                 looked_at[place(case.path)] = None
     finally:
         write_records(folder, records.values())
-        looked_at |= {place(paths[name]): each.reason for name, each in records.items() if not each.readable}
+        looked_at |= {place(paths[name]): each.reason for name, each in records.items() if each.held_back}
         gone = (earlier.keys() - paths.keys()) if len(records) == len(paths) else ()
         quarantine.replace({**{place(root / name): None for name in gone}, **looked_at})
     return [records[name] for name in sorted(records)]
@@ -136,7 +145,7 @@ def thumbnails(paths: Sequence[Path], size: int, frames: int, patience: float = 
 def _thumbnail(path: Path, size: int, frames: int) -> np.ndarray | None:
     try:
         with VideoReader(path) as reader:
-            height, width = fit_size(*reader.size, size)
+            height, width = fit_size(*reader.size, (size, size))
             chosen = [round(i * (reader.frames - 1) / max(frames - 1, 1)) for i in range(frames)]
             pixels = reader.pixels(chosen, size=(height, width))
     except VideoError:

@@ -14,11 +14,13 @@ from vidiff.data.container import Container, NoVideo, count_frames, is_text, mis
 from vidiff.data.decode import VideoError
 from vidiff.data.probe import fingerprint
 from vidiff.data.records import Record
+from vidiff.data.remote import Unreachable
 from vidiff.data.sources import is_video, size_and_change
+from vidiff.data.spans import bytes_of, is_apart
 from vidiff.data.video import VideoReader
 
 PROBLEMS = {  # why a file is left out, and what to do about it
-    "missing": ("a link that leads nowhere", "put back what it points to, or remove it"),
+    "missing": ("is not there", "put back what the link or the list names, or remove it"),
     "special": ("not a regular file", "remove it: a pipe or a device holds no clip"),
     "refused": ("cannot be opened", "look at its permissions and at the disk"),
     "empty": ("zero bytes", "download it again"),
@@ -31,10 +33,11 @@ PROBLEMS = {  # why a file is left out, and what to do about it
     "frame count": ("lying frame count", "encode it anew: ffmpeg -i IN -c:v libx264 -crf 14 OUT.mp4"),
     "damaged": ("frames that do not decode", "download it again, or encode what is left of it anew"),
     "hang": ("its decoder hangs", "encode it anew, or remove it; on a slow disk, scan with more --patience"),
+    "unreachable": ("cannot be fetched", "scan again when its server answers; until then training tries it"),
     "crash": ("its decoder crashes", "encode it anew, or remove it"),
 }
 NOTES = {  # what is uncommon about a file that is kept, and what it means
-    "variable frame rate": "clips are cut by frame number, so motion is uneven; mend: ffmpeg -i IN -vf fps=25 OUT",
+    "variable frame rate": "clips are cut by frame number, so motion is uneven, unless data.fps is set",
     "deep colour": "is brought down to 8 bits as it is read",
     "odd size": "is resized and cropped as all others are",
     "rotated": "is turned upright as it is read",
@@ -75,14 +78,9 @@ def examine(case: Case) -> Record:
     """Look at one file: its bytes, its container, and its frames as training decodes them."""
     record = Record(case.name)
     try:
-        try:
-            mode = case.path.stat().st_mode
-        except FileNotFoundError:
-            raise _Broken("missing") from None
         size, changed = size_and_change(case.path)
         record = replace(record, bytes=size, changed=changed)
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise _Broken("special")
+        _look_at_kind(case.path)
         if not record.bytes:
             raise _Broken("empty")
         record = replace(record, fingerprint=fingerprint(case.path))
@@ -97,19 +95,38 @@ def examine(case: Case) -> Record:
         return replace(record, notes=[*record.notes, *_notes(record, container)])
     except _Broken as broken:
         return replace(record, problem=broken.problem, reason=broken.reason)
+    except Unreachable as error:
+        return replace(record, problem="unreachable", reason=str(error))
+    except VideoError as error:  # what is elsewhere is not there, or in a tar not any more
+        return replace(record, problem="missing", reason=str(error))
     except OSError as error:
         return replace(record, problem="refused", reason=f"cannot be opened: {error.strerror or error}")
 
 
+def _look_at_kind(path: Path) -> None:
+    """Anything but a file and a folder can only be left out."""
+    if is_apart(path):
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise _Broken("missing") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise _Broken("special")
+
+
 def _look_at_pictures(record: Record, case: Case) -> Record:
     """A clip without a container: an animation, a folder of pictures, a picture."""
-    if case.path.is_file():
+    if not case.path.is_dir():
         _look_at_bytes(case.path)
     try:
         with VideoReader(case.path) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
             read, same = _read_frames(reader, frames, (height, width), case.whole)
+    except Unreachable:
+        raise
     except VideoError as error:
         reason = str(error).removeprefix(f"{case.path}: ").removeprefix("damaged or truncated, ")
         raise _Broken("damaged" if record.frames else "unknown", reason) from None
@@ -149,9 +166,12 @@ def _look_at_frames(record: Record, case: Case, container: Container, short: int
         with VideoReader(case.path) as reader:
             claimed, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
             if not short:
                 read, same = _read_frames(reader, claimed, (height, width), case.whole)
                 record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])
+    except Unreachable:
+        raise
     except VideoError as error:
         if not short:
             raise _explained(case.path, claimed, error) from None
@@ -162,8 +182,8 @@ def _look_at_frames(record: Record, case: Case, container: Container, short: int
 
 def _explained(path: Path, claimed: int, error: VideoError) -> _Broken:
     """Why a file whose structure is whole does not decode."""
-    with path.open("rb") as file:
-        file.seek(-min(512, path.stat().st_size), os.SEEK_END)
+    with bytes_of(path) as span, span.open() as file:
+        file.seek(-min(512, file.seek(0, os.SEEK_END)), os.SEEK_END)
         if not any(file.read()):
             return _Broken("truncated", "its end is nothing but zero bytes, as of a download that was never finished")
     there = count_frames(path)

@@ -1,4 +1,4 @@
-"""Which clips a split of a data set has, and their labels: by folders, UCF-101's lists, or a list of one's own."""
+"""Which clips a split of a data set has, and their labels: by folders, UCF-101's lists, one's own list, or tars."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidiff.data.listed import LIST_SUFFIXES, find_listed
+from vidiff.data.mirror import held, is_there
+from vidiff.data.shards import SPLITS, find_in_tars, holds_tars, is_tars
 from vidiff.data.sources import CLIP_SUFFIXES, DataError, clips_in
 
-LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "shapes")
-SPLITS = frozenset({"train", "test", "val", "valid", "validation"})  # as folders of a data set are commonly named
+LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "shapes")
 HELD_OUT = 20  # one file in so many is for testing, where the folders do not tell
 LISTS = "ucfTrainTestlist"
 GET_UCF = (
@@ -31,15 +32,25 @@ def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[Found, l
         raise DataError(f"data.layout is {layout!r}; choose {', '.join(LAYOUTS)}")
     if layout == "ucf101" or (layout == "auto" and (root / LISTS).is_dir()):
         return _ucf(root, split, fold)
-    if layout == "list" or (layout == "auto" and root.is_file() and root.suffix.lower() in LIST_SUFFIXES):
-        if not root.is_file() or root.suffix.lower() not in LIST_SUFFIXES:
+    if layout == "list" or (layout == "auto" and is_there(root) and root.suffix.lower() in LIST_SUFFIXES):
+        if not is_there(root) or root.suffix.lower() not in LIST_SUFFIXES:
             raise DataError(f"no list {root}: set data.root to a file named {' or '.join(sorted(LIST_SUFFIXES))}")
         listed, labels, has_splits = find_listed(root, split)
         return (listed if has_splits else _part(listed, split, f"rows of split {split!r} in {root}")), labels
+    if layout == "webdataset" or (layout == "auto" and is_tars(root)):
+        return _in_tars(root, split)
     if not root.is_dir():
         raise DataError(f"no folder {root}: set data.root to the folder with your videos, or to a list of them")
     pictures = layout == "images"
     there = _splits(root, split, pictures)
+    if (
+        layout == "auto"
+        and not there
+        and not any(clips_in(root))
+        and not _class_folders(root, False)
+        and holds_tars(root)
+    ):
+        return _in_tars(root, split)
     if there and split not in there:
         raise DataError(
             f"no folder {root / split}, though {root} has {', '.join(there)}: make it, or name another one as "
@@ -65,6 +76,11 @@ def find_files(root: Path, layout: str, split: str, fold: int) -> tuple[Found, l
         )
     found = [(str(path.relative_to(root)), label) for path, label in pairs]
     return (found if there else _part(found, split, f"folder {root / split}")), labels
+
+
+def _in_tars(root: Path, split: str) -> tuple[Found, list[str]]:
+    found, labels, has_splits = find_in_tars(root, split)
+    return (found if has_splits else _part(found, split, f"tars of split {split!r} in {root}")), labels
 
 
 def _part(found: Found, split: str, absent: str) -> Found:
@@ -99,7 +115,7 @@ def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
     if split not in ("train", "test"):
         raise DataError(f"data.split is {split!r}; UCF-101 has train and test")
     for needed in (lists / "classInd.txt", lists / f"{split}list{fold:02d}.txt"):
-        if not needed.is_file():
+        if not is_there(needed):
             raise DataError(f"no {needed}: {GET_UCF.format(root=root)}")
     labels = [line.split()[-1] for line in _lines(lists / "classInd.txt")]  # as in "1 ApplyEyeMakeup"
     numbers = {name: number for number, name in enumerate(labels)}
@@ -109,7 +125,7 @@ def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
         label = name.split("/")[0]
         if label not in numbers:
             raise DataError(f"{lists}/{split}list{fold:02d}.txt names class {label!r}, which classInd.txt does not")
-        if (videos / name).is_file():
+        if is_there(videos / name):
             pairs.append((str((videos / name).relative_to(root)), numbers[label]))
         else:
             missing.append(name)
@@ -126,4 +142,5 @@ def _ucf(root: Path, split: str, fold: int) -> tuple[Found, list[str]]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    with held(path) as file:
+        return [line for line in file.read_text().splitlines() if line.strip()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -12,12 +11,15 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from vidiff.data.patience import heard_by
 from vidiff.data.processes import decoding_processes
+from vidiff.engine.guard import shield_worker
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 now = time.monotonic
+TELL = 0.5  # seconds between two words of a process that is at work
 
 
 class Lost(NamedTuple):
@@ -25,6 +27,10 @@ class Lost(NamedTuple):
 
     reason: str
     hung: bool  # and so was killed; else it crashed
+
+
+class AtWork:
+    """What a process sends while it fetches what it is to decode."""
 
 
 class Helper(Generic[Question, Answer]):
@@ -41,6 +47,7 @@ class Helper(Generic[Question, Answer]):
         self.process.start()
         theirs.close()  # it is theirs alone: when they die, ours tells
         self.alive = True
+        self._answers: list[Answer] = []
         try:
             self.pipe.recv()  # it is there: from now on, time is that of its answers
         except EOFError:
@@ -55,11 +62,32 @@ class Helper(Generic[Question, Answer]):
         with suppress(BrokenPipeError):  # dead already: `answer` tells
             self.pipe.send(question)
 
-    def answer(self, patience: float) -> Answer | Lost:
-        """The answer to the last question, if it comes within `patience` seconds of that; else the process is ended."""
+    def is_at_work(self) -> bool:
+        """Whether what has come is no answer, but word that a file is still on its way: its time begins anew."""
         try:
-            if self.pipe.poll(max(0.0, self.begun + patience - now())):
-                return self.pipe.recv()
+            return not self._receive()
+        except (EOFError, ConnectionResetError):  # it is dead: `answer` tells
+            return False
+
+    def _receive(self) -> bool:
+        """Whether an answer has come. Waits for anything to come."""
+        found = self.pipe.recv()
+        if isinstance(found, AtWork):
+            self.begun = now()
+            return False
+        self._answers.append(found)
+        return True
+
+    def answer(self, patience: float) -> Answer | Lost:
+        """The answer to the last question, if it comes within `patience` seconds of that; else the process is ended.
+
+        The time that it takes to fetch a remote file does not count.
+        """
+        try:
+            while not self._answers and self.pipe.poll(max(0.0, self.begun + patience - now())):
+                self._receive()
+            if self._answers:
+                return self._answers.pop()
         except (EOFError, ConnectionResetError):
             self.end()
             return Lost(f"its decoder crashed (exit code {self.process.exitcode})", hung=False)
@@ -94,6 +122,8 @@ def ask_all(
             for place, helper in reversed(list(enumerate(busy))):
                 if helper.pipe not in ready and now() <= helper.begun + patience:
                     continue
+                if helper.pipe in ready and helper.is_at_work():
+                    continue
                 yield helper.question, helper.answer(patience)
                 try:
                     following = next(waiting)
@@ -109,12 +139,21 @@ def ask_all(
 
 
 def _serve(pipe: Connection, answer: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends this one
+    shield_worker()  # a signal may reach the whole process group; the parent ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):  # the parent is gone
         pipe.send(None)
-        while True:
-            pipe.send(answer(pipe.recv()))
+        told = now()
+
+        def tell() -> None:
+            nonlocal told
+            if now() > told + TELL:
+                told = now()
+                pipe.send(AtWork())
+
+        with heard_by(tell):
+            while True:
+                pipe.send(answer(pipe.recv()))
 
 
 def _end_with_parent() -> None:

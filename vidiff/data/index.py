@@ -6,16 +6,23 @@ import hashlib
 import json
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from vidiff.data.copies import Copies
+from vidiff.data.decode import DecordFile
 from vidiff.data.find import Found, find_files
-from vidiff.data.probe import Facts, Outcome, probe_all
+from vidiff.data.probe import Facts, Outcome, probe, probe_all
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.records import read_records
+from vidiff.data.remote import Unfetched
+from vidiff.data.root import copies_of, local_root
 from vidiff.data.sources import DataError, size_and_change
 
+IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
 NAMED = 20  # files of the quarantine, each with its reason, where more are left out
 
 
@@ -29,6 +36,7 @@ class VideoFile:
         frames, fps, height, width: of the video; size in pixels.
         bytes: size of the file.
         fingerprint: hash of its size and of its beginning and end.
+        decoder: what reads it, as of `vidiff.data.video.VideoReader`.
     """
 
     path: str
@@ -39,6 +47,7 @@ class VideoFile:
     width: int
     bytes: int
     fingerprint: str
+    decoder: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,17 +57,21 @@ class Index:
     Args:
         labels: names of the classes, by number; empty where there are none.
         broken: (path, reason) of each file that cannot be read.
+        fps: frames per second at which every file is seen, and by which its frames count; 0 for each one's own frames.
     """
 
     root: Path
     files: list[VideoFile]
     labels: list[str]
     broken: list[tuple[str, str]] = field(default_factory=list)
+    fps: float = 0.0
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that a latent cache depends on: names, labels, lengths and content, but not the place."""
+        """SHA-256 of all that a latent cache depends on: names, labels, lengths, content, rate, but not the place."""
         lines = [json.dumps([f.path, f.label, f.frames, f.fingerprint]) for f in self.files]
+        if self.fps:
+            lines.append(f"at {self.fps} fps")
         return hashlib.sha256("\n".join([*self.labels, *lines]).encode()).hexdigest()
 
     def path(self, number: int) -> Path:
@@ -79,16 +92,21 @@ def build_index(
     quarantine: Quarantine | None = None,
     records: Path | None = None,
     progress: bool = True,
+    fps: float = 0.0,
+    decoder: str = "auto",
+    copies: Copies | None = None,
 ) -> Index:
     """Find the videos of a split and look into each.
 
     Args:
-        root: the data set's folder, or a list: a .csv or .jsonl file, as `vidiff.data.listed` describes.
+        root: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.listed` describes; tars, as
+            `vidiff.data.shards` does; or the URL of any of these, as `vidiff.data.root` does.
         layout: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
-            "flat", single pictures being clips of one frame; "list": `root` is one; "auto": whichever of these is
-            there, but for "images". Where nothing names splits, every twentieth file is held out as "test"; a single
-            file is both. A clip is a video file, an animated GIF or WebP, or a folder of numbered pictures.
+            "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
+            with some; "auto": whichever of these is there, but for "images". Where nothing names splits, every
+            twentieth file is held out as "test"; a single file is both. A clip is a video file, an animated GIF or
+            WebP, or a folder of numbered pictures.
         fold: of UCF-101's lists, 1 to 3.
         limit: take this many files, evenly chosen; 0 for all.
         max_broken: fraction of files that may be unreadable; each is named.
@@ -97,35 +115,50 @@ def build_index(
         workers: processes that open files.
         patience: seconds that a file may take; then its decoder is ended, and it counts as unreadable.
         quarantine: names files to leave out; they count neither as broken nor towards `limit`.
+        copies: where copies of remote files are kept; by default in `runs`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
+        fps: see every file at this rate, by the time stamps of its frames; 0 for their own frames.
+        decoder: of video files, one of `vidiff.data.decoders.DECODERS`.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
     """
-    root = Path(root)
+    root = local_root(root, copies or copies_of(Path("runs")))
     found, labels = find_files(root, layout, split, fold)
     root = root if root.is_dir() else root.parent
     found = _without_held(root, found, quarantine)
+    if not 0 <= fps < float("inf"):
+        raise DataError(f"data.fps is {fps}; give frames per second, such as 8, or 0 for the files' own")
     if limit < 0:
         raise DataError(f"data.limit is {limit}; give a number of files, or 0 for all")
     if 0 < limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     known = _read_cache(cache)
-    examined = read_records(records) if records else {}
+    own = not fps and decoder == "auto"  # as the doctor counts a file's frames
+    examined = read_records(records) if records and own else {}
+    seen = (f"|{fps} fps" if fps else "") + (f"|{decoder}" if decoder != "auto" else "")
     sizes, keys = {}, {}
     for path, _ in found:
         sizes[path], changed = size_and_change(root / path)
-        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}"
+        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}{seen}"
         record = examined.get(Path(path).as_posix())
         if record and record.readable and (record.bytes, record.changed) == (sizes[path], changed):
             known[keys[path]] = record.facts
+    look: dict[str, Any] = {} if own else {"look": partial(probe, rate=fps, decoder=decoder)}
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
+    in_a_row = 0
     try:
-        with closing(probe_all(list(new), workers, patience)) as outcomes:
+        with closing(probe_all(list(new), workers, patience, **look)) as outcomes:
             for path, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):
                 known[new[path]] = outcome
+                in_a_row = in_a_row + 1 if isinstance(outcome, Unfetched) else 0
+                if in_a_row == IN_A_ROW:
+                    raise DataError(
+                        f"{in_a_row} files, one after the other, cannot be fetched; run again when they can, and it "
+                        f"goes on from here. The last: {outcome}"
+                    )
     finally:
         if cache and new:
             _write_cache(cache, known)
@@ -136,7 +169,7 @@ def build_index(
         if isinstance(outcome, str):
             broken.append((path, outcome))
         else:
-            files.append(VideoFile(path, label, *outcome[:4], bytes=sizes[path], fingerprint=outcome.fingerprint))
+            files.append(VideoFile(path, label, *outcome[:4], sizes[path], *outcome[4:]))
     if len(broken) > max_broken * len(found) or not files:
         shown = "".join(f"\n  {path}: {reason}" for path, reason in broken[:5])
         allowed = f"more than data.max_broken={max_broken} allows" if files else "none can"
@@ -149,7 +182,10 @@ def build_index(
         tqdm.write(f"left out {path}: {reason}")
     if broken:
         tqdm.write(f"{len(broken)} of {len(found)} files in {root} are left out")
-    return Index(root, files, labels, broken)
+    others = sum(file.decoder == DecordFile.name for file in files) if decoder == "auto" else 0
+    if others:
+        tqdm.write(f"{others} of {len(files)} files in {root} are read by decord: PyAV does not find their frames")
+    return Index(root, files, labels, broken, fps)
 
 
 def _without_held(root: Path, found: Found, quarantine: Quarantine | None) -> Found:
@@ -181,6 +217,7 @@ def _read_cache(cache: Path | None) -> dict[str, Outcome]:
 
 
 def _write_cache(cache: Path, known: dict[str, Outcome]) -> None:
+    known = {key: outcome for key, outcome in known.items() if not isinstance(outcome, Unfetched)}
     cache.parent.mkdir(parents=True, exist_ok=True)
     draft = cache.with_name(f".{cache.name}.partial")
     try:

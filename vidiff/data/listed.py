@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidiff.data.mirror import held
 from vidiff.data.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES, DataError
 
 LIST_SUFFIXES = frozenset({".csv", ".jsonl"})
@@ -37,7 +38,7 @@ def find_listed(file: Path, split: str | None) -> tuple[list[tuple[str, int]], l
     Raises:
         DataError: where the file cannot be read, has other columns or no such split, or none of its clips is there.
     """
-    rows = _read_rows(file)
+    rows = read_rows(file)
     columns = rows[0].keys()
     if named := next((name for name in PATHS if name in columns), None):
         place = _by_path(file, named)
@@ -72,17 +73,19 @@ def find_listed(file: Path, split: str | None) -> tuple[list[tuple[str, int]], l
     return found, labels, bool(splits)
 
 
-def _read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path, name: str = "") -> list[Row]:
+    """The rows of a list, with lower-case keys. Raises DataError, which calls it by `name`, where it cannot be read."""
+    name = name or str(file)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
+        with held(file) as copy, copy.open(encoding="utf-8-sig", newline="") as lines:
             if file.suffix.lower() == ".csv":
                 rows: list[Row] = list(csv.DictReader(lines, skipinitialspace=True))
             else:
                 rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as {file.suffix.lower()[1:]}: {error}") from None
+        raise DataError(f"{name} cannot be read as {file.suffix.lower()[1:]}: {error}") from None
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{file} lists no clips: expected a header and a row for each, or an object a line")
+        raise DataError(f"{name} lists no clips: expected a header and a row for each, or an object a line")
     return [{str(key).strip().lower(): value for key, value in row.items() if key is not None} for row in rows]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,10 +21,16 @@ _REFUSALS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBomb
 
 
 class Animation:
-    """An animated GIF or WebP, or a single picture: a clip of one frame."""
+    """An animated GIF or WebP, or a single picture: a clip of one frame.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        open_bytes: opens what it holds, if that is no file of its own.
+    """
+
+    name = "pillow"
+
+    def __init__(self, path: Path, open_bytes: Callable[[], BinaryIO] | None = None) -> None:
+        self.path, self._open_bytes = path, open_bytes
         self._picture: Image.Image | None = None
 
     @property
@@ -32,17 +39,11 @@ class Animation:
 
     @property
     def fps(self) -> float:
-        if self.frames < 2:
-            return FPS
-        total, picture = 0, self._open()
-        try:
-            for number in range(self.frames):
-                picture.seek(number)
-                picture.load()  # WebP tells the time of a frame once it is decoded
-                total += picture.info.get("duration") or UNTIMED
-        except _REFUSALS as error:
-            raise self._damaged(error) from None
-        return 1000 * self.frames / total
+        return FPS if self.frames < 2 else 1000 * self.frames / sum(self._durations())
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.cumsum([0, *self._durations()[:-1]]) / 1000
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         picture, found = self._open(), {}
@@ -62,12 +63,25 @@ class Animation:
             self._picture.close()
         self._picture = None
 
+    def _durations(self) -> list[float]:
+        """ms that each frame is shown."""
+        picture, found = self._open(), []
+        try:
+            for number in range(self.frames):
+                if self.frames > 1:
+                    picture.seek(number)
+                picture.load()  # WebP tells the time of a frame once it is decoded
+                found.append(picture.info.get("duration") or UNTIMED)
+        except _REFUSALS as error:
+            raise self._damaged(error) from None
+        return found
+
     def _open(self) -> Image.Image:
         if self._picture is None:
-            if not self.path.is_file():
+            if self._open_bytes is None and not self.path.is_file():
                 raise VideoError(f"{self.path}: {'is not a regular file' if self.path.exists() else 'no such file'}")
             try:
-                self._picture = Image.open(self.path)
+                self._picture = Image.open(self._open_bytes() if self._open_bytes else self.path)
             except _REFUSALS as error:
                 raise VideoError(f"{self.path}: not a picture, or cut off: {reason_of(error)}") from None
         return self._picture
@@ -80,6 +94,8 @@ class Animation:
 class FrameFolder:
     """A folder of numbered pictures, all of one size: a frame each, in the order of their numbers."""
 
+    name = "pillow"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: list[Path] | None = None
@@ -91,6 +107,10 @@ class FrameFolder:
     @property
     def fps(self) -> float:
         return FPS
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.arange(self.frames) / FPS
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         files = self._listed()

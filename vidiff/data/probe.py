@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,31 +12,41 @@ from typing import NamedTuple
 from vidiff.data.decode import VideoError
 from vidiff.data.helper import Lost, ask_all
 from vidiff.data.pictures import numbered
+from vidiff.data.remote import Unfetched, Unreachable
+from vidiff.data.spans import bytes_of, size_and_change_of_file
 from vidiff.data.video import VideoReader
 
 ENDS = 1 << 16  # bytes of each end of a file that its fingerprint reads
 
 
 class Facts(NamedTuple):
-    """What a readable video holds: height and width in pixels, and a fingerprint of its content."""
+    """What a readable video holds: size in pixels, a fingerprint of its content, and the decoder that reads it."""
 
     frames: int
     fps: float
     height: int
     width: int
     fingerprint: str
+    decoder: str
 
 
 Outcome = Facts | str  # or why the file cannot be read
 
 
-def probe(path: Path) -> Outcome:
-    """Open one file, and decode its first and its last frame: what a truncated download lacks is the end."""
+def probe(path: Path, rate: float = 0.0, decoder: str = "auto") -> Outcome:
+    """Open one file, and decode its first and its last frame: what a truncated download lacks is the end.
+
+    Args:
+        rate: frames per second at which the file is seen; 0 for its own frames.
+        decoder: as of `VideoReader`.
+    """
     try:
-        with VideoReader(path) as reader:
+        with VideoReader(path, rate, decoder) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
-            reader.read([frames - 1])
-        return Facts(frames, fps, height, width, fingerprint(path))
+            reader.pixels([frames - 1])
+            return Facts(frames, fps, height, width, fingerprint(path), reader.decoder)
+    except Unreachable as error:
+        return Unfetched(error)
     except (VideoError, OSError) as error:
         return str(error).removeprefix(f"{path}: ")
 
@@ -47,11 +58,12 @@ def fingerprint(path: Path) -> str:
     """
     if path.is_dir():
         files = numbered(path.iterdir())
-        parts = [f"{file.name}:{file.stat().st_size}" for file in files]
+        parts = [f"{file.name}:{size_and_change_of_file(file)[0]}" for file in files]
         parts += [fingerprint(file) for file in (*files[:1], *files[-1:])]
         return hashlib.blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with bytes_of(path) as span, span.open() as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(ENDS)
         file.seek(max(size - ENDS, 0))
         return hashlib.blake2b(head + file.read(ENDS) + str(size).encode(), digest_size=16).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vidiff.data.sources import size_and_change
+from vidiff.data.tar import split_path
 
 HEADER = """\
 # Files that training leaves out, one a line: path, reason, and a stamp (size and time of change), split by tabs.
@@ -30,6 +31,8 @@ def stamp(path: Path) -> str:
 
 def place(path: Path) -> str:
     """The name by which the list knows a file: absolute, its folder's links resolved."""
+    if (inside := split_path(path)) is not None:
+        return f"{place(inside[0])}/{inside[1]}"
     return str(path.parent.resolve() / path.name)
 
 

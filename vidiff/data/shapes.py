@@ -256,8 +256,12 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
     bar = tqdm(total=len(missing), desc="shapes", unit="clip", disable=not (progress and missing))
     # Threads do: the encoder and torch work outside the interpreter's lock.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(write, missing):
-            bar.update()
+        try:
+            for _ in pool.map(write, missing):
+                bar.update()
+        except BaseException:  # Ctrl-C above all: what has not begun is not drawn
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if missing or not captions.exists():
         lines = (
             {"path": path, "label": clip.label, "caption": clip.caption, "speed": clip.speed, **asdict(clip)}

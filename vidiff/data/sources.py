@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from vidiff.data.decode import VIDEO_SUFFIXES, Decoder, DecordFile
+from vidiff.data.decode import VIDEO_SUFFIXES, Decoder
+from vidiff.data.decoders import video_file
 from vidiff.data.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, numbered
+from vidiff.data.spans import Apart, Span, is_apart, size_and_change_of_file
 
 CLIP_SUFFIXES = VIDEO_SUFFIXES | ANIMATION_SUFFIXES
 
@@ -15,11 +18,23 @@ class DataError(ValueError):
     """Data that cannot be used; the message says what to do."""
 
 
-def make_decoder(path: Path) -> Decoder:
-    """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures."""
-    if path.suffix.lower() in ANIMATION_SUFFIXES | PICTURE_SUFFIXES and not path.is_dir():
-        return Animation(path)
-    return FrameFolder(path) if path.is_dir() else DecordFile(path)
+def make_decoder(path: Path, decoder: str = "auto") -> Decoder:
+    """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures.
+
+    Args:
+        decoder: of a video file, one of `vidiff.data.decoders.DECODERS`.
+    """
+    make = partial(_decoder_of, decoder)
+    return Apart(path, make) if is_apart(path) else make(path)
+
+
+def _decoder_of(decoder: str, path: Path, span: Span | None = None) -> Decoder:
+    """The decoder of a file, or of a part of one."""
+    if path.is_dir():
+        return FrameFolder(path)
+    if path.suffix.lower() in ANIMATION_SUFFIXES | PICTURE_SUFFIXES:
+        return Animation(path, span.open if span else None)
+    return video_file(path, decoder, span.url if span else "")
 
 
 def is_video(path: Path) -> bool:
@@ -53,11 +68,11 @@ def clips_in(folder: Path, pictures: bool = False) -> Iterator[Path]:
 
 def size_and_change(path: Path) -> tuple[int, int]:
     """Bytes and time of change in ns, of a folder those of its files; zeros for a link that leads nowhere."""
+    if not path.is_dir():
+        return size_and_change_of_file(path)
     try:
-        facts = path.stat()
-        if not path.is_dir():
-            return facts.st_size, facts.st_mtime_ns
-        inner = [each.stat() for each in numbered(path.iterdir())]
+        inner = [size_and_change_of_file(each) for each in numbered(path.iterdir())]
+        changed = path.stat().st_mtime_ns
     except OSError:
         return 0, 0
-    return sum(each.st_size for each in inner), max((each.st_mtime_ns for each in inner), default=facts.st_mtime_ns)
+    return sum(size for size, _ in inner), max((change for _, change in inner), default=changed)

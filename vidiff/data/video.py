@@ -27,7 +27,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidiff.data.decode import VideoError, reason_of
+from vidiff.data.retime import Retimed
 from vidiff.data.sources import make_decoder
+
+CACHED = 1 << 17  # values of 4 bytes that a processor has at hand
 
 
 class VideoReader:
@@ -37,11 +40,16 @@ class VideoReader:
 
     Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
     file that is missing, is no video, or is damaged where it is read.
+
+    Args:
+        fps: see the clip at this rate, as `vidiff.data.retime.Retimed` does; 0 for its own frames.
+        decoder: of a video file, one of `vidiff.data.decoders.DECODERS`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, fps: float = 0.0, decoder: str = "auto") -> None:
         self.path = Path(path)
-        self._decoder = make_decoder(self.path)
+        inner = make_decoder(self.path, decoder)
+        self._decoder = Retimed(self.path, inner, fps) if fps else inner
 
     def __enter__(self) -> VideoReader:
         return self
@@ -54,6 +62,11 @@ class VideoReader:
         self._decoder.close()
 
     @property
+    def decoder(self) -> str:
+        """Name of the library that reads it."""
+        return self._decoder.name
+
+    @property
     def frames(self) -> int:
         """Number of frames, as the container tells; a damaged file may have fewer."""
         return self._decoder.frames
@@ -62,6 +75,11 @@ class VideoReader:
     def fps(self) -> float:
         """Frames per second, averaged over the file."""
         return self._decoder.fps
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds at which each frame begins to be shown, `(frames,)`."""
+        return self._decoder.times
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,12 +99,15 @@ class VideoReader:
         return self._decoder.decode(indices, size)
 
 
-def read_video(path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
+def read_video(
+    path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None, fps: float = 0.0
+) -> Tensor:
     """Frames `indices` of the file (default all), resized to `size` (h, w): `(3, f, h, w)` in [-1, 1].
 
-    Raises `VideoError` where the file is missing, is no video, is damaged, or has no such frame.
+    It is seen at `fps` frames a second, by its time stamps; 0 for its own frames. Raises `VideoError` where the file is
+    missing, is no video, is damaged, or has no such frame.
     """
-    with VideoReader(path) as reader:
+    with VideoReader(path, fps) as reader:
         return reader.read(indices, size)
 
 
@@ -334,7 +355,13 @@ def sheet(video: Tensor) -> Tensor:
 
 def to_float(pixels: np.ndarray) -> Tensor:
     """uint8 `(f, h, w, 3)` to `(3, f, h, w)` in [-1, 1]."""
-    return torch.from_numpy(rearrange(pixels, "f h w c -> c f h w")).float().div_(127.5).sub_(1)
+    frames, height, width, _ = pixels.shape
+    video = torch.empty(3, frames, height, width)
+    planes = torch.from_numpy(rearrange(pixels, "f h w c -> c f h w"))
+    together = max(1, CACHED // (3 * height * width))  # each step finds in the cache what the one before has written
+    for some, found in zip(video.split(together, 1), planes.split(together, 1), strict=True):
+        some.copy_(found).div_(127.5).sub_(1)
+    return video
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

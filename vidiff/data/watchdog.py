@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
+
+from vidiff.data.patience import heard_by
 
 MOST_WORKERS = 1024
 CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)}
@@ -34,15 +36,23 @@ class Watch:
 
     @contextmanager
     def over(self, number: int) -> Iterator[None]:
-        """In a worker, the block ends within `patience` seconds, or the worker does. Elsewhere nothing is watched."""
+        """In a worker, the block ends within `patience` seconds, or the worker does. Elsewhere nothing is watched.
+
+        The time that it takes to fetch a remote file does not count.
+        """
         worker = get_worker_info()
         if worker is None:
             yield
             return
         self.reading[worker.id] = number
-        signal.setitimer(signal.ITIMER_REAL, self.patience)
+
+        def begin() -> None:
+            signal.setitimer(signal.ITIMER_REAL, self.patience)
+
+        begin()
         try:
-            yield
+            with heard_by(begin):
+                yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self.reading[worker.id] = -1
@@ -59,6 +69,7 @@ class Watch:
         return found
 
 
+@runtime_checkable
 class Watched(Protocol):
     """A dataset whose reads are watched."""
 

@@ -1,9 +1,11 @@
 """Checkpoints that are whole or not there.
 
     checkpoints/step-0001000/model.safetensors    the objective's weights
-                             ema.safetensors      their average, of what trains state.pt
-                             optimizer, counters, random states: torch.load(weights_only=True) manifest.json
-                             size and SHA-256 of each file, and of itself
+                             ema.safetensors      their average, of what trains
+                             ema-0.100.safetensors ...  averages of other widths, where there are any
+                             training/            what the optimizer remembers, see `moments`
+                             state.json           counters, random states
+                             manifest.json        size and SHA-256 of each file, and of itself
     checkpoints/latest                            the name of the folder that a run goes on from
 
 A checkpoint is written into a hidden folder, flushed to disk and renamed; then `latest` is replaced. So a
@@ -13,10 +15,7 @@ opened, for one flipped byte loads silently everywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,27 +23,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
 from torch import Tensor
 
-_NAME = re.compile(r"step-(\d{7,})")
-_MANIFEST_LIMIT = 1 << 20  # bytes; a real one has under a thousand
+from vidiff.engine.moments import write as write_moments
+from vidiff.engine.publish import (
+    CheckpointError,
+    begin,
+    flush,
+    hidden,
+    is_step,
+    name_of,
+    publish,
+    published,
+    read_tensors,
+    verify,
+    write_tensors,
+)
+from vidiff.engine.retention import retain
 
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete or altered."""
+NEEDED = ("model.safetensors", "ema.safetensors")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, on the CPU."""
+    """What a checkpoint holds, on the CPU; the optimizer's part is read from `path` by `moments.into_optimizers`."""
 
     path: Path
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
+    averages: dict[float, dict[str, Tensor]]
+    """By width."""
     state: dict[str, Any]
+
+    def average(self, width: float) -> dict[str, Tensor]:
+        """Raises ValueError where it was not tracked."""
+        if width not in self.averages:
+            raise ValueError(
+                f"train.ema_widths has {width}, but {self.path} only {sorted(self.averages)}: an average cannot begin "
+                "on the way. Give those, or give this one another run folder"
+            )
+        return self.averages[width]
 
 
 def save(
@@ -54,41 +73,66 @@ def save(
     ema: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int = 3,
+    *,
+    keep_every: int = 0,
+    best: int = 0,
+    averages: Mapping[float, Mapping[str, Tensor]] | None = None,
+    moments: Mapping[str, Tensor] | None = None,
+    copies: Mapping[str, Tensor] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """Publishes `folder`/step-..., points `latest` at it and keeps the newest `keep`.
+    """Publishes `folder`/step-..., points `latest` at it and removes what need not stay.
 
-    Checkpoints of later steps are dropped: they belong to a course that the run has left. Raises OSError
-    where the disk is full or refuses; what was there stays, and nothing partial is visible.
+    All processes of `group` call it together; what is not moments is written by the first. Checkpoints of later steps
+    are dropped: they belong to a course that the run has left.
+
+    Args:
+        model, ema: plain tensors.
+        state: what JSON can hold.
+        keep, keep_every, best: which checkpoints stay, as `retain` takes it.
+        averages: by width, of three decimals at most.
+        moments: of the optimizer; may be spread over the processes.
+        copies: of the moments, what this process has; by default, where nothing is spread, themselves.
+
+    Raises:
+        OSError: on every process, where the disk is full or refuses; what was there stays, and nothing partial is
+            visible.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:07d}"
-    draft = folder / f".writing-{path.name}"
-    _sweep(folder)
+    draft = folder / hidden(step)
+    kept = moments or {}
+
+    def finish() -> None:
+        write_tensors(model, draft / "model.safetensors")
+        write_tensors(ema, draft / "ema.safetensors")
+        for width, tensors in (averages or {}).items():
+            write_tensors(tensors, draft / f"ema-{width:.3f}.safetensors")
+        (draft / "state.json").write_text(json.dumps(state))
+        publish(draft, step, best=best)
+        _point(folder, name_of(step))
+        retain(folder, step, keep, keep_every, best)
+
     try:
-        draft.mkdir()
-        try:
-            save_file(_plain(model), draft / "model.safetensors", metadata={"format": "pt"})
-            save_file(_plain(ema), draft / "ema.safetensors", metadata={"format": "pt"})
-            torch.save(dict(state), draft / "state.pt")
-        except (SafetensorError, RuntimeError) as error:  # what these two raise on a full disk
-            raise OSError(str(error)) from error
-        for file in draft.iterdir():  # safetensors makes its files private; as readable as the rest, rather
-            file.chmod((draft / "state.pt").stat().st_mode)
-        files = {file.name: _measure(file) for file in sorted(draft.iterdir())}
-        (draft / "manifest.json").write_bytes(_manifest(step, files))
-        for file in draft.iterdir():
-            _flush(file)
-        _flush(draft)
+        _by_the_first(group, lambda: begin(folder, step))
+        write_moments(draft, kept, kept if copies is None else copies, group)
+        _by_the_first(group, finish)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    if path.exists():
-        path.rename(folder / f".old-{path.name}")
-    draft.rename(path)
-    _flush(folder)
-    _point(folder, path.name)
-    _retain(folder, step, keep)
-    return path
+    return folder / name_of(step)
+
+
+def _by_the_first(group: dist.ProcessGroup | None, work: Callable[[], object]) -> None:
+    """The first process works; all wait for it, and raise what it raises."""
+    error: list[Exception | None] = [None]
+    if group is None or dist.get_rank(group) == 0:
+        try:
+            work()
+        except Exception as caught:
+            error = [caught]
+    if group is not None:
+        dist.broadcast_object_list(error, src=0, group=group)
+    if error[0] is not None:
+        raise error[0]
 
 
 def newest(folder: Path, say: Callable[[str], None] = warnings.warn) -> Path | None:
@@ -97,12 +141,12 @@ def newest(folder: Path, say: Callable[[str], None] = warnings.warn) -> Path | N
     Each one passed over is told to `say`. Returns None where there are no checkpoints at all. Raises
     CheckpointError where there are some and none is sound.
     """
-    paths = sorted((p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)), key=_step, reverse=True)
+    paths = published(folder)[::-1]
     named = _latest(folder)
     paths.sort(key=lambda p: p.name != named)  # stable: `latest` first, then from new to old
     for path in paths:
         try:
-            verify(path)
+            verify(path, NEEDED)
             return path
         except CheckpointError as error:
             say(f"{error}; taking the one before")
@@ -115,109 +159,80 @@ def newest(folder: Path, say: Callable[[str], None] = warnings.warn) -> Path | N
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint whole. Verify it first: `newest` has, for what it returns."""
+    """Reads a checkpoint whole. Verify it first: `newest` has, for what it returns.
+
+    Raises CheckpointError for one of vidiff 0.1, whose weights alone can be read.
+    """
+    if not (path / "state.json").is_file():
+        raise CheckpointError(
+            f"{path} was made by vidiff 0.1: its weights can be used, but its training cannot go on; give this one "
+            "another run folder, and start=RUN to begin from those weights"
+        )
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path / 'state.json'} cannot be read: {error}") from error
     return Checkpoint(
         path=path,
-        model=load_file(path / "model.safetensors"),
-        ema=load_file(path / "ema.safetensors"),
-        state=torch.load(path / "state.pt", map_location="cpu", weights_only=True),
+        model=read_tensors(path / "model.safetensors"),
+        ema=read_tensors(path / "ema.safetensors"),
+        averages={float(file.stem.removeprefix("ema-")): read_tensors(file) for file in path.glob("ema-*.safetensors")},
+        state=state,
     )
 
 
 def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
-    """A state dict for the trained objective, on the CPU: `which` is "ema", or "model" for the weights
-    themselves.
+    """A state dict for the trained objective, on the CPU.
 
-    `path` is a run's folder, its `checkpoints`, or one checkpoint. What is not averaged (frozen parts,
-    integer buffers) comes from the model. Raises CheckpointError where nothing sound is there.
+    `path` is a run's folder, its `checkpoints`, or one checkpoint; `which` is
+
+        ema      the average of the newest checkpoint, or of the one that `path` is
+        model    the weights themselves
+        best     the average of the checkpoint that `train.keep_best` found best
+        a file   the average that `tools/ema.py` wrote there
+
+    What is not averaged (frozen parts, integer buffers) comes from the model. Raises CheckpointError where nothing
+    sound is there.
     """
-    if which not in ("ema", "model"):
-        raise ValueError(f"which is {which!r}; choose ema or model")
+    if which not in ("ema", "model", "best") and not which.endswith(".safetensors"):
+        raise ValueError(f"weights is {which!r}; choose ema, model, best, or a .safetensors file of tools/ema.py")
     path = Path(path)
-    if _NAME.fullmatch(path.name):
-        verify(path)
+    if is_step(path):
+        verify(path, NEEDED)
         found: Path | None = path
     else:
         found = newest(path if path.name == "checkpoints" else path / "checkpoints")
     if found is None:
         raise CheckpointError(f"{path} has no checkpoints; train it first, or name another run")
-    weights = load_file(found / "model.safetensors")
-    return weights | load_file(found / "ema.safetensors") if which == "ema" else weights
+    if which == "best":
+        found = _best(found)
+    weights = read_tensors(found / "model.safetensors")
+    if which == "model":
+        return weights
+    ema = read_tensors(found / "ema.safetensors")
+    if which in ("ema", "best"):
+        return weights | ema
+    tensors = read_tensors(Path(which))
+    if odd := sorted(tensors.keys() ^ ema.keys()):
+        raise CheckpointError(f"{which} is no average of {found}: {odd[0]} is on one side only")
+    return weights | tensors
 
 
-def verify(path: Path) -> None:
-    """Checks every file of a checkpoint against its manifest, and the manifest against itself.
-
-    Raises CheckpointError with the first difference. Opens none of the files as anything but bytes.
-    """
-    manifest = path / "manifest.json"
-    try:
-        with open(manifest, "rb") as file:
-            text = file.read(_MANIFEST_LIMIT)
-        parsed = json.loads(text)
-        step, files = parsed["step"], dict(parsed["files"])
-        altered = text != _manifest(step, files) or step != _step(path)
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise CheckpointError(f"{path} is incomplete: {manifest.name} cannot be read ({error})") from error
-    if altered or not {"model.safetensors", "ema.safetensors", "state.pt"} <= files.keys():
-        raise CheckpointError(f"{path} is corrupt: {manifest.name} is not as it was written")
-    for name, expected in files.items():
-        try:
-            measured = _measure(path / name)
-        except OSError as error:
-            raise CheckpointError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
-        if measured != expected:
-            raise CheckpointError(f"{path} is corrupt: {name} is not what its manifest says")
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no memory, as safetensors wants them; tied weights are written twice."""
-    plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        plain[name] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
-    return plain
-
-
-def _measure(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    size = 0
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _manifest(step: int, files: Mapping[str, Any]) -> bytes:
-    """One exact text for one content, so that any changed byte of it shows."""
-    content: dict[str, Any] = {"format": 1, "step": step, "files": dict(files)}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return (json.dumps(content | {"sha256": digest}, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _flush(path: Path) -> None:
-    """Puts a file's or a folder's content on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _best(newest: Path) -> Path:
+    step = verify(newest, NEEDED).get("best", 0)
+    if not step:
+        raise CheckpointError(f"{newest} knows of no best one: train with keep_best=val/loss, or use its ema")
+    found = newest.with_name(name_of(step))
+    verify(found, NEEDED)
+    return found
 
 
 def _point(folder: Path, name: str) -> None:
     draft = folder / ".latest"
     draft.write_text(name + "\n")
-    _flush(draft)
+    flush(draft)
     draft.replace(folder / "latest")
-    _flush(folder)
+    flush(folder)
 
 
 def _latest(folder: Path) -> str | None:
@@ -225,24 +240,3 @@ def _latest(folder: Path) -> str | None:
         return (folder / "latest").read_bytes()[:100].decode(errors="replace").strip()
     except FileNotFoundError:
         return None
-
-
-def _retain(folder: Path, step: int, keep: int) -> None:
-    paths = sorted((p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)), key=_step)
-    past = [p for p in paths if _step(p) <= step]
-    spare = past[: -max(1, keep)] + [p for p in paths if _step(p) > step]
-    for path in spare:
-        try:
-            path.rename(folder / f".old-{path.name}")  # gone at once; its files may take longer
-        except OSError as error:
-            warnings.warn(f"could not remove the old checkpoint {path}: {error}", stacklevel=2)
-    _sweep(folder)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what earlier writers left behind, or what has been replaced."""
-    for path in [*folder.glob(".writing-*"), *folder.glob(".old-*")]:
-        try:
-            shutil.rmtree(path)
-        except OSError as error:
-            warnings.warn(f"could not remove {path}: {error}", stacklevel=2)

@@ -31,18 +31,3 @@ def shard_like(tensor: Tensor, pattern: Tensor) -> Tensor:
 
     assert isinstance(pattern, DTensor)
     return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements, src_data_rank=None)
-
-
-def gather(tree: Any, keep: bool) -> Any:
-    """Nested dictionaries and lists with each sharded tensor whole, on the CPU, where `keep`; elsewhere with None.
-
-    All processes call this together. One tensor after another, so that no more than one is whole on the device.
-    """
-    if sharded(tree):
-        found = tree.detach().full_tensor()
-        return found.cpu() if keep else None
-    if isinstance(tree, dict):
-        return {key: gather(value, keep) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(gather(value, keep) for value in tree)
-    return tree

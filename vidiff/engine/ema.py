@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine.dtensor import local
+from vidiff.engine.dtensor import local, shard_like
 
 
 class EMA:
@@ -43,8 +43,11 @@ class EMA:
     def update(self) -> None:
         """Takes the module's weights in, once after each optimizer step."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
-        torch._foreach_lerp_(local(self._mean), local(self._live), 1 - decay)
+        torch._foreach_lerp_(local(self._mean), local(self._live), 1 - self.next_decay())
+
+    def next_decay(self) -> float:
+        """By what the update that is under way multiplies the average."""
+        return min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -79,5 +82,5 @@ class EMA:
                     f"the saved EMA is of another model: {name} is {tuple(tensors[name].shape)}, "
                     f"expected {tuple(mean.shape)}"
                 )
-            mean.copy_(tensors[name])
+            mean.copy_(shard_like(tensors[name], mean))
         self.updates = updates

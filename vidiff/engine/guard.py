@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Interrupted(SystemExit):
-    """Training was asked to stop, has saved, and stops.
+    """Training or encoding was asked to stop, has saved, and stops.
 
     Uncaught, it ends the process with code 0 after SIGTERM (a scheduler's orderly stop) and 130 after SIGINT
     (Ctrl-C, the shell's convention). As a SystemExit it passes every `except Exception`.
@@ -91,6 +91,27 @@ def signals() -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Inside, SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt: what is half done is taken back.
+
+    In a thread other than the main one it does not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"\nSIGTERM: stopped; the same command goes on from what is finished\n")
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def shield_worker(worker: int = 0) -> None:

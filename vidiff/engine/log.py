@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text)
         elif self._show:
-            print(text, flush=True)
+            with suppress(OSError):  # output may go to a file, on a disk that is full
+                print(text, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

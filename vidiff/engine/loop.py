@@ -10,7 +10,6 @@ processes.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,8 +19,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine import checkpoint, log, precision, regional, seeds
-from vidiff.engine.counters import Counters
+from vidiff.engine import checkpoint, log, moments, precision, regional, seeds, snapshots
+from vidiff.engine.counters import Counters, collect
 from vidiff.engine.ema import EMA
 from vidiff.engine.feed import Batch, Feed
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
@@ -29,7 +28,9 @@ from vidiff.engine.model import evaluating, load_model
 from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
+from vidiff.engine.power import PowerEMA
 from vidiff.engine.report import write_report
+from vidiff.engine.saver import Saver
 from vidiff.engine.spread import spread
 
 T = TypeVar("T")
@@ -100,10 +101,10 @@ class _Training:
         self.feed = Feed(make_batches, batch_size, options.accumulate, group, stop)
         self.objective = objective.to(group.device)
         self.at = Counters()
-        self.saved = 0  # the step of the newest checkpoint
         # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
         self.clips, self.spent, self.waited = 0, 0.0, 0.0
         self.progress = log.Progress(title, options.steps, show=group.main)
+        self.saver = Saver(run / "checkpoints", group, self.progress.say)
 
     # Coming and going
 
@@ -114,7 +115,7 @@ class _Training:
         found = checkpoint.load(path) if path else None
         if found:
             self.at = Counters(**found.state["counters"])
-            self.saved = self.at.step
+            self.saver.begun = self.saver.saved = self.at.step
             load_model(self.objective, found)
         self.precision = self.choose_precision(found.state["precision"] if found else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
@@ -122,14 +123,17 @@ class _Training:
         self.model = spread(self.objective, self.group, self.options, self.precision)
         if compiling:
             self.model.compile()
-        self.optimizer = build_optimizer(self.options.optim, self.model.module)
-        self.ema = EMA(self.model.module, self.options.ema, self.options.ema_warmup)
+        module = self.model.module
+        self.optimizer = build_optimizer(self.options.optim, module)
+        self.ema = EMA(module, self.options.ema, self.options.ema_warmup)
+        self.averages = [PowerEMA(module, width) for width in self.options.ema_widths]
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.precision == "fp16")
         if found:
             self.restore(found)
             say(f"going on from step {self.at.step} of {self.options.steps} ({found.path.name})")
         if main:
             log.trim_metrics(self.run / "metrics.jsonl", self.at.step)
+            snapshots.trim(self.run / "ema", self.at.step)
             log.write_environment(self.run, self.group, self.precision, self.options.seed, self.at.step)
 
     def choose_precision(self, before: precision.Precision | None) -> precision.Precision:
@@ -157,35 +161,39 @@ class _Training:
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         state = found.state
-        self.ema.load_state_dict(self.model.own(found.ema), state["ema_updates"])
-        settings = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(ours)  # moments come from the checkpoint, settings from the options of today
+        self.ema.load_state_dict(found.ema, state["ema_updates"])
+        for average in self.averages:
+            average.load_state_dict(found.average(average.width), state["ema_updates"])
+        moments.into_optimizers(found.path, self.model.module, self.optimizer.parts)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.group.rank < len(state["random"]):
             seeds.set_random_state(state["random"][self.group.rank])
 
     def save(self) -> None:
-        """Writes a checkpoint, from the main process."""
-        randoms = self.group.gather(seeds.random_state())
-        tensors = [self.model.module.state_dict(), self.ema.state_dict(), self.optimizer.state_dict()]
-        model, ema, optimizer = self.model.whole(tensors)  # on all processes, as each has a part of them
-        if self.group.main:
-            state = {
-                "counters": vars(self.at) | {"seconds": self.seconds()},
-                "optimizer": optimizer,
-                "scaler": self.scaler.state_dict(),
-                "precision": self.precision,
-                "ema_updates": self.ema.updates,
-                "random": randoms,
-            }
-            checkpoint.save(self.run / "checkpoints", self.at.step, model, ema, state, self.options.keep)
-        self.saved = self.at.step
+        """Begins to write a checkpoint."""
+        state = {
+            "counters": vars(self.at) | {"seconds": self.seconds()},
+            "scaler": self.scaler.state_dict(),
+            "precision": self.precision,
+            "ema_updates": self.ema.updates,
+            "random": self.group.gather(seeds.random_state()),
+        }
+        model, ema = self.model.module.state_dict(), self.ema.state_dict()
+        kept = moments.of_optimizers(self.model.module, self.optimizer.parts)
+        keep = {"keep": self.options.keep, "keep_every": self.options.keep_every, "best": self.at.best_step}
+        updates = self.ema.updates if self.snapshot_due() else 0
+        self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, updates, **keep)
+
+    def all_averages(self) -> dict[float, dict[str, Tensor]]:
+        return {average.width: average.state_dict() for average in self.averages}
+
+    def snapshot_due(self) -> bool:
+        return bool(self.averages) and self.due(self.options.ema_every, 0)
 
     def close(self) -> None:
         self.feed.close()
+        self.saver.settle()
         self.progress.close()
 
     def seconds(self) -> float:
@@ -194,18 +202,23 @@ class _Training:
     # The loop
 
     def loop(self, validate: Validate | None, sample: Sample | None) -> None:
-        steps, every = self.options.steps, self.options.checkpoint_every
+        steps = self.options.steps
         self.progress.begin(self.at.step)
         while True:
             self.look(validate, sample)
-            done = self.at.step >= steps
+            done, new = self.at.step >= steps, self.at.step > self.saver.begun
             wish = int(self.group.reduce_max(torch.tensor(self.stop.number)))
-            if self.at.step > self.saved:
-                if done or wish:
+            if done or wish:
+                self.saver.settle()
+                if self.at.step > self.saver.saved:
                     self.save()
-                elif every and self.at.step % every == 0:
-                    with self.going_on(f"checkpoint of step {self.at.step}"):
-                        self.save()
+                    self.saver.finish()
+            elif new and (self.due(self.options.checkpoint_every, 0) or self.at.step == self.at.best_step):
+                self.save()
+            elif new and self.snapshot_due():
+                self.saver.snapshot(self.at.step, self.all_averages(), self.ema.updates)
+            else:
+                self.saver.poll()
             if wish:
                 self.progress.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
                 raise Interrupted(wish)
@@ -241,11 +254,12 @@ class _Training:
         self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         norm = clip_gradients(list(self.model.module.parameters()), options.optim.clip)
 
-        scalars, sound = self.collect(results, norm)
+        scalars, sound = collect(results, norm, self.group)
         if sound:
             with precision.autocast(self.group.device, self.precision):  # what an optimizer multiplies
                 self.scaler.step(self.optimizer)  # type: ignore[arg-type]
-            self.ema.update()
+            for average in (self.ema, *self.averages):
+                average.update()
         else:
             for buffer, before in zip(self.model.module.buffers(), kept, strict=True):
                 buffer.copy_(before)
@@ -266,22 +280,6 @@ class _Training:
     def cut_short(self) -> bool:
         return self.group.world == 1 and self.stop.number != 0
 
-    def collect(self, results: list[dict[str, Tensor]], norm: Tensor) -> tuple[dict[str, float], bool]:
-        """Means over parts and processes of what is finite, and whether every loss and gradient was.
-
-        Every process gets the same answer, so that all skip a step or none does. It costs one wait for the
-        device.
-        """
-        names = [*sorted(results[0]), "grad_norm"]
-        rows = [torch.stack([(r | {"grad_norm": norm})[n] for n in names]) for r in results]
-        values = torch.stack(rows)
-        finite = values.isfinite()
-        sums = values.where(finite, 0.0).sum(0)
-        totals, counts = self.group.reduce_sum(torch.stack([sums, finite.float().sum(0)])).tolist()
-        means = {n: t / c if c else math.nan for n, t, c in zip(names, totals, counts, strict=True)}
-        whole = len(results) * self.group.world
-        return means, all(counts[names.index(n)] == whole for n in ("loss", "grad_norm"))
-
     def judge(self, sound: bool, parts: list[Batch]) -> None:
         """Counts a step that was skipped; raises Diverged after too many in a row."""
         at = self.at
@@ -295,9 +293,10 @@ class _Training:
         samples = f" (samples {', '.join(map(str, keys))})" if keys else ""
         self.progress.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
         if at.skipped_in_a_row >= self.options.max_skips:
+            self.saver.settle()
             raise Diverged(
                 f"{at.skipped_in_a_row} steps in a row, up to step {at.step}, had a loss or gradients that "
-                f"are not finite{samples}; the checkpoint of step {self.saved} stands. Lower optim.lr, raise "
+                f"are not finite{samples}; the checkpoint of step {self.saver.saved} stands. Lower optim.lr, raise "
                 "optim.warmup, or use precision=fp32, and run again"
             )
 
@@ -333,8 +332,9 @@ class _Training:
             scores = self.watch(lambda: dict(validate(at.step)))
             if scores:
                 values = torch.tensor(list(scores.values()), dtype=torch.float64)
-                means = self.group.reduce_mean(values).tolist()
-                self.write_metrics({"step": at.step, **dict(zip(scores, means, strict=True))})
+                means = dict(zip(scores, self.group.reduce_mean(values).tolist(), strict=True))
+                self.write_metrics({"step": at.step, **means})
+                at.note_best(options.keep_best, means)
             if not self.cut_short:
                 at.validated = at.step
         if sample and sampling:

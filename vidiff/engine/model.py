@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vidiff.engine import regional
@@ -48,14 +47,6 @@ class Model:
 
     def fill(self) -> None:
         """For good: the objective that was given has the trained weights, whole."""
-
-    def whole(self, tree: Any) -> Any:
-        """Nested dictionaries and lists of tensors, fit to be saved by the main process."""
-        return tree
-
-    def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Saved tensors, by the module's names, as the module holds its own."""
-        return dict(tensors)
 
 
 def load_model(objective: nn.Module, found: Checkpoint) -> None:

@@ -135,18 +135,6 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(shard_like(move.view(shape), parameter), alpha=-group["lr"] * size)
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
-    """A moment as its parameter is, in shards or not; anything else as it is, such as a count of steps.
-
-    Strides too: a fused kernel goes through memory, and would take a moment of another layout for one of other numbers.
-    """
-    if not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value
-    if sharded(parameter):
-        return shard_like(value, parameter)
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
 class Together:
     """Several optimizers as one."""
 
@@ -164,16 +152,6 @@ class Together:
     def zero_grad(self, set_to_none: bool = True) -> None:
         for part in self.parts:
             part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` returned, whole: sharded parameters take their shards of it."""
-        for part, own in zip(self.parts, state["parts"], strict=True):
-            moved = [p for group in part.param_groups for p in group["params"]]
-            state = {n: {k: _like(v, moved[n]) for k, v in values.items()} for n, values in own["state"].items()}
-            part.load_state_dict(own | {"state": state})
 
 
 HIDDEN = 32

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vidiff.engine.optim import Optim
+from vidiff.engine.power import gamma_of
 
 
 @dataclass
@@ -19,9 +20,17 @@ class TrainOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     ema: float = 0.999
     ema_warmup: int = 10
+    ema_widths: list[float] = field(default_factory=list)
+    """Relative widths, such as [0.05, 0.1], of further averages, of which `tools/ema.py` makes any other afterwards."""
+    ema_every: int = 500
+    """Steps between snapshots of those averages, each half the size of the weights for each width."""
     checkpoint_every: int = 500
     keep: int = 3
-    """Checkpoints to keep."""
+    """Checkpoints to keep: so many of the newest."""
+    keep_every: int = 0
+    """Keep those of every so many steps, besides."""
+    keep_best: str = ""
+    """Save and keep that of the lowest such score of the validation, such as val/loss, besides."""
     log_every: int = 20
     validate_every: int = 0
     sample_every: int = 0
@@ -42,9 +51,19 @@ class TrainOptions:
         for name in ("steps", "accumulate", "keep", "log_every", "max_skips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; give 1 or more")
-        for name in ("checkpoint_every", "validate_every", "sample_every"):
+        for name in ("checkpoint_every", "keep_every", "ema_every", "validate_every", "sample_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; give 0 (never) or more")
+        for width in self.ema_widths:
+            gamma_of(width)
+        if sorted({round(width, 3) for width in self.ema_widths}) != sorted(self.ema_widths):
+            raise ValueError(f"train.ema_widths is {list(self.ema_widths)}; give each once, of three decimals at most")
+        if self.keep_every and (not self.checkpoint_every or self.keep_every % self.checkpoint_every):
+            raise ValueError(
+                f"train.keep_every is {self.keep_every}; give a multiple of checkpoint_every, {self.checkpoint_every}"
+            )
+        if self.keep_best and not self.validate_every:
+            raise ValueError(f"train.keep_best is {self.keep_best}, but validate_every is 0: give that a number")
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"train.precision is {self.precision!r}; choose auto, fp32, bf16 or fp16")
         if self.parallel not in ("ddp", "fsdp", "hsdp"):

@@ -8,18 +8,17 @@ the GPUs of one machine, hold shards, and the groups are copies of one another.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from vidiff.engine.blocks import find_blocks
-from vidiff.engine.dtensor import gather, shard_like, whole
+from vidiff.engine.dtensor import whole
 from vidiff.engine.model import Model
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group
@@ -114,10 +113,3 @@ class Shards(Model):
             own.data = torch.empty_like(layout, device=trained.device).copy_(whole(trained))
         for buffer, trained_buffer in zip(self.objective.buffers(), self.module.buffers(), strict=True):
             buffer.copy_(trained_buffer)
-
-    def whole(self, tree: Any) -> Any:
-        return gather(tree, keep=self.group.main)
-
-    def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        named = dict(self.module.named_parameters())
-        return {n: shard_like(t, named[n]) if n in named else t for n, t in tensors.items()}

@@ -136,6 +136,12 @@ class Features:
             raise ValueError(f"{file} cannot be loaded as {path.name} declares it: {reason}") from None
         return cls(module, declaration, digest, torch.device(device))
 
+    def to(self, device: torch.device) -> Features:
+        """Moves the network to a device, and returns itself."""
+        self.module.to(device)
+        self.device = device
+        return self
+
     @property
     def name(self) -> str:
         return self.declaration.name
@@ -199,7 +205,8 @@ class Features:
         if declared.dtype == "uint8":
             frames = frames.round().to(torch.uint8)
         else:
-            frames = (frames - torch.tensor(declared.mean).view(-1, 1, 1)) / torch.tensor(declared.std).view(-1, 1, 1)
+            mean, std = torch.tensor(declared.mean).to(frames), torch.tensor(declared.std).to(frames)
+            frames = (frames - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
         if declared.layout == "bchw":
             return frames
         return rearrange(frames, f"(b f) c h w -> {' '.join(declared.layout)}", b=len(video)).contiguous()

@@ -14,9 +14,9 @@ class Maker(Protocol):
 
     labels: tuple[str, ...]
 
-    def generate(self, frames: int, label: Any, count: int, **options: Any) -> Tensor: ...
+    def generate(self, frames: int, **options: Any) -> Tensor: ...
 
-    def extend(self, clip: Tensor, frames: int, label: Any, **options: Any) -> Tensor: ...
+    def extend(self, clip: Tensor, frames: int, **options: Any) -> Tensor: ...
 
     def settings(self, **given: Any) -> dict[str, Any]: ...
 
@@ -29,6 +29,7 @@ class Made:
         names: the real clips' labels, None for none. Where the run does not know them all, none is asked for.
         frames: of a clip.
         options: `guidance`, `steps` and `sampler`, None for the run's own.
+        captions: `names` are what the clips show in words, and not labels.
     """
 
     run: Maker
@@ -36,24 +37,28 @@ class Made:
     frames: int
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
+    captions: bool = False
 
     def read(self, which: range) -> Tensor:
         """Clips `which`: `(b, 3, f, h, w)`, the same whatever else is made."""
-        return self.run.generate(self.frames, self._label(which), len(which), **self._drawn(which, 0)).cpu()
+        return self.run.generate(self.frames, count=len(which), **self._asked(which), **self._drawn(which, 0)).cpu()
 
     def extend(self, which: range, given: Tensor, attempt: int) -> Tensor:
         """The real clips `which` continued from their first frames, with other noise at each attempt."""
-        return self.run.extend(given, self.frames, self._label(which), **self._drawn(which, attempt)).cpu()
+        return self.run.extend(given, self.frames, **self._asked(which), **self._drawn(which, attempt)).cpu()
 
     def how(self, source: str) -> dict[str, Any]:
         """For a card."""
         settings = self.run.settings(**self.options)
-        chosen = {name: settings[name] for name in ("sampler", "steps", "guidance")}
-        return chosen | {"source": source, "weights": "ema", "seed": self.seed}
+        chosen = {name: settings[name] for name in ("weights", "sampler", "steps", "guidance")}
+        return chosen | {"source": source, "seed": self.seed}
 
-    def _label(self, which: range) -> list[str | None] | None:
+    def _asked(self, which: range) -> dict[str, Any]:
+        names = list(self.names[which.start : which.stop])
+        if self.captions:
+            return {"text": names}
         known = self.run.labels and set(self.names) <= set(self.run.labels)
-        return list(self.names[which.start : which.stop]) if known else None
+        return {"label": names if known else None}
 
     def _drawn(self, which: range, attempt: int) -> dict[str, Any]:
         return {**self.options, "seed": 1_000_003 * self.seed + 10_007 * attempt + which.start}

@@ -57,13 +57,23 @@ def lpips(made: Tensor, real: Tensor, network: Features) -> Tensor:
     Raises:
         ValueError: sizes that differ; a network of another layout.
     """
+    with torch.no_grad():
+        return distances(made, real, network).double().cpu()
+
+
+def distances(made: Tensor, real: Tensor, network: Features) -> Tensor:
+    """As `lpips`, but on the network's device and with gradients to both videos, for training."""
     _same(made, real)
+    check_pairs(network)
+    first, second = (network.prepare(x).to(network.device) for x in (made, real))
+    found = network.module(first, second, **network.declaration.arguments)
+    return found.reshape(len(made), -1)
+
+
+def check_pairs(network: Features) -> None:
+    """Raises ValueError unless the network may be one of two pictures."""
     if network.declaration.layout != "bchw" or network.declaration.architecture is not None:
         raise ValueError(f'network {network.name} is no TorchScript of two pictures: it needs layout "bchw"')
-    first, second = (network.prepare(x).to(network.device) for x in (made, real))
-    with torch.no_grad():
-        found = network.module(first, second, **network.declaration.arguments)
-    return found.double().cpu().reshape(len(made), -1)
 
 
 def best_of(values: Tensor, highest: bool) -> Tensor:

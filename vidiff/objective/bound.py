@@ -11,6 +11,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.likelihood import prior_term, reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise, expand_time
+from vidiff.objective.latents import normalised
 
 
 class BoundObjective(nn.Module):
@@ -41,6 +42,7 @@ class BoundObjective(nn.Module):
         Returns:
             "loss", and apart "L_0", "L_t" and "L_T", all in bits a number.
         """
+        batch = normalised(batch)
         x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         condition = Condition(**{name: batch.get(name) for name in ("label", "text", "text_mask", "stride")})
         count, denoiser, schedule = len(x0), self.denoiser, self.denoiser.schedule

@@ -12,6 +12,7 @@ from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.process import add_noise
 from vidiff.diffusion.schedule import Schedule
+from vidiff.objective.latents import normalised
 from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES
 
@@ -43,13 +44,14 @@ class ClassifierObjective(nn.Module):
         """
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn; "label" `(b,)`, and "stride"
-                `(b,)` where there is one.
+                `(b,)` where there is one. Or as `vidiff.data.latents.LatentDataset` gives it.
 
         Returns:
             "loss"; "accuracy", the share of clips whose label has the largest log-probability, all frames together; and
             "accuracy/t0" to "accuracy/t3", the same in each quarter of the time axis among clips of which nothing is
             known, since what is known tells the label at any time (NaN where none was drawn).
         """
+        batch = normalised(batch)
         x0 = batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         drawn = draw_known(self.options.tasks, x0.shape, x0.device)
 

@@ -14,6 +14,7 @@ from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.lowres import draw_level, with_lowres
 from vidiff.diffusion.process import add_noise
+from vidiff.objective.latents import normalised
 from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
 
@@ -67,11 +68,12 @@ class DiffusionObjective(nn.Module):
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn, or pixels as "video"
                 `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has them, and
-                "lowres" `(b, c, f, h, w)`, where there are.
+                "lowres" `(b, c, f, h, w)`, where there are. Or as `vidiff.data.latents.LatentDataset` gives it.
 
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
         """
+        batch = normalised(batch)
         x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
         drawn = draw_known(self.options.tasks, x0.shape, x0.device)
         nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vidiff.evaluate.features import Features
+from vidiff.evaluate.prediction import check_pairs, distances
+from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE
+from vidiff.objective.adversary import Adversary, Pair, last_kernel
 
 
 @dataclass
 class VAELoss:
-    """Weights of the terms of the autoencoder's loss."""
+    """Weights of the terms of the autoencoder's loss, and what some of them need."""
 
     l1: float = 1.0
     mse: float = 1.0
     kl: float = 1e-4  # per latent number
     shifted: float = 0.0  # fraction of frames that are decoded after moving their latents by part of a voxel
+    perceptual: float = 0.0  # of the distance that a network of two pictures tells, such as LPIPS
+    perceptual_network: str = ""  # its folder: network.json and TorchScript, as for tools/score.py --lpips
+    adversarial: float = 0.0  # of a discriminator's verdict, beside the adaptive weight; such as 0.5
+    adversarial_start: int = 0  # steps before which the discriminator stands still
+    discriminator_width: int = 64  # channels of its first level
+    discriminator_levels: int = 3  # times that it halves the frame; with 3 a verdict is on 70x70 pixels
 
     def __post_init__(self) -> None:
         if not 0 <= self.shifted < 1:
             raise ValueError(f"loss.shifted is {self.shifted}; give a fraction from 0 to less than 1, such as 0.3")
+        for name in ("l1", "mse", "kl", "perceptual", "adversarial"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"loss.{name} is {getattr(self, name)}; give 0 (off) or more")
+        if self.adversarial_start < 0:
+            raise ValueError(f"loss.adversarial_start is {self.adversarial_start}; give 0 or more steps")
+        for name in ("discriminator_width", "discriminator_levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loss.{name} is {getattr(self, name)}; give 1 or more")
+        if self.adversarial and not self.l1 + self.mse + self.perceptual:
+            raise ValueError("loss.adversarial is weighed against l1, mse and perceptual: one of them must be above 0")
 
 
 def shift(z: Tensor, down: float, right: float) -> Tensor:
@@ -41,37 +62,80 @@ class VAEObjective(nn.Module):
     The negative evidence bound of Kingma and Welling 2014, eq. 7, with weights. For the fraction `shifted` of the
     frames, latents are moved by part of a voxel, and the moved frame must come out (Kouzelis et al. 2025, eq. 6, for
     translations): then what moves smoothly in pixels moves smoothly in the latent, which a diffusion model learns
-    sooner.
+    sooner. Of an autoencoder with a temporal factor it is a fraction of the clips, and a clip moves as a whole.
+
+    On top of that, each where its weight is above 0, a perceptual distance between frames (Zhang et al. 2018) and a
+    discriminator of patches, as in Esser et al. 2021, eq. 5 to 7, and Rombach et al. 2022, section 3.1. The
+    discriminator is part of this module, and so of checkpoints; the codec is `network` alone.
+
+    Args:
+        similar: the network of the perceptual distance. It is no part of the module, and not trained.
+        parts: calls for one step of the optimizer, as `train.accumulate` has it.
+
+    Raises:
+        ValueError: a perceptual weight without a network, or with one that is not for two pictures, or rounds them.
     """
 
-    def __init__(self, network: VAE, loss: VAELoss) -> None:
+    def __init__(self, network: VAE, loss: VAELoss, similar: Features | None = None, parts: int = 1) -> None:
         super().__init__()
-        self.network, self.weights = network, loss
+        self.network, self.weights, self.similar = network, loss, similar
+        if loss.perceptual:
+            if similar is None:
+                raise ValueError("loss.perceptual is above 0: a network of two pictures is needed")
+            check_pairs(similar)
+            if similar.declaration.dtype != "float32":
+                raise ValueError(f"network {similar.name} rounds pictures to uint8, through which nothing is learned")
+            for weight in similar.module.parameters():  # TorchScript has no requires_grad_ of its own
+                weight.requires_grad_(False)
+        self.adversary: Adversary | None = None
+        if loss.adversarial:
+            start, size = loss.adversarial_start * parts, (loss.discriminator_width, loss.discriminator_levels)
+            self.adversary = Adversary(loss.adversarial, start, *size)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """batch: "video" `(b, 3, f, h, w)` in [-1, 1]. Returns loss, its terms, and PSNR in dB."""
         frames = rearrange(batch["video"], "b c f h w -> (b f) c h w")
-        mean, std = self.network.encode(frames)
+        mean, std = self.network.encode(frames, Stream(len(batch["video"])))
         z = mean + std * torch.randn_like(mean)
-        moved = int(len(z) * self.weights.shifted) if min(z.shape[2:]) > 1 else 0
+        each = len(z) // len(batch["video"]) if self.network.config.temporal > 1 else 1  # latents that stay together
+        moved = int(len(z) // each * self.weights.shifted) * each if min(z.shape[2:]) > 1 else 0
         still = len(z) - moved
-        psnr, errors = {}, []
-        pairs = (("psnr", z[:still], frames[:still]), ("psnr_shifted", *self._move(z, frames, still)))
+        first = still * len(frames) // len(z)  # of the frames that are to be moved
+        psnr, errors, shown = {}, [], list[Pair]()
+        pairs = (("psnr", z[:still], frames[:first]), ("psnr_shifted", *self._move(z[still:], frames[first:])))
         for name, code, wanted in pairs:
             if len(code):
-                found = self.network.decode(code)
+                found = self.network.decode(code, Stream(len(code) // each))
                 l1, mse = (found - wanted).abs().mean(), (found - wanted).square().mean()
-                errors.append((len(code) / len(frames), l1, mse))
+                errors.append((len(code) / len(z), l1, mse))
+                shown.append((len(code) / len(z), found, wanted))
                 psnr[name] = 10 * torch.log10(4 / mse.detach())  # the range of [-1, 1] is 2
         l1, mse = (torch.stack([part * error[i] for part, *error in errors]).sum() for i in (0, 1))
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
-        loss = self.weights.l1 * l1 + self.weights.mse * mse + self.weights.kl * kl
-        return {"loss": loss, "l1": l1.detach(), "mse": mse.detach(), "kl": kl.detach(), **psnr}
+        near, terms = self.weights.l1 * l1 + self.weights.mse * mse, dict[str, Tensor]()
+        if self.weights.perceptual:
+            terms["perceptual"] = self._distance(shown)
+            near = near + self.weights.perceptual * terms["perceptual"]
+        loss = near + self.weights.kl * kl
+        if self.adversary is not None:
+            part, told = self.adversary(shown, near, last_kernel(self.network.decoder))
+            loss, terms = loss + part, terms | told
+        terms = {"l1": l1, "mse": mse, "kl": kl, **terms}
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}, **psnr}
 
-    def _move(self, z: Tensor, frames: Tensor, still: int) -> tuple[Tensor, Tensor]:
-        """The latents from number `still` on, moved by one random offset, and the frames as they should come out."""
+    def _distance(self, pairs: list[Pair]) -> Tensor:
+        """The mean perceptual distance of what was made to what was wanted."""
+        assert self.similar is not None
+        self.similar.to(pairs[0][1].device)
+        each = [
+            share * distances(made[:, :, None], real[:, :, None], self.similar).mean() for share, made, real in pairs
+        ]
+        return torch.stack(each).sum()
+
+    def _move(self, z: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents, moved by one random offset, and their frames as they should come out."""
         factor = self.network.config.factor
         down, right = torch.randint(factor, (2,)).tolist()  # whole pixels, so the frames are only cut
-        z = shift(z[still:], down / factor, right / factor)
+        z = shift(z, down / factor, right / factor)
         height, width = z.shape[2] * factor, z.shape[3] * factor
-        return z, frames[still:, :, down : down + height, right : right + width]
+        return z, frames[:, :, down : down + height, right : right + width]

@@ -1,23 +1,23 @@
+"""Trainings of tiny.py as processes of their own, for tests that kill, stop and compare them."""
+
 from __future__ import annotations
 
 import importlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 
-from vidiff.engine import checkpoint
+from vidiff.engine import checkpoint, moments
 from vidiff.engine.log import read_metrics
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find it too
-_tiny = importlib.import_module("tiny")
+sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find tiny.py too
+tiny = importlib.import_module("tiny")
 
 
 class Runs:
@@ -28,11 +28,11 @@ class Runs:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch._dynamo", "tiny"])
+        self.context.set_forkserver_preload(["torch._dynamo", "torch.distributed.checkpoint", "tiny"])
         self.started: list[BaseProcess] = []
 
     def start(self, run: Path, **arguments: Any) -> BaseProcess:
-        process = self.context.Process(target=_tiny.main, args=({"run": str(run), **arguments},))
+        process = self.context.Process(target=tiny.main, args=({"run": str(run), **arguments},))
         process.start()
         self.started.append(process)
         return process
@@ -71,13 +71,13 @@ class Runs:
         path = checkpoint.newest(run / "checkpoints")
         return int(path.name.removeprefix("step-")) if path else 0
 
-    def assert_same(self, run: Path, other: Path) -> None:
-        """Weights, average, optimizer, counters, and every logged loss: bit for bit."""
+    def assert_same(self, run: Path, other: Path, metrics: bool = True) -> None:
+        """Weights, average, optimizer, counters, and every logged loss unless not `metrics`: bit for bit."""
         found = []
         for folder in (run, other):
             path = checkpoint.newest(folder / "checkpoints")
             assert path is not None
-            state = checkpoint.load(path).state
+            state = checkpoint.load(path).state | {"moments": moments_of(path)}
             for name in ("seconds", "validated", "sampled"):  # the clock's, and what was only looked at
                 state["counters"].pop(name)
             files = [(path / name).read_bytes() for name in ("model.safetensors", "ema.safetensors")]
@@ -87,7 +87,15 @@ class Runs:
         assert found[0][0] == found[1][0]
         assert found[0][1] == found[1][1]
         assert _same(found[0][2], found[1][2])
-        assert found[0][3] == found[1][3]
+        assert found[0][3] == found[1][3] or not metrics
+
+
+def moments_of(path: Path) -> dict[str, torch.Tensor]:
+    """What the optimizer remembered in a checkpoint, whole."""
+    metadata = moments.metadata(path).state_dict_metadata
+    tensors = {name: torch.empty(of.size, dtype=of.properties.dtype) for name, of in metadata.items()}
+    moments.read(path, tensors)
+    return tensors
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -98,18 +106,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
     return one == other
-
-
-@pytest.fixture
-def runs() -> Iterator[Runs]:
-    made = Runs()
-    yield made
-    for process in made.started:
-        if process.is_alive():
-            process.kill()
-
-
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """tiny.py, to run in this process."""
-    return _tiny

@@ -1,9 +1,8 @@
-"""Real processes, ended at the worst moments: what they leave goes on to the same bits."""
+"""Stopped by signals, at the worst moments: what is left goes on to the same bits, and the folder is free."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -13,43 +12,6 @@ import pytest
 from vidiff.engine import checkpoint
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny) -> Path:
-    """An uninterrupted run of six steps, saved at every second."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    tiny.train(run)
-    return run
-
-
-def test_killed_in_the_middle_of_a_save(runs, whole: Path, tmp_path: Path) -> None:
-    """At points all through three saves, the first with nothing before it and the last with something to remove."""
-    points = range(2, 90, 8)
-    codes = []
-    for point in points:
-        run = tmp_path / f"at{point}"
-        codes.append(runs.finish(run, die_at=point, keep=2))
-        left = runs.saved(run)  # raises where nothing sound is left
-        assert left >= runs.step(run) - 2, f"more than one save was lost at point {point}"
-        assert runs.finish(run, keep=2) == 0
-        runs.assert_same(run, whole)
-        assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")], "debris stays"
-    assert codes.count(-signal.SIGKILL) >= len(points) - 1, codes
-
-
-def test_killed_at_any_moment(runs, whole: Path, tmp_path: Path) -> None:
-    """One run, killed from outside five times, a random while after it has begun to move."""
-    chance = random.Random(0)
-    run = tmp_path / "run"
-    for _ in range(5):
-        process = runs.start(run, pause=0.05)
-        runs.wait_for_more(run)
-        time.sleep(chance.uniform(0, 0.15))
-        process.kill()
-        runs.end(process)
-    assert runs.finish(run) == 0
-    runs.assert_same(run, whole)
 
 
 @pytest.mark.parametrize(

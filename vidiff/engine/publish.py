@@ -1,0 +1,195 @@
+"""Folders that are whole or not there, each with a manifest that finds one changed byte.
+
+A folder is written under a hidden name, flushed to disk and renamed. So a process killed at any moment, or a
+disk that fills up, leaves the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+FORMAT = 2
+_NAME = re.compile(r"step-(\d{7,})")
+_MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, incomplete or altered."""
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:07d}"
+
+
+def hidden(step: int) -> str:
+    """The name of a folder that is being written."""
+    return f".writing-{name_of(step)}"
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def is_step(path: Path) -> bool:
+    """Whether a folder is named as a published one."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def published(folder: Path) -> list[Path]:
+    """The folders of all steps, from old to new, sound or not."""
+    return sorted(filter(is_step, folder.glob("step-*")), key=step_of)
+
+
+def begin(folder: Path, step: int) -> Path:
+    """An empty hidden folder to write into. Raises OSError where the disk refuses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    draft = folder / hidden(step)
+    draft.mkdir()
+    return draft
+
+
+def publish(draft: Path, step: int, **facts: Any) -> Path:
+    """Gives what `begin` returned, now filled, its manifest and its name. `facts` go into the manifest, as JSON.
+
+    A folder that has the name already is replaced.
+    """
+    folder = draft.parent
+    files = sorted(file for file in draft.rglob("*") if file.is_file())
+    measured = {file.relative_to(draft).as_posix(): _measure(file) for file in files}
+    manifest = draft / MANIFEST
+    manifest.write_bytes(_manifest({"format": FORMAT, "step": step, "files": measured, **facts}))
+    for file in [*files, manifest]:
+        file.chmod(manifest.stat().st_mode)  # safetensors makes its files private; as readable as the rest, rather
+        flush(file)
+    for place in [*filter(Path.is_dir, draft.rglob("*")), draft]:
+        flush(place)
+    path = folder / name_of(step)
+    replaced = _aside(path) if path.exists() else None
+    if replaced:
+        path.rename(replaced)
+    draft.rename(path)
+    flush(folder)
+    if replaced:
+        _delete(replaced)
+    return path
+
+
+def verify(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """Checks every file of a folder against its manifest, and the manifest against itself; returns the manifest.
+
+    Raises CheckpointError with the first difference. Opens none of the files as anything but bytes.
+    """
+    try:
+        with open(path / MANIFEST, "rb") as file:
+            text = file.read(_MANIFEST_LIMIT)
+        content = json.loads(text)
+        step, files = content["step"], dict(content["files"])
+        altered = text != _manifest({k: v for k, v in content.items() if k != "sha256"}) or step != step_of(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is incomplete: {MANIFEST} cannot be read ({error})") from error
+    if altered or not set(needed) <= files.keys():
+        raise CheckpointError(f"{path} is corrupt: {MANIFEST} is not as it was written")
+    for name, expected in files.items():
+        try:
+            measured = _measure(path / name)
+        except OSError as error:
+            raise CheckpointError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
+        if measured != expected:
+            raise CheckpointError(f"{path} is corrupt: {name} is not what its manifest says")
+    return content
+
+
+def remove(path: Path) -> None:
+    """Takes a folder away: out of sight at once, its files as they can be. Where that fails it is told, and stays."""
+    try:
+        aside = _aside(path)
+        path.rename(aside)
+    except OSError:
+        aside = path
+    _delete(aside)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what earlier writers left behind, or what has been replaced."""
+    for path in [*folder.glob(".writing-*"), *folder.glob(".old-*")]:
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        warnings.warn(f"could not remove {path}: {error}", stacklevel=3)
+
+
+def _aside(path: Path) -> Path:
+    """A hidden name beside `path` that is free: what could not be deleted before may have the first."""
+    names = (path.with_name(f".old-{path.name}{'-' * n}") for n in range(100))
+    return next((name for name in names if not name.exists()), path)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file. Raises OSError where the disk is full or refuses."""
+    try:
+        save_file(_plain(tensors), path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file. Raises CheckpointError where it is none, or not there."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no memory, as safetensors wants them; tied weights are written twice."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return plain
+
+
+def flush(path: Path) -> None:
+    """Puts a file's or a folder's content on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _measure(file: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    size = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _manifest(content: Mapping[str, Any]) -> bytes:
+    """One exact text for one content, so that any changed byte of it shows."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**content, "sha256": digest}, indent=1, sort_keys=True) + "\n").encode()

@@ -1,0 +1,98 @@
+"""Serving a study until Ctrl-C (waitress)."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import secrets
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flask import render_template
+from waitress.server import create_server
+
+from vidiff.study.app import make_app
+from vidiff.study.plan import Study, StudyError
+from vidiff.study.results import results
+from vidiff.study.votes import Votes
+
+THREADS = 8  # requests that are answered at once
+
+
+def serve(study: Study, host: str, port: int, token: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Serve a study's pages until SIGINT or SIGTERM, then write results.json and results.html into its folder.
+
+    Args:
+        host: an address of this machine; other than on the loopback interface a token is wanted of every visitor.
+        port: 0 for any that is free.
+        token: what visitors must know; None makes one where it is needed.
+        say: told each line that who runs the study should read.
+
+    Returns:
+        the results.
+
+    Raises:
+        StudyError: the address cannot be had.
+    """
+    votes, key = votes_of(study), secrets.token_urlsafe(12)
+    if token is None and not _is_loopback(host):
+        token = secrets.token_urlsafe(12)
+    app = make_app(study, votes, token, key)
+    try:
+        server = create_server(app, host=host, port=port, threads=THREADS, ident=None)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"cannot listen on {host} port {port} ({error}): give another --host or --port") from None
+    address = f"http://{f'[{host}]' if ':' in host else host}:{server.effective_port}/"
+    say(f"for raters    {address}" + (f"?token={token}" if token else ""))
+    say(f"for you       {address}results?key={key}" + (f"&token={token}" if token else ""))
+    if host in ("0.0.0.0", "::"):
+        say("              (put this machine's own address in place of the zeros)")
+    say("Ctrl-C ends it; votes are kept, and the same command goes on with them")
+
+    def leave(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        server.run()  # returns at KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        server.close()
+    return write_results(study)
+
+
+def votes_of(study: Study) -> Votes:
+    """Where a study's votes are."""
+    return Votes(study.folder / "votes.sqlite")
+
+
+def write_results(study: Study) -> dict[str, Any]:
+    """Write results.json and results.html, of the votes so far, into a study's folder. Returns what the first holds."""
+    votes = votes_of(study)
+    found = results(study, votes.all(), votes.raters())
+    _replace(study.folder / "results.json", json.dumps(found, indent=1) + "\n")
+    app = make_app(study, votes, None, "")
+    with app.test_request_context():
+        page = render_template("results.html", found=found, key="")
+    style = (Path(app.static_folder or "") / "study.css").read_text()
+    link = '<link rel="stylesheet" href="/static/study.css">'
+    assert link in page
+    _replace(study.folder / "results.html", page.replace(link, f"<style>\n{style}</style>"))
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
