@@ -73,6 +73,8 @@ OWNERS = {
     "PIL": {"vidiff/data/video.py", "vidiff/data/pictures.py"},
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py"},
     "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
+    "tensorboard": {"vidiff/engine/sinks.py"},
+    "wandb": {"vidiff/engine/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 

@@ -105,7 +105,7 @@ def train_vae(config: VAERun, given: str) -> None:
         pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (-1, test.shape[2])).transpose(1, 2)
         write_video(config.folder / "samples" / f"step-{step:07d}.mp4", pairs, fps=2)
 
-    fit_run(config, objective, clip_dataset(config, index), validate, sample)
+    fit_run(config, objective, clip_dataset(config, index), validate, sample, index=index)
 
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
@@ -175,7 +175,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
             write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, dataset, validate, sample)
+    fit_run(config, objective, dataset, validate, sample, index=index)
 
 
 def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
@@ -198,7 +198,7 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
         scores = objective({name: value.to(device) for name, value in test.items()})
         return {f"val/{key}": float(value) for key, value in scores.items()}
 
-    fit_run(config, objective, latent_dataset(config, seen, seen), validate)
+    fit_run(config, objective, latent_dataset(config, seen, seen), validate, index=index)
 
 
 def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Codec, Latents, Latents]:
@@ -307,7 +307,10 @@ def fit_run(
     dataset: Samples,
     validate: Callable[[int], dict[str, float]],
     sample: Callable[[int], None] | None = None,
+    *,
+    index: Index,
 ) -> None:
+    """Trains on a data set of the clips of `index`."""
     fit(
         objective,
         batches(config, dataset),
@@ -318,6 +321,7 @@ def fit_run(
         validate=validate,
         sample=sample,
         title=config.name,
+        name=lambda key: index.files[key].path,
     )
 
 

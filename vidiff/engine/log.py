@@ -23,12 +23,12 @@ from tqdm import tqdm
 from vidiff.engine.parallel import Group
 
 Line = dict[str, Any]
-"""Numbers by name, None for what was not finite."""
+"""Numbers by name, None for what was not finite; "clips", where it is there, is a list of names."""
 
 
-def append_metrics(file: Path, line: Mapping[str, float | int]) -> None:
+def append_metrics(file: Path, line: Mapping[str, Any]) -> None:
     """Adds one line of JSON; numbers that are not finite become null, since JSON has none."""
-    plain = {k: v if math.isfinite(v) else None for k, v in line.items()}
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
     with open(file, "a") as stream:
         stream.write(json.dumps(plain) + "\n")
 
