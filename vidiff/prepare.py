@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
 from vidiff.data.latents import LatentDataset
 from vidiff.data.order import Order
+from vidiff.data.plain import read_json
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.root import copies_of, name_of
@@ -221,7 +221,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
             f"come or go on the way: give this training another name=..., and start={folder}"
         )
     if encoder is not None and (folder / "data.json").is_file():
-        facts = json.loads((folder / "data.json").read_text()).get("text")
+        facts = read_json(folder / "data.json").get("text")
         if facts is not None and facts != encoder.facts():
             raise ValueError(f"{folder} was trained with captions of other words: {advice}")
     if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():

@@ -13,6 +13,7 @@ from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.data.captions import SOURCES
 from vidiff.data.find import LAYOUTS
 from vidiff.data.latent_shard import DTYPES
+from vidiff.data.plain import check_yaml
 from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
@@ -357,10 +358,10 @@ def read_slot(key: str, text: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return {"name": text}
     try:
-        return dict(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+        return dict(yaml.safe_load(check_yaml(text)))
+    except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
+        raise ConfigError(f"{key} is {text[:200]}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
 def build_codec(vae: VAEConfig | None) -> Codec:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vidiff.codec import Codec
 from vidiff.config import load
+from vidiff.data.plain import read_json
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
@@ -43,7 +44,7 @@ def read_run(run: Path, kind: type[Kind]) -> Kind:
 def trained_precision(run: Path, device: torch.device) -> Precision:
     """That of the training, where it ran on hardware as here; else bf16 or fp16 on a GPU and fp32 on a CPU."""
     try:
-        record = json.loads((run / "environment.json").read_text())
+        record = read_json(run / "environment.json")
         if record["device"] == device_name(device):
             return record["precision"]
     except (OSError, ValueError, LookupError):  # a run that was copied without it, or of another version
@@ -62,7 +63,7 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
         run = path.parents[1]
         if not ((run / "data.json").is_file() and (run / "resolved.yaml").is_file()):
             continue
-        if ("detail" in json.loads((run / "data.json").read_text())) == enlarges:
+        if ("detail" in read_json(run / "data.json")) == enlarges:
             found.append((path.stat().st_mtime, run))
     if not found:
         what, recipe = ("that enlarges clips ", "shapes_sr") if enlarges else ("", "shapes")
@@ -88,8 +89,11 @@ def load_codec(folder: Path) -> Codec:
     path = folder / "codec.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
-    shape = json.loads((folder / "codec.json").read_text())
-    codec = build_codec(None if shape is None else VAEConfig(**shape))
+    shape = read_json(folder / "codec.json")
+    try:
+        codec = build_codec(None if shape is None else VAEConfig(**shape))
+    except TypeError as error:
+        raise ValueError(f"{folder / 'codec.json'} does not tell of an autoencoder's shape ({error})") from None
     try:
         state = load_file(path)
     except SafetensorError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from vidiff.data.index import DataError
 from vidiff.data.latent_shard import DTYPES, Shard, name_of, sha256
+from vidiff.data.plain import read_json
 
 
 class LatentCache:
@@ -34,7 +34,7 @@ class LatentCache:
 
     def __init__(self, folder: Path) -> None:
         try:
-            facts = json.loads((folder / "index.json").read_text())
+            facts = read_json(folder / "index.json")
         except (OSError, ValueError):
             raise DataError(f"{folder} is not a finished latent cache: remove it, and train again to make it") from None
         self.folder, self.facts = folder, facts

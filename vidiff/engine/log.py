@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vidiff.data.plain import parse_json, read_json
 from vidiff.engine.parallel import Group
 
 Line = dict[str, Any]
@@ -39,7 +40,7 @@ def read_metrics(file: Path) -> list[Line]:
     if file.exists():
         for text in file.read_text(errors="replace").splitlines():
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 continue
             if isinstance(line, dict) and "step" in line:
@@ -103,7 +104,7 @@ def device_name(device: torch.device) -> str:
 
 def _earlier_starts(file: Path) -> list[Any]:
     try:
-        return list(json.loads(file.read_text())["starts"])
+        return list(read_json(file)["starts"])
     except (OSError, ValueError, TypeError, LookupError):  # none yet, or not ours
         return []
 

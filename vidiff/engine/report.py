@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import statistics
 import time
@@ -12,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vidiff.data.plain import read_json
 from vidiff.engine import log
 from vidiff.engine.chart import COLOURS, Series, line_chart, number
 
@@ -182,7 +182,7 @@ def _json(file: Path) -> Any:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text())
+        return read_json(file)
     except ValueError as error:  # say so on the page; a report does not end a training
         return {"unreadable": str(error)}
 
