@@ -149,6 +149,8 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("train.steps=0", ["train.steps is 0"]),
         ("data.stride=[3, 2]", ["data.stride is [3, 2]"]),
         ("data.workers=-1", ["data.workers is -1"]),
+        ("data.fps=-8", ["data.fps is -8", "give a positive number, or 0"]),
+        ("data.seconds=2", ["data.seconds is 2", "set data.fps as well"]),
         ("data.max_broken=5", ["data.max_broken is 5"]),
         ("loss.drop=2", ["loss.drop is 2"]),
         ("loss.tasks.first=-1", ["tasks.first is -1"]),
@@ -248,3 +250,9 @@ def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
     assert "no such config" in complaint(path=tmp_path)
     (tmp_path / "b.yaml").write_bytes(bytes(range(256)))
     assert "is not a YAML mapping" in complaint(path=tmp_path / "b.yaml")
+
+
+def test_a_length_in_seconds_becomes_frames() -> None:
+    config = load(CONFIGS / "shapes.yaml", ["data.fps=8", "data.seconds=1.9"])
+    assert config.data.frames == 15 and load(CONFIGS / "shapes.yaml").data.frames == 16
+    assert "at data.fps=8.0 is less than a frame" in complaint("data.fps=8", "data.seconds=0.05")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.square import read_square, stream_square
+from vidiff.data.square import read_square, size_of, stream_square
 from vidiff.data.video import VideoWriter
 from vidiff.diffusion.known import box
 from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
@@ -31,17 +31,18 @@ TASKS = {
 
 def make(pipe: Pipeline, clip: Tensor, asked: argparse.Namespace, rest: dict[str, Any]) -> Tensor:
     """The result of a task on `clip`, `(1, 3, f, h, w)` both."""
+    size = clip.shape[3], clip.shape[4]
     match asked.task:
         case "animate":
             return pipe.animate(clip[:, :, 0], asked.frames, **rest)
         case "rewind":
             return pipe.extend(clip, asked.frames, backwards=True, **rest)
         case "interpolate":
-            return pipe.interpolate(clip, read_square(asked.last, pipe.size)[0], asked.between, **rest)
+            return pipe.interpolate(clip, read_square(asked.last, size)[0], asked.between, **rest)
         case "loop":
             return pipe.loop(clip, asked.between, **rest)
         case "inpaint":
-            return pipe.inpaint(clip, wanted(asked, pipe.size), **rest)
+            return pipe.inpaint(clip, wanted(asked, size), **rest)
         case "outpaint":
             return pipe.outpaint(clip, corners(asked.box), **rest)
         case "restyle":
@@ -59,12 +60,12 @@ def corners(text: str) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def wanted(options: argparse.Namespace, side: int) -> Tensor:
-    """The mask of `inpaint`, `(1, 1, f, side, side)`, true where new content is wanted."""
+def wanted(options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
+    """The mask of `inpaint`, `(1, 1, f, h, w)`, true where new content is wanted."""
     if options.mask is None:
         top, left, bottom, right = corners(options.box)
-        return box(side, side, top=top, left=left, bottom=bottom, right=right)
-    mask = read_square(options.mask, side)[0].mean(1, keepdim=True) > 0
+        return box(*size, top=top, left=left, bottom=bottom, right=right)
+    mask = read_square(options.mask, size)[0].mean(1, keepdim=True) > 0
     if not mask.any():
         raise ValueError(f"{options.mask} is white nowhere, so there is nothing to make: paint what is to be new white")
     return mask
@@ -103,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         upscales = options.task == "upscale"
         run, pipeline = load_run(options, enlarges=upscales)
         settings = drawing(options) | ({"level": options.level} if upscales else {})
-        clip, fps = stream_square(options.input, pipeline.small if upscales else pipeline.size)
+        size = pipeline.nearest(*size_of(options.input), (pipeline.lowres.factor or 1) if upscales else 1)
+        clip, fps = stream_square(options.input, size)
         fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
         given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
         with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidiff.data.clips import fit_size
 from vidiff.data.video import VideoReader, VideoWriter
 from vidiff.long import STRATEGIES
 from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
@@ -16,17 +17,10 @@ from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load
 CHUNK = 64  # frames of the given clip that are copied at once
 
 
-def fit(size: tuple[int, int], shorter: int) -> tuple[int, int] | None:
-    """Height and width once the shorter side is as given; None where it is already."""
-    scale = shorter / min(size)
-    fitted = max(shorter, round(size[0] * scale)), max(shorter, round(size[1] * scale))
-    return None if fitted == size else fitted
-
-
-def crop(video: Tensor, side: int) -> Tensor:
-    """The square in the middle of each frame, as the model's training clips were cropped."""
-    top, left = (video.shape[2] - side) // 2, (video.shape[3] - side) // 2
-    return video[:, :, top : top + side, left : left + side]
+def crop(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of each frame, as the model's training clips were cropped."""
+    top, left = (video.shape[2] - size[0]) // 2, (video.shape[3] - size[1]) // 2
+    return video[:, :, top : top + size[0], left : left + size[1]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,14 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
         run, pipeline = load_run(options)
         settings = {**drawing(options), "strategy": options.strategy}
         with VideoReader(options.clip) as reader:
-            size = fit(reader.size, pipeline.size)
+            wanted = pipeline.nearest(*reader.size)
+            fitted = fit_size(*reader.size, wanted)
+            size = None if fitted == reader.size else fitted
             given = reader.frames if options.given is None else options.given
             if not 1 <= given <= reader.frames:
                 raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
             if options.frames <= given:
                 raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
-            reach = min(given, pipeline.reach(options.strategy, options.context))
-            last = crop(reader.read(range(given - reach, given), size), pipeline.size)
+            reach = min(given, pipeline.reach(options.strategy, options.context, wanted))
+            last = crop(reader.read(range(given - reach, given), size), wanted)
             new = pipeline.stream(
                 options.frames - given + reach,
                 options.label,
@@ -71,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:
                 for start in range(0, given, CHUNK):
                     part = reader.read(range(start, min(start + CHUNK, given)), size)
-                    writer.write(crop(part, pipeline.size))
+                    writer.write(crop(part, wanted))
                 for part in new:
                     writer.write(part[0].cpu())
     except (ValueError, OSError, torch.OutOfMemoryError) as error:

@@ -11,7 +11,7 @@ import torch
 
 from vidiff.data.video import VideoWriter, grid
 from vidiff.long import STRATEGIES
-from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
+from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run, size
 from vidiff.pipeline import Pipeline
 
 
@@ -19,6 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add_run(parser)
     parser.add_argument("--frames", type=int, help="by default as many as the model was trained on; more by extension")
+    parser.add_argument(
+        "--size", type=size, metavar="HxW", help="in pixels, one that the model was trained on; by default its first"
+    )
     parser.add_argument(
         "--label", action="append", help="class to show; repeat for one each; by default all, in random order"
     )
@@ -44,16 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
         labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
         labels = [labels[i % len(labels)] for i in range(count)] if labels else None
         texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
-        settings = {**drawing(options), "strategy": options.strategy}
+        settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
         stream = pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings)
-        size = pipeline.size
+        made = options.size or pipeline.buckets[0].size
         for path in options.upscale or []:
             larger = Pipeline.from_pretrained(path, options.device)
-            if larger.small != size:
-                raise ValueError(f"{path} enlarges clips of {larger.small} px, but is given clips of {size} px")
+            try:
+                made = larger.enlarged(made)
+            except ValueError as error:
+                raise ValueError(f"--upscale {path}: {error}") from None
             told = {"label": labels if larger.labels else None, "text": texts if larger.text else None}
             stream = larger.upscale_stream(stream, count=count, **told, seed=options.seed, progress=True)
-            size = larger.size
         metadata = {"run": str(run), "labels": labels, "texts": texts, **pipeline.settings(**settings)}
         if options.upscale:
             metadata["upscale"] = [str(path) for path in options.upscale]

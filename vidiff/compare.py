@@ -78,6 +78,7 @@ class Clips:
         length: frames that each file has at least; where the truth is known, each clip goes on for ever.
         stride: source frames per frame.
         side: height and width in pixels.
+        fps: frames a second at which the files are seen; 0 for their own.
     """
 
     paths: list[Path]
@@ -86,6 +87,7 @@ class Clips:
     length: int
     stride: int
     side: int
+    fps: float = 0.0
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +103,7 @@ class Clips:
         return torch.stack([self._read(path, frames) for path in self.paths[rows]])
 
     def _read(self, path: Path, frames: int) -> Tensor:
-        with VideoReader(path) as reader:
+        with VideoReader(path, self.fps) as reader:
             size = fit_size(*reader.size, (self.side, self.side))
             video = reader.read(range(0, frames * self.stride, self.stride), None if size == reader.size else size)
         top, left = (video.shape[2] - self.side) // 2, (video.shape[3] - self.side) // 2
@@ -125,7 +127,7 @@ def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol) -> Clips:
 
 def _find(pipeline: Pipeline, data: DataConfig, count: int) -> Clips:
     stride, root = data.stride[0], Path(data.root)
-    if (root / "captions.jsonl").is_file() and stride == 1:
+    if (root / "captions.jsonl").is_file() and stride == 1 and not data.fps:
         truth = {path: clip for path, clip in read_clips(root).items() if path.parts[-3] == data.test_split}
         files = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]
         files = [files[(2 * i + 1) * len(files) // (2 * count)] for i in range(count if files else 0)]
@@ -136,10 +138,10 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int) -> Clips:
         labels = [truth[path].label for path in files] if set(LABELS) <= set(pipeline.labels) else None
         return Clips(files, labels, [truth[path] for path in files], 0, 1, pipeline.size)
     layout = "folders" if data.layout == "shapes" else data.layout
-    index = build_index(data.root, layout, data.test_split, data.fold, count, data.max_broken)
+    index = build_index(data.root, layout, data.test_split, data.fold, count, data.max_broken, fps=data.fps)
     labels = [index.labels[file.label] for file in index.files] if pipeline.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
-    return Clips([index.root / file.path for file in index.files], labels, [], length, stride, pipeline.size)
+    return Clips([index.root / file.path for file in index.files], labels, [], length, stride, pipeline.size, data.fps)
 
 
 def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:

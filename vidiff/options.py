@@ -18,6 +18,15 @@ def pairs(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number,name=number") from None
 
 
+def size(text: str) -> tuple[int, int]:
+    """Height and width, of "48x80". Raises argparse's own error for anything else."""
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 48x80") from None
+    return height, width
+
+
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "steps": {"type": int, "help": "of the sampler"},
     "sampler": {"help": "such as ddpm, ddim, euler, heun or dpmpp_2m"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,16 +21,17 @@ class Pipeline(Trained):
         """Draw clips.
 
         Args:
-            frames: how many; by default as many as the model was trained on. More are made by extension.
+            frames: how many; by default as many as the model was trained on at this size. More are made by extension.
             label: one for all clips, or one for each; by default none is asked for.
             count: how many clips.
-            options: `text`, and those of `stream`.
+            options: `text`, `size`, and others of `stream`.
 
         Returns:
             `(count, 3, frames, height, width)` in [-1, 1].
 
         Raises:
-            ValueError: for an unknown label or word (the nearest are named) or an option out of range.
+            ValueError: for an unknown label or word (the nearest are named), a size that the model was not trained on,
+                or an option out of range.
         """
         return torch.cat(list(self.stream(frames, label, count, **options)), dim=2)
 
@@ -69,7 +71,9 @@ class Pipeline(Trained):
             ValueError: as for `extend`.
         """
         image = image[None] if image.ndim == 3 else image
-        return self.extend(image.unsqueeze(2), self.frames if frames is None else frames, label, **options)
+        clip = self._clip(image.unsqueeze(2))
+        frames = self.window(self._size_of(clip)) if frames is None else frames
+        return self.extend(clip, frames, label, **options)
 
     def interpolate(self, first: Tensor, last: Tensor, between: int, label: Labels = None, **options: Any) -> Tensor:
         """Join two clips, or pictures, by `between` new frames, which must fit one window with a frame on each side.
@@ -88,7 +92,8 @@ class Pipeline(Trained):
         if len(first) != len(last):
             raise ValueError(f"first holds {len(first)} clips and last {len(last)}: give as many of both")
         if options.get("context") is None:
-            options["context"] = max(1, min(self.sampling.context, (self.frames - between) // 2))
+            window = self.window(self._size_of(first))
+            options["context"] = max(1, min(self.sampling.context, (window - between) // 2))
         draw, context, condition = self._asked(first, between + 2, label, **options)
         made = edit.interpolate(draw, self.codec, first, last, between, context, condition)
         return torch.cat([first, made.to(first), last.to(first.device)], dim=2)
@@ -103,7 +108,7 @@ class Pipeline(Trained):
             ValueError: as for `interpolate`.
         """
         clip = self._clip(clip)
-        between = self.frames // 2 if between is None else between
+        between = self.window(self._size_of(clip)) // 2 if between is None else between
         return self.interpolate(clip, clip, between, label, **options)[:, :, : -clip.shape[2]]
 
     def inpaint(self, clip: Tensor, mask: Tensor, label: Labels = None, **options: Any) -> Tensor:
@@ -131,7 +136,8 @@ class Pipeline(Trained):
             ValueError: a box that is empty or leaves the frame; as for `inpaint`.
         """
         top, left, bottom, right = box
-        kept = known.box(self.size, self.size, top=top, left=left, bottom=bottom, right=right)
+        height, width = self._size_of(self._clip(clip))
+        kept = known.box(height, width, top=top, left=left, bottom=bottom, right=right)
         return self.inpaint(clip, ~kept, label, **options)
 
     def edit(self, clip: Tensor, strength: float, label: Labels = None, **options: Any) -> Tensor:
@@ -204,14 +210,21 @@ class Pipeline(Trained):
         Yields:
             `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
         """
-        small, factor, detail = self.small, self.lowres.factor, self.detail
+        assert self.small  # raises for a run that enlarges nothing
+        factor, detail = self.lowres.factor, self.detail
         assert detail is not None  # as in every run with a factor
         level = self.lowres.level if level is None else level
         if not 0 <= level <= self.lowres.noise:
             raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
-        draw, context = self._draw(**options), self._context(context, self.frames)
-        clips = (self._clip(part, small) for part in parts)
-        yield from edit.upscale(draw, self.codec, clips, factor, detail, level, context, self._told(label, count, text))
+        clips = (self._clip(part, factor) for part in parts)
+        first = next(clips, None)
+        if first is None:
+            return
+        height, width = self._size_of(first)
+        window = self.window((factor * height, factor * width))
+        draw, context = self._draw(window, **options), self._context(context, window, window)
+        told = self._told(label, count, text)
+        yield from edit.upscale(draw, self.codec, chain([first], clips), factor, detail, level, context, told)
 
     @torch.no_grad()
     def stream(
@@ -221,6 +234,7 @@ class Pipeline(Trained):
         count: int = 1,
         *,
         text: Texts = None,
+        size: tuple[int, int] | None = None,
         clip: Tensor | None = None,
         backwards: bool = False,
         context: int | None = None,
@@ -231,6 +245,7 @@ class Pipeline(Trained):
 
         Args:
             text: what to show, in words: one for all clips, or one for each; by default none is asked for.
+            size: height and width in pixels, one of those in `buckets`; by default that of the first.
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
@@ -249,18 +264,22 @@ class Pipeline(Trained):
         Yields:
             `(b, 3, n, h, w)` in [-1, 1].
         """
-        context = self._context(context, 2 if clip is not None else frames or 1)
+        if clip is not None:
+            clip = self._clip(clip)
+            if size is not None and tuple(size) != self._size_of(clip):
+                raise ValueError(f"size is {size}, but the clip has {self._size_of(clip)}: leave out size")
+        window = self.window(size if clip is None else self._size_of(clip))
+        context = self._context(context, 2 if clip is not None else frames or 1, window)
         how = self._strategy(strategy, options.get("history"))
-        draw = self._draw(**options)
+        draw = self._draw(window, **options)
         if clip is None:
-            frames = self.frames if frames is None else frames
+            frames = window if frames is None else frames
             if frames < 1 or count < 1:
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
             condition = self.condition(label, count, text)
-            size = (self.size, self.size)
+            size = self.buckets[0].size if size is None else size
             yield from edit.generate(draw, self.codec, frames, size, context, condition, count, how)
             return
-        clip = self._clip(clip)
         if frames is None or frames <= clip.shape[2]:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
         new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)

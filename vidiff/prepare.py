@@ -1,11 +1,11 @@
-"""What the stages of a training share: indexes, latent caches, data sets, and the run's own records."""
+"""What the stages of a training share: indexes, latent caches, and the run's own records."""
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from vidiff.codec import Codec, VAECodec
 from vidiff.config import dump, load
+from vidiff.data.buckets import Bucket, assign
 from vidiff.data.cache import LatentCache
-from vidiff.data.captions import Captioned, read_captions
-from vidiff.data.clips import ClipDataset, Strides, make_loader
+from vidiff.data.captions import read_captions
 from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
-from vidiff.data.latents import LatentDataset
-from vidiff.data.order import Order
+from vidiff.data.listed import LIST_SUFFIXES
+from vidiff.data.options import BucketConfig
 from vidiff.data.plain import read_json
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
@@ -31,13 +31,10 @@ from vidiff.data.stale import stale
 from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.recipe import ClassifierRun, DataConfig, DiffusionRun, LatentRun, RunConfig
+from vidiff.recipe import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.resize import enlarge, shrink
 from vidiff.run import load_codec
-from vidiff.text import TextEncoder, encode_captions
-
-Samples = ClipDataset | LatentDataset | Captioned
-Batches = Callable[[int], Iterable[dict[str, Tensor]]]
+from vidiff.text import TextEncoder
 
 NETWORKS = ("unet", "vae", "text", "classifier")
 # what may change while a model is trained
@@ -47,36 +44,83 @@ FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier
 def make_index(config: RunConfig, split: str) -> Index:
     """The clips of a split. The shapes set is drawn first where a config wants it and it is not there."""
     data = config.data
-    folder = Path(config.runs) / "index"  # shared by all runs on the same data
-    with one_at_a_time(folder):
+    with one_at_a_time(Path(config.runs) / "index"):
         layout = data.layout
         if layout == "shapes":
             layout = "folders"
             if data.shapes or not (Path(data.root) / "spec.json").is_file():
                 make_shapes(data.root, ShapesSpec(**data.shapes))
-        return build_index(
-            data.root,
-            layout=layout,
-            split=split,
-            fold=data.fold,
-            limit=data.limit,
-            max_broken=data.max_broken,
-            cache=folder / f"{name_of(data.root)}-{split}.jsonl",
-            patience=data.patience,
-            quarantine=Quarantine(quarantine_list(Path(config.runs))),
-            records=folder / name_of(data.root) / "index.jsonl",
-            copies=copies_of(Path(config.runs), data.remote_cache_gb),
-        )
+        return _index(config, data.root, layout, split, data.fps)
+
+
+def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
+    """The pictures to train on beside clips with these labels; one whose label no clip has, has none."""
+    root = config.data.images
+    if not root:
+        return None
+    with one_at_a_time(Path(config.runs) / "index"):
+        layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
+        found = _index(config, root, layout, config.data.split)
+    numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
+    files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in found.files]
+    return replace(found, files=files, labels=labels)
+
+
+def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0.0) -> Index:
+    data, folder = config.data, Path(config.runs) / "index"  # shared by all runs on the same data
+    return build_index(
+        root,
+        layout=layout,
+        split=split,
+        fold=data.fold,
+        limit=data.limit,
+        max_broken=data.max_broken,
+        cache=folder / f"{name_of(root)}-{split}.jsonl",
+        patience=data.patience,
+        quarantine=Quarantine(quarantine_list(Path(config.runs))),
+        records=folder / name_of(root) / "index.jsonl",
+        copies=copies_of(Path(config.runs), data.remote_cache_gb),
+        fps=fps,
+    )
+
+
+def buckets_of(config: RunConfig, index: Index, pictures: bool = False) -> list[Bucket]:
+    """The bucket of each file of an index; of pictures, with the sizes of the clips' buckets."""
+    plan, stride = config.data.plan(), config.data.stride[0]
+    if pictures:
+        plan, stride = list(dict.fromkeys(bucket.picture for bucket in plan)), 1
+    return assign(((file.frames, file.height, file.width) for file in index.files), plan, stride)
+
+
+def keep_filled(config: RunConfig, index: Index) -> None:
+    """Leave out buckets to which no training clip goes, so that the config tells what the model has seen."""
+    data = config.data
+    if not data.buckets:
+        return
+    found = zip(index.files, buckets_of(config, index), strict=True)
+    filled = {bucket for file, bucket in found if file.frames > (bucket.frames - 1) * data.stride[0]}
+    for bucket in data.plan():
+        if bucket not in filled:
+            tqdm.write(f"no clip goes to the bucket of {bucket}: it is left out")
+    data.buckets = [BucketConfig(b.frames, [*b.size]) for b in data.plan() if b in filled] or data.buckets
 
 
 def plan_latents(
-    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, split: str, of: str = "video"
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    of: str = "video",
+    pictures: bool = False,
 ) -> Plan:
     """What of an index is cached, and how.
 
     Args:
         key: hash of the codec.
         split: name of what the index holds.
+        pictures: whether these are the pictures beside the clips of the split.
         of: "video", the clips; "lowres", the clips shrunk by `lowres.factor` and enlarged again; or "detail", the
             latents of the one less those of the other, which is what a super-resolution model makes.
     """
@@ -87,9 +131,9 @@ def plan_latents(
         made_of["factor"] = config.lowres.factor
     return Plan(
         index,
-        [(data.size, data.size)] * len(index.files),
+        [bucket.size for bucket in buckets_of(config, index, pictures)],
         made_of,
-        of=f"{Path(data.root).resolve()} {split} {of}",
+        of=f"{Path(data.images if pictures else data.root).resolve()} {split} {of}",
         crops=data.crops,
         flips=data.flip,
         dtype=data.latent_dtype,
@@ -150,10 +194,18 @@ def encode_plan(
 
 
 def cache_latents(
-    config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, split: str, of: str = "video"
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    of: str = "video",
+    pictures: bool = False,
 ) -> LatentCache:
     """Latents of an index, encoded first if they are not cached, and checked. Arguments as of `plan_latents`."""
-    folder = encode_plan(config, codec, plan_latents(config, codec, key, index, precision, split, of), check=True)
+    plan = plan_latents(config, codec, key, index, precision, split, of, pictures)
+    folder = encode_plan(config, codec, plan, check=True)
     assert folder is not None
     return LatentCache(folder)
 
@@ -161,18 +213,6 @@ def cache_latents(
 def captions_of(config: RunConfig, index: Index) -> list[str]:
     """The caption of each clip of an index."""
     return read_captions(index.root, [file.path for file in index.files], config.data.captions)
-
-
-def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Samples:
-    """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
-    if encoder is None:
-        return dataset
-    captions = captions_of(config, index)
-    each = sorted(set(captions))
-    folder = Path(config.runs) / "latents"
-    with one_at_a_time(folder):
-        text, mask = encode_captions(encoder, each, folder)
-    return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
 
 
 def resolve(config: LatentRun, codec: Codec, index: Index, encoder: TextEncoder | None = None) -> None:
@@ -252,26 +292,6 @@ def record(config: RunConfig, given: str) -> None:
         (config.folder / "resolved.yaml").write_text(dump(config))
 
 
-def clip_dataset(config: RunConfig, index: Index) -> ClipDataset:
-    """Random clips of pixels."""
-    data = config.data
-    return ClipDataset(
-        index,
-        data.frames,
-        data.size,
-        strides(data),
-        data.flip,
-        config.train.seed,
-        data.max_broken,
-        data.patience,
-        Quarantine(quarantine_list(Path(config.runs))),
-    )
-
-
-def strides(data: DataConfig) -> Strides:
-    return Strides(data.stride[0], data.stride[1], data.least_stride)
-
-
 @dataclass(frozen=True)
 class Latents:
     """What a model learns of one split, as it is cached.
@@ -306,43 +326,18 @@ def kinds(config: LatentRun) -> list[str]:
     return ["detail", "lowres"] if isinstance(config, DiffusionRun) and config.lowres.factor else ["video"]
 
 
-def make_latents(config: LatentRun, codec: Codec, key: str, index: Index, precision: Precision, split: str) -> Latents:
+def make_latents(
+    config: LatentRun,
+    codec: Codec,
+    key: str,
+    index: Index,
+    precision: Precision,
+    split: str,
+    pictures: bool = False,
+) -> Latents:
     """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
-    found = [cache_latents(config, codec, key, index, precision, split, of) for of in kinds(config)]
+    found = [cache_latents(config, codec, key, index, precision, split, of, pictures) for of in kinds(config)]
     return Latents(*found) if len(found) == 2 else Latents(found[0], None)
-
-
-def latent_dataset(config: LatentRun, of: Latents, moments: Latents) -> LatentDataset:
-    """Random windows of cached latents, normalised by the statistics of `moments`, the training split."""
-    data = config.data
-    return LatentDataset(
-        of.content,
-        data.frames,
-        strides(data),
-        config.train.seed,
-        moments.moments,
-        of.lowres,
-        moments.codec_moments,
-    )
-
-
-def batches(config: RunConfig, dataset: Samples) -> Batches:
-    """This process's batches of a data set, without end, from a given sample of the order on."""
-
-    def make(start: int) -> Iterable[dict[str, Tensor]]:
-        with processes(config.device) as group:
-            part = config.batch // config.train.accumulate
-            order = Order(len(dataset), part, config.train.seed, group.rank, group.world, start)
-            return make_loader(dataset, order, config.data.workers)
-
-    return make
-
-
-def first_batch(config: RunConfig, dataset: Samples, count: int) -> dict[str, Tensor]:
-    """`count` samples to validate on, the same ones each time and in every process."""
-    keys = next(iter(Order(len(dataset), count, config.train.seed)))
-    workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
-    return next(iter(make_loader(dataset, [keys], workers)))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,8 @@ import yaml
 from omegaconf import MISSING
 
 from vidiff.codec import Codec, Identity, VAECodec
-from vidiff.data.captions import SOURCES
-from vidiff.data.find import LAYOUTS
-from vidiff.data.latent_shard import DTYPES
+from vidiff.data.options import DataConfig
 from vidiff.data.plain import check_yaml
-from vidiff.data.root import GIGABYTES
-from vidiff.data.shapes import ShapesSpec
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
@@ -37,34 +33,6 @@ from vidiff.text import TEXTS, TextEncoder
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says which value, what is expected, and where it stands."""
-
-
-@dataclass
-class DataConfig:
-    """Which clips, and what a model sees of them."""
-
-    # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
-    root: str = MISSING
-    remote_cache_gb: float = GIGABYTES  # copies of remote files in runs/remote; those used longest ago are removed
-    # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
-    layout: str = "auto"
-    shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
-    captions: str = "auto"  # for a model with text: jsonl, txt (or within the tars) or csv, as they lie in `root`
-    split: str = "train"
-    test_split: str = "test"
-    fold: int = 1  # of UCF-101's three train/test lists
-    size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
-    frames: int = 16  # of a clip
-    stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
-    least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
-    flip: bool = False  # mirror half of the clips; off where left and right mean something
-    crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
-    latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
-    shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
-    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
-    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
-    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
-    workers: int = 2  # processes that load clips
 
 
 @dataclass
@@ -99,13 +67,14 @@ class LowresConfig:
     noise: float = 0.1  # largest time to which the low-resolution video is noised in training
     level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
 
-    def check(self, size: int) -> None:
-        """Raises ConfigError for values that do not go together, or with frames of `size` pixels."""
-        if self.factor < 0 or self.factor == 1 or (self.factor and size % self.factor):
-            raise ConfigError(
-                f"lowres.factor is {self.factor}; give 2 or more, such that it divides data.size, which is {size}, or "
-                "0 for a model that makes clips by itself"
-            )
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for values that do not go together, or with the sizes of clips."""
+        for name, side in data.sides():
+            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
+                raise ConfigError(
+                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
+                    "0 for a model that makes clips by itself"
+                )
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
         if not 0 <= self.level <= self.noise:
@@ -133,39 +102,13 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ConfigError for values that do not go together."""
-        data = self.data
-        if data.layout not in LAYOUTS:
-            raise ConfigError(f"data.layout is {data.layout!r}; choose {', '.join(LAYOUTS)}")
-        if not 0 < data.remote_cache_gb < float("inf"):
-            raise ConfigError(f"data.remote_cache_gb is {data.remote_cache_gb}; give gigabytes above 0, such as 50")
-        if data.captions not in SOURCES:
-            raise ConfigError(f"data.captions is {data.captions!r}; choose {', '.join(SOURCES)}")
-        counts = {"batch": self.batch, "data.frames": data.frames, "data.size": data.size, "data.crops": data.crops}
-        for key, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"{key} is {value}; give 1 or more")
-        if data.latent_dtype not in DTYPES:
-            raise ConfigError(f"data.latent_dtype is {data.latent_dtype!r}; choose {', '.join(DTYPES)}")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; give 1 or more")
         if self.batch % self.train.accumulate:
             raise ConfigError(
                 f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"
             )
-        if len(data.stride) != 2 or not 1 <= data.stride[0] <= data.stride[1]:
-            raise ConfigError(f"data.stride is {data.stride}; give the least and the most, such as [1, 4]")
-        for key in ("workers", "limit"):
-            if getattr(data, key) < 0:
-                raise ConfigError(f"data.{key} is {getattr(data, key)}; give 0 or more")
-        try:
-            ShapesSpec(**data.shapes)
-        except TypeError:
-            raise ConfigError(f"data.shapes is {data.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
-        if not 0 < data.shard_mb < float("inf"):
-            raise ConfigError(f"data.shard_mb is {data.shard_mb}; give megabytes above 0, such as 64")
-        if not data.patience > 0:
-            raise ConfigError(f"data.patience is {data.patience}; give seconds above 0, such as 60")
-        for key in ("max_broken", "least_stride"):
-            if not 0 <= getattr(data, key) <= 1:
-                raise ConfigError(f"data.{key} is {getattr(data, key)}; give a fraction from 0 to 1")
+        self.data.check()
 
 
 @dataclass
@@ -191,15 +134,15 @@ class VAERun(RunConfig):
                     "step: set one of them off"
                 )
             least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
-            if self.data.size < least:
+            name, side = min(self.data.sides(), key=lambda each: each[1])
+            if side < least:
                 raise ConfigError(
-                    f"data.size is {self.data.size}; a discriminator of {self.loss.discriminator_levels} levels needs "
-                    f"{least}: lower loss.discriminator_levels"
+                    f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "
+                    "lower loss.discriminator_levels"
                 )
-        if self.data.size % self.vae.factor:
-            raise ConfigError(
-                f"data.size is {self.data.size}; the autoencoder shrinks by {self.vae.factor}: it must divide"
-            )
+        for name, side in self.data.sides():
+            if side % self.vae.factor:
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
 
 
 @dataclass
@@ -228,19 +171,25 @@ class LatentRun(RunConfig):
                 "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
             )
         build_schedule(self)
+        if self.data.jitter or max(self.data.zoom) > 1:
+            raise ConfigError(
+                f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
+                "frames as they are: leave both to the autoencoder's own config"
+            )
         if self.codec.name == "identity":
             self.check_size(1)
 
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
-        size, levels = self.data.size, self.levels
+        levels = self.levels
         needed = factor * self.patch * 2 ** (levels - 1)
-        if size % needed:
-            patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
-            raise ConfigError(
-                f"data.size is {size}; the codec shrinks by {factor}{patches} and {levels} levels of the network halve "
-                f"{levels - 1} times: give a multiple of {needed}"
-            )
+        for name, side in self.data.sides():
+            if side % needed:
+                patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+                raise ConfigError(
+                    f"{name} is {side}; the codec shrinks by {factor}{patches} and {levels} levels of the network "
+                    f"halve {levels - 1} times: give a multiple of {needed}"
+                )
 
 
 @dataclass
@@ -268,7 +217,7 @@ class DiffusionRun(LatentRun):
     def check(self) -> None:
         self.unet.validate()
         super().check()
-        self.lowres.check(self.data.size)
+        self.lowres.check(self.data)
         if self.lowres.factor and self.objective != "denoising":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
@@ -290,10 +239,10 @@ class DiffusionRun(LatentRun):
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
         if self.sampling.lag < 0:
             raise ConfigError(f"sampling.lag is {self.sampling.lag}; give 0 or more steps")
-        if not 1 <= self.sampling.context < self.data.frames and self.data.frames > 1:
-            raise ConfigError(
-                f"sampling.context is {self.sampling.context}; give 1 to {self.data.frames - 1}, less than data.frames"
-            )
+        frames = self.data.plan()[0].frames
+        if not 1 <= self.sampling.context < frames and frames > 1:
+            less = "the first bucket's frames" if self.data.buckets else "data.frames"
+            raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
 
 
 @dataclass
@@ -313,6 +262,10 @@ class ClassifierRun(LatentRun):
         super().check()
         if not 0 < self.scale < float("inf"):
             raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.data.images:
+            raise ConfigError(
+                f"data.images is {self.data.images!r}, but a classifier is trained on clips: leave it out"
+            )
         if self.schedule.get("name") == "learned":
             raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
         choose("loss.times", self.loss.times, TIMES)

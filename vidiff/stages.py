@@ -7,6 +7,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ import torch
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.index import Index
+from vidiff.data.joint import JointClips, JointLatents
 from vidiff.data.video import grid, write_video
+from vidiff.datasets import Samples, batches, clip_dataset, first_batches, latent_dataset, with_text
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
@@ -28,23 +31,19 @@ from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline import Pipeline
 from vidiff.prepare import (
     Latents,
-    Samples,
-    batches,
     captions_of,
-    clip_dataset,
     encode_plan,
-    first_batch,
+    keep_filled,
     kinds,
-    latent_dataset,
     make_index,
     make_latents,
+    make_pictures,
     one_at_a_time,
     plan_latents,
     record,
     refuse_another_model,
     resolve,
     same_codec,
-    with_text,
 )
 from vidiff.recipe import (
     ClassifierRun,
@@ -87,12 +86,13 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
 def train_vae(config: VAERun, given: str) -> None:
     """Train an autoencoder."""
     refuse_another_model(config)
-    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    index, held_out = find_clips(config)
+    pictures = make_pictures(config, index.labels)
     record(config, given)
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_vae_objective(config)
     begin_vae(config, objective.network)
-    test = first_batch(config, clip_dataset(config, held_out), 16)["video"]
+    test = first_batches(config, clip_dataset(config, held_out), 16)[0]["video"]
 
     def validate(step: int) -> dict[str, float]:
         device = next(objective.parameters()).device
@@ -105,16 +105,22 @@ def train_vae(config: VAERun, given: str) -> None:
         pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (-1, test.shape[2])).transpose(1, 2)
         write_video(config.folder / "samples" / f"step-{step:07d}.mp4", pairs, fps=2)
 
-    fit_run(config, objective, clip_dataset(config, index), validate, sample, index=index)
+    clips = clip_dataset(config, index, changed=True)
+    dataset: Samples = clips
+    if pictures is not None:
+        shown = clip_dataset(config, pictures, changed=True, pictures=True)
+        dataset = JointClips(clips, shown, config.data.images_share)
+    fit_run(config, objective, dataset, validate, sample, indexes=[index, pictures])
 
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     """Train a diffusion model, after whatever it depends on."""
-    index, held_out, codec, seen, unseen = prepare_latents(config, folder)
+    found = prepare_latents(config, folder)
+    index, codec, seen = found.index, found.codec, found.seen
     encoder, captions = build_text(config.text) if config.text else None, list[str]()
     if encoder is not None:
         captions = captions_of(config, index)
-        encoder.learn(captions)
+        encoder.learn([*captions, *(captions_of(config, found.pictures) if found.pictures else [])])
     resolve(config, codec, index, encoder)
     refuse_another_model(config, codec, encoder)
     record(config, given)
@@ -145,42 +151,48 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         lowres=config.lowres,
         detail=seen.detail,
         longest=config.data.stride[1],
+        buckets=config.data.drawn(),
     )
-    dataset = with_text(config, latent_dataset(config, seen, seen), encoder, index)
-    held = with_text(config, latent_dataset(config, unseen, seen), encoder, held_out)
-    test = first_batch(config, held, 16)
+    clips = with_text(config, latent_dataset(config, index, seen, seen), encoder, index)
+    dataset: Samples = clips
+    if found.pictures is not None and found.shown is not None:
+        pictures = latent_dataset(config, found.pictures, found.shown, seen, pictures=True)
+        shown = with_text(config, pictures, encoder, found.pictures)
+        dataset = JointLatents(clips, shown, len(index.files), config.data.images_share)
+    held = with_text(config, latent_dataset(config, found.held_out, found.unseen, seen), encoder, found.held_out)
+    tests = first_batches(config, held, 16)
     prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
-    clips = first_batch(config, clip_dataset(config, held_out), config.sampling.count)["video"]
+    real = first_batches(config, clip_dataset(config, found.held_out), config.sampling.count)[0]["video"]
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
-        batch = {name: value.to(pipeline.device) for name, value in test.items()}
-        scores = objective(batch)
-        return {"val/loss": float(scores["loss"])}
+        batches = [{name: value.to(pipeline.device) for name, value in test.items()} for test in tests]
+        return {"val/loss": statistics.fmean(float(objective(batch)["loss"]) for batch in batches)}
 
     def sample(step: int) -> None:
-        count, frames = config.sampling.count, config.data.frames
+        count = config.sampling.count
         path = config.folder / "samples" / f"step-{step:07d}.mp4"
         if factor := config.lowres.factor:
-            small = shrink(clips, factor)
-            rows = [enlarge(small, factor), pipeline.upscale(small), clips]  # one below another: bicubic, model, truth
+            small = shrink(real, factor)
+            rows = [enlarge(small, factor), pipeline.upscale(small), real]  # one below another: bicubic, model, truth
             write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)
             return
         labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
         texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
         made = pipeline.generate(label=labels, count=count, text=texts)
         write_video(path, made.cpu(), fps=pipeline.fps)
-        if frames > 1:
-            given = clips[:, :, : config.sampling.context]
-            longer = pipeline.extend(given, frames=2 * frames - config.sampling.context)
+        if (frames := real.shape[2]) > 1:
+            context = min(config.sampling.context, frames - 1)
+            longer = pipeline.extend(real[:, :, :context], frames=2 * frames - context)
             write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, dataset, validate, sample, index=index)
+    fit_run(config, objective, dataset, validate, sample, indexes=[index, found.pictures])
 
 
 def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
     """Train a classifier of noised latents, after whatever it depends on."""
-    index, _, codec, seen, unseen = prepare_latents(config, folder)
+    found = prepare_latents(config, folder)
+    index, codec, seen = found.index, found.codec, found.seen
     resolve(config, codec, index)
     refuse_another_model(config, codec)
     record(config, given)
@@ -190,7 +202,7 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_classifier(config)
-    test = first_batch(config, latent_dataset(config, unseen, seen), HELD_OUT)
+    test = first_batches(config, latent_dataset(config, found.held_out, found.unseen, seen), HELD_OUT)[0]
 
     def validate(step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
@@ -198,26 +210,50 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
         scores = objective({name: value.to(device) for name, value in test.items()})
         return {f"val/{key}": float(value) for key, value in scores.items()}
 
-    fit_run(config, objective, latent_dataset(config, seen, seen), validate, index=index)
+    fit_run(config, objective, latent_dataset(config, index, seen, seen), validate, indexes=[index])
 
 
-def prepare_latents(config: LatentRun, folder: Path) -> tuple[Index, Index, Codec, Latents, Latents]:
-    """What a training on latents begins from, made where it is not there: clips, codec and latents.
+def find_clips(config: RunConfig) -> tuple[Index, Index]:
+    """The clips to train on, and those that are held out. Buckets that stay empty are left out of the config."""
+    index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    keep_filled(config, index)
+    return index, held_out
 
-    Returns:
-        the index of the training clips, that of the held-out ones, the codec, and the latents of each index.
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training on latents begins from.
+
+    Attributes:
+        index, seen: the clips to train on, and their latents.
+        held_out, unseen: those that are held out.
+        pictures, shown: pictures to train on besides, if any.
     """
+
+    codec: Codec
+    index: Index
+    seen: Latents
+    held_out: Index
+    unseen: Latents
+    pictures: Index | None
+    shown: Latents | None
+
+
+def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
+    """Clips, codec and latents, made where they are not there."""
     vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
-    splits = config.data.split, config.data.test_split
-    index, held_out = (make_index(config, split) for split in splits)
+    index, held_out = find_clips(config)
+    pictures = make_pictures(config, index.labels)
     codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
     precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+    data, how = config.data, (precision, config.data.split)
     seen, unseen = (
         make_latents(config, codec, key, clips, precision, split)
-        for clips, split in zip((index, held_out), splits, strict=True)
+        for clips, split in ((index, data.split), (held_out, data.test_split))
     )
+    shown = None if pictures is None else make_latents(config, codec, key, pictures, *how, pictures=True)
     codec.set_statistics(*seen.codec_moments)
-    return index, held_out, codec, seen, unseen
+    return Prepared(codec, index, seen, held_out, unseen, pictures, shown)
 
 
 def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[int, int] = (0, 1)) -> list[str]:
@@ -247,15 +283,19 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
     with processes(config.device):
         codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
         precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
-        for split in splits:
-            index = make_index(config, split)
-            for of in kinds(config):
-                plan = plan_latents(config, codec, key, index, precision, split, of)
+        index, held_out = find_clips(config)
+        pictures = make_pictures(config, index.labels)
+        indexes = [(config.data.split, index, False), (config.data.test_split, held_out, False)]
+        indexes += [] if pictures is None else [(config.data.split, pictures, True)]
+        for split, clips, shown in indexes:
+            for of in kinds(config) if split in splits else ():
+                plan = plan_latents(config, codec, key, clips, precision, split, of, shown)
                 found = encode_plan(config, codec, plan, part)
                 place = plan.folder(Path(config.runs) / "latents")
                 there = len(list(place.glob("latents-*.safetensors")))
                 state = "complete" if found else "the others are still to come"
-                lines.append(f"{split} ({of}): {there} of {len(plan.shards())} shards in {place}, {state}")
+                what = "pictures" if shown else split
+                lines.append(f"{what} ({of}): {there} of {len(plan.shards())} shards in {place}, {state}")
     return lines
 
 
@@ -308,9 +348,10 @@ def fit_run(
     validate: Callable[[int], dict[str, float]],
     sample: Callable[[int], None] | None = None,
     *,
-    index: Index,
+    indexes: Sequence[Index | None],
 ) -> None:
-    """Trains on a data set of the clips of `index`."""
+    """Trains on a data set of the files of `indexes`, one after another."""
+    names = [file.path for index in indexes if index for file in index.files]
     fit(
         objective,
         batches(config, dataset),
@@ -321,7 +362,7 @@ def fit_run(
         validate=validate,
         sample=sample,
         title=config.name,
-        name=lambda key: index.files[key].path,
+        name=names.__getitem__,
     )
 
 

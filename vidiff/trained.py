@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec import Codec
+from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.data.plain import read_json
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
@@ -35,8 +36,9 @@ class Trained:
     """A trained model with all that it takes to draw clips from it.
 
     Attributes:
-        frames: of a window, that is, of the clips that the model was trained on.
-        size: height and width in pixels.
+        buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
+        frames: of a window, that is, of the clips of the first bucket.
+        size: height and width of these in pixels; the shorter side, where they differ.
         labels: names of the classes that may be asked for; empty for a model without.
         told: whether the model itself was trained with them; else only the classifier knows them.
         fps: frames a second of the clips that it was trained on, at their least stride.
@@ -69,7 +71,10 @@ class Trained:
         classifier: TrainedClassifier | None = None,
         longest: int | None = None,
         weights: str = "ema",
+        buckets: Sequence[Bucket] = (),
     ) -> None:
+        self.buckets = tuple(buckets) or (Bucket(frames, size, size),)
+        frames, size = self.buckets[0].frames, min(self.buckets[0].size)
         self.device = choose_device(device)
         if classifier is not None:
             if lowres is not None and lowres.factor:
@@ -138,6 +143,7 @@ class Trained:
             classifier=None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
             longest=config.data.stride[1],
             weights=weights,
+            buckets=config.data.drawn(),
         )
 
     @property
@@ -150,6 +156,30 @@ class Trained:
             )
         return self.size // self.lowres.factor
 
+    def window(self, size: tuple[int, int] | None = None) -> int:
+        """Frames that the model makes at once of clips of `size` (h, w); by default of the first bucket's.
+
+        Raises:
+            ValueError: a size that it was not trained on.
+        """
+        return self.frames if size is None else longest_of(self.buckets, size)
+
+    def nearest(self, height: int, width: int, factor: int = 1) -> tuple[int, int]:
+        """The size to which a clip or picture of any other is to be resized and cropped: of the nearest aspect.
+
+        Args:
+            factor: by which the model is to enlarge it.
+        """
+        return nearest_size(shrunk(self.buckets, factor), height, width)
+
+    def enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a super-resolution model makes of clips of a size. Raises ValueError for one that it does not take."""
+        small, factor = self.small, self.lowres.factor
+        if all(bucket.size != size for bucket in shrunk(self.buckets, factor)):
+            given = "x".join(map(str, dict.fromkeys(size)))
+            raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")
+        return factor * size[0], factor * size[1]
+
     def _asked(
         self,
         clip: Tensor,
@@ -161,10 +191,13 @@ class Trained:
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
         """What every task on `clip` takes, for a result of `frames`."""
-        return self._draw(**options), self._context(context, frames), self.condition(label, len(clip), text)
+        window = self.window(self._size_of(clip))
+        draw, context = self._draw(window, **options), self._context(context, frames, window)
+        return draw, context, self.condition(label, len(clip), text)
 
     def _draw(
         self,
+        window: int,
         *,
         guidance: float | None = None,
         steps: int | None = None,
@@ -176,7 +209,7 @@ class Trained:
         classifier_scale: float | None = None,
         **guide: Any,
     ) -> Draw:
-        """How latents are drawn: each option as `stream` has it, or else by the run's default."""
+        """How windows of latents are drawn: each option as `stream` has it, or else by the run's default."""
         lag = self.sampling.lag if lag is None else lag
         if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
             history = self.sampling.history
@@ -194,7 +227,7 @@ class Trained:
             build_sampler(slot),
             self.sampling.steps if steps is None else steps,
             self.sampling.guidance if guidance is None else guidance,
-            self.frames,
+            window,
             torch.Generator().manual_seed(seed),
             progress,
             lag,
@@ -239,32 +272,42 @@ class Trained:
             )
         return built
 
-    def reach(self, strategy: str | dict[str, Any] | None = None, context: int | None = None) -> int:
+    def reach(
+        self,
+        strategy: str | dict[str, Any] | None = None,
+        context: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> int:
         """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
-        return self._strategy(strategy, None).reach(self._context(context, 2))
+        return self._strategy(strategy, None).reach(self._context(context, 2, self.window(size)))
 
-    def _context(self, context: int | None, frames: int) -> int:
+    def _context(self, context: int | None, frames: int, window: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
-        if self.frames == 1:
+        if window == 1:
             if frames > 1:
                 raise ValueError(
                     "this model was trained on single frames, so it cannot continue a clip: ask for frames=1"
                 )
             return 0
-        context = self.sampling.context if context is None else context
-        if not 1 <= context < self.frames:
-            raise ValueError(
-                f"context is {context}; give 1 to {self.frames - 1}: the model sees {self.frames} frames at once"
-            )
+        if context is None:  # of the run, which is for the first bucket
+            context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
+        if not 1 <= context < window:
+            raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
         return context
 
-    def _clip(self, clip: Tensor, size: int | None = None) -> Tensor:
-        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter. Raises ValueError for another type, or size than given."""
-        size, video = size or self.size, clip[None] if clip.ndim == 4 else clip
-        if video.ndim != 5 or video.shape[1:2] + video.shape[3:] != (3, size, size) or not video.numel():
-            raise ValueError(
-                f"the clip is {tuple(clip.shape)}; expected (b, 3, f, {size}, {size}): resize it to the model's size"
-            )
+    def _size_of(self, clip: Tensor) -> tuple[int, int]:
+        return clip.shape[-2], clip.shape[-1]
+
+    def _clip(self, clip: Tensor, factor: int = 1) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter.
+
+        Raises ValueError for another type, or a size that is not by `factor` smaller than one of the model's.
+        """
+        video = clip[None] if clip.ndim == 4 else clip
+        sizes = dict.fromkeys(bucket.size for bucket in shrunk(self.buckets, factor))
+        if video.ndim != 5 or video.shape[1] != 3 or self._size_of(video) not in sizes or not video.numel():
+            wanted = " or ".join(f"(b, 3, f, {height}, {width})" for height, width in sizes)
+            raise ValueError(f"the clip is {tuple(clip.shape)}; expected {wanted}: resize it to the model's size")
         if not clip.is_floating_point():
             raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
         return video

@@ -22,7 +22,8 @@ class TrainedClassifier:
     Attributes:
         network: `(x, log_snr, condition) -> (b, labels)` logits, as `ClassifierGuidance` calls it.
         labels: names of its classes.
-        frames, size: of the clips that it was trained on; size is height and width in pixels.
+        frames, size: of the clips that it was trained on, in the first bucket; size is height and width in pixels, the
+            shorter side where they differ.
         scale: by which its gradient guides, unless a call says otherwise.
         name: how messages call it: the run's folder.
     """
@@ -65,7 +66,8 @@ class TrainedClassifier:
         network = network.eval().requires_grad_(False).to(choose_device(device))
         labels = read_json(run / "classifier.json")["labels"]
         codec = load_codec(run / "codec")
-        return cls(network, codec, config.data.frames, config.data.size, labels, config.scale, str(run))
+        first = config.data.plan()[0]
+        return cls(network, codec, first.frames, min(first.size), labels, config.scale, str(run))
 
     def check(self, codec: Codec, frames: int, size: int, labels: Sequence[str]) -> None:
         """Refuse a model that it was not trained for; one without labels takes those of the classifier.

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from videos import number_of, write_numbered
 
-from vidiff.data.clips import ClipDataset, Strides, draw_window, fit_size, long_enough, make_loader
+from vidiff.data.clips import (
+    ClipDataset,
+    Strides,
+    change_colours,
+    draw_window,
+    fit_size,
+    long_enough,
+    make_loader,
+    uniform,
+)
 from vidiff.data.index import DataError, Index, VideoFile
 from vidiff.data.order import Order, seeded
 from vidiff.data.video import VideoReader, write_video
@@ -42,26 +51,27 @@ def test_a_window_fits_and_every_one_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size", "expected"),
+    ("given", "size", "expected"),
     [
-        (240, 320, (240, 240), (240, 320)),
-        (240, 320, (128, 128), (128, 171)),
-        (50, 20, (10, 10), (25, 10)),
-        (3, 2, (64, 64), (96, 64)),
-        (240, 320, (120, 240), (180, 240)),
-        (240, 320, (240, 120), (240, 320)),
-        (100, 100, (36, 64), (64, 64)),
+        ((240, 320), (240, 240), (240, 320)),
+        ((240, 320), (128, 128), (128, 171)),
+        ((50, 20), (10, 10), (25, 10)),
+        ((3, 2), (64, 64), (96, 64)),
+        ((240, 320), (48, 80), (60, 80)),
+        ((240, 426), (48, 80), (48, 85)),
+        ((100, 100), (80, 48), (80, 80)),
+        ((240, 320), (120, 240), (180, 240)),
     ],
 )
-def test_a_frame_covers_the_size_asked_for(
-    height: int, width: int, size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert fit_size(height, width, size) == expected
+def test_a_size_is_just_covered(given: tuple[int, int], size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert fit_size(*given, size) == expected
 
 
 def test_files_too_short_are_told() -> None:
     with pytest.warns(UserWarning, match="1 of 3 files in clips are left out: a clip needs 7 frames"):
         assert long_enough([7, 6, 9], 4, 2, "clips") == [0, 2]
+    with pytest.warns(UserWarning, match="1 of 3 files in clips are left out: a clip needs 3 frames"):
+        assert long_enough([5, 5, 4], [3, 5, 5], 1, "clips") == [0, 1]
     with pytest.raises(DataError, match="4 frames at stride 3 needs 10 frames, but the longest file in clips has 9"):
         long_enough([7, 6, 9], 4, 3, "clips")
 
@@ -103,6 +113,90 @@ def test_crop_and_flip_are_of_the_resized_frame(tmp_path: Path) -> None:
         found.update(matches)
     assert {mirrored for _, mirrored in found} == {False, True}
     assert len({left for left, _ in found}) > 8
+
+
+def test_each_file_has_clips_of_its_own_shape(four: Index) -> None:
+    sizes = [(32, 32), (16, 24), (32, 32), (16, 24)]
+    dataset = ClipDataset(four, frames=[4, 4, 4, 3], size=sizes, stride=Strides(1, 2), flip=True)
+    assert dataset.groups == [[0, 2], [1], [3]]
+    plain = ClipDataset(four, frames=4, size=32, stride=Strides(1, 2), flip=True)
+    for epoch in range(3):
+        for place, shape in enumerate([(4, 32, 32), (4, 16, 24), (4, 32, 32), (3, 16, 24)]):
+            clip = dataset[epoch, place]
+            assert clip["video"].shape == (3, *shape)
+            assert number_of(clip["video"])[0] + (shape[0] - 1) * int(clip["stride"]) < four.files[place].frames
+        assert torch.equal(dataset[epoch, 2]["video"], plain[epoch, 2]["video"])
+
+
+@pytest.mark.faults
+def test_a_broken_file_is_replaced_by_one_of_its_group(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [8, 8, 8, 8, 8])
+    dataset = ClipDataset(index, frames=4, size=[(32, 32), (16, 24)] * 2 + [(32, 32)], max_broken=0.5)
+    (tmp_path / "2.mp4").unlink()
+    (tmp_path / "1.mp4").unlink()
+    with pytest.warns(UserWarning, match="no such file"):
+        assert {int(dataset[epoch, 2]["key"]) for epoch in range(12)} == {0, 4}
+        assert {int(dataset[epoch, 1]["key"]) for epoch in range(3)} == {3}
+    (tmp_path / "3.mp4").unlink()
+    dataset = ClipDataset(index, frames=4, size=[(32, 32), (16, 24)] * 2 + [(32, 32)], max_broken=0.5)
+    with (
+        pytest.warns(UserWarning, match="no such file"),
+        pytest.raises(DataError, match=r"2 of 5 files failed to decode, all with clips of one shape; the last was"),
+    ):
+        dataset[0, 1]
+
+
+def test_colours_change_by_their_closed_form() -> None:
+    video = torch.rand(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 0.8 - 0.4
+    generator, state = seeded(7), seeded(7).get_state()
+    assert change_colours(video, 0.0, generator) is video
+    assert torch.equal(generator.get_state(), state), "nothing is drawn"
+    found = change_colours(video, 0.2, generator)
+    again = seeded(7)
+    factors = [0.8 + 0.4 * float(torch.rand((), generator=again)) for _ in range(3)]
+    light = (video.double() + 1) / 2 * factors[0]
+    grey = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
+    light = grey.mean() + factors[1] * (light - grey.mean())  # within [0, 1] for these values
+    grey = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
+    expected = (grey + factors[2] * (light - grey)) * 2 - 1
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
+    assert expected.abs().max() < 1
+    bright = change_colours(torch.ones(3, 2, 4, 4), 1.0, seeded(1))
+    assert bright.max() <= 1 and bright.min() >= -1
+    grey = torch.linspace(-1, 1, 32).expand(3, 2, 4, 32)
+    assert torch.allclose(*change_colours(grey, 0.5, seeded(3))[:2], atol=1e-6), "grey stays grey"
+
+
+def test_a_clip_changes_as_a_whole_and_after_all_else_is_drawn(four: Index) -> None:
+    plain, changed = (ClipDataset(four, frames=4, size=32, flip=True, jitter=jitter) for jitter in (0.0, 0.4))
+    ratios = set()
+    for epoch in range(6):
+        one, other = plain[epoch, 1], changed[epoch, 1]
+        assert {int(one[name]) == int(other[name]) for name in ("key", "stride", "label")} == {True}
+        light, new = ((clip["video"].mean((0, 2, 3)) + 1) / 2 for clip in (one, other))  # of each frame
+        middle = light.mean()
+        # grey frames: brightness and contrast alone, the same for all frames
+        slope = (new[3] - new[0]) / (light[3] - light[0])
+        torch.testing.assert_close(new - new.mean(), slope * (light - middle), atol=2e-3, rtol=0)
+        ratios.add(round(float(new.mean() / middle), 3))
+    assert len(ratios) > 4 and all(0.6 <= ratio <= 1.4 for ratio in ratios)
+
+
+def test_zoomed_frames_are_cropped_to_the_size(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [3], height=64, width=96)
+    write_video(tmp_path / "0.mp4", torch.linspace(-1, 1, 96).expand(3, 3, 64, 96))
+    dataset = ClipDataset(index, frames=3, size=32, zoom=(1.0, 2.0))
+    slopes = []
+    for epoch in range(40):
+        video = dataset[epoch, 0]["video"]
+        assert video.shape == (3, 3, 32, 32)
+        slopes.append(float(video[..., 4:-4].diff(dim=-1).mean()))
+    # over the whole width, 48 to 96 columns, brightness rises by 2
+    assert 2 / 96 - 0.002 < min(slopes) < 0.024 and 0.036 < max(slopes) < 2 / 48 + 0.002
+    assert uniform(1.0, 1.0, seeded(0)) == 1.0
+    generator = seeded(0)
+    uniform(1.0, 1.0, generator)
+    assert torch.equal(generator.get_state(), seeded(0).get_state()), "nothing is drawn"
 
 
 def batches(index: Index, workers: int, count: int, start: int = 0) -> list[dict[str, Tensor]]:

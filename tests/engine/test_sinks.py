@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +36,7 @@ def test_tensorboard(tiny, tmp_path: Path) -> None:
 
     given = {"log": ["tensorboard"], "sample_every": 2, "validate_every": 2, "callbacks": sampler(tmp_path)}
     tiny.train(tmp_path, steps=5, checkpoint_every=2, **given)
-    for name in ("step-0000004", "step-0000005"):  # as a kill before the next save leaves it
-        path = tmp_path / "checkpoints" / name
-        if name == "step-0000005":
-            for file in sorted(path.rglob("*"), reverse=True):
-                file.unlink() if file.is_file() else file.rmdir()
-            path.rmdir()
-    (tmp_path / "checkpoints" / "latest").write_text("step-0000004\n")
+    shutil.rmtree(tmp_path / "checkpoints" / "step-0000005")  # as a kill before that save leaves it
     tiny.train(tmp_path, steps=6, **given)
     found = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -55,19 +52,31 @@ def test_tensorboard(tiny, tmp_path: Path) -> None:
     assert (first.step, first.width, first.height) == (2, 32, 16)
 
 
+def records(data: bytes) -> Iterator[bytes]:
+    """Of a .wandb file: seven bytes, then LevelDB's log, blocks of 32 KiB of pieces (checksum, length, kind)."""
+    place, whole = 7, b""
+    while place + 7 <= len(data):
+        if (1 << 15) - place % (1 << 15) < 7:
+            place += -place % (1 << 15)
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole one, or its last piece
+            yield whole
+            whole = b""
+
+
 def test_wandb_offline(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Read back from the file that it would send."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     given = {"log": ["wandb"], "sample_every": 2, "callbacks": sampler(tmp_path)}
     tiny.train(tmp_path, steps=4, **given)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
     logged: dict[int, dict[str, object]] = {}
-    while data := store.scan_data():
+    for data in records(file.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         if record.HasField("history"):

@@ -142,3 +142,21 @@ def test_a_task_of_no_weight_changes_nothing_of_the_others() -> None:
 def test_bad_options_are_named(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tasks(**wrong)
+
+
+def test_a_single_frame_is_only_generated() -> None:
+    weights = dict.fromkeys(Tasks.NAMES, 1.0)
+    torch.manual_seed(1)
+    drawn = draw_known(Tasks(**weights), torch.Size((B, 4, 1, 8, 6)), torch.device("cpu"))
+    numbers = {Tasks.NAMES[int(task)] for task in drawn.task}
+    assert numbers == {"generate", "boxes", "clocks"}
+    boxed = drawn.task == Tasks.NAMES.index("boxes")
+    assert not drawn.known[~boxed].any() and drawn.known[boxed].any()
+    assert 0.5 < (drawn.task == 0).double().mean() < 0.9, "five tasks of seven"
+    t = torch.rand(B)
+    plain = Tasks(**{**weights, "boxes": 0.0})
+    drawn = draw_known(plain, torch.Size((B, 4, 1, 8, 6)), torch.device("cpu"))
+    clock, learned = draw_clock(plain, t, drawn)
+    alone = drawn.task == 0
+    risen = (clock.flatten() != t) & alone
+    assert learned[alone].all() and not risen.any(), "there is nothing along which a clock could rise"

@@ -12,12 +12,13 @@ import torch
 from vidiff.codec import Identity, VAECodec
 from vidiff.config import dump, load
 from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_video
+from vidiff.datasets import latent_dataset
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.latents import normalised
 from vidiff.pipeline import Pipeline
-from vidiff.prepare import latent_dataset, make_index, make_latents
+from vidiff.prepare import make_index, make_latents
 from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.resize import enlarge, shrink
 from vidiff.run import save_codec
@@ -89,7 +90,7 @@ def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:
     assert isinstance(found, DiffusionRun)
     index = make_index(found, "train")
     latents = make_latents(found, Identity(), "identity", index, "fp32", "train")
-    drawn = latent_dataset(found, latents, latents).__getitems__([(0, 3)])
+    drawn = latent_dataset(found, index, latents, latents).__getitems__([(0, 3)])
     sample = {name: value[0] for name, value in normalised(drawn).items()}
     clip = read_video(index.path(int(sample["key"])))[None]  # 1 3 12 32 32
     low = enlarge(shrink(clip, 2), 2)[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.index import DataError
-from vidiff.data.latent_shard import DTYPES, Shard, name_of, sha256
+from vidiff.data.latent_shard import DTYPES, Shard, sha256
 from vidiff.data.plain import read_json
 
 
@@ -95,7 +95,7 @@ class LatentCache:
                 shard = self._open[place] = Shard(path)
             except (OSError, ValueError):
                 raise self._damaged(path) from None
-        return shard.window(name_of(number, crop, mirrored), start, frames, stride)
+        return shard.window(number, crop, mirrored, start, frames, stride)
 
     def read(
         self, number: int, start: int, frames: int, stride: int = 1, mirrored: bool = False, crop: int = 0

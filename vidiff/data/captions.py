@@ -135,6 +135,9 @@ def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
 class Captioned(Dataset[Sample]):
     """A data set of cached clips with the text of each beside it, as "text" and "text_mask".
 
+    Attributes:
+        groups: as of the clips.
+
     Args:
         clips: gives batches by `__getitems__`; they have "key", the numbers of the files in the index.
         text, mask: as an encoder of `vidiff.text` makes them.
@@ -143,6 +146,7 @@ class Captioned(Dataset[Sample]):
 
     def __init__(self, clips: LatentDataset, text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
         self.clips, self.text, self.mask, self.rows = clips, text, mask, torch.tensor(rows)
+        self.groups = clips.groups
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -16,12 +16,13 @@ from vidiff.data.video import VideoReader, to_float
 
 
 class Chunk(NamedTuple):
-    """Frames start to stop of a file, resized to `size` (h, w)."""
+    """Frames start to stop of a file, seen at `fps` (0: its own frames), resized to `size` (h, w)."""
 
     path: Path
     start: int
     stop: int
     size: tuple[int, int] | None
+    fps: float = 0.0
 
 
 class ChunkReader:
@@ -43,13 +44,15 @@ class ChunkReader:
             self._helper.end()
             self._helper = None
 
-    def read(self, path: Path, frames: int, chunk: int, size: tuple[int, int] | None) -> Generator[Tensor, None, None]:
-        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`.
+    def read(
+        self, path: Path, frames: int, chunk: int, size: tuple[int, int] | None, fps: float = 0.0
+    ) -> Generator[Tensor, None, None]:
+        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`; `fps` as of `VideoReader`.
 
         Raises VideoError where it does not decode, or its decoder hangs or crashes; Unreachable where it is elsewhere
         and cannot be fetched now.
         """
-        chunks = [Chunk(path, start, min(start + chunk, frames), size) for start in range(0, frames, chunk)]
+        chunks = [Chunk(path, start, min(start + chunk, frames), size, fps) for start in range(0, frames, chunk)]
         if self._helper is None or not self._helper.alive:
             self._helper = Helper(_Decoding())
         helper = self._helper
@@ -77,12 +80,15 @@ class _Decoding:
     """What the process does: it keeps a file open from chunk to chunk."""
 
     reader: VideoReader | None = None
+    seen: tuple[Path, float] | None = None  # the file and the rate of the reader
 
     def __call__(self, chunk: Chunk) -> np.ndarray | str:
-        if self.reader is None or self.reader.path != chunk.path:
+        seen = chunk.path, chunk.fps
+        if self.reader is None or self.seen != seen:
             if self.reader is not None:
                 self.reader.close()
-            self.reader = VideoReader(chunk.path)
+            self.seen = seen
+            self.reader = VideoReader(chunk.path, chunk.fps)
         try:
             return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
         except VideoError as error:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vidiff.data.buckets import group
 from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError, Index
 from vidiff.data.order import Key, seeded
 from vidiff.data.processes import decoding_processes
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.video import VideoReader
-from vidiff.data.watchdog import Watch, WatchedLoader, start_alarm_clock
+from vidiff.data.watchdog import Watch, Watched, WatchedLoader, start_alarm_clock
 from vidiff.engine.guard import shield_worker
 
 Sample = dict[str, Tensor]
@@ -41,6 +42,11 @@ def draw(low: int, high: int, generator: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """A number from low to high; where they are equal, nothing is drawn."""
+    return low if low == high else low + (high - low) * float(torch.rand((), generator=generator))
+
+
 def draw_window(length: int, frames: int, stride: Strides, generator: torch.Generator) -> tuple[int, int]:
     """Start and stride of a window of `frames` in a file of `length` frames; long strides only where they fit."""
     longest = min(stride.most, (length - 1) // max(frames - 1, 1)) if frames > 1 else stride.most
@@ -50,13 +56,19 @@ def draw_window(length: int, frames: int, stride: Strides, generator: torch.Gene
     return draw(0, length - (frames - 1) * step - 1, generator), step
 
 
-def long_enough(lengths: list[int], frames: int, stride: int, where: str) -> list[int]:
-    """Numbers of the files, given their lengths in frames, that hold a clip. Raises DataError if none does."""
-    needed = (frames - 1) * stride + 1
-    kept = [number for number, length in enumerate(lengths) if length >= needed]
+def long_enough(lengths: list[int], frames: int | Sequence[int], stride: int, where: str) -> list[int]:
+    """Numbers of the files, given their lengths in frames, that hold a clip. Raises DataError if none does.
+
+    Args:
+        frames: of a clip, or of each file's clips.
+    """
+    each = [frames] * len(lengths) if isinstance(frames, int) else frames
+    kept = [number for number, length in enumerate(lengths) if length >= (each[number] - 1) * stride + 1]
+    least = min(each)
+    needed = (least - 1) * stride + 1
     if not kept:
         raise DataError(
-            f"a clip of {frames} frames at stride {stride} needs {needed} frames, but the longest file in {where} has "
+            f"a clip of {least} frames at stride {stride} needs {needed} frames, but the longest file in {where} has "
             f"{max(lengths)}: lower data.frames or data.stride"
         )
     if len(kept) < len(lengths):
@@ -71,42 +83,76 @@ def fit_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     return max(size[0], round(height * scale)), max(size[1], round(width * scale))
 
 
+def change_colours(video: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast and saturation of a whole clip, each times 1 - most to 1 + most, in this order.
+
+    Contrast is about the mean grey of the clip, saturation about the grey of each pixel (ITU-R BT.601), and what leaves
+    the range of pixels is cut off. Where `most` is 0, nothing is drawn.
+
+    Args:
+        video: `(3, f, h, w)` in [-1, 1].
+    """
+    if not most:
+        return video
+    brightness, contrast, saturation = (uniform(1 - most, 1 + most, generator) for _ in range(3))
+    weights = video.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1)
+    light = ((video + 1) / 2 * brightness).clamp(0, 1)
+    middle = (light * weights).sum(0).mean()
+    light = (middle + contrast * (light - middle)).clamp(0, 1)
+    grey = (light * weights).sum(0, keepdim=True)  # 1 f h w
+    return (grey + saturation * (light - grey)).clamp(0, 1) * 2 - 1
+
+
 class ClipDataset(Dataset[Sample]):
     """Random clips of the files of an index: `dataset[epoch, index]`.
 
-    Each is {"video": float32 `(3, frames, size, size)` in [-1, 1], "label": int64, -1 for none, "stride": int64, source
-    frames per clip frame, "key": int64, the file's number in the index}. What is drawn depends on (seed, epoch, index)
-    alone. A file that fails to decode is named once, and another takes its place; so is one whose decoder hangs or
-    crashes in a worker of `make_loader`.
+    Each is {"video": float32 `(3, frames, height, width)` in [-1, 1], "label": int64, -1 for none, "stride": int64,
+    source frames per clip frame, "key": int64, the file's number in the index}. What is drawn depends on (seed, epoch,
+    index) alone. A file that fails to decode is named once, and another with clips of the same shape takes its place;
+    so is one whose decoder hangs or crashes in a worker of `make_loader`.
+
+    Attributes:
+        groups: the indices of clips of equal shape, together.
 
     Args:
-        frames: of a clip.
-        size: height and width in pixels; the decoder resizes the shorter side to it, then a square is cropped.
+        frames: of a clip, or of each file's clips.
+        size: height and width in pixels, or (height, width) of each file's clips; the decoder resizes frames so that
+            they just cover it, then it is cropped.
         stride: source frames per clip frame.
         flip: mirror half of the clips.
         max_broken: fraction of files that may fail before training stops.
+        jitter: change brightness, contrast and saturation of each clip by up to this share.
+        zoom: least and most of a number by which frames are larger than `size` before they are cropped.
         patience: seconds that a worker may take to read a clip before it is killed, and its file left out.
         quarantine: where such a file is listed.
 
     Raises:
-        DataError: if every file is shorter than a clip; while drawing, if too many files have failed.
+        DataError: if every file is shorter than a clip; while drawing, if too many files have failed, or all of a
+            group.
     """
 
     def __init__(
         self,
         index: Index,
-        frames: int,
-        size: int,
+        frames: int | Sequence[int],
+        size: int | Sequence[tuple[int, int]],
         stride: Strides = EVERY,
         flip: bool = False,
         seed: int = 0,
         max_broken: float = 0.05,
         patience: float = 60.0,
         quarantine: Quarantine | None = None,
+        jitter: float = 0.0,
+        zoom: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self.index, self.frames, self.size, self.stride = index, frames, size, stride
-        self.flip, self.seed, self.max_broken = flip, seed, max_broken
+        self.index, self.stride, count = index, stride, len(index.files)
+        self.frames = [frames] * count if isinstance(frames, int) else frames
+        self.sizes = [(size, size)] * count if isinstance(size, int) else size
+        self.flip, self.seed, self.max_broken, self.jitter, self.zoom = flip, seed, max_broken, jitter, zoom
         self.kept = long_enough([f.frames for f in index.files], frames, stride.least, str(index.root))
+        self.groups = group([(self.frames[number], self.sizes[number]) for number in self.kept])
+        self.alike = {self.kept[n]: alike for alike in self.groups for n in alike}  # by number, its group
+        self.first = 0  # the number of the first file among all that a loader watches
         self.failed = torch.zeros(len(index.files), dtype=torch.bool).share_memory_()  # by any loader worker
         self.lost = torch.zeros_like(self.failed).share_memory_()  # of those, not to be opened again
         self.watch, self.quarantine = Watch(patience), quarantine
@@ -116,31 +162,34 @@ class ClipDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         generator = seeded(self.seed, *key)
-        place = key[1]
+        number = self.kept[key[1]]
         while True:
-            number = self.kept[place]
             try:
                 return self.read(number, generator)
             except VideoError as error:
                 self.note_failure(number, error)
-            place = draw(0, len(self.kept) - 1, generator)
+            alike = self.alike[number]
+            number = self.kept[alike[draw(0, len(alike) - 1, generator)]]
 
     def read(self, number: int, generator: torch.Generator) -> Sample:
         """One random clip of one file."""
         file = self.index.files[number]
-        start, step = draw_window(file.frames, self.frames, self.stride, generator)
-        height, width = fit_size(file.height, file.width, (self.size, self.size))
-        top, left = draw(0, height - self.size, generator), draw(0, width - self.size, generator)
+        frames, (tall, wide) = self.frames[number], self.sizes[number]
+        start, step = draw_window(file.frames, frames, self.stride, generator)
+        times = uniform(*self.zoom, generator)
+        height, width = fit_size(file.height, file.width, (round(tall * times), round(wide * times)))
+        top, left = draw(0, height - tall, generator), draw(0, width - wide, generator)
         mirrored = self.flip and draw(0, 1, generator) == 1
         resize = None if (height, width) == (file.height, file.width) else (height, width)
         path = self.index.path(number)
         if self.lost[number]:
             raise VideoError(f"{path}: its decoder hung or crashed")
-        with self.watch.over(number):
-            video = self.decode(path, range(start, start + self.frames * step, step), resize)  # 3 f height width
-        video = video[..., top : top + self.size, left : left + self.size]  # 3 f size size
+        with self.watch.over(self.first + number):
+            video = self.decode(path, range(start, start + frames * step, step), resize)  # 3 f height width
+        video = video[..., top : top + tall, left : left + wide]  # 3 f tall wide
+        video = video.flip(-1) if mirrored else video
         return {
-            "video": (video.flip(-1) if mirrored else video).contiguous(),
+            "video": change_colours(video, self.jitter, generator).contiguous(),
             "label": torch.tensor(file.label),
             "stride": torch.tensor(step),
             "key": torch.tensor(number),
@@ -148,11 +197,12 @@ class ClipDataset(Dataset[Sample]):
 
     def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
         """Frames of a file, `(3, f, h, w)`."""
-        with VideoReader(path) as reader:
+        with VideoReader(path, self.index.fps) as reader:
             return reader.read(indices, size)
 
     def lose(self, number: int, reason: str) -> None:
         """Leave out a file whose decoder ended a worker. Raises DataError once too many files have failed."""
+        number -= self.first
         path = self.index.path(number)
         self.lost[number] = True
         if self.quarantine:
@@ -164,11 +214,12 @@ class ClipDataset(Dataset[Sample]):
         if not self.failed[number]:
             self.failed[number] = True
             warnings.warn(f"another clip is drawn wherever this file's turn comes: {error}", stacklevel=3)
-        failed = int(self.failed.sum())
-        if failed == len(self.kept) or failed > self.max_broken * len(self.kept):
+        failed, alike = int(self.failed.sum()), [self.kept[place] for place in self.alike[number]]
+        many = failed > self.max_broken * len(self.kept)
+        if many or self.failed[alike].all():
+            why = f"more than data.max_broken={self.max_broken} allows" if many else "all with clips of one shape"
             raise DataError(
-                f"{failed} of {len(self.kept)} files failed to decode, more than data.max_broken={self.max_broken} "
-                f"allows; the last was {error}"
+                f"{failed} of {len(self.kept)} files failed to decode, {why}; the last was {error}"
             ) from None
 
 
@@ -177,7 +228,7 @@ def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: i
     itself that has `__getitems__`.
 
     Its workers leave signals to the training, so that it can save. One that hangs or crashes while it reads a clip of
-    a `ClipDataset` is replaced, and the file left out.
+    a `ClipDataset`, or another data set that is `Watched`, is replaced, and the file left out.
     """
     options: dict[str, Any] = {
         "num_workers": workers,
@@ -189,7 +240,7 @@ def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: i
         # the datasets have their own; without one, the global generator is drawn from
         "generator": torch.Generator(),
     }
-    if workers and isinstance(dataset, ClipDataset):
+    if workers and isinstance(dataset, Watched):
         return WatchedLoader(dataset, order, **options)
     return DataLoader(dataset, batch_sampler=order, **options)
 

@@ -36,6 +36,11 @@ class Decoder(Protocol):
         """Frames per second, averaged."""
         ...
 
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds at which each frame begins to be shown, `(frames,)`, as the container tells."""
+        ...
+
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         """Frames `indices`, or all, in the order given, resized to `size` (h, w): uint8 `(f, h, w, 3)`."""
         ...
@@ -70,6 +75,11 @@ class DecordFile:
     @property
     def fps(self) -> float:
         return float(self._open(self._size).get_avg_fps())
+
+    @property
+    def times(self) -> np.ndarray:
+        reader = self._open(self._size)
+        return np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)[:, 0]
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         reader = self._open(size)

@@ -244,7 +244,8 @@ class _Encoding:
         resize = None if fitted == (file.height, file.width) else fitted
         copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
-        for video in self.reader.read(plan.index.path(number), file.frames, self.chunk, resize):  # 3 f h w
+        path, fps = plan.index.path(number), plan.index.fps
+        for video in self.reader.read(path, file.frames, self.chunk, resize, fps):  # 3 f h w
             for ((top, left), mirrored), part in zip(copies, parts, strict=True):
                 crop = video[None, :, :, top : top + height, left : left + width]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if mirrored else crop)

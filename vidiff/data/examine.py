@@ -37,7 +37,7 @@ PROBLEMS = {  # why a file is left out, and what to do about it
     "crash": ("its decoder crashes", "encode it anew, or remove it"),
 }
 NOTES = {  # what is uncommon about a file that is kept, and what it means
-    "variable frame rate": "clips are cut by frame number, so motion is uneven; mend: ffmpeg -i IN -vf fps=25 OUT",
+    "variable frame rate": "clips are cut by frame number, so motion is uneven, unless data.fps is set",
     "deep colour": "is brought down to 8 bits as it is read",
     "odd size": "is resized and cropped as all others are",
     "rotated": "is turned upright as it is read",

@@ -6,14 +6,16 @@ import hashlib
 import json
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from vidiff.data.copies import Copies
 from vidiff.data.find import Found, find_files
 from vidiff.data.plain import parse_json
-from vidiff.data.probe import Facts, Outcome, probe_all
+from vidiff.data.probe import Facts, Outcome, probe, probe_all
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.records import read_records
 from vidiff.data.remote import Unfetched
@@ -53,17 +55,21 @@ class Index:
     Args:
         labels: names of the classes, by number; empty where there are none.
         broken: (path, reason) of each file that cannot be read.
+        fps: frames per second at which every file is seen, and by which its frames count; 0 for each one's own frames.
     """
 
     root: Path
     files: list[VideoFile]
     labels: list[str]
     broken: list[tuple[str, str]] = field(default_factory=list)
+    fps: float = 0.0
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that a latent cache depends on: names, labels, lengths and content, but not the place."""
+        """SHA-256 of all that a latent cache depends on: names, labels, lengths, content, rate, but not the place."""
         lines = [json.dumps([f.path, f.label, f.frames, f.fingerprint]) for f in self.files]
+        if self.fps:
+            lines.append(f"at {self.fps} fps")
         return hashlib.sha256("\n".join([*self.labels, *lines]).encode()).hexdigest()
 
     def path(self, number: int) -> Path:
@@ -84,6 +90,7 @@ def build_index(
     quarantine: Quarantine | None = None,
     records: Path | None = None,
     progress: bool = True,
+    fps: float = 0.0,
     copies: Copies | None = None,
 ) -> Index:
     """Find the videos of a split and look into each.
@@ -107,6 +114,7 @@ def build_index(
         quarantine: names files to leave out; they count neither as broken nor towards `limit`.
         copies: where copies of remote files are kept; by default in `runs`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
+        fps: see every file at this rate, by the time stamps of its frames; 0 for their own frames.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
@@ -115,23 +123,26 @@ def build_index(
     found, labels = find_files(root, layout, split, fold)
     root = root if root.is_dir() else root.parent
     found = _without_held(root, found, quarantine)
+    if not 0 <= fps < float("inf"):
+        raise DataError(f"data.fps is {fps}; give frames per second, such as 8, or 0 for the files' own")
     if limit < 0:
         raise DataError(f"data.limit is {limit}; give a number of files, or 0 for all")
     if 0 < limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     known = _read_cache(cache)
-    examined = read_records(records) if records else {}
+    examined = read_records(records) if records and not fps else {}  # they count a file's own frames
     sizes, keys = {}, {}
     for path, _ in found:
         sizes[path], changed = size_and_change(root / path)
-        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}"
+        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}" + (f"|{fps} fps" if fps else "")
         record = examined.get(Path(path).as_posix())
         if record and record.readable and (record.bytes, record.changed) == (sizes[path], changed):
             known[keys[path]] = record.facts
+    look: dict[str, Any] = {"look": partial(probe, rate=fps)} if fps else {}
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
     in_a_row = 0
     try:
-        with closing(probe_all(list(new), workers, patience)) as outcomes:
+        with closing(probe_all(list(new), workers, patience, **look)) as outcomes:
             for path, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):
@@ -165,7 +176,7 @@ def build_index(
         tqdm.write(f"left out {path}: {reason}")
     if broken:
         tqdm.write(f"{len(broken)} of {len(found)} files in {root} are left out")
-    return Index(root, files, labels, broken)
+    return Index(root, files, labels, broken, fps)
 
 
 def _without_held(root: Path, found: Found, quarantine: Quarantine | None) -> Found:

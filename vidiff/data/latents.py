@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidiff.data.buckets import group
 from vidiff.data.cache import LatentCache
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, long_enough
 from vidiff.data.index import DataError
@@ -36,11 +37,15 @@ class LatentDataset(Dataset[Sample]):
     there is a cache of that. `vidiff.objective.latents` makes normalised latents of it, where the model is. So a batch
     takes one copy, straight from the mapped shards, and half of the memory that it will fill.
 
+    Attributes:
+        groups: the indices of windows of equal shape, together.
+
     Args:
         frames, stride, seed: as for `vidiff.data.clips.ClipDataset`.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
         lowres: latents of the same files at low resolution, which a super-resolution model is shown.
         lowres_statistics: as `statistics`, of those.
+        sizes: as those of the plan by which the cache was made, where they differ.
 
     Raises:
         DataError: if every file is shorter than a clip, or the two caches are not of the same files.
@@ -49,16 +54,19 @@ class LatentDataset(Dataset[Sample]):
     def __init__(
         self,
         cache: LatentCache,
-        frames: int,
+        frames: int | Sequence[int],
         stride: Strides = EVERY,
         seed: int = 0,
         statistics: tuple[Tensor, Tensor] | None = None,
         lowres: LatentCache | None = None,
         lowres_statistics: tuple[Tensor, Tensor] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        self.cache, self.frames, self.stride, self.seed = cache, frames, stride, seed
+        self.cache, self.stride, self.seed = cache, stride, seed
+        self.frames = [frames] * len(cache) if isinstance(frames, int) else frames
         self.statistics = statistics or cache.statistics
         self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
+        self.groups = group([(self.frames[number], sizes and sizes[number]) for number in self.kept])
         self.lowres = lowres
         if lowres is not None:
             one, other = ((each.frames, each.labels, each.flips, each.crops) for each in (lowres, cache))
@@ -77,13 +85,14 @@ class LatentDataset(Dataset[Sample]):
         generator = torch.Generator()
         windows = [self.draw(key, seeded(self.seed, *key, generator=generator)) for key in keys]
         shift, scale = self.statistics
+        numbers = [window.number for window in windows]
         batch = {
             "latent": gather(self.cache, windows),
             "shift": shift.expand(len(keys), -1),
             "scale": scale.expand(len(keys), -1),
-            "label": torch.tensor([self.cache.labels[window.number] for window in windows]),
-            "stride": torch.tensor([window.stride for window in windows]),
-            "key": torch.tensor([window.number for window in windows]),
+            "label": torch.from_numpy(np.array([self.cache.labels[number] for number in numbers])),
+            "stride": torch.from_numpy(np.array([window.stride for window in windows])),
+            "key": torch.from_numpy(np.array(numbers)),
         }
         if self.lowres is not None:
             shift, scale = self.lowres_statistics
@@ -94,11 +103,12 @@ class LatentDataset(Dataset[Sample]):
     def draw(self, key: Key, generator: torch.Generator) -> Window:
         """The window of a sample."""
         number = self.kept[key[1]]
-        start, step = draw_window(self.cache.frames[number], self.frames, self.stride, generator)
+        frames = self.frames[number]
+        start, step = draw_window(self.cache.frames[number], frames, self.stride, generator)
         crops = self.cache.crops[number]
         crop = draw(0, crops - 1, generator) if crops > 1 else 0
         mirrored = self.cache.flips and draw(0, 1, generator) == 1
-        return Window(number, start, self.frames, step, mirrored, crop)
+        return Window(number, start, frames, step, mirrored, crop)
 
 
 def gather(cache: LatentCache, windows: Sequence[Window]) -> Tensor:

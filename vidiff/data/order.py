@@ -1,9 +1,15 @@
-"""The order in which samples are drawn: endless, shuffled anew each epoch, the same from any starting point."""
+"""The order in which samples are drawn: endless, shuffled anew each epoch, the same from any starting point.
+
+Of groups, such as the clips of one bucket, a batch holds one: `GroupedOrder`. Pictures come between the batches of
+clips, in a share of their own: `JointOrder`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from torch.utils.data import Sampler
@@ -32,14 +38,7 @@ class Order(Sampler[list[Key]]):
     """
 
     def __init__(self, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> None:
-        if length < 1:
-            raise ValueError("the dataset is empty: there is nothing to draw")
-        if batch < 1 or batch % world:
-            raise ValueError(f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}")
-        if start < 0:
-            raise ValueError(f"the order starts at sample {start}; give 0 or more")
-        if not 0 <= rank < world:
-            raise ValueError(f"rank is {rank}; expected 0 to {world - 1}, one of {world} processes")
+        _check(length, batch, rank, world, start)
         self.length, self.batch, self.seed = length, batch, seed
         self.rank, self.world, self.start = rank, world, start
 
@@ -60,6 +59,127 @@ class Order(Sampler[list[Key]]):
                 keys.append((epoch, places[place]))
             number += self.batch
             yield keys
+
+
+class GroupedOrder(Sampler[list[Key]]):
+    """A batch sampler without end, each of whose batches is of one group.
+
+    Each group is drawn as by an `Order` of its own, so that each of its samples comes once an epoch, and what does not
+    fill a batch opens the group's first batch of the next epoch: after e epochs, a group of n samples has given
+    e * n // batch batches. The batches of an epoch come shuffled. All of this depends on the seed, the epoch, the
+    groups and the batch alone: the order is the same however often a run is resumed, and however many processes share a
+    batch.
+
+    Args:
+        groups: indices of the samples of each.
+        batch, seed, rank, world: as of `Order`.
+        start: number of samples that have been drawn before; from within a batch, which happens where another batch
+            size was used before, the order goes on with the whole of that batch.
+
+    Raises:
+        ValueError: as `Order`; where a group is empty.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[int]],
+        batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> None:
+        _check(min(map(len, groups), default=0), batch, rank, world, start)
+        self.groups, self.batch, self.seed = groups, batch, seed
+        self.rank, self.world, self.start = rank, world, start
+        self.places = lru_cache(2 * len(groups))(self._places)  # a batch may lie in two epochs
+
+    def _places(self, group: int, epoch: int) -> list[int]:
+        """The indices of a group in the order of an epoch; of the first as `Order` has them."""
+        generator = seeded(
+            self.seed, epoch, *([-group] if group else [])
+        )  # no sample's, whose numbers are not negative
+        own = self.groups[group]
+        return [own[place] for place in torch.randperm(len(own), generator=generator).tolist()]
+
+    def before(self, epoch: int) -> list[int]:
+        """Batches that each group has given before an epoch."""
+        return [epoch * len(group) // self.batch for group in self.groups]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        number, part = self.start // self.batch, self.batch // self.world
+        epoch = number * self.batch // sum(map(len, self.groups))  # or a later one, since parts of batches are left
+        skipped = number - sum(self.before(epoch))
+        while True:
+            given, then = self.before(epoch), self.before(epoch + 1)
+            groups = [group for group, counts in enumerate(zip(given, then, strict=True)) for _ in range(*counts)]
+            shuffle = torch.randperm(len(groups), generator=seeded(self.seed, -1 - epoch)).tolist()
+            for turn, place in enumerate(shuffle):
+                group = groups[place]
+                if turn >= skipped:
+                    first = given[group] * self.batch + self.rank * part
+                    yield [self._key(group, n) for n in range(first, first + part)]
+                given[group] += 1
+            skipped = max(0, skipped - len(groups))
+            epoch += 1
+
+    def _key(self, group: int, number: int) -> Key:
+        """Sample `number` of all that a group ever gives."""
+        epoch, place = divmod(number, len(self.groups[group]))
+        return epoch, self.places(group, epoch)[place]
+
+
+class JointOrder(Sampler[list[Key]]):
+    """Two kinds of samples by turns: of any m batches from the start, m * share, rounded down, are of the second kind.
+
+    Args:
+        groups: of the first kind, and of the second.
+        share: of the batches that are of the second kind, 0 to 1; a decimal fraction is taken as it is written.
+        batch, seed, rank, world, start: as of `GroupedOrder`.
+
+    Raises:
+        ValueError: as `GroupedOrder`; for a share outside of its range.
+    """
+
+    def __init__(
+        self,
+        groups: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
+        share: float,
+        batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"share is {share}; give 0 to 1")
+        self.share, self.number = Fraction(str(share)), start // batch
+        drawn = self.before(self.number)
+        starts = (self.number - drawn) * batch, drawn * batch
+        self.kinds = [
+            GroupedOrder(each, batch, seed, rank, world, begin) for each, begin in zip(groups, starts, strict=True)
+        ]
+
+    def before(self, number: int) -> int:
+        """Batches of the second kind among the first `number`."""
+        return int(number * self.share)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        kinds, number = [iter(kind) for kind in self.kinds], self.number
+        while True:
+            yield next(kinds[self.before(number + 1) - self.before(number)])
+            number += 1
+
+
+def _check(length: int, batch: int, rank: int, world: int, start: int) -> None:
+    if length < 1:
+        raise ValueError("the dataset is empty: there is nothing to draw")
+    if batch < 1 or batch % world:
+        raise ValueError(f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}")
+    if start < 0:
+        raise ValueError(f"the order starts at sample {start}; give 0 or more")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank is {rank}; expected 0 to {world - 1}, one of {world} processes")
 
 
 def seeded(*numbers: int, generator: torch.Generator | None = None) -> torch.Generator:

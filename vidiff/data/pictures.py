@@ -37,17 +37,11 @@ class Animation:
 
     @property
     def fps(self) -> float:
-        if self.frames < 2:
-            return FPS
-        total, picture = 0, self._open()
-        try:
-            for number in range(self.frames):
-                picture.seek(number)
-                picture.load()  # WebP tells the time of a frame once it is decoded
-                total += picture.info.get("duration") or UNTIMED
-        except _REFUSALS as error:
-            raise self._damaged(error) from None
-        return 1000 * self.frames / total
+        return FPS if self.frames < 2 else 1000 * self.frames / sum(self._durations())
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.cumsum([0, *self._durations()[:-1]]) / 1000
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         picture, found = self._open(), {}
@@ -66,6 +60,19 @@ class Animation:
         if self._picture is not None:
             self._picture.close()
         self._picture = None
+
+    def _durations(self) -> list[float]:
+        """ms that each frame is shown."""
+        picture, found = self._open(), []
+        try:
+            for number in range(self.frames):
+                if self.frames > 1:
+                    picture.seek(number)
+                picture.load()  # WebP tells the time of a frame once it is decoded
+                found.append(picture.info.get("duration") or UNTIMED)
+        except _REFUSALS as error:
+            raise self._damaged(error) from None
+        return found
 
     def _open(self) -> Image.Image:
         if self._picture is None:
@@ -96,6 +103,10 @@ class FrameFolder:
     @property
     def fps(self) -> float:
         return FPS
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.arange(self.frames) / FPS
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         files = self._listed()

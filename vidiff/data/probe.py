@@ -32,10 +32,14 @@ class Facts(NamedTuple):
 Outcome = Facts | str  # or why the file cannot be read
 
 
-def probe(path: Path) -> Outcome:
-    """Open one file, and decode its first and its last frame: what a truncated download lacks is the end."""
+def probe(path: Path, rate: float = 0.0) -> Outcome:
+    """Open one file, and decode its first and its last frame: what a truncated download lacks is the end.
+
+    Args:
+        rate: frames per second at which the file is seen; 0 for its own frames.
+    """
     try:
-        with VideoReader(path) as reader:
+        with VideoReader(path, rate) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             reader.read([frames - 1])
         return Facts(frames, fps, height, width, fingerprint(path))

@@ -159,6 +159,10 @@ class Apart:
     def fps(self) -> float:
         return self._open().fps
 
+    @property
+    def times(self) -> np.ndarray:
+        return self._open().times
+
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         return self._open().decode(indices, size)
 

@@ -27,6 +27,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidiff.data.decode import VideoError, reason_of
+from vidiff.data.plain import parse_json
+from vidiff.data.retime import Retimed
 from vidiff.data.sources import make_decoder
 
 
@@ -37,11 +39,15 @@ class VideoReader:
 
     Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
     file that is missing, is no video, or is damaged where it is read.
+
+    Args:
+        fps: see the clip at this rate, as `vidiff.data.retime.Retimed` does; 0 for its own frames.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, fps: float = 0.0) -> None:
         self.path = Path(path)
-        self._decoder = make_decoder(self.path)
+        decoder = make_decoder(self.path)
+        self._decoder = Retimed(self.path, decoder, fps) if fps else decoder
 
     def __enter__(self) -> VideoReader:
         return self
@@ -64,6 +70,11 @@ class VideoReader:
         return self._decoder.fps
 
     @property
+    def times(self) -> np.ndarray:
+        """Seconds at which each frame begins to be shown, `(frames,)`."""
+        return self._decoder.times
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, of the first frame as it decodes."""
         height, width, _ = self.pixels([0]).shape[1:]
@@ -81,12 +92,15 @@ class VideoReader:
         return self._decoder.decode(indices, size)
 
 
-def read_video(path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
+def read_video(
+    path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None, fps: float = 0.0
+) -> Tensor:
     """Frames `indices` of the file (default all), resized to `size` (h, w): `(3, f, h, w)` in [-1, 1].
 
-    Raises `VideoError` where the file is missing, is no video, is damaged, or has no such frame.
+    It is seen at `fps` frames a second, by its time stamps; 0 for its own frames. Raises `VideoError` where the file is
+    missing, is no video, is damaged, or has no such frame.
     """
-    with VideoReader(path) as reader:
+    with VideoReader(path, fps) as reader:
         return reader.read(indices, size)
 
 
@@ -114,7 +128,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     except (OSError, av.FFmpegError) as error:
         raise VideoError(f"{path}: not a readable video, {reason_of(error)}") from None
     try:
-        metadata = json.loads(comment or "{}")
+        metadata = parse_json(comment or "{}")
     except ValueError:
         return {}  # somebody else's comment
     return metadata if isinstance(metadata, dict) else {}

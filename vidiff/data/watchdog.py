@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
@@ -69,6 +69,7 @@ class Watch:
         return found
 
 
+@runtime_checkable
 class Watched(Protocol):
     """A dataset whose reads are watched."""
 

@@ -54,10 +54,16 @@ class Drawn:
 
 
 def draw_known(tasks: Tasks, shape: torch.Size, device: torch.device) -> Drawn:
-    """Draw each sample's task on its own, for `x` of `shape` `(b, c, f, h, w)`."""
+    """Draw each sample's task on its own, for `x` of `shape` `(b, c, f, h, w)`.
+
+    Of a single frame, none can be known while another is made: but for boxes and clocks, its task is to generate it.
+    """
     batch, _, frames, height, width = shape
     weights = torch.tensor([getattr(tasks, name) for name in Tasks.NAMES])
     task = torch.multinomial(weights, batch, replacement=True).to(device)
+    if frames == 1:
+        between = [Tasks.NAMES.index(name) for name in ("first", "random", "last", "ends")]
+        task[torch.isin(task, torch.tensor(between, device=device))] = Tasks.NAMES.index("generate")
     count = torch.randint(1, max(frames, 2), (batch,), device=device)  # 1 to f - 1
     draw = torch.rand(batch, frames, device=device)
     some = draw < torch.rand(batch, 1, device=device)

@@ -1,0 +1,128 @@
+"""Options of the data: which clips there are, and what a model sees of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from omegaconf import MISSING
+
+from vidiff.data.buckets import Bucket
+from vidiff.data.captions import SOURCES
+from vidiff.data.find import LAYOUTS
+from vidiff.data.latent_shard import DTYPES
+from vidiff.data.root import GIGABYTES
+from vidiff.data.shapes import ShapesSpec
+from vidiff.data.sources import DataError
+
+
+@dataclass
+class BucketConfig:
+    """Clips of one shape; a batch holds those of one bucket."""
+
+    frames: int = 0  # 0 for data.frames
+    size: list[int] = field(default_factory=list)  # height and width in pixels; by default data.size for both
+
+
+@dataclass
+class DataConfig:
+    """Which clips, and what a model sees of them."""
+
+    # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
+    root: str = MISSING
+    remote_cache_gb: float = GIGABYTES  # copies of remote files in runs/remote; those used longest ago are removed
+    # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
+    layout: str = "auto"
+    shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
+    captions: str = "auto"  # for a model with text: jsonl, txt (or within the tars) or csv, as they lie in `root`
+    split: str = "train"
+    test_split: str = "test"
+    fold: int = 1  # of UCF-101's three train/test lists
+    size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
+    frames: int = 16  # of a clip
+    fps: float = 0.0  # see every file at this many frames a second, by its time stamps; 0 for its own frames
+    seconds: float = 0.0  # length of a clip, in place of `frames`; needs `fps`
+    stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
+    least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
+    buckets: list[BucketConfig] = field(default_factory=list)  # shapes of clips, in place of one; see `assign`
+    images: str = ""  # pictures to train on besides, as clips of one frame: a folder, or a list as of `root`
+    images_share: float = 0.2  # part of the batches that are of pictures
+    jitter: float = 0.0  # change brightness, contrast and saturation of each clip by up to this share; pixels only
+    zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])  # frames so much larger than `size` are cropped to it
+    flip: bool = False  # mirror half of the clips; off where left and right mean something
+    crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
+    latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
+    shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
+    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
+    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
+    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
+    workers: int = 2  # processes that load clips
+
+    def plan(self) -> list[Bucket]:
+        """The shapes of clips, in the order in which they are given; the first is what is drawn by default."""
+        square = [self.size, self.size]
+        return [Bucket(b.frames or self.frames, *(b.size or square)) for b in self.buckets or [BucketConfig()]]
+
+    def drawn(self) -> list[Bucket]:
+        """All shapes that a model sees, the default first: of clips, and of pictures."""
+        plan = self.plan()
+        return list(dict.fromkeys([*plan, *(bucket.picture for bucket in plan if self.images)]))
+
+    def sides(self) -> list[tuple[str, int]]:
+        """Heights and widths of clips in pixels, and how messages call each."""
+        if not self.buckets:
+            return [("data.size", self.size)]
+        return [(f"data.buckets has {b.height}x{b.width}, where a side", side) for b in self.plan() for side in b.size]
+
+    def check(self) -> None:
+        """Raises DataError for values out of range, and sets `frames` where `seconds` tells it."""
+        if self.layout not in LAYOUTS:
+            raise DataError(f"data.layout is {self.layout!r}; choose {', '.join(LAYOUTS)}")
+        if not 0 < self.remote_cache_gb < float("inf"):
+            raise DataError(f"data.remote_cache_gb is {self.remote_cache_gb}; give gigabytes above 0, such as 50")
+        if self.captions not in SOURCES:
+            raise DataError(f"data.captions is {self.captions!r}; choose {', '.join(SOURCES)}")
+        for key in ("fps", "seconds"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise DataError(f"data.{key} is {getattr(self, key)}; give a positive number, or 0 to leave it open")
+        if self.seconds:
+            if not self.fps:
+                raise DataError(
+                    f"data.seconds is {self.seconds}, but files have frame rates of their own: set data.fps as well"
+                )
+            self.frames = round(self.seconds * self.fps)
+            if not self.frames:
+                raise DataError(f"data.seconds is {self.seconds}, which at data.fps={self.fps} is less than a frame")
+        if self.latent_dtype not in DTYPES:
+            raise DataError(f"data.latent_dtype is {self.latent_dtype!r}; choose {', '.join(DTYPES)}")
+        for key in ("frames", "size", "crops"):
+            if getattr(self, key) < 1:
+                raise DataError(f"data.{key} is {getattr(self, key)}; give 1 or more")
+        for bucket in self.buckets:
+            if bucket.frames < 0 or len(bucket.size) not in (0, 2) or min(bucket.size, default=1) < 1:
+                raise DataError(
+                    f"data.buckets has {asdict(bucket)}; give frames and [height, width], such as "
+                    "{frames: 8, size: [48, 80]}"
+                )
+        if twice := [bucket for bucket, count in Counter(self.plan()).items() if count > 1]:
+            raise DataError(f"data.buckets has clips of {twice[0]} more than once: leave one")
+        if self.images and not 0 < self.images_share < 1:
+            raise DataError(f"data.images_share is {self.images_share}; give more than 0 and less than 1, such as 0.2")
+        if len(self.zoom) != 2 or not 1 <= self.zoom[0] <= self.zoom[1] < float("inf"):
+            raise DataError(f"data.zoom is {self.zoom}; give the least and the most, 1 or more, such as [1, 1.5]")
+        if len(self.stride) != 2 or not 1 <= self.stride[0] <= self.stride[1]:
+            raise DataError(f"data.stride is {self.stride}; give the least and the most, such as [1, 4]")
+        for key in ("workers", "limit"):
+            if getattr(self, key) < 0:
+                raise DataError(f"data.{key} is {getattr(self, key)}; give 0 or more")
+        try:
+            ShapesSpec(**self.shapes)
+        except TypeError:
+            raise DataError(f"data.shapes is {self.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        if not 0 < self.shard_mb < float("inf"):
+            raise DataError(f"data.shard_mb is {self.shard_mb}; give megabytes above 0, such as 64")
+        if not self.patience > 0:
+            raise DataError(f"data.patience is {self.patience}; give seconds above 0, such as 60")
+        for key in ("max_broken", "least_stride", "jitter"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise DataError(f"data.{key} is {getattr(self, key)}; give a fraction from 0 to 1")
