@@ -5,6 +5,8 @@ of video-diffusion-pytorch's Unet3D: the same levels, as many parameters, the sa
 `make bench` installs the peer and runs it. By hand: `pip install -e ".[bench]"`, then
 `pip install --no-deps video-diffusion-pytorch`.
 
+`python tools/benchmark.py load` times random clips out of video files: docs/loading.md has what it found.
+
 `python tools/benchmark.py latents` times clips out of a latent cache against the same clips out of their video files,
 and against a plain copy in memory of as many bytes.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark_load import load  # beside this file
 from torch import Tensor, nn
 
 from vidiff.data.cache import LatentCache
@@ -296,6 +299,12 @@ def main() -> None:
     command.add_argument("--threads", type=int, default=2)
     command.add_argument("--rounds", type=int, default=9, help="steps of each side that are timed")
     command.add_argument("--seed", type=int, default=0, help="of weights and input")
+    command.add_argument("--json", type=Path, help="write the figures here as well")
+    command = commands.add_parser("load", help="random clips out of video files, against plain PyAV and torchcodec")
+    command.set_defaults(measure=load)
+    command.add_argument("--data", type=Path, help="folder that keeps the files; made anew where none is given")
+    command.add_argument("--rounds", type=int, default=9, help="times that each reader reads a set of clips")
+    command.add_argument("--clips", type=int, default=8, help="of a set")
     command.add_argument("--json", type=Path, help="write the figures here as well")
     command = commands.add_parser("latents", help="clips from a latent cache against decoding, and against memcpy")
     command.set_defaults(measure=latents)

@@ -11,7 +11,7 @@ from pathlib import Path
 from vidiff.data.plain import parse_json
 from vidiff.data.probe import Facts
 
-VERSION = 1  # goes up when the same file comes to be told of differently
+VERSION = 2  # goes up when the same file comes to be told of differently
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Record:
         codec, pixel_format, bits, rotation, declared, key_frames, key_spacing, duration: of
             `vidiff.data.container.Container`.
         read: number of frames that were decoded.
+        decoder: that reads it.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Record:
     key_spacing: int = 0
     duration: float = 0.0
     read: int = 0
+    decoder: str = ""
 
     @property
     def readable(self) -> bool:
@@ -64,7 +66,7 @@ class Record:
     @property
     def facts(self) -> Facts:
         """What the index of a training keeps of a readable file."""
-        return Facts(self.frames, self.fps, self.height, self.width, self.fingerprint)
+        return Facts(self.frames, self.fps, self.height, self.width, self.fingerprint, self.decoder)
 
 
 def read_records(file: Path) -> dict[str, Record]:
