@@ -236,8 +236,8 @@ def main(arguments: dict[str, Any]) -> None:
         slow_save(seconds)
     if seconds := arguments.pop("slow_validation", 0):
         arguments["callbacks"] = {"validate": lambda step: time.sleep(seconds) or {"val/loss": 1.0}}
-    if seconds := arguments.pop("slow_sampling", 0):
-        arguments["callbacks"] = {"sample": lambda step: time.sleep(seconds)}
+    if long := arguments.pop("slow_sampling", 0):
+        arguments["callbacks"] = {"sample": lambda step: time.sleep(long)}
     if events := arguments.pop("refuse", ()):
         refuse(*events)
     if full := arguments.pop("full", ()):
