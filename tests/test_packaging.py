@@ -22,6 +22,8 @@ EXTRAS = {
     "transformers": "text",
     "skimage": "score",
     "pyarrow": "parquet",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
     "diffusers": "diffusers",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),

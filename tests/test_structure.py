@@ -87,6 +87,8 @@ OWNERS = {
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py", "vidiff/data/options.py"},
     "diffusers": {"vidiff/autoencoder_kl.py"},
     "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
+    "tensorboard": {"vidiff/engine/sinks.py"},
+    "wandb": {"vidiff/engine/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 

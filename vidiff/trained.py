@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from vidiff.codec import Codec
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
+from vidiff.data.plain import read_json
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.draw import Draw
@@ -119,7 +119,7 @@ class Trained:
             raise ValueError(
                 f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on"
             )
-        facts = json.loads((run / "data.json").read_text())
+        facts = read_json(run / "data.json")
         denoiser = build_denoiser(config)
         state = load_weights(checkpoint, weights)
         denoiser.eval().requires_grad_(False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vidiff.data.plain import read_json
 from vidiff.engine.log import git_revision, versions
 
 PROTOCOL = (
@@ -110,7 +111,7 @@ def read_card(path: str | Path) -> Card:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}: give a card that tools/score.py wrote") from None
     except ValueError:
