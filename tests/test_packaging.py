@@ -23,6 +23,7 @@ EXTRAS = {
     "skimage": "score",
     "pyarrow": "parquet",
     "torchcodec": "torchcodec",
+    "diffusers": "diffusers",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }

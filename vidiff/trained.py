@@ -127,7 +127,7 @@ class Trained:
         fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
         return cls(
             denoiser,
-            load_codec(run / "codec"),
+            load_codec(run / "codec", config.codec.tile),
             config.data.frames,
             config.data.size,
             facts["labels"] if config.unet.labels else (),
@@ -190,7 +190,12 @@ class Trained:
         context: int | None = None,
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
-        """What every task on `clip` takes, for a result of `frames`."""
+        """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
+        if self.codec.temporal > 1:
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
+                "animate, and not edit: train one with vae.temporal=1"
+            )
         window = self.window(self._size_of(clip))
         draw, context = self._draw(window, **options), self._context(context, frames, window)
         return draw, context, self.condition(label, len(clip), text)
@@ -227,7 +232,7 @@ class Trained:
             build_sampler(slot),
             self.sampling.steps if steps is None else steps,
             self.sampling.guidance if guidance is None else guidance,
-            window,
+            1 + (window - 1) // self.codec.temporal,
             torch.Generator().manual_seed(seed),
             progress,
             lag,
@@ -293,6 +298,11 @@ class Trained:
             context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
         if not 1 <= context < window:
             raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
+        if (context - 1) % self.codec.temporal:
+            raise ValueError(
+                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
+                "one latent"
+            )
         return context
 
     def _size_of(self, clip: Tensor) -> tuple[int, int]:

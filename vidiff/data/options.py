@@ -54,6 +54,7 @@ class DataConfig:
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
     shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
+    latents: str = ""  # folder of latent caches, or a URL to read finished ones from; empty for runs/latents
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     decoder: str = "auto"  # or pyav, decord, torchcodec; auto is pyav, with decord for what pyav refuses
