@@ -24,6 +24,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
+    "torchcodec": "torchcodec",
     "diffusers": "diffusers",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),

@@ -78,6 +78,7 @@ OWNERS = {
     "av": {
         "vidiff/data/video.py",
         "vidiff/data/container.py",
+        "vidiff/data/convert.py",
         "vidiff/data/pyav.py",
         "vidiff/data/timetable.py",
         LOADING,
