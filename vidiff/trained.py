@@ -32,6 +32,16 @@ Labels = str | int | Sequence[str | int] | None
 Texts = str | Sequence[str] | None
 
 
+def fill_denoiser(denoiser: Denoiser, checkpoint: Path, weights: str) -> None:
+    """Give a denoiser the weights of a checkpoint of its run. Raises ValueError where they are damaged, or of another.
+
+    Args:
+        weights: as `Trained.from_pretrained` takes it.
+    """
+    state, own = load_weights(checkpoint, weights), "denoiser."  # an objective may have weights besides
+    fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
+
+
 class Trained:
     """A trained model with all that it takes to draw clips from it.
 
@@ -121,10 +131,7 @@ class Trained:
             )
         facts = json.loads((run / "data.json").read_text())
         denoiser = build_denoiser(config)
-        state = load_weights(checkpoint, weights)
-        denoiser.eval().requires_grad_(False)
-        own = "denoiser."  # an objective may have weights besides
-        fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
+        fill_denoiser(denoiser.eval().requires_grad_(False), checkpoint, weights)
         return cls(
             denoiser,
             load_codec(run / "codec"),

@@ -27,6 +27,10 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
 """Of the functions in `degrade`; of missing classes, the share of classes of which no clip is left."""
 
 
+MOTION = ("shuffled", "reversed", "frozen")
+"""Those of them that leave every frame as it is."""
+
+
 def sensitivity(
     features: Callable[[Tensor], Tensor],
     real: Tensor,
@@ -78,6 +82,12 @@ def sensitivity(
                 continue
             rows[kind] = [floor, *(frechet_distance(truth, Statistics.of(found)) for found in worse)]
     return rows
+
+
+def damaged(features: Callable[[Tensor], Tensor], video: Tensor, seed: int) -> dict[str, Tensor]:
+    """Features of clips whose motion is spoiled as far as `STRENGTHS` goes: "worse shuffled", reversed and frozen."""
+    draw = torch.Generator().manual_seed(seed)
+    return {f"worse {k}": features(DEGRADATIONS[k](video, STRENGTHS[k][-1], draw)) for k in MOTION}
 
 
 def table(rows: Mapping[str, list[float]], strengths: Mapping[str, tuple[float, ...]] = STRENGTHS) -> str:
