@@ -125,7 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; no scores were written", file=sys.stderr)
+        kept = ", but each earlier checkpoint that is done has its card" if options.checkpoints else ""
+        print(f"\nstopped; no scores were written{kept}", file=sys.stderr)
         return 130
     return 0
 

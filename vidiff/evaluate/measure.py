@@ -94,7 +94,7 @@ def measure(
         return list(kernel_distance(a, b))
 
     name = called("frechet")
-    scores.add(name, partial(frechet, x, y))
+    scores.values[name] = frechet(x, y)
     scores.add(f"{name} interval of 95 %", lambda: list(frechet_interval(x, y, draw())))
     scores.add(f"{name} for infinitely many clips", lambda: extrapolation(x, y, draw()))
     scores.add(f"{called('kernel')} and standard error", partial(kernel, x, y))
