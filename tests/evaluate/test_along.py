@@ -30,8 +30,8 @@ def test_each_score_is_a_line_over_its_reference() -> None:
     assert "made at step 2,000: 10" in html
     assert "floor at step 2,000: 3" in html
     table = checkpoint_table([CARD, later])
-    assert "<th>2,000</th><td>ema</td><td>10</td><td>0.5</td>" in table
-    assert table.count("<tr>") == 3
+    assert "<tr><th>step</th><td>100</td><td>2,000</td></tr><tr><th>weights</th><td>ema</td><td>ema</td></tr>" in table
+    assert "<tr><th>FVD</th><td>40</td><td>10</td></tr><tr><th>precision</th><td>0.5</td><td>0.5</td></tr>" in table
 
 
 def brightening(frames: int) -> Tensor:

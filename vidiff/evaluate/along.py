@@ -28,15 +28,14 @@ def checkpoint_curves(cards: Sequence[Card]) -> str:
 
 
 def checkpoint_table(cards: Sequence[Card]) -> str:
-    """HTML: a row for each card, a column for each score; of those with several numbers, the first."""
+    """HTML: a row for each score, a column for each card; of a score with several numbers, the first."""
     names = [name for name in cards[-1].scores if not name.startswith(("floor ", "ceiling ", "real ", "sensit"))]
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    rows = ""
-    for card in cards:
-        cells = (number(numbers(card.scores[name])[0]) if name in card.scores else "" for name in names)
-        made = f"<th>{card.made['checkpoint']:,}</th><td>{escape(str(card.made['weights']))}</td>"
-        rows += f"<tr>{made}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    return f'<div class="wide"><table><tr><th>step</th><th>weights</th>{head}</tr>{rows}</table></div>'
+    rows = [("weights", [escape(str(card.made["weights"])) for card in cards])]
+    for name in names:
+        rows.append((name, [number(numbers(c.scores[name])[0]) if name in c.scores else "" for c in cards]))
+    head = "<tr><th>step</th>" + "".join(f"<td>{card.made['checkpoint']:,}</td>" for card in cards) + "</tr>"
+    body = (f"<tr><th>{escape(name)}</th>{''.join(f'<td>{v}</td>' for v in values)}</tr>" for name, values in rows)
+    return f'<div style="overflow-x: auto; margin-top: .75rem"><table>{head}{"".join(body)}</table></div>'
 
 
 def drift_scores(looks: Looks, given: int) -> dict[str, Any]:

@@ -122,9 +122,10 @@ PAGE = """# What the metrics see
 Written by `tools/sensitivity.py` at revision `{revision}`, on {about}.
 
 Each row makes held-out clips worse in one way, at five rising strengths (in brackets; `vidiff/evaluate/degrade.py` has
-the units), and gives the Fréchet distance of their features to other held-out clips. A network that is to judge motion
-must move away as frames are shuffled or frozen. Where motion looks alike in both directions, as that of bouncing
-objects does, no network can tell clips that are reversed.
+the units), and gives the Fréchet distance of their features to other held-out clips. The strengths were chosen with a
+first result in view, so that they span what can be told apart on these clips; they are no blind test. A network that is
+to judge motion must move away as frames are shuffled or frozen. Where motion looks alike in both directions, as that of
+bouncing objects does, no network can tell clips that are reversed.
 
 Numbers of different networks do not compare, nor do numbers of one network at different numbers of clips. FVD is
 the name for I3D's features alone.
