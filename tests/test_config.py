@@ -140,7 +140,10 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("loss.distance=l3", ["loss.distance 'l3'", "huber, l1, l2"]),
         ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr", "simple"]),
         ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
-        ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae or identity"]),
+        ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae, diffusers or identity"]),
+        ("codec.name=diffusers", ["codec.path is missing: name the folder of an AutoencoderKL"]),
+        ("codec.path=here", ["codec.path is here, but codec.name is vae: set codec.name=diffusers"]),
+        ("data.decoder=opencv", ["data.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"]),
         ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),
         ("unet.modulation=batch", ["unet.modulation is 'batch'"]),
         # numbers
@@ -169,9 +172,14 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),
         ("data.size=60", ["data.size is 60", "shrinks by 8", "give a multiple of "]),
         ("data.size=72", ["data.size is 72", "give a multiple of "]),
+        ("codec.override={data: {frames: 5}, vae: {temporal: 2}}", ["data.frames is 16", "give 15 or 17"]),
+        ("codec.override.vae.temporal=2", ["data.frames is 4", "give 3 or 5"]),
+        ("codec.override.vae.temporal=3", ["vae.temporal is 3; choose 1, 2, 4, 8"]),
         ("codec.override.vae.patch=3", ["data.size is 64", "shrinks by "]),
         ("codec.override.vae.pach=3", ["vae.pach", "patch"]),
         ("codec.config=''", ["codec.config is missing"]),
+        ("codec.tile=-1", ["codec.tile is -1; give 64 pixels or more, or 0"]),
+        ("codec.tile=32", ["codec.tile is 32; give 64 pixels or more, or 0"]),
         ("codec.config=none.yaml", ["no such config", "none.yaml"]),
         ("codec.config=shapes.yaml", ["is of kind diffusion; an autoencoder's is vae"]),
     ],
@@ -250,6 +258,36 @@ def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
     assert "no such config" in complaint(path=tmp_path)
     (tmp_path / "b.yaml").write_bytes(bytes(range(256)))
     assert "is not a YAML mapping" in complaint(path=tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["data.frames=17"], "sampling.context is 8; .*: give 7 or 9"),
+        (["data.frames=17", "data.stride=[1, 2]"], r"data.stride is \[1, 2\], .* data.stride=\[1,1\]"),
+        (["data.frames=17", "data.images=here"], r"data.buckets or data.images are given, .* leave both out"),
+        (["data.frames=17", "data.buckets=[{frames: 17}]"], r"data.buckets or data.images are given"),
+        (["data.frames=17", "lowres.factor=2"], r"lowres.factor is 2, .* or lowres.factor=0"),
+        (["data.frames=17", "sampling.strategy.name=rolling"], r"or sampling.strategy.name=clean"),
+    ],
+)
+def test_latents_of_several_frames_need_clips_that_make_whole_ones(changes: list[str], said: str) -> None:
+    codec = ["codec.override={data: {frames: 5}, vae: {temporal: 2}}"]
+    config = load(SHAPES, [*codec, *changes])
+    assert isinstance(config, DiffusionRun)
+    with pytest.raises(ConfigError, match=said):
+        load_codec_config(config, CONFIGS)
+    config = load(SHAPES, [*codec, "data.frames=17", "sampling.context=9"])
+    assert isinstance(config, DiffusionRun)
+    assert load_codec_config(config, CONFIGS).vae.temporal == 2
+
+
+def test_a_classifier_needs_latents_of_single_frames() -> None:
+    changes = ["codec.override={data: {frames: 5}, vae: {temporal: 2}}", "data.frames=17"]
+    config = load(CONFIGS / "shapes_classifier.yaml", changes)
+    assert isinstance(config, ClassifierRun)
+    with pytest.raises(ConfigError, match=r"kind is classifier, which does not go with vae\.temporal=2"):
+        load_codec_config(config, CONFIGS)
 
 
 def test_a_length_in_seconds_becomes_frames() -> None:

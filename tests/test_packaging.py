@@ -22,6 +22,7 @@ EXTRAS = {
     "transformers": "text",
     "skimage": "score",
     "pyarrow": "parquet",
+    "diffusers": "diffusers",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidiff.begin import begin
 from vidiff.codec import Codec, Identity, VAECodec
 from vidiff.config import dump
 from vidiff.engine import checkpoint
@@ -21,7 +22,6 @@ from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline import Pipeline
 from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser
 from vidiff.run import latest_run, load_codec, read_config, save_codec
-from vidiff.stages import begin
 
 LABELS = ("cat", "dog", "horse")
 VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)
@@ -449,7 +449,7 @@ def save(folder: Path, of: DiffusionRun | None = None, seed: int = 0) -> Path:
     folder.mkdir(parents=True)
     (folder / "resolved.yaml").write_text(dump(of))
     (folder / "data.json").write_text(json.dumps({"labels": LABELS, "fps": 6.0}))
-    save_codec(folder / "codec", VAECodec(VAE), VAE)
+    save_codec(folder / "codec", VAECodec(VAE))
     weights = {f"denoiser.{key}": value for key, value in denoiser(of, seed).state_dict().items()}
     ema = {f"denoiser.{key}": value for key, value in denoiser(of, seed + 1).state_dict().items()}
     weights["weighting.body"] = torch.zeros(2)  # as an objective with parameters of its own has
@@ -477,10 +477,10 @@ def test_a_strided_run_remembers_its_stride(tmp_path: Path) -> None:
 def test_the_codec_is_kept_with_its_statistics(tmp_path: Path) -> None:
     codec = VAECodec(VAE)
     codec.set_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0]))
-    save_codec(tmp_path, codec, VAE)
+    save_codec(tmp_path, codec)
     found, video = load_codec(tmp_path), clip(2)
     assert torch.equal(found.encode(video).mean, codec.encode(video).mean)
-    save_codec(tmp_path, Identity(), None)
+    save_codec(tmp_path, Identity())
     assert isinstance(load_codec(tmp_path), Identity)
 
 

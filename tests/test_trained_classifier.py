@@ -218,7 +218,7 @@ def save(folder: Path) -> Path:
     run = recipe(scale=2.5)
     (folder / "resolved.yaml").write_text(dump(run))
     (folder / "classifier.json").write_text(json.dumps({"labels": LABELS}))
-    save_codec(folder / "codec", Identity(), None)
+    save_codec(folder / "codec", Identity())
     weights = [
         {f"network.{key}": value for key, value in randomised(build_classifier(run).network, seed).state_dict().items()}
         for seed in (0, 1)

@@ -209,7 +209,7 @@ def save(folder: Path, of: DiffusionRun) -> Path:
     (folder / "resolved.yaml").write_text(dump(of))
     facts = {"labels": [], "fps": 8.0, **({"detail": DETAIL.tolist()} if of.lowres.factor else {})}
     (folder / "data.json").write_text(json.dumps(facts))
-    save_codec(folder / "codec", Identity(), None)
+    save_codec(folder / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in denoiser.state_dict().items()}
     checkpoint.save(folder / "checkpoints", 1, weights, weights, {}, keep=1)
     return folder

@@ -5,6 +5,8 @@ of video-diffusion-pytorch's Unet3D: the same levels, as many parameters, the sa
 `make bench` installs the peer and runs it. By hand: `pip install -e ".[bench]"`, then
 `pip install --no-deps video-diffusion-pytorch`.
 
+`python tools/benchmark.py load` times random clips out of video files: docs/loading.md has what it found.
+
 `python tools/benchmark.py latents` times clips out of a latent cache against the same clips out of their video files,
 and against a plain copy in memory of as many bytes.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark_load import load  # beside this file
 from torch import Tensor, nn
 
 from vidiff.data.cache import LatentCache
@@ -181,7 +184,7 @@ def latents(args: argparse.Namespace) -> dict[str, object]:
             "decoded            {decoded:>10,.1f} clips/s\n"
             "from the cache     {cached:>10,.1f} clips/s, {ratio:,.0f} times as many".format(**decoding)
         )
-        print(f"random windows of a cache of {args.megabytes} MiB, in the page cache, in batches of {WINDOWS}")
+        print(f"random windows of a cache of {args.megabytes} MiB, in the page cache, in batches of {args.batch} MiB")
         print(f"{'a clip':>10}{'dataset':>12}{'memcpy':>12}{'ratio':>8} (median of rounds){'2 workers':>14}")
         copying = []
         for channels, noisy in ((4, False), (4, True), (16, True)):
@@ -226,15 +229,16 @@ def against_memcpy(folder: Path, channels: int, noisy: bool, args: argparse.Name
     """Bytes a second of batches that a data set gives, and of copies of windows that lie in memory already."""
     clip, side = 4 * FRAMES, args.size // 8
     frame = (1 + noisy) * channels * side * side  # numbers
+    windows = max(1, (args.batch << 20) // (2 * FRAMES * frame))
     count = max(2, (args.megabytes << 20) // (2 * clip * frame))
     folder.mkdir()
     write_video(folder / "clip.mp4", torch.zeros(3, clip, 16, 16), fps=24)
     file = VideoFile("clip.mp4", 0, clip, 24, 16, 16, bytes=1, fingerprint="")
     dataset = LatentDataset(encoded(folder, Index(folder, [file] * count, ["a"]), channels, noisy, side), FRAMES)
     memory = np.random.default_rng(args.seed).integers(0, 99, (count * clip, frame), dtype=np.int16)
-    target = np.empty((WINDOWS, FRAMES, frame), np.int16)
-    loader = iter(make_loader(dataset, Order(count, WINDOWS, args.seed), workers=0))
-    places = np.random.default_rng(args.seed).integers(0, len(memory) - FRAMES, (args.rounds + 1, WINDOWS))
+    target = np.empty((windows, FRAMES, frame), np.int16)
+    loader = iter(make_loader(dataset, Order(count, windows, args.seed), workers=0))
+    places = np.random.default_rng(args.seed).integers(0, len(memory) - FRAMES, (args.rounds + 1, windows))
 
     def copy(number: int) -> None:
         for place, start in enumerate(places[number].tolist()):
@@ -248,11 +252,11 @@ def against_memcpy(folder: Path, channels: int, noisy: bool, args: argparse.Name
     for number in range(count):
         dataset.cache.window(number, 0, clip).sum()  # into the page cache, and mapped, as after an epoch
     times = [[clock(partial(work, n)) for work in (deliver, copy)] for n in range(1, args.rounds + 1)]
-    shared = iter(make_loader(dataset, Order(count, WINDOWS, args.seed), workers=2))
+    shared = iter(make_loader(dataset, Order(count, windows, args.seed), workers=2))
     for _ in range(16):
         next(shared)
     working = min(clock(lambda: [next(shared) for _ in range(16)]) / 16 for _ in range(4))
-    size = WINDOWS * FRAMES * frame * 2 / 1e9
+    size = windows * FRAMES * frame * 2 / 1e9
     fastest = [size / min(column) for column in zip(*times, strict=True)]  # what else runs here only slows either down
     return {
         "kib": FRAMES * frame * 2 // 1024,
@@ -296,6 +300,12 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=9, help="steps of each side that are timed")
     command.add_argument("--seed", type=int, default=0, help="of weights and input")
     command.add_argument("--json", type=Path, help="write the figures here as well")
+    command = commands.add_parser("load", help="random clips out of video files, against plain PyAV and torchcodec")
+    command.set_defaults(measure=load)
+    command.add_argument("--data", type=Path, help="folder that keeps the files; made anew where none is given")
+    command.add_argument("--rounds", type=int, default=9, help="times that each reader reads a set of clips")
+    command.add_argument("--clips", type=int, default=8, help="of a set")
+    command.add_argument("--json", type=Path, help="write the figures here as well")
     command = commands.add_parser("latents", help="clips from a latent cache against decoding, and against memcpy")
     command.set_defaults(measure=latents)
     command.add_argument("--size", type=int, default=256, help="of frames in pixels; latents have an eighth of it")
@@ -303,6 +313,7 @@ def main() -> None:
     command.add_argument(
         "--megabytes", type=int, default=512, help="of the cache that is read; more than the CPU's own"
     )
+    command.add_argument("--batch", type=int, default=16, help="MiB of a batch")
     command.add_argument("--rounds", type=int, default=200, help="in each of which both sides deliver a batch")
     command.add_argument("--scratch", type=Path, help="folder for videos and caches, of 2 GB, which are removed again")
     command.add_argument("--seed", type=int, default=0, help="of windows and values")

@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         pipeline = Pipeline.from_pretrained(options.run or latest_run(), options.device)
+        if pipeline.codec.temporal > 1:
+            raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
         with VideoReader(options.clip) as reader:
             count = reader.frames if options.frames is None else min(options.frames, reader.frames)
             scale = pipeline.size / min(reader.size)

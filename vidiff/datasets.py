@@ -59,7 +59,7 @@ def latent_dataset(
     buckets = buckets_of(config, index, pictures)
     return LatentDataset(
         of.content,
-        [bucket.frames for bucket in buckets],
+        [of.content.segment or bucket.frames for bucket in buckets],
         strides(config.data, pictures),
         config.train.seed,
         moments.moments,

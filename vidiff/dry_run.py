@@ -29,6 +29,7 @@ def run(config: RunConfig, folder: Path) -> None:
             setattr(small.train, key, value)
         if isinstance(small, VAERun):
             small.loss.adversarial_start = 0  # the dearer part of the training is the one to rehearse
+        small.data.latents = ""
         small.runs, small.data.limit = scratch, max(config.batch, 16)
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone

@@ -71,6 +71,39 @@ def extend(
         yield codec.decode(z.flip(2))
 
 
+def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+    """Generate or continue clips with a codec that makes one latent of several frames, by the strategy `Clean`.
+
+    Each window is a clip of its own to the codec, as in training: what it continues is encoded anew.
+
+    Args:
+        past: `(b, 3, p, h, w)` in [-1, 1]; p may be 0.
+        frames: how many new ones are wanted.
+        context: frames on which each window looks back, 1 + temporal * n; where the past has fewer, as many of them as
+            make whole latents.
+
+    Yields:
+        the new frames, `(b, 3, n, h, w)`, `frames` in sum over n.
+    """
+    past = past.to(codec.shift)
+    size = past.shape[0], codec.channels, draw.window, past.shape[3] // codec.factor, past.shape[4] // codec.factor
+    while frames > 0:
+        past = final(past, context)
+        given = past.shape[2] - (past.shape[2] - 1) % codec.temporal if past.shape[2] else 0
+        if given:
+            known = codec.encode(final(past, given)).mean
+            window, count = known.new_zeros(size), known.shape[2]
+            window[:, :, :count] = known
+            window = draw(window, first_frames(draw.window, count), condition)
+        else:
+            least = 1 - (1 - frames) // codec.temporal  # latents that hold as many frames
+            window = draw(past.new_zeros(size)[:, :, :least], None, condition)
+        made = codec.decode(window)[:, :, given : given + frames]
+        past = torch.cat([past, made], dim=2)
+        frames -= made.shape[2]
+        yield made
+
+
 def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
     """Draw what is unknown of latents of any length, window by window, each knowing `context` frames of the one before.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidiff import edit
 from vidiff.diffusion import known
+from vidiff.long import Clean
 from vidiff.trained import Labels, Texts, Trained
 
 
@@ -271,6 +272,11 @@ class Pipeline(Trained):
         window = self.window(size if clip is None else self._size_of(clip))
         context = self._context(context, 2 if clip is not None else frames or 1, window)
         how = self._strategy(strategy, options.get("history"))
+        if self.codec.temporal > 1 and (backwards or type(how) is not Clean):
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames and looks back in time alone: "
+                "continue clips forwards, with strategy=clean"
+            )
         draw = self._draw(window, **options)
         if clip is None:
             frames = window if frames is None else frames
@@ -278,9 +284,16 @@ class Pipeline(Trained):
                 raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
             condition = self.condition(label, count, text)
             size = self.buckets[0].size if size is None else size
+            if self.codec.temporal > 1:
+                past = torch.zeros(count, 3, 0, *size)
+                yield from edit.causal(draw, self.codec, past, frames, context, condition)
+                return
             yield from edit.generate(draw, self.codec, frames, size, context, condition, count, how)
             return
         if frames is None or frames <= clip.shape[2]:
             raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
         new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)
+        if self.codec.temporal > 1:
+            yield from edit.causal(draw, self.codec, clip, new, context, condition)
+            return
         yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards, how)

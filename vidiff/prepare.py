@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.codec import Codec, VAECodec
+from vidiff.codec import Codec
 from vidiff.config import dump, load
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.cache import LatentCache
@@ -25,6 +25,7 @@ from vidiff.data.listed import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.remote import is_url, shown
 from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.stale import stale
@@ -81,6 +82,7 @@ def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0
         records=folder / name_of(root) / "index.jsonl",
         copies=copies_of(Path(config.runs), data.remote_cache_gb),
         fps=fps,
+        decoder=data.decoder,
     )
 
 
@@ -125,6 +127,7 @@ def plan_latents(
             latents of the one less those of the other, which is what a super-resolution model makes.
     """
     data = config.data
+    root = data.images if pictures else data.root
     made_of: dict[str, Any] = {"codec": key, "precision": precision, "kind": of}
     if of != "video":
         assert isinstance(config, DiffusionRun)
@@ -133,13 +136,23 @@ def plan_latents(
         index,
         [bucket.size for bucket in buckets_of(config, index, pictures)],
         made_of,
-        of=f"{Path(data.images if pictures else data.root).resolve()} {split} {of}",
+        of=f"{root if is_url(root) else Path(root).resolve()} {split} {of}",
         crops=data.crops,
         flips=data.flip,
         dtype=data.latent_dtype,
         per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
+        segment=data.frames if codec.temporal > 1 else 0,
+        temporal=codec.temporal,
         shard_bytes=max(1, int(data.shard_mb * 2**20)),
     )
+
+
+def latents_folder(config: LatentRun) -> Path:
+    """Where latent caches are made. Raises ValueError where they are only to be read."""
+    place = config.data.latents
+    if is_url(place):
+        raise ValueError(f"data.latents is {shown(place)}, where caches are read: give a folder to make them in")
+    return Path(place or Path(config.runs) / "latents")
 
 
 def encode_plan(
@@ -156,7 +169,7 @@ def encode_plan(
     Returns:
         the cache's folder; None where shards of other parts are missing yet.
     """
-    out = Path(config.runs) / "latents"
+    out = latents_folder(config)
     of, factor = plan.made_of["kind"], config.lowres.factor if isinstance(config, DiffusionRun) else 0
     with processes(config.device) as group, unwinding():
         codec.to(group.device)
@@ -205,6 +218,9 @@ def cache_latents(
 ) -> LatentCache:
     """Latents of an index, encoded first if they are not cached, and checked. Arguments as of `plan_latents`."""
     plan = plan_latents(config, codec, key, index, precision, split, of, pictures)
+    if is_url(config.data.latents):
+        url = f"{config.data.latents.rstrip('/')}/{plan.folder(Path()).name}"
+        return LatentCache(url, copies_of(Path(config.runs), config.data.remote_cache_gb))
     folder = encode_plan(config, codec, plan, check=True)
     assert folder is not None
     return LatentCache(folder)
@@ -264,7 +280,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
         facts = json.loads((folder / "data.json").read_text()).get("text")
         if facts is not None and facts != encoder.facts():
             raise ValueError(f"{folder} was trained with captions of other words: {advice}")
-    if not isinstance(codec, VAECodec) or not (folder / "codec" / "codec.safetensors").is_file():
+    if codec is None or not (folder / "codec" / "codec.json").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):
         raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
@@ -299,21 +315,26 @@ class Latents:
     Attributes:
         content: what the model makes: latents of the clips, or of a super-resolution model the detail.
         lowres: what a super-resolution model is shown; else None.
+        fixed: whether the codec's latents are normalised as they are cached, by statistics of its own.
     """
 
     content: LatentCache
     lowres: LatentCache | None
+    fixed: bool = False
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the content is normalised. Detail is only scaled, so that 0 adds nothing."""
+        if self.lowres is None:
+            return self.codec_moments
         shift, scale = self.content.statistics
-        return (shift if self.lowres is None else torch.zeros_like(shift)), scale
+        return torch.zeros_like(shift), scale
 
     @property
     def codec_moments(self) -> tuple[Tensor, Tensor]:
         """Shift and scale `(c,)` by which the codec's latents are normalised."""
-        return self.content.statistics if self.lowres is None else self.lowres.statistics
+        shift, scale = (self.content if self.lowres is None else self.lowres).statistics
+        return (torch.zeros_like(shift), torch.ones_like(scale)) if self.fixed else (shift, scale)
 
     @property
     def detail(self) -> Tensor | None:
@@ -337,7 +358,7 @@ def make_latents(
 ) -> Latents:
     """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
     found = [cache_latents(config, codec, key, index, precision, split, of, pictures) for of in kinds(config)]
-    return Latents(*found) if len(found) == 2 else Latents(found[0], None)
+    return Latents(found[0], found[1] if len(found) == 2 else None, codec.fixed)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
-from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.autoencoder_kl import DiffusersCodec, read
+from vidiff.codec import CodecConfig, Identity
 from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
@@ -32,16 +33,6 @@ from vidiff.text import TEXTS, TextEncoder
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says which value, what is expected, and where it stands."""
-
-
-@dataclass
-class CodecConfig:
-    """The codec of a model of latents."""
-
-    name: str = "vae"  # or identity, to diffuse pixels
-    config: str = ""  # for vae: the YAML that trains it, relative to this one
-    override: dict[str, Any] = field(default_factory=dict)  # changes to that config
-    own_data: bool = False  # train it on the data that its config names, and not on this model's
 
 
 @dataclass
@@ -121,6 +112,8 @@ class VAERun(RunConfig):
     def check(self) -> None:
         super().check()
         self.vae.validate()
+        for bucket in self.data.plan():
+            self.vae.check_frames(bucket.frames, "data.frames")
         if self.loss.perceptual and not self.loss.perceptual_network:
             raise ConfigError(
                 "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
@@ -163,12 +156,7 @@ class LatentRun(RunConfig):
 
     def check(self) -> None:
         super().check()
-        if self.codec.name not in ("vae", "identity"):
-            raise ConfigError(f"codec.name is {self.codec.name!r}; choose vae or identity")
-        if self.codec.name == "vae" and not self.codec.config:
-            raise ConfigError(
-                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
-            )
+        self.codec.check()
         build_schedule(self)
         if self.data.jitter or max(self.data.zoom) > 1:
             raise ConfigError(
@@ -316,9 +304,16 @@ def read_slot(key: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
-def build_codec(vae: VAEConfig | None) -> Codec:
-    """The codec, untrained; `vae` is its shape where it is an autoencoder."""
-    return Identity() if vae is None else VAECodec(vae)
+def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
+    """A codec that needs no training. Raises ConfigError where it cannot be loaded, or does not fit the frames."""
+    if config.codec.name == "identity":
+        return Identity()
+    try:
+        codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
+    except ValueError as error:
+        raise ConfigError(f"codec.path: {error}") from None
+    config.check_size(codec.factor)
+    return codec
 
 
 def build_denoiser(config: DiffusionRun) -> Denoiser:

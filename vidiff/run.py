@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidiff.codec import Codec
+from vidiff.autoencoder_kl import DiffusersCodec, read
+from vidiff.codec import TILE, Codec, Identity, VAECodec
 from vidiff.config import load
+from vidiff.engine.checkpoint import load_weights
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
-from vidiff.recipe import KINDS, ConfigError, DiffusionRun, RunConfig, build_codec
+from vidiff.recipe import KINDS, ConfigError, DiffusionRun, RunConfig
 
 Kind = TypeVar("Kind", bound=RunConfig)
 
@@ -73,27 +76,42 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
     return max(found)[1]
 
 
-def save_codec(folder: Path, codec: Codec, shape: VAEConfig | None) -> None:
+def save_codec(folder: Path, codec: Codec) -> None:
     """Put a codec, its statistics included, into a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "codec.json").write_text(json.dumps(None if shape is None else vars(shape)))
-    save_file(
-        {key: value.contiguous().cpu() for key, value in codec.state_dict().items()},
-        folder / "codec.safetensors",
-    )
+    with TemporaryDirectory(dir=folder) as scratch:  # so that a file is whole, or is not there
+        facts: dict[str, Any] | None = None
+        if isinstance(codec, DiffusersCodec):
+            codec.network.save_pretrained(scratch)
+            facts = {"name": "diffusers"}
+        else:
+            state = {key: value.contiguous().cpu() for key, value in codec.state_dict().items()}
+            save_file(state, Path(scratch) / "codec.safetensors")
+            facts = vars(codec.network.config) if isinstance(codec, VAECodec) else None
+        for path in sorted(Path(scratch).iterdir()):
+            path.replace(folder / path.name)
+        draft = Path(scratch) / "codec.json"
+        draft.write_text(json.dumps(facts))
+        draft.replace(folder / "codec.json")
 
 
-def load_codec(folder: Path) -> Codec:
-    """The codec of a run. Raises ValueError if it is not there, or damaged."""
-    path = folder / "codec.safetensors"
-    if not path.is_file():
+def load_codec(folder: Path, tile: int = TILE) -> Codec:
+    """The codec of a run, for tiles of `tile` pixels. Raises ValueError if it is not there, or damaged."""
+    if not (folder / "codec.json").is_file():
         raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
-    shape = json.loads((folder / "codec.json").read_text())
-    codec = build_codec(None if shape is None else VAEConfig(**shape))
+    facts = json.loads((folder / "codec.json").read_text())
+    advice = "remove that folder, and start the training again, which writes it anew"
+    if facts is not None and facts.get("name") == "diffusers":
+        try:
+            return DiffusersCodec(read(folder), tile)
+        except ValueError as error:
+            raise ValueError(f"{folder} is damaged: {advice} ({error})") from None
+    codec = Identity() if facts is None else VAECodec(VAEConfig(**facts), tile)
+    path = folder / "codec.safetensors"
     try:
         state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): start the training again, which writes it anew") from None
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {advice}") from None
     fill(codec, state, path)
     return codec.eval().requires_grad_(False)
 
@@ -105,3 +123,13 @@ def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit the run's resolved.yaml: {reason}") from None
+
+
+def fill_denoiser(denoiser: nn.Module, checkpoint: Path, weights: str) -> None:
+    """Give a denoiser the weights of a checkpoint of its run. Raises ValueError where they are damaged, or of another.
+
+    Args:
+        weights: as `Trained.from_pretrained` takes it.
+    """
+    state, own = load_weights(checkpoint, weights), "denoiser."  # an objective may have weights besides
+    fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)

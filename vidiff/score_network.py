@@ -41,8 +41,7 @@ from vidiff.evaluate.scores import nearest
 from vidiff.evaluate.sensitivity import damaged
 from vidiff.pipeline import Pipeline
 from vidiff.recipe import DataConfig
-from vidiff.run import read_config
-from vidiff.trained import fill_denoiser
+from vidiff.run import fill_denoiser, read_config
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,20 @@ from pathlib import Path
 
 import torch
 
-from vidiff.codec import Codec, Identity, VAECodec
+from vidiff.autoencoder_kl import DiffusersCodec
+from vidiff.begin import begin, begin_vae
+from vidiff.codec import TILE, Codec, Identity, VAECodec
 from vidiff.config import dump, load_codec_config
 from vidiff.data.index import Index
 from vidiff.data.joint import JointClips, JointLatents
 from vidiff.data.video import grid, write_video
 from vidiff.datasets import Samples, batches, clip_dataset, first_batches, latent_dataset, with_text
-from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
-from vidiff.nn.vae import VAE
+from vidiff.engine.precision import Precision
+from vidiff.nn.causal import Stream
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
 from vidiff.objective.diffusion import DiffusionObjective
@@ -35,6 +37,7 @@ from vidiff.prepare import (
     encode_plan,
     keep_filled,
     kinds,
+    latents_folder,
     make_index,
     make_latents,
     make_pictures,
@@ -43,7 +46,6 @@ from vidiff.prepare import (
     record,
     refuse_another_model,
     resolve,
-    same_codec,
 )
 from vidiff.recipe import (
     ClassifierRun,
@@ -52,12 +54,13 @@ from vidiff.recipe import (
     RunConfig,
     VAERun,
     build_classifier,
+    build_codec,
     build_objective,
     build_text,
     build_vae_objective,
 )
 from vidiff.resize import enlarge, shrink
-from vidiff.run import load_codec, read_config, read_run, save_codec, trained_precision
+from vidiff.run import save_codec, trained_precision
 
 HELD_OUT = 96  # clips that a classifier is validated on
 
@@ -100,8 +103,10 @@ def train_vae(config: VAERun, given: str) -> None:
 
     def sample(step: int) -> None:
         device = next(objective.parameters()).device
-        frames = test[:8].to(device).transpose(1, 2).flatten(0, 1)
-        found = objective.network.decode(objective.network.encode(frames)[0]).clamp(-1, 1).cpu()
+        clips = test[:8].to(device)
+        frames = clips.transpose(1, 2).flatten(0, 1)
+        mean, _ = objective.network.encode(frames, Stream(len(clips)))
+        found = objective.network.decode(mean, Stream(len(clips))).clamp(-1, 1).cpu()
         pairs = torch.cat([frames.cpu(), found], dim=-1).unflatten(0, (-1, test.shape[2])).transpose(1, 2)
         write_video(config.folder / "samples" / f"step-{step:07d}.mp4", pairs, fps=2)
 
@@ -125,7 +130,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     refuse_another_model(config, codec, encoder)
     record(config, given)
     with one_at_a_time(config.folder):
-        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
+        save_codec(config.folder / "codec", codec)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
         facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
@@ -197,7 +202,7 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
     refuse_another_model(config, codec)
     record(config, given)
     with one_at_a_time(config.folder):
-        save_codec(config.folder / "codec", codec, codec.network.config if isinstance(codec, VAECodec) else None)
+        save_codec(config.folder / "codec", codec)
         (config.folder / "classifier.json").write_text(json.dumps({"labels": index.labels}))
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
@@ -241,18 +246,18 @@ class Prepared:
 
 def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
     """Clips, codec and latents, made where they are not there."""
-    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
+    plan = plan_codec(config, folder)
     index, held_out = find_clips(config)
     pictures = make_pictures(config, index.labels)
-    codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
-    precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+    codec, key, precision = make_codec(config, plan, folder)
     data, how = config.data, (precision, config.data.split)
     seen, unseen = (
         make_latents(config, codec, key, clips, precision, split)
         for clips, split in ((index, data.split), (held_out, data.test_split))
     )
     shown = None if pictures is None else make_latents(config, codec, key, pictures, *how, pictures=True)
-    codec.set_statistics(*seen.codec_moments)
+    if not codec.fixed:
+        codec.set_statistics(*seen.codec_moments)
     return Prepared(codec, index, seen, held_out, unseen, pictures, shown)
 
 
@@ -274,71 +279,29 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
         raise ValueError(
             f"a run of kind {config.kind} has no latents: give the config of a model that is trained on them"
         )
-    vae = load_codec_config(config, folder) if config.codec.name == "vae" else None
-    if vae is not None and not is_trained(vae):
+    plan = plan_codec(config, folder)
+    if isinstance(plan, VAERun) and not is_trained(plan):
         raise ValueError(
-            f"the autoencoder in {vae.folder} is not trained: run python -m vidiff.train {folder / config.codec.config}"
+            f"the autoencoder in {plan.folder} is not trained: run python -m vidiff.train "
+            f"{folder / config.codec.config}"
         )
     lines = []
     with processes(config.device):
-        codec, key = (Identity(), "identity") if vae is None else prepare_codec(vae, folder)
-        precision = "fp32" if vae is None else trained_precision(vae.folder, choose_device(config.device))
+        codec, key, precision = make_codec(config, plan, folder)
         index, held_out = find_clips(config)
         pictures = make_pictures(config, index.labels)
         indexes = [(config.data.split, index, False), (config.data.test_split, held_out, False)]
         indexes += [] if pictures is None else [(config.data.split, pictures, True)]
         for split, clips, shown in indexes:
             for of in kinds(config) if split in splits else ():
-                plan = plan_latents(config, codec, key, clips, precision, split, of, shown)
-                found = encode_plan(config, codec, plan, part)
-                place = plan.folder(Path(config.runs) / "latents")
+                wanted = plan_latents(config, codec, key, clips, precision, split, of, shown)
+                found = encode_plan(config, codec, wanted, part)
+                place = wanted.folder(latents_folder(config))
                 there = len(list(place.glob("latents-*.safetensors")))
                 state = "complete" if found else "the others are still to come"
                 what = "pictures" if shown else split
-                lines.append(f"{what} ({of}): {there} of {len(plan.shards())} shards in {place}, {state}")
+                lines.append(f"{what} ({of}): {there} of {len(wanted.shards())} shards in {place}, {state}")
     return lines
-
-
-def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
-    """Give a denoiser the weights of the run `config.start`, as far as it has them.
-
-    Raises:
-        ValueError: no such run, one with another codec, or with weights that do not fit.
-    """
-    if not config.start:
-        return
-    source = Path(config.start)
-    checkpoint = newest(source / "checkpoints") if read_config(source) else None
-    if checkpoint is None:
-        raise ValueError(f"start={source} has no checkpoint yet: train it first")
-    if not same_codec(load_codec(source / "codec"), codec):
-        raise ValueError(
-            f"start={source} was trained on the latents of another codec, so its weights mean other things"
-        )
-    own = "denoiser."
-    state = {key.removeprefix(own): value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
-    try:
-        found = denoiser.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"start={source} has another network: {str(error).splitlines()[-1].strip()}") from None
-    if found.unexpected_keys:
-        raise ValueError(f"start={source} has weights that this model lacks, such as {found.unexpected_keys[0]}")
-
-
-def begin_vae(config: VAERun, network: VAE) -> None:
-    """Give an autoencoder the weights of the run `config.start`, its discriminator apart.
-
-    Raises:
-        ValueError: no such run, or one of another shape.
-    """
-    if not config.start:
-        return
-    source = Path(config.start)
-    own, shape = "network.", read_run(source, VAERun).vae
-    if shape != config.vae:
-        raise ValueError(f"start={source} has an autoencoder of another shape, {shape}: set vae as it is there")
-    weights = load_weights(source)
-    network.load_state_dict({key.removeprefix(own): value for key, value in weights.items() if key.startswith(own)})
 
 
 def fit_run(
@@ -367,13 +330,32 @@ def is_trained(vae: VAERun) -> bool:
     return checkpoint is not None and int(checkpoint.name.split("-")[1]) >= vae.train.steps
 
 
-def prepare_codec(vae: VAERun, folder: Path) -> tuple[VAECodec, str]:
+def plan_codec(config: LatentRun, folder: Path) -> VAERun | Identity | DiffusersCodec:
+    """The config that trains a model's codec, or a codec that needs no training.
+
+    Raises:
+        ConfigError: as `load_codec_config` and `build_codec`, before any data is touched.
+    """
+    return load_codec_config(config, folder) if config.codec.name == "vae" else build_codec(config)
+
+
+def make_codec(
+    config: LatentRun, plan: VAERun | Identity | DiffusersCodec, folder: Path
+) -> tuple[Codec, str, Precision]:
+    """A model's codec, trained first if need be, a hash that names it, and the precision in which it encodes."""
+    if not isinstance(plan, VAERun):
+        return plan, plan.digest(), "fp32"
+    codec, key = prepare_codec(plan, folder, config.codec.tile)
+    return codec, key, trained_precision(plan.folder, choose_device(config.device))
+
+
+def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE) -> tuple[VAECodec, str]:
     """The autoencoder, trained first if it has not reached its last step, and a hash that names it."""
     if not is_trained(vae):
         train(vae, dump(vae), folder)
     checkpoint = newest(vae.folder / "checkpoints")
     assert checkpoint is not None
-    codec = VAECodec(vae.vae)
+    codec = VAECodec(vae.vae, tile)
     own = "network."  # and not what helped to train it
     weights = {key: value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
     codec.network.load_state_dict({key.removeprefix(own): value for key, value in weights.items()})

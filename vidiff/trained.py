@@ -17,29 +17,19 @@ from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.draw import Draw
-from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.checkpoint import newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
 from vidiff.guide import Guide
 from vidiff.long import Strategy
 from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_strategy, build_text
-from vidiff.run import fill, load_codec, read_config, trained_precision
+from vidiff.run import fill_denoiser, load_codec, read_config, trained_precision
 from vidiff.text import TextEncoder
 from vidiff.trained_classifier import TrainedClassifier
 
 Loaded = TypeVar("Loaded", bound="Trained")
 Labels = str | int | Sequence[str | int] | None
 Texts = str | Sequence[str] | None
-
-
-def fill_denoiser(denoiser: Denoiser, checkpoint: Path, weights: str) -> None:
-    """Give a denoiser the weights of a checkpoint of its run. Raises ValueError where they are damaged, or of another.
-
-    Args:
-        weights: as `Trained.from_pretrained` takes it.
-    """
-    state, own = load_weights(checkpoint, weights), "denoiser."  # an objective may have weights besides
-    fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
 
 
 class Trained:
@@ -134,7 +124,7 @@ class Trained:
         fill_denoiser(denoiser.eval().requires_grad_(False), checkpoint, weights)
         return cls(
             denoiser,
-            load_codec(run / "codec"),
+            load_codec(run / "codec", config.codec.tile),
             config.data.frames,
             config.data.size,
             facts["labels"] if config.unet.labels else (),
@@ -197,7 +187,12 @@ class Trained:
         context: int | None = None,
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
-        """What every task on `clip` takes, for a result of `frames`."""
+        """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
+        if self.codec.temporal > 1:
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
+                "animate, and not edit: train one with vae.temporal=1"
+            )
         window = self.window(self._size_of(clip))
         draw, context = self._draw(window, **options), self._context(context, frames, window)
         return draw, context, self.condition(label, len(clip), text)
@@ -234,7 +229,7 @@ class Trained:
             build_sampler(slot),
             self.sampling.steps if steps is None else steps,
             self.sampling.guidance if guidance is None else guidance,
-            window,
+            1 + (window - 1) // self.codec.temporal,
             torch.Generator().manual_seed(seed),
             progress,
             lag,
@@ -300,6 +295,11 @@ class Trained:
             context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
         if not 1 <= context < window:
             raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
+        if (context - 1) % self.codec.temporal:
+            raise ValueError(
+                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
+                "one latent"
+            )
         return context
 
     def _size_of(self, clip: Tensor) -> tuple[int, int]:

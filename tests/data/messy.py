@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -50,6 +51,18 @@ def write_clip(
     return path
 
 
+def write_twice(source: Path, path: Path) -> Path:
+    """The same packets, one of them at the time of the one before: PyAV cannot tell the two by their times."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(file.streams.video[0])
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        packets[5].pts = packets[5].dts = packets[4].pts
+        for packet in packets:
+            packet.stream = stream
+            copy.mux(packet)
+    return path
+
+
 def write_sound(path: Path) -> None:
     with av.open(str(path), "w") as file:
         stream = file.add_stream("aac", rate=16000)
@@ -75,6 +88,15 @@ def with_edit_list(whole: bytes) -> bytes:
     return whole[:place] + shown.to_bytes(4, "big") + whole[place + 4 :]
 
 
+def lacking(whole: bytes) -> bytes:
+    """Another clip, of MPEG-4, whose last packet but one says that its frame is not coded: none comes out."""
+    with TemporaryDirectory() as folder:
+        content = bytearray(write_clip(Path(folder) / "x.mp4", codec="mpeg4").read_bytes())
+    begin = content.rindex(b"\x00\x00\x01\xb6", 0, content.rindex(b"\x00\x00\x01\xb6"))
+    content[begin + 5] &= 0x7F  # vop_coded, after 8 bits of type and time
+    return bytes(content)
+
+
 def damaged(whole: bytes) -> bytes:
     """The middle is another's."""
     begin = whole.index(b"mdat")
@@ -97,7 +119,7 @@ BREAK: dict[str, Callable[[bytes], bytes]] = {  # key of PROBLEMS -> what is mad
     "no moov": without_table,
     "truncated": lambda whole: whole[: len(whole) * 2 // 3],
     "unknown": lambda whole: np.random.default_rng(1).bytes(3000),
-    "frame count": with_edit_list,
+    "frame count": lacking,
     "damaged": damaged,
 }
 WAYS = (*BREAK, "no video", "hang")
@@ -145,7 +167,7 @@ def look(case: Case) -> Record:
 class Hanging(ClipDataset):
     """Clips, by a decoder that hangs, or crashes, on certain files."""
 
-    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
+    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
         if path.stem.startswith("hang"):
             path.with_suffix(f".{os.getpid()}").touch()
             ctypes.PyDLL(None).pause()
@@ -153,4 +175,4 @@ class Hanging(ClipDataset):
             os.kill(os.getpid(), signal.SIGSEGV)
         if path.stem.startswith("starved"):
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
-        return super().decode(path, indices, size)
+        return super().decode(path, indices, size, decoder)

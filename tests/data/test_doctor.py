@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from messy import BREAK, FRAMES, SIDE, WAYS, look, write_broken, write_clip, write_uncommon
+from messy import BREAK, FRAMES, SIDE, WAYS, look, with_edit_list, write_broken, write_clip, write_uncommon
 
 from vidiff.data import doctor
 from vidiff.data.container import is_text, missing_bytes, read_container
@@ -16,7 +16,7 @@ from vidiff.data.doctor_page import write_page, write_sheet
 from vidiff.data.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.index import DataError, build_index
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.records import Record, read_records, write_records
+from vidiff.data.records import VERSION, Record, read_records, write_records
 from vidiff.data.video import read_image, read_video
 
 TOOL = Path(__file__).parents[2] / "tools" / "doctor.py"
@@ -58,7 +58,15 @@ def test_each_way_of_breaking_has_its_name(tmp_path: Path, whole: bytes, way: st
     }
     assert told.get(way, "") in record.reason
     if way == "frame count":
-        assert record.reason.endswith(f" frames are promised, {FRAMES - 3} are there")
+        assert record.reason.endswith(f" frames are promised, {FRAMES - 1} are there")
+
+
+def test_a_trimmed_clip_has_the_frames_that_are_shown(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_bytes(with_edit_list(whole))
+    record = examine(Case(path, "x.mp4"))
+    assert (record.problem, record.frames, record.read, record.decoder) == ("", FRAMES - 3, FRAMES - 3, "pyav")
+    assert record.notes == [f"header: promises {FRAMES} frames, {FRAMES - 3} are there"]
 
 
 @pytest.mark.faults
@@ -168,7 +176,7 @@ def test_a_messy_folder(tmp_path: Path, whole: bytes, capsys: pytest.CaptureFixt
     assert said[0].startswith("60 files: 50 readable (") and said[0].endswith(" 10 left out")
     assert "       1  no moov atom: download it again: an mp4 that lost its table cannot be played" in said
     assert read_records(out / "index.jsonl") == {record.path: record for record in records}
-    assert all(json.loads(line)["version"] == 1 for line in (out / "index.jsonl").read_text().splitlines())
+    assert all(json.loads(line)["version"] == VERSION for line in (out / "index.jsonl").read_text().splitlines())
 
     # A training honours the list, counts nothing as broken, and opens nothing again.
     quarantine = Quarantine(out / "quarantine.txt")
@@ -297,7 +305,7 @@ def test_records_go_to_parquet_as_well(tmp_path: Path) -> None:
         "bytes": 7,
         "notes": ["odd size: 33x31"],
         "fps": 23.976,
-        "version": 1,
+        "version": VERSION,
     }
     assert list(read_records(files[0]).values()) == records  # the JSON lines lose nothing
 

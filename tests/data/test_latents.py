@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from cached import LENGTHS, ONE_FILE, certain, direct, encode, make, make_index
+from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
 from vidiff.data.cache import LatentCache
 from vidiff.data.captions import Captioned
 from vidiff.data.clips import Sample, Strides, draw, draw_window, make_loader
+from vidiff.data.copies import Copies
 from vidiff.data.index import DataError, Index
 from vidiff.data.latents import LatentDataset
 from vidiff.data.order import Order, seeded
@@ -180,6 +182,53 @@ def test_each_clip_comes_with_the_text_of_its_file(cache: LatentCache) -> None:
     assert torch.equal(batch["text"], text[[1, 0]]) and torch.equal(batch["text_mask"], mask[[1, 0]])
     assert torch.equal(dataset[9, 2]["text"], text[1]) and torch.equal(dataset[9, 0]["text_mask"], mask[0])
     assert torch.equal(batch["latent"], dataset.clips.__getitems__([(9, 2), (9, 0)])["latent"])
+
+
+def test_a_cache_elsewhere_is_read_through_copies(tmp_path: Path, index: Index, cache: LatentCache) -> None:
+    store = MemoryFileSystem()
+    store.put(str(cache.folder), "/elsewhere/cache", recursive=True)
+    most = max(path.stat().st_size for path in Path(cache.folder).iterdir())
+    copies = Copies(tmp_path / "copies", 3 * most)
+    remote = LatentCache("memory://elsewhere/cache", copies)
+    assert (remote.frames, remote.labels, remote.flips) == (cache.frames, cache.labels, cache.flips)
+    assert len(list(copies.folder.iterdir())) == 1, "the index, and no shard before it is touched"
+    datasets = [LatentDataset(each, frames=3, stride=Strides(1, 2), seed=4) for each in (cache, remote)]
+    for epoch in range(3):
+        for place in range(4):
+            one, other = (dataset[epoch, place] for dataset in datasets)
+            assert all(torch.equal(one[name], other[name]) for name in one)
+        assert sum(path.stat().st_size for path in copies.folder.iterdir()) <= copies.limit
+    assert len(remote._open) == 1, "no copy that was removed stays mapped for long"
+    with pytest.raises(ValueError, match="memory://elsewhere/cache is elsewhere: give copies"):
+        LatentCache("memory://elsewhere/cache")
+    with pytest.raises(DataError, match="memory://elsewhere/none is not a finished latent cache: copy one there"):
+        LatentCache("memory://elsewhere/none", copies)
+
+
+def test_workers_share_the_copies_of_a_cache_elsewhere(tmp_path: Path, cache: LatentCache) -> None:
+    url = f"file://{cache.folder}"
+    remote = LatentCache(url, Copies(tmp_path / "copies", 10**9))
+    order = Order(4, 2, seed=4)
+    alone, shared = (
+        list(islice(make_loader(LatentDataset(each, 3, seed=4), order, workers), 6))
+        for each, workers in ((cache, 0), (remote, 2))
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(list((tmp_path / "copies").iterdir())) == 1 + 4, "the index and each shard, once"
+
+
+def test_a_damaged_shard_elsewhere_is_named(tmp_path: Path, index: Index) -> None:
+    folder = make(tmp_path, index, shard_bytes=ONE_FILE)
+    shard = folder / "latents-00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    remote = LatentCache(f"file://{folder}", Copies(tmp_path / "copies", 10**9))
+    remote.read(0, 0, 1)
+    with pytest.raises(DataError, match=r"file://.*latents-00001\.safetensors is missing or damaged: copy it there"):
+        remote.read(1, 0, 1)
+    assert remote.damaged() == [shard.name]
 
 
 def test_mistakes(tmp_path: Path, index: Index) -> None:

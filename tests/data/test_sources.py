@@ -62,7 +62,7 @@ def test_frames_are_read_by_number(tmp_path: Path, kind: str) -> None:
             reader.read([5, 12])
         with pytest.raises(VideoError, match="no frames asked for"):
             reader.read([])
-    assert probe(path) == Facts(12, pytest.approx(8, rel=0.02), 32, 32, fingerprint(path))
+    assert probe(path) == Facts(12, pytest.approx(8, rel=0.02), 32, 32, fingerprint(path), "pillow")
     record = examine(Case(path, "clip"))
     assert (record.readable, record.frames, record.read, record.notes) == (True, 12, 12, [])
 

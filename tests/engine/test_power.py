@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vidiff.engine import checkpoint, snapshots
@@ -162,6 +162,9 @@ def test_the_command(tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no snapshots: train with ema_widths=" in capsys.readouterr().err
     with pytest.raises(ValueError, match="cannot be read"):
         checkpoint.load_weights(run, str(tmp_path / "none.safetensors"))
+    save_file({"x": torch.zeros(1)}, other)
+    with pytest.raises(ValueError, match=r"other\.safetensors is no average of .*: body\.0\.bias is on one side only"):
+        checkpoint.load_weights(run, str(other))
 
 
 def test_the_best_is_kept(tiny, tmp_path: Path, capsys) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from vidiff.config import load
 from vidiff.nn.vae import VAE, VAEConfig
+from vidiff.objective.vae import VAELoss, VAEObjective
+from vidiff.recipe import VAERun
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 SMALL = VAEConfig(channels=3, width=4, multipliers=[1, 2], patch=2)
 
@@ -18,6 +25,48 @@ def test_the_factor_is_what_sizes_shrink_by(patch: int, levels: int, factor: int
     mean, std = network.encode(torch.randn(2, 3, 2 * factor, 3 * factor))
     assert mean.shape == std.shape == (2, 2, 2, 3)
     assert network.decode(mean).shape == (2, 3, 2 * factor, 3 * factor)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "numbers"),
+    [
+        ("ucf_vae.yaml", [], 32 * 32 * 4),  # 256 px: 8x, 48 times fewer numbers
+        ("ucf_vae.yaml", ["vae.multipliers=[1, 2]"], 64 * 64 * 4),  # 4x
+        ("ucf_vae.yaml", ["vae.multipliers=[1, 2]", "vae.patch=4"], 32 * 32 * 4),  # 8x, with a level less
+        ("shapes_vae.yaml", [], 8 * 8 * 4),  # 64 px: 8x
+        ("shapes_vae.yaml", ["vae.patch=1", "vae.channels=8"], 16 * 16 * 8),  # 4x
+    ],
+)
+def test_recipes_of_4x_and_8x_have_as_many_latents_as_they_say(recipe: str, changes: list[str], numbers: int) -> None:
+    config = load(CONFIGS / recipe, changes)
+    assert isinstance(config, VAERun)
+    size = config.data.size
+    config.vae.width = 8  # which changes nothing of the sort
+    mean, std = VAE(config.vae).encode(torch.zeros(1, 3, size, size))
+    assert mean[0].numel() == std[0].numel() == numbers
+
+
+@pytest.mark.parametrize(
+    ("patch", "multipliers", "factor"),
+    [(1, [1, 1, 2], 4), (2, [1, 2], 4), (4, [2], 4), (1, [1, 1, 1, 2], 8), (2, [1, 1, 2], 8), (4, [1, 2], 8)],
+)
+def test_every_way_to_4x_and_8x_learns(patch: int, multipliers: list[int], factor: int) -> None:
+    """Pictures of one ramp each, that few numbers describe."""
+    config = VAEConfig(channels=4, width=8, multipliers=multipliers, patch=patch)
+    assert config.factor == factor
+    place = torch.linspace(-1, 1, 16)
+    slopes = torch.rand(12, 2, 3, 1, 1) - 0.5  # n (down, right) 3 1 1
+    frames = slopes[:, 0] * place[:, None] + slopes[:, 1] * place
+    objective = VAEObjective(VAE(config), VAELoss(kl=1e-6))
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-3)
+    found = [0.0, 0.0]
+    for step in range(50):
+        terms = objective({"video": frames[:, :, None]})
+        found[step > 0] = float(terms["psnr"])
+        terms["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert found[1] > found[0] + 4, found
 
 
 def test_frames_do_not_mix_and_the_same_weights_serve_every_size() -> None:

@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.mkdir(parents=True)
     (run / "resolved.yaml").write_text(dump(config))
     (run / "data.json").write_text(json.dumps({"labels": ["cat", "dog"], "fps": 8.0}))
-    save_codec(run / "codec", Identity(), None)
+    save_codec(run / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
     checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
     write_video(place / "clip.mp4", torch.rand(3, 5, 8, 8) * 2 - 1)

@@ -52,8 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codec = VAECodec(SHAPE)
     codec.network.load_state_dict({k.removeprefix("network."): v for k, v in ema.items() if k.startswith("network.")})
     codec.set_statistics(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2.0, 1.0, 0.5]))
-    save_codec(place / "runs" / "model" / "codec", codec, SHAPE)
-    save_codec(place / "runs" / "pixels" / "codec", Identity(), None)
+    save_codec(place / "runs" / "model" / "codec", codec)
+    save_codec(place / "runs" / "pixels" / "codec", Identity())
     (place / "runs" / "empty").mkdir()
     save_motion(place / "network", MotionNetwork(0, features=4, width=8), {})
     return place

@@ -14,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from vidiff.config import load
+from vidiff.data.index import DataError
+from vidiff.datasets import latent_dataset
 from vidiff.recipe import DiffusionRun
 from vidiff.stages import prepare_latents
 from vidiff.train import main as train
@@ -123,6 +126,25 @@ def test_a_cache_that_another_config_made_is_named(call: Callable[..., str]) -> 
     said = call(*options)
     assert "was made with data.flip=False" in said and "remove it if no run needs it" in said
     assert "was made" not in call(*options), "once"
+
+
+def test_a_training_reads_caches_elsewhere(place: Path, call: Callable[..., str]) -> None:
+    shutil.copytree("clean", "reader")
+    url = f"data.latents=file://{place}/runs/latents"
+    found = load("tiny.yaml", ["runs=reader", url])
+    assert isinstance(found, DiffusionRun)
+    prepared = prepare_latents(found, Path())
+    batch = latent_dataset(found, prepared.index, prepared.seen, prepared.seen).__getitems__([(0, 1), (1, 2)])
+    assert not Path("reader/latents").exists() and list(Path("reader/remote/copies").iterdir())
+    own = load("tiny.yaml")
+    assert isinstance(own, DiffusionRun)
+    prepared = prepare_latents(own, Path())
+    expected = latent_dataset(own, prepared.index, prepared.seen, prepared.seen).__getitems__([(0, 1), (1, 2)])
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    said = call("tiny.yaml", "runs=reader", url, code=2)
+    assert "/runs/latents, where caches are read: give a folder to make them in" in said
+    with pytest.raises(DataError, match=r"file://.* is not a finished latent cache: copy one there"):
+        prepare_latents(load("tiny.yaml", ["runs=reader", url, "data.flip=true"]), Path())
 
 
 def test_flipped_bits_are_mended_before_a_training(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.mkdir(parents=True)
     (run / "resolved.yaml").write_text(dump(config))
     (run / "data.json").write_text(json.dumps({"labels": ["cat", "dog"], "fps": 8.0}))
-    save_codec(run / "codec", Identity(), None)
+    save_codec(run / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
     for step in (1, 2, 3):
         moved = {key: value + 0.02 * step * torch.randn(value.shape, generator=draw) for key, value in weights.items()}

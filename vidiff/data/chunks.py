@@ -16,13 +16,14 @@ from vidiff.data.video import VideoReader, to_float
 
 
 class Chunk(NamedTuple):
-    """Frames start to stop of a file, seen at `fps` (0: its own frames), resized to `size` (h, w)."""
+    """Frames start to stop of a file, seen at `fps` (0: its own frames) by a decoder, resized to `size` (h, w)."""
 
     path: Path
     start: int
     stop: int
     size: tuple[int, int] | None
     fps: float = 0.0
+    decoder: str = "auto"
 
 
 class ChunkReader:
@@ -45,14 +46,21 @@ class ChunkReader:
             self._helper = None
 
     def read(
-        self, path: Path, frames: int, chunk: int, size: tuple[int, int] | None, fps: float = 0.0
+        self,
+        path: Path,
+        frames: int,
+        chunk: int,
+        size: tuple[int, int] | None,
+        fps: float = 0.0,
+        decoder: str = "auto",
     ) -> Generator[Tensor, None, None]:
-        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`; `fps` as of `VideoReader`.
+        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`. The rest is as of `VideoReader`.
 
         Raises VideoError where it does not decode, or its decoder hangs or crashes; Unreachable where it is elsewhere
         and cannot be fetched now.
         """
-        chunks = [Chunk(path, start, min(start + chunk, frames), size, fps) for start in range(0, frames, chunk)]
+        starts = range(0, frames, chunk)
+        chunks = [Chunk(path, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
         if self._helper is None or not self._helper.alive:
             self._helper = Helper(_Decoding())
         helper = self._helper
@@ -88,7 +96,7 @@ class _Decoding:
             if self.reader is not None:
                 self.reader.close()
             self.seen = seen
-            self.reader = VideoReader(chunk.path, chunk.fps)
+            self.reader = VideoReader(chunk.path, chunk.fps, chunk.decoder)
         try:
             return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
         except VideoError as error:

@@ -185,7 +185,8 @@ class ClipDataset(Dataset[Sample]):
         if self.lost[number]:
             raise VideoError(f"{path}: its decoder hung or crashed")
         with self.watch.over(self.first + number):
-            video = self.decode(path, range(start, start + frames * step, step), resize)  # 3 f height width
+            indices = range(start, start + frames * step, step)
+            video = self.decode(path, indices, resize, file.decoder)  # 3 f height width
         video = video[..., top : top + tall, left : left + wide]  # 3 f tall wide
         video = video.flip(-1) if mirrored else video
         return {
@@ -195,9 +196,9 @@ class ClipDataset(Dataset[Sample]):
             "key": torch.tensor(number),
         }
 
-    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None) -> Tensor:
+    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
         """Frames of a file, `(3, f, h, w)`."""
-        with VideoReader(path, self.index.fps) as reader:
+        with VideoReader(path, self.index.fps, decoder) as reader:
             return reader.read(indices, size)
 
     def lose(self, number: int, reason: str) -> None:

@@ -27,6 +27,11 @@ class Decoder(Protocol):
     """Decodes one video, which is opened at the first question. Raises `VideoError` where that fails."""
 
     @property
+    def name(self) -> str:
+        """Of the library that decodes."""
+        ...
+
+    @property
     def frames(self) -> int:
         """Number of frames, as the container tells."""
         ...
@@ -62,6 +67,8 @@ class DecordFile:
     Args:
         url: where its bytes are, as `vidiff.data.spans.Span.url` tells, if not in a file of its own.
     """
+
+    name = "decord"
 
     def __init__(self, path: Path, url: str = "") -> None:
         self.path, self._url = path, url

@@ -80,7 +80,7 @@ def encode_latents(
         share: the shards that are this call's to make.
         max_broken: fraction of files that may fail to decode; each is named, and has length 0 in the cache.
         patience: seconds that decoding a chunk may take; then the decoder is killed, and the file has failed.
-        chunk: frames that are decoded and encoded at once.
+        chunk: frames that are decoded and encoded at once, where the plan knows no segments.
 
     Returns:
         the cache's folder; None where shards of others are missing yet.
@@ -239,12 +239,16 @@ class _Encoding:
     def encode_file(self, number: int, moments: Moments) -> dict[str, Tensor]:
         """The latents of one file, each crop and its mirror image: `(f, p, c, h', w')`, named as in the shard."""
         plan, file = self.plan, self.plan.index.files[number]
+        frames = plan.read(number)
+        if not frames:  # shorter than a segment
+            return {}
         fitted, (height, width) = plan.fitted(number), plan.sizes[number]
         resize = None if fitted == (file.height, file.width) else fitted
         copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
         path, fps = plan.index.path(number), plan.index.fps
-        for video in self.reader.read(path, file.frames, self.chunk, resize, fps):  # 3 f h w
+        step = plan.segment or self.chunk
+        for video in self.reader.read(path, frames, step, resize, fps, file.decoder):  # 3 f h w
             for ((top, left), mirrored), part in zip(copies, parts, strict=True):
                 crop = video[None, :, :, top : top + height, left : left + width]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if mirrored else crop)
@@ -311,7 +315,8 @@ class _Encoding:
             "noisy": any(found["noisy"] for found in facts),
             "flips": plan.flips,
             "crops": [len(plan.corners(number)) for number in range(len(files))],
-            "frames": [0 if str(number) in broken else file.frames for number, file in enumerate(files)],
+            "frames": [0 if str(number) in broken else plan.latents(number) for number in range(len(files))],
+            "segment": plan.latents_each,
             "label": [file.label for file in files],
             "shift": shift.tolist(),
             "scale": scale.tolist(),

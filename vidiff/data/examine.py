@@ -123,6 +123,7 @@ def _look_at_pictures(record: Record, case: Case) -> Record:
         with VideoReader(case.path) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
             read, same = _read_frames(reader, frames, (height, width), case.whole)
     except Unreachable:
         raise
@@ -165,6 +166,7 @@ def _look_at_frames(record: Record, case: Case, container: Container, short: int
         with VideoReader(case.path) as reader:
             claimed, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
             if not short:
                 read, same = _read_frames(reader, claimed, (height, width), case.whole)
                 record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])

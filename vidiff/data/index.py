@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vidiff.data.copies import Copies
+from vidiff.data.decode import DecordFile
 from vidiff.data.find import Found, find_files
 from vidiff.data.probe import Facts, Outcome, probe, probe_all
 from vidiff.data.quarantine import Quarantine
@@ -35,6 +36,7 @@ class VideoFile:
         frames, fps, height, width: of the video; size in pixels.
         bytes: size of the file.
         fingerprint: hash of its size and of its beginning and end.
+        decoder: what reads it, as of `vidiff.data.video.VideoReader`.
     """
 
     path: str
@@ -45,6 +47,7 @@ class VideoFile:
     width: int
     bytes: int
     fingerprint: str
+    decoder: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def build_index(
     records: Path | None = None,
     progress: bool = True,
     fps: float = 0.0,
+    decoder: str = "auto",
     copies: Copies | None = None,
 ) -> Index:
     """Find the videos of a split and look into each.
@@ -114,6 +118,7 @@ def build_index(
         copies: where copies of remote files are kept; by default in `runs`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
         fps: see every file at this rate, by the time stamps of its frames; 0 for their own frames.
+        decoder: of video files, one of `vidiff.data.decoders.DECODERS`.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
@@ -129,15 +134,17 @@ def build_index(
     if 0 < limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     known = _read_cache(cache)
-    examined = read_records(records) if records and not fps else {}  # they count a file's own frames
+    own = not fps and decoder == "auto"  # as the doctor counts a file's frames
+    examined = read_records(records) if records and own else {}
+    seen = (f"|{fps} fps" if fps else "") + (f"|{decoder}" if decoder != "auto" else "")
     sizes, keys = {}, {}
     for path, _ in found:
         sizes[path], changed = size_and_change(root / path)
-        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}" + (f"|{fps} fps" if fps else "")
+        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}{seen}"
         record = examined.get(Path(path).as_posix())
         if record and record.readable and (record.bytes, record.changed) == (sizes[path], changed):
             known[keys[path]] = record.facts
-    look: dict[str, Any] = {"look": partial(probe, rate=fps)} if fps else {}
+    look: dict[str, Any] = {} if own else {"look": partial(probe, rate=fps, decoder=decoder)}
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
     in_a_row = 0
     try:
@@ -162,7 +169,7 @@ def build_index(
         if isinstance(outcome, str):
             broken.append((path, outcome))
         else:
-            files.append(VideoFile(path, label, *outcome[:4], bytes=sizes[path], fingerprint=outcome.fingerprint))
+            files.append(VideoFile(path, label, *outcome[:4], sizes[path], *outcome[4:]))
     if len(broken) > max_broken * len(found) or not files:
         shown = "".join(f"\n  {path}: {reason}" for path, reason in broken[:5])
         allowed = f"more than data.max_broken={max_broken} allows" if files else "none can"
@@ -175,6 +182,9 @@ def build_index(
         tqdm.write(f"left out {path}: {reason}")
     if broken:
         tqdm.write(f"{len(broken)} of {len(found)} files in {root} are left out")
+    others = sum(file.decoder == DecordFile.name for file in files) if decoder == "auto" else 0
+    if others:
+        tqdm.write(f"{others} of {len(files)} files in {root} are read by decord: PyAV does not find their frames")
     return Index(root, files, labels, broken, fps)
 
 

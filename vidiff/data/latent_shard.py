@@ -62,19 +62,19 @@ class Shard:
         header.pop("__metadata__", None)
         begin, shapes = 8 + length, dict[tuple[int, ...], tuple[int, ...]]()
         # where it begins, counted in numbers of 2 bytes; numbers of a frame; shape of a frame: one object for all alike
-        self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        self._places: dict[tuple[int, ...], tuple[int, int, tuple[int, ...]]] = {}
         for name, entry in header.items():
             shape = tuple(entry["shape"][1:])
             place = (begin + entry["data_offsets"][0]) // 2, math.prod(shape), shapes.setdefault(shape, shape)
-            self._places[name] = place
+            self._places[tuple(map(int, name.split(".")))] = place
             if begin + entry["data_offsets"][1] > size:
                 raise ValueError(f"{path} is cut short")
         # a torch mapping keeps no file open, of which a process may have a thousand or so
         self._bits = torch.from_file(str(path), shared=False, size=size // 2, dtype=torch.int16).numpy()
 
-    def window(self, name: str, start: int, frames: int, stride: int = 1) -> np.ndarray:
+    def window(self, number: int, crop: int, mirrored: bool, start: int, frames: int, stride: int = 1) -> np.ndarray:
         """The bits of some frames, int16 `(frames, p, c, h, w)`, where they lie in memory. Not to be written to."""
-        place, numbers, shape = self._places[name]
+        place, numbers, shape = self._places[number, crop, mirrored]
         first = place + start * numbers
         if stride == 1:
             return self._bits[first : first + frames * numbers].reshape(frames, *shape)

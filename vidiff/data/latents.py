@@ -15,6 +15,7 @@ from vidiff.data.cache import LatentCache
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, long_enough
 from vidiff.data.index import DataError
 from vidiff.data.order import Key, seeded
+from vidiff.data.remote import shown
 
 
 class Window(NamedTuple):
@@ -41,7 +42,7 @@ class LatentDataset(Dataset[Sample]):
         groups: the indices of windows of equal shape, together.
 
     Args:
-        frames, stride, seed: as for `vidiff.data.clips.ClipDataset`.
+        frames, stride, seed: as for `vidiff.data.clips.ClipDataset`. Of a cache of segments, windows are these.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
         lowres: latents of the same files at low resolution, which a super-resolution model is shown.
         lowres_statistics: as `statistics`, of those.
@@ -64,8 +65,10 @@ class LatentDataset(Dataset[Sample]):
     ) -> None:
         self.cache, self.stride, self.seed = cache, stride, seed
         self.frames = [frames] * len(cache) if isinstance(frames, int) else frames
+        if cache.segment and ({*self.frames}, stride.least, stride.most) != ({cache.segment}, 1, 1):
+            raise ValueError(f"{cache.folder} holds segments of {cache.segment} latents: windows are these at stride 1")
         self.statistics = statistics or cache.statistics
-        self.kept = long_enough(cache.frames, frames, stride.least, str(cache.folder))
+        self.kept = long_enough(cache.frames, frames, stride.least, shown(str(cache.folder)))
         self.groups = group([(self.frames[number], sizes and sizes[number]) for number in self.kept])
         self.lowres = lowres
         if lowres is not None:
@@ -85,13 +88,14 @@ class LatentDataset(Dataset[Sample]):
         generator = torch.Generator()
         windows = [self.draw(key, seeded(self.seed, *key, generator=generator)) for key in keys]
         shift, scale = self.statistics
+        numbers = [window.number for window in windows]
         batch = {
             "latent": gather(self.cache, windows),
             "shift": shift.expand(len(keys), -1),
             "scale": scale.expand(len(keys), -1),
-            "label": torch.tensor([self.cache.labels[window.number] for window in windows]),
-            "stride": torch.tensor([window.stride for window in windows]),
-            "key": torch.tensor([window.number for window in windows]),
+            "label": torch.from_numpy(np.array([self.cache.labels[number] for number in numbers])),
+            "stride": torch.from_numpy(np.array([window.stride for window in windows])),
+            "key": torch.from_numpy(np.array(numbers)),
         }
         if self.lowres is not None:
             shift, scale = self.lowres_statistics
@@ -102,8 +106,11 @@ class LatentDataset(Dataset[Sample]):
     def draw(self, key: Key, generator: torch.Generator) -> Window:
         """The window of a sample."""
         number = self.kept[key[1]]
-        frames = self.frames[number]
-        start, step = draw_window(self.cache.frames[number], frames, self.stride, generator)
+        length, segment, frames = self.cache.frames[number], self.cache.segment, self.frames[number]
+        if segment:
+            start, step = draw(0, length // segment - 1, generator) * segment, 1
+        else:
+            start, step = draw_window(length, frames, self.stride, generator)
         crops = self.cache.crops[number]
         crop = draw(0, crops - 1, generator) if crops > 1 else 0
         mirrored = self.cache.flips and draw(0, 1, generator) == 1

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from vidiff.data.buckets import Bucket
 from vidiff.data.captions import SOURCES
+from vidiff.data.decoders import check_decoder
 from vidiff.data.find import LAYOUTS
 from vidiff.data.latent_shard import DTYPES
 from vidiff.data.root import GIGABYTES
@@ -53,8 +54,10 @@ class DataConfig:
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
     shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
+    latents: str = ""  # folder of latent caches, or a URL to read finished ones from; empty for runs/latents
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
+    decoder: str = "auto"  # or pyav, decord, torchcodec; auto is pyav, with decord for what pyav refuses
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
 
@@ -78,6 +81,7 @@ class DataConfig:
         """Raises DataError for values out of range, and sets `frames` where `seconds` tells it."""
         if self.layout not in LAYOUTS:
             raise DataError(f"data.layout is {self.layout!r}; choose {', '.join(LAYOUTS)}")
+        check_decoder(self.decoder)
         if not 0 < self.remote_cache_gb < float("inf"):
             raise DataError(f"data.remote_cache_gb is {self.remote_cache_gb}; give gigabytes above 0, such as 50")
         if self.captions not in SOURCES:

@@ -27,6 +27,8 @@ class Animation:
         open_bytes: opens what it holds, if that is no file of its own.
     """
 
+    name = "pillow"
+
     def __init__(self, path: Path, open_bytes: Callable[[], BinaryIO] | None = None) -> None:
         self.path, self._open_bytes = path, open_bytes
         self._picture: Image.Image | None = None
@@ -91,6 +93,8 @@ class Animation:
 
 class FrameFolder:
     """A folder of numbered pictures, all of one size: a frame each, in the order of their numbers."""
+
+    name = "pillow"
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -31,6 +31,9 @@ class Plan:
         dtype: "float16" or "bfloat16".
         per_pixel: bytes that the latents of a pixel take. How many files a shard gets follows from it.
         shard_bytes: a shard is closed once it holds this much.
+        segment: frames that are encoded as a clip of their own, one such segment after the other, and what is left of
+            the file not at all; 0 to encode files frame by frame.
+        temporal: frames of a segment to one latent, the first of it apart.
 
     Raises:
         ValueError: as many sizes as files are needed, 1 crop or more, and a known dtype.
@@ -45,6 +48,8 @@ class Plan:
     dtype: str = "float16"
     per_pixel: float = 0.25
     shard_bytes: int = 64 << 20
+    segment: int = 0
+    temporal: int = 1
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.index.files):
@@ -60,6 +65,8 @@ class Plan:
         each = sorted({tuple(size) for size in self.sizes})
         size = list(each[0]) if len(each) == 1 else hashlib.sha256(json.dumps(self.sizes).encode()).hexdigest()
         own = {"files": self.index.digest, "size": size, "crops": self.crops, "flips": self.flips, "dtype": self.dtype}
+        if self.segment:
+            own["segment"] = self.segment
         return {**self.made_of, **own, "shard_bytes": self.shard_bytes, "format": FORMAT}
 
     @property
@@ -74,13 +81,27 @@ class Plan:
     def shards(self) -> list[range]:
         """The numbers of the files in each shard."""
         found, first, held = [], 0, 0.0
-        for number, (file, (height, width)) in enumerate(zip(self.index.files, self.sizes, strict=True)):
+        for number, (height, width) in enumerate(self.sizes):
             copies = len(self.corners(number)) * (1 + self.flips)
-            held += file.frames * height * width * copies * self.per_pixel
+            held += self.latents(number) * height * width * copies * self.per_pixel
             if held >= self.shard_bytes or number == len(self.sizes) - 1:
                 found.append(range(first, number + 1))
                 first, held = number + 1, 0.0
         return found
+
+    @property
+    def latents_each(self) -> int:
+        """Latent frames of a segment; 0 where there are none."""
+        return 1 + (self.segment - 1) // self.temporal if self.segment else 0
+
+    def read(self, number: int) -> int:
+        """Frames of a file that are encoded: all, or whole segments."""
+        frames = self.index.files[number].frames
+        return frames // self.segment * self.segment if self.segment else frames
+
+    def latents(self, number: int) -> int:
+        """Latent frames of a file."""
+        return self.read(number) // self.segment * self.latents_each if self.segment else self.read(number)
 
     def fitted(self, number: int) -> tuple[int, int]:
         """Height and width that the frames of a file are resized to."""

@@ -20,29 +20,31 @@ ENDS = 1 << 16  # bytes of each end of a file that its fingerprint reads
 
 
 class Facts(NamedTuple):
-    """What a readable video holds: height and width in pixels, and a fingerprint of its content."""
+    """What a readable video holds: size in pixels, a fingerprint of its content, and the decoder that reads it."""
 
     frames: int
     fps: float
     height: int
     width: int
     fingerprint: str
+    decoder: str
 
 
 Outcome = Facts | str  # or why the file cannot be read
 
 
-def probe(path: Path, rate: float = 0.0) -> Outcome:
+def probe(path: Path, rate: float = 0.0, decoder: str = "auto") -> Outcome:
     """Open one file, and decode its first and its last frame: what a truncated download lacks is the end.
 
     Args:
         rate: frames per second at which the file is seen; 0 for its own frames.
+        decoder: as of `VideoReader`.
     """
     try:
-        with VideoReader(path, rate) as reader:
+        with VideoReader(path, rate, decoder) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
-            reader.read([frames - 1])
-        return Facts(frames, fps, height, width, fingerprint(path))
+            reader.pixels([frames - 1])
+            return Facts(frames, fps, height, width, fingerprint(path), reader.decoder)
     except Unreachable as error:
         return Unfetched(error)
     except (VideoError, OSError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vidiff.data.probe import Facts
 
-VERSION = 1  # goes up when the same file comes to be told of differently
+VERSION = 2  # goes up when the same file comes to be told of differently
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Record:
         codec, pixel_format, bits, rotation, declared, key_frames, key_spacing, duration: of
             `vidiff.data.container.Container`.
         read: number of frames that were decoded.
+        decoder: that reads it.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Record:
     key_spacing: int = 0
     duration: float = 0.0
     read: int = 0
+    decoder: str = ""
 
     @property
     def readable(self) -> bool:
@@ -63,7 +65,7 @@ class Record:
     @property
     def facts(self) -> Facts:
         """What the index of a training keeps of a readable file."""
-        return Facts(self.frames, self.fps, self.height, self.width, self.fingerprint)
+        return Facts(self.frames, self.fps, self.height, self.width, self.fingerprint, self.decoder)
 
 
 def read_records(file: Path) -> dict[str, Record]:

@@ -30,6 +30,10 @@ class Retimed:
         self._shown: np.ndarray | None = None
 
     @property
+    def name(self) -> str:
+        return self._decoder.name
+
+    @property
     def frames(self) -> int:
         return len(self._sources())
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from vidiff.data.decode import VIDEO_SUFFIXES, Decoder, DecordFile
+from vidiff.data.decode import VIDEO_SUFFIXES, Decoder
+from vidiff.data.decoders import video_file
 from vidiff.data.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, numbered
 from vidiff.data.spans import Apart, Span, is_apart, size_and_change_of_file
 
@@ -16,20 +18,23 @@ class DataError(ValueError):
     """Data that cannot be used; the message says what to do."""
 
 
-def make_decoder(path: Path) -> Decoder:
-    """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures."""
-    if is_apart(path):
-        return Apart(path, _decoder_of)
-    return _decoder_of(path)
+def make_decoder(path: Path, decoder: str = "auto") -> Decoder:
+    """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures.
+
+    Args:
+        decoder: of a video file, one of `vidiff.data.decoders.DECODERS`.
+    """
+    make = partial(_decoder_of, decoder)
+    return Apart(path, make) if is_apart(path) else make(path)
 
 
-def _decoder_of(path: Path, span: Span | None = None) -> Decoder:
+def _decoder_of(decoder: str, path: Path, span: Span | None = None) -> Decoder:
     """The decoder of a file, or of a part of one."""
     if path.is_dir():
         return FrameFolder(path)
     if path.suffix.lower() in ANIMATION_SUFFIXES | PICTURE_SUFFIXES:
         return Animation(path, span.open if span else None)
-    return DecordFile(path, span.url if span else "")
+    return video_file(path, decoder, span.url if span else "")
 
 
 def is_video(path: Path) -> bool:

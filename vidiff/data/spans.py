@@ -152,6 +152,10 @@ class Apart:
         self._held = ExitStack()
 
     @property
+    def name(self) -> str:
+        return self._open().name
+
+    @property
     def frames(self) -> int:
         return self._open().frames
 

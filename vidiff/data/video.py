@@ -30,6 +30,8 @@ from vidiff.data.decode import VideoError, reason_of
 from vidiff.data.retime import Retimed
 from vidiff.data.sources import make_decoder
 
+CACHED = 1 << 17  # values of 4 bytes that a processor has at hand
+
 
 class VideoReader:
     """Reads frames of one clip by number. A context manager; the file is opened at the first question.
@@ -41,12 +43,13 @@ class VideoReader:
 
     Args:
         fps: see the clip at this rate, as `vidiff.data.retime.Retimed` does; 0 for its own frames.
+        decoder: of a video file, one of `vidiff.data.decoders.DECODERS`.
     """
 
-    def __init__(self, path: str | Path, fps: float = 0.0) -> None:
+    def __init__(self, path: str | Path, fps: float = 0.0, decoder: str = "auto") -> None:
         self.path = Path(path)
-        decoder = make_decoder(self.path)
-        self._decoder = Retimed(self.path, decoder, fps) if fps else decoder
+        inner = make_decoder(self.path, decoder)
+        self._decoder = Retimed(self.path, inner, fps) if fps else inner
 
     def __enter__(self) -> VideoReader:
         return self
@@ -57,6 +60,11 @@ class VideoReader:
     def close(self) -> None:
         """Closes the file. The next question opens it again."""
         self._decoder.close()
+
+    @property
+    def decoder(self) -> str:
+        """Name of the library that reads it."""
+        return self._decoder.name
 
     @property
     def frames(self) -> int:
@@ -347,7 +355,13 @@ def sheet(video: Tensor) -> Tensor:
 
 def to_float(pixels: np.ndarray) -> Tensor:
     """uint8 `(f, h, w, 3)` to `(3, f, h, w)` in [-1, 1]."""
-    return torch.from_numpy(rearrange(pixels, "f h w c -> c f h w")).float().div_(127.5).sub_(1)
+    frames, height, width, _ = pixels.shape
+    video = torch.empty(3, frames, height, width)
+    planes = torch.from_numpy(rearrange(pixels, "f h w c -> c f h w"))
+    together = max(1, CACHED // (3 * height * width))  # each step finds in the cache what the one before has written
+    for some, found in zip(video.split(together, 1), planes.split(together, 1), strict=True):
+        some.copy_(found).div_(127.5).sub_(1)
+    return video
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

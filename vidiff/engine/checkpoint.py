@@ -212,7 +212,13 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
     weights = read_tensors(found / "model.safetensors")
     if which == "model":
         return weights
-    return weights | read_tensors(found / "ema.safetensors" if which in ("ema", "best") else Path(which))
+    ema = read_tensors(found / "ema.safetensors")
+    if which in ("ema", "best"):
+        return weights | ema
+    tensors = read_tensors(Path(which))
+    if odd := sorted(tensors.keys() ^ ema.keys()):
+        raise CheckpointError(f"{which} is no average of {found}: {odd[0]} is on one side only")
+    return weights | tensors
 
 
 def describe_weights(path: Path | str, which: str = "ema") -> dict[str, Any]:

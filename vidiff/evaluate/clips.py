@@ -56,7 +56,7 @@ class Windows:
             file = self.index.files[number]
             size = fit_size(file.height, file.width, (self.size, self.size))
             resize = None if size == (file.height, file.width) else size
-            with VideoReader(self.index.path(number), self.index.fps) as reader:
+            with VideoReader(self.index.path(number), self.index.fps, file.decoder) as reader:
                 video = reader.read(range(start, start + self.frames * self.stride, self.stride), resize)
             top, left = ((side - self.size) // 2 for side in size)
             clips.append(video[:, :, top : top + self.size, left : left + self.size])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vidiff.evaluate.features import Features
 from vidiff.evaluate.prediction import check_pairs, distances
+from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE
 from vidiff.objective.adversary import Adversary, Pair, last_kernel
 
@@ -61,7 +62,7 @@ class VAEObjective(nn.Module):
     The negative evidence bound of Kingma and Welling 2014, eq. 7, with weights. For the fraction `shifted` of the
     frames, latents are moved by part of a voxel, and the moved frame must come out (Kouzelis et al. 2025, eq. 6, for
     translations): then what moves smoothly in pixels moves smoothly in the latent, which a diffusion model learns
-    sooner.
+    sooner. Of an autoencoder with a temporal factor it is a fraction of the clips, and a clip moves as a whole.
 
     On top of that, each where its weight is above 0, a perceptual distance between frames (Zhang et al. 2018) and a
     discriminator of patches, as in Esser et al. 2021, eq. 5 to 7, and Rombach et al. 2022, section 3.1. The
@@ -94,18 +95,20 @@ class VAEObjective(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """batch: "video" `(b, 3, f, h, w)` in [-1, 1]. Returns loss, its terms, and PSNR in dB."""
         frames = rearrange(batch["video"], "b c f h w -> (b f) c h w")
-        mean, std = self.network.encode(frames)
+        mean, std = self.network.encode(frames, Stream(len(batch["video"])))
         z = mean + std * torch.randn_like(mean)
-        moved = int(len(z) * self.weights.shifted) if min(z.shape[2:]) > 1 else 0
+        each = len(z) // len(batch["video"]) if self.network.config.temporal > 1 else 1  # latents that stay together
+        moved = int(len(z) // each * self.weights.shifted) * each if min(z.shape[2:]) > 1 else 0
         still = len(z) - moved
+        first = still * len(frames) // len(z)  # of the frames that are to be moved
         psnr, errors, shown = {}, [], list[Pair]()
-        pairs = (("psnr", z[:still], frames[:still]), ("psnr_shifted", *self._move(z, frames, still)))
+        pairs = (("psnr", z[:still], frames[:first]), ("psnr_shifted", *self._move(z[still:], frames[first:])))
         for name, code, wanted in pairs:
             if len(code):
-                found = self.network.decode(code)
+                found = self.network.decode(code, Stream(len(code) // each))
                 l1, mse = (found - wanted).abs().mean(), (found - wanted).square().mean()
-                errors.append((len(code) / len(frames), l1, mse))
-                shown.append((len(code) / len(frames), found, wanted))
+                errors.append((len(code) / len(z), l1, mse))
+                shown.append((len(code) / len(z), found, wanted))
                 psnr[name] = 10 * torch.log10(4 / mse.detach())  # the range of [-1, 1] is 2
         l1, mse = (torch.stack([part * error[i] for part, *error in errors]).sum() for i in (0, 1))
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
@@ -129,10 +132,10 @@ class VAEObjective(nn.Module):
         ]
         return torch.stack(each).sum()
 
-    def _move(self, z: Tensor, frames: Tensor, still: int) -> tuple[Tensor, Tensor]:
-        """The latents from number `still` on, moved by one random offset, and the frames as they should come out."""
+    def _move(self, z: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents, moved by one random offset, and their frames as they should come out."""
         factor = self.network.config.factor
         down, right = torch.randint(factor, (2,)).tolist()  # whole pixels, so the frames are only cut
-        z = shift(z[still:], down / factor, right / factor)
+        z = shift(z, down / factor, right / factor)
         height, width = z.shape[2] * factor, z.shape[3] * factor
-        return z, frames[still:, :, down : down + height, right : right + width]
+        return z, frames[:, :, down : down + height, right : right + width]

@@ -1,0 +1,96 @@
+"""Loading for long: memory, descriptors and threads of all processes stay what they were."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from messy import write_clip, write_twice
+
+from vidiff.data.clips import ClipDataset, make_loader
+from vidiff.data.index import build_index
+from vidiff.data.order import Order
+
+FILES, BATCH = 24, 8
+
+
+class Use(NamedTuple):
+    """What processes hold: resident memory in MiB, file descriptors, threads."""
+
+    memory: float
+    descriptors: int
+    threads: int
+
+
+def use(processes: Iterable[int]) -> Use:
+    memory = descriptors = threads = 0
+    for process in processes:
+        folder = Path("/proc") / str(process)
+        lines = (line.partition(":") for line in (folder / "status").read_text().splitlines())
+        status = {name: value for name, _, value in lines}
+        memory += int(status["VmRSS"].split()[0])
+        threads += int(status["Threads"])
+        descriptors += len(list((folder / "fd").iterdir()))
+    return Use(memory / 1024, descriptors, threads)
+
+
+def settled(processes: list[int]) -> Use:
+    """Use once workers have read ahead as far as they may: until then, batches under way come and go."""
+    found = [use(processes)]
+    while len(found) < 4 or len({(each.descriptors, each.threads) for each in found[-4:]}) > 1:
+        time.sleep(0.1)
+        found.append(use(processes))
+    return found[-1]
+
+
+def write_files(folder: Path) -> None:
+    """Of several kinds: read by their own index, read through, resized, with times that decord alone puts up with."""
+    (folder / "train").mkdir(parents=True)
+    for number in range(FILES):
+        suffix, codec = ((".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"), (".mp4", "libx264"))[number % 4]
+        side = 96 if number % 4 == 3 else 64
+        path = folder / "train" / f"{number:02d}{suffix}"
+        write_clip(path, number, frames=40, height=side, width=side, codec=codec, keys=12)
+    for number in range(2):
+        write_twice(folder / "train" / "01.mkv", folder / "train" / f"twice{number}.mkv")
+
+
+def read(folder: Path, clips: int, warm: int) -> tuple[list[Use], dict[str, int]]:
+    """Use at ten points of time after `warm` clips have been read, and how many files each decoder reads."""
+    write_files(folder)
+    index = build_index(folder, layout="flat", progress=False)
+    kinds = [file.decoder for file in index.files]
+    batches: Any = iter(make_loader(ClipDataset(index, 16, 64), Order(len(index.files), BATCH), workers=2))
+    workers = [worker.pid for worker in batches.iterator._workers]
+    found: list[Use] = []
+    for _ in range(warm // BATCH):
+        next(batches)
+    for _ in range(10):
+        for _ in range((clips - warm) // BATCH // 10):
+            assert next(batches)["video"].shape == (BATCH, 3, 16, 64, 64)
+        found.append(settled([os.getpid(), *workers]))
+    assert [worker.pid for worker in batches.iterator._workers] == workers  # none died on the way
+    return found, {kind: kinds.count(kind) for kind in set(kinds)}
+
+
+def check(found: list[Use], kinds: dict[str, int]) -> None:
+    assert kinds == {"pyav": FILES, "decord": 2}
+    first, last = found[0], found[-1]
+    assert last.memory < 1.02 * first.memory, found
+    assert {each.descriptors for each in found} == {first.descriptors}, found
+    assert {each.threads for each in found} == {first.threads}, found
+
+
+def test_five_hundred_clips_leave_nothing_behind(tmp_path: Path) -> None:
+    check(*read(tmp_path, clips=560, warm=160))
+
+
+@pytest.mark.slow
+def test_twenty_thousand_clips_leave_nothing_behind(tmp_path: Path) -> None:
+    found, kinds = read(tmp_path, clips=20_000, warm=1_000)
+    print(*found, sep="\n")
+    check(found, kinds)
