@@ -16,6 +16,7 @@ from vidiff.autoencoder_kl import DiffusersCodec, read
 from vidiff.codec import TILE, Codec, Identity, VAECodec
 from vidiff.config import load
 from vidiff.data.plain import read_json
+from vidiff.engine.checkpoint import load_weights
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
@@ -126,3 +127,13 @@ def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit the run's resolved.yaml: {reason}") from None
+
+
+def fill_denoiser(denoiser: nn.Module, checkpoint: Path, weights: str) -> None:
+    """Give a denoiser the weights of a checkpoint of its run. Raises ValueError where they are damaged, or of another.
+
+    Args:
+        weights: as `Trained.from_pretrained` takes it.
+    """
+    state, own = load_weights(checkpoint, weights), "denoiser."  # an objective may have weights besides
+    fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)

@@ -34,14 +34,16 @@ _NO_CURVE = ("step", "seconds", "skipped", "spike", "spike_loss", "clips")
 _LAST = ("memory_gb", "data_wait")
 
 
-def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None) -> Path:
+def write_report(
+    run: Path, title: str = "", media: Iterable[Path] | None = None, further: Mapping[str, str] | None = None
+) -> Path:
     """Writes `run`/report.html from what the run's folder holds, and returns its path.
 
     run    a folder with metrics.jsonl and, where they exist, resolved.yaml or config.yaml, environment.json,
            scores.json and samples/
-    media  videos (.mp4, .webm) and images (.gif, .png, .jpg, .webp) to show, the newest last; by default a
-    selection
+    media  videos (.mp4, .webm) and images (.gif, .png, .jpg, .webp) to show, the newest last; by default a selection
            from samples/
+    further  sections above the scores: heading -> HTML; one without content is left out
     """
     run = Path(run)
     files = list((run / "samples").glob("*") if media is None else media)
@@ -53,6 +55,7 @@ def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None
     sections = [
         _header(name, lines, training=not (run / "card.json").exists()),
         _samples(shown),
+        *(_section(heading, content) for heading, content in (further or {}).items()),
         _section("Scores", _table(_json(run / "scores.json"))),
         _curves(lines),
         _section("Losses that stood out", _spikes(lines)),

@@ -133,7 +133,8 @@ class Features:
                 module = ARCHITECTURES[declaration.architecture](**declaration.arguments)
                 module.load_state_dict(load_file(file))
         except (RuntimeError, SafetensorError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            told = str(error).strip().splitlines() or [type(error).__name__]
+            reason = " ".join(dict.fromkeys((told[0], told[-1].strip())))
             raise ValueError(f"{file} cannot be loaded as {path.name} declares it: {reason}") from None
         return cls(module, declaration, digest, torch.device(device))
 
