@@ -44,6 +44,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "recipe": LEAVES | {"edit", "objective", "autoencoder_kl"},
     "config": frozenset({"recipe"}),
     "run": frozenset({"config"}),
+    "sketch": frozenset({"config"}),
+    "estimate": frozenset({"sketch"}),
+    "plan": frozenset({"estimate"}),
     "trained_classifier": frozenset({"run"}),
     "trained": frozenset({"trained_classifier"}),
     "pipeline": frozenset({"trained"}),
@@ -58,13 +61,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "score_codec": frozenset({"run"}),
     "datasets": frozenset({"prepare"}),
     "begin": frozenset({"prepare"}),
-    "stages": frozenset({"begin", "pipeline", "datasets"}),
+    "stages": frozenset({"begin", "pipeline", "datasets", "estimate"}),
     "dry_run": frozenset({"stages"}),
     "train": frozenset({"dry_run"}),
     "study": LEAVES,
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
     "tools": frozenset(
-        {"vidiff", "options", "compare", "study"}
+        {"vidiff", "options", "plan", "compare", "study"}
         | {"score_codec", "score_editing", "score_guidance", "score_network", "score_upscaling"}
     ),
 }
@@ -224,6 +227,7 @@ def test_the_table_means_what_it_says() -> None:
     assert reach("tools") == set(MAY_IMPORT)
     knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
     after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "datasets", "stages", "dry_run"}
+    after |= {"sketch", "estimate", "plan"}
     scores = {"compare", "score_codec", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
     scores |= {"score_network"}
     assert knows_config == {"config", "vidiff", "tools", "begin", "train"} | after | scores

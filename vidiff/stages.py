@@ -25,6 +25,7 @@ from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.engine.precision import Precision
+from vidiff.estimate import refuse_too_large
 from vidiff.nn.causal import Stream
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
@@ -74,9 +75,10 @@ def train(config: RunConfig, given: str, folder: Path) -> None:
         folder: where the config file stands; paths in it are relative to that.
 
     Raises:
-        ValueError: where data or config cannot be used, or another training holds the run.
+        ValueError: where data or config cannot be used, memory is far too small, or another training holds the run.
         vidiff.engine.guard.Interrupted: after a signal, with everything saved.
     """
+    refuse_too_large(config, folder)
     with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
         if isinstance(config, VAERun):
             train_vae(config, given)

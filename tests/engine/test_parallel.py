@@ -13,6 +13,7 @@ import torch
 
 from vidiff.engine import checkpoint
 from vidiff.engine.log import read_metrics
+from vidiff.engine.model import Model
 from vidiff.engine.parallel import Group, choose_device, processes
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def test_one_process_needs_nothing() -> None:
     with processes("cpu") as group, processes("cpu") as again:
         assert group == again == Group(torch.device("cpu"), 0, 1)
         module = torch.nn.Linear(1, 1)
-        assert group.wrap(module) is module
+        assert Model(module, group).call is module
         assert group.gather("x") == ["x"]
         assert group.share(3) == 3
         assert group.reduce_sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]

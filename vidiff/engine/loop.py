@@ -10,9 +10,8 @@ processes.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -20,9 +19,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine import checkpoint, log, moments, precision, seeds, snapshots
+from vidiff.engine import checkpoint, log, moments, precision, regional, seeds, snapshots
 from vidiff.engine.counters import Counters, collect
 from vidiff.engine.ema import EMA
+from vidiff.engine.feed import Batch, Feed
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
 from vidiff.engine.hang import HangWatch
 from vidiff.engine.model import evaluating, load_model
@@ -33,10 +33,9 @@ from vidiff.engine.power import PowerEMA
 from vidiff.engine.record import Recorder
 from vidiff.engine.saver import Saver
 from vidiff.engine.spike import LENGTH, deviations
+from vidiff.engine.spread import spread
 
 T = TypeVar("T")
-Batch = dict[str, Tensor]
-"""Tensors of equal first dimension. "key", if there, numbers the samples and names them in errors."""
 Validate = Callable[[int], Mapping[str, float]]
 Sample = Callable[[int], object]
 
@@ -104,22 +103,13 @@ class _Training:
         title: str,
         name: Callable[[int], str],
     ) -> None:
-        parts = group.world * options.accumulate
-        if batch_size < 1 or batch_size % parts:
-            raise ValueError(
-                f"batch_size is {batch_size}; it must be a multiple of {parts}, "
-                f"for {group.world} processes with accumulate={options.accumulate}"
-            )
         self.began = time.perf_counter()
         self.options, self.run, self.group, self.stop, self.name = options, run, group, stop, name
-        self.make_batches, self.batch_size, self.part_size = make_batches, batch_size, batch_size // parts
+        self.batch_size = batch_size
+        self.feed = Feed(make_batches, batch_size, options.accumulate, group, stop)
         self.objective = objective.to(group.device)
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.buffers = list(objective.buffers())
-        self.optimizer = build_optimizer(options.optim, objective)
         self.at = Counters()
         self.taken = 0  # steps, since this start
-        self.batches: Iterator[Batch] | None = None
         self.recorder = Recorder(run, title, options.steps, group.main, options.log)
         self.say = self.recorder.say
         self.saver = Saver(run / "checkpoints", group, self.say)
@@ -138,11 +128,14 @@ class _Training:
             load_model(self.objective, found)
         self.precision = self.choose_precision(found.state["precision"] if found else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
-        if self.options.compile:
-            self.objective.compile()
-        self.model = self.group.wrap(self.objective)
-        self.ema = EMA(self.objective, self.options.ema, self.options.ema_warmup)
-        self.averages = [PowerEMA(self.objective, width) for width in self.options.ema_widths]
+        compiling = self.options.compile and self.compilable()
+        self.model = spread(self.objective, self.group, self.options, self.precision)
+        if compiling:
+            self.model.compile()
+        module = self.model.module
+        self.optimizer = build_optimizer(self.options.optim, module)
+        self.ema = EMA(module, self.options.ema, self.options.ema_warmup)
+        self.averages = [PowerEMA(module, width) for width in self.options.ema_widths]
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.precision == "fp16")
         if found:
             self.restore(found)
@@ -157,20 +150,30 @@ class _Training:
         if self.options.precision != "auto":
             return self.options.precision
         if before is None and self.group.main:
-            parts = self.fetch(1)
-            if parts is None or self.batches is None:
+            part = self.feed.peek(self.at.samples)
+            if part is None:
                 return "fp32"  # a signal came before the data did: no step will be taken
-            self.batches = itertools.chain(parts, self.batches)
-            before = precision.choose(self.objective, self.move(parts[0]), self.group.device)
+            before = precision.choose(self.objective, part, self.group.device)
             self.say(f"precision {before}")
         return self.group.share(before or "fp32")
+
+    def compilable(self) -> bool:
+        """Whether blocks compute the same when they are compiled, on every process; says why not."""
+        part = self.feed.peek(self.at.samples)
+        if part is None:
+            return False
+        with precision.autocast(self.group.device, self.precision):
+            reason = regional.objection(self.objective, part, self.precision)
+        if reason:
+            self.say(f"blocks are not compiled: {reason}")
+        return not self.group.reduce_max(torch.tensor(int(reason is not None)))
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         state = found.state
         self.ema.load_state_dict(found.ema, state["ema_updates"])
         for average in self.averages:
             average.load_state_dict(found.average(average.width), state["ema_updates"])
-        moments.into_optimizers(found.path, self.objective, self.optimizer.parts)
+        moments.into_optimizers(found.path, self.model.module, self.optimizer.parts)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.group.rank < len(state["random"]):
@@ -185,8 +188,8 @@ class _Training:
             "ema_updates": self.ema.updates,
             "random": self.group.gather(seeds.random_state()),
         }
-        model, ema = self.objective.state_dict(), self.ema.state_dict()
-        kept = moments.of_optimizers(self.objective, self.optimizer.parts)
+        model, ema = self.model.module.state_dict(), self.ema.state_dict()
+        kept = moments.of_optimizers(self.model.module, self.optimizer.parts)
         keep = {"keep": self.options.keep, "keep_every": self.options.keep_every, "best": self.at.best_step}
         updates = self.ema.updates if self.snapshot_due() else 0
         self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, updates, **keep)
@@ -198,7 +201,7 @@ class _Training:
         return bool(self.averages) and self.due(self.options.ema_every, 0)
 
     def close(self) -> None:
-        self.batches = None  # ends the loader's workers
+        self.feed.close()
         self.hang.close()
         self.saver.settle()
         self.recorder.close()
@@ -231,6 +234,7 @@ class _Training:
                 self.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
                 raise Interrupted(wish)
             if done:
+                self.model.fill()
                 break
             self.step()
         self.recorder.report()
@@ -242,7 +246,7 @@ class _Training:
         began = time.perf_counter()
         slower = 1.0 if self.taken else SLOWER
         self.hang.note(f"waiting for the data of step {at.step + 1}", slower)
-        parts = self.fetch(options.accumulate)
+        parts = self.feed.take(at.samples)
         if parts is None:
             return  # a signal came before the data did
         self.recorder.waited += time.perf_counter() - began
@@ -252,16 +256,17 @@ class _Training:
         rate = learning_rate(options.optim, at.step, options.steps)
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
-        kept = [buffer.clone() for buffer in self.buffers]
+        kept = [buffer.clone() for buffer in self.model.module.buffers()]
         results = []
         for number, part in enumerate(parts, 1):
-            with self.group.unsynced(self.model) if number < len(parts) else nullcontext():
+            with self.model.unsynced() if number < len(parts) else nullcontext():
                 with precision.autocast(self.group.device, self.precision):
-                    result = self.model(self.move(part))
+                    result = self.model.call(self.feed.move(part))
                 self.scaler.scale(result["loss"] / len(parts)).backward()
             results.append({name: value.detach().float() for name, value in result.items()})
+        self.model.settle()
         self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
-        norm = clip_gradients(self.parameters, options.optim.clip)
+        norm = clip_gradients(list(self.model.module.parameters()), options.optim.clip)
 
         scalars, sound = collect(results, norm, self.group)
         if sound:
@@ -270,7 +275,7 @@ class _Training:
             for average in (self.ema, *self.averages):
                 average.update()
         else:
-            for buffer, before in zip(self.buffers, kept, strict=True):
+            for buffer, before in zip(self.model.module.buffers(), kept, strict=True):
                 buffer.copy_(before)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -285,29 +290,6 @@ class _Training:
         else:
             self.recorder.progress.advance(at.step, None)
 
-    def fetch(self, parts: int) -> list[Batch] | None:
-        """The next parts of a batch, as the loader gives them; None where a signal came before they did."""
-        if self.batches is None:  # in one go: a loader that is cut short half made complains
-            try:
-                self.batches = iter(self.make_batches(self.at.samples))
-            except (EOFError, OSError, RuntimeError):
-                if not self.cut_short:
-                    raise
-                return None  # the signal met a worker that was not yet shielded from it
-        batches = self.batches
-        return self.interruptible(lambda: [self.checked(next(batches, None)) for _ in range(parts)])
-
-    def checked(self, batch: Batch | None) -> Batch:
-        if batch is None:
-            raise ValueError(f"the batches ended, {self.at.samples} samples in; make_batches must give them for ever")
-        size = len(next(iter(batch.values())))
-        if size != self.part_size:
-            raise ValueError(
-                f"the loader gave {size} samples at once; expected {self.part_size}: batch_size "
-                f"{self.batch_size} over {self.group.world} processes in {self.options.accumulate} parts"
-            )
-        return batch
-
     def interruptible(self, work: Callable[[], T]) -> T | None:
         """Runs `work`; None where a signal cut it short. Among several processes none does: the others would wait."""
         return self.stop.cut_short(work) if self.group.world == 1 else work()
@@ -315,9 +297,6 @@ class _Training:
     @property
     def cut_short(self) -> bool:
         return self.group.world == 1 and self.stop.number != 0
-
-    def move(self, batch: Batch) -> Batch:
-        return {k: v.to(self.group.device, non_blocking=True) for k, v in batch.items()}
 
     def judge(self, sound: bool, loss: float, parts: list[Batch]) -> None:
         """Tells of a loss that stands out; counts a step that was skipped, and raises Diverged after too many."""
@@ -368,8 +347,7 @@ class _Training:
                 at.validated = at.step
         if sample and sampling:
             with self.recorder.going_on("samples"):
-                if self.group.main:
-                    self.watch(lambda: sample(at.step))
+                self.watch(lambda: sample(at.step) if self.group.main else None)
             if not self.cut_short:
                 at.sampled = at.step
                 self.recorder.sampled(at.step)
@@ -383,7 +361,7 @@ class _Training:
 
     def watch(self, work: Callable[[], T]) -> T | None:
         """Runs `work` on the averaged weights; nothing of it shows in the training."""
-        with self.ema.swapped(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
+        with self.ema.swapped(), self.model.shown(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
             seeds.seed_step(self.options.seed, -1, self.group.rank)  # the same noise each time, to compare
             return self.interruptible(work)
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vidiff.engine.dtensor import local, shard_like, sharded, whole
+
 
 @dataclass
 class Optim:
@@ -76,10 +78,11 @@ def adamw(options: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.Ada
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    mixed = len({sharded(p) for p in parameters}) > 1  # only one by one do sharded and whole ones go together
     betas = (options.betas[0], options.betas[1])
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=options.lr, betas=betas, eps=options.eps, fused=fused
-    )
+    how = {"fused": False, "foreach": False} if mixed else {"fused": fused}
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=betas, eps=options.eps, **how)
 
 
 def orthogonalise(x: Tensor, iterations: int = 5) -> Tensor:
@@ -101,7 +104,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024), for kernels `(outputs, inputs, ...)` of hidden layers.
 
     A step's root mean square is `0.2 lr`, about what AdamW's is (Liu et al. 2025, eq. 4), so both go by one rate.
-    PyTorch's own Muon takes matrices alone, not kernels.
+    PyTorch's own Muon takes matrices alone, not kernels. A sharded kernel's momentum is gathered, since only whole
+    matrices can be orthogonalised: every process computes the same move, and takes its shard of it.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
@@ -122,12 +126,13 @@ class Muon(torch.optim.Optimizer):
                         state["momentum"] = torch.zeros_like(parameter)
                     assert parameter.grad is not None
                     state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                    steps.append(parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1))  # Nesterov's
+                    step = parameter.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
+                    steps.append(whole(step).flatten(1))
                 moves = orthogonalise(torch.stack(steps)).float()
                 size = 0.2 * math.sqrt(max(moves.shape[1:]))
                 for parameter, move in zip(parameters, moves, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(move.view(shape), alpha=-group["lr"] * size)
+                    parameter.add_(shard_like(move.view(shape), parameter), alpha=-group["lr"] * size)
 
 
 class Together:
@@ -169,6 +174,13 @@ def build_optimizer(options: Optim, module: nn.Module) -> Together:
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float) -> Tensor:
     """Scales gradients down to norm `largest` (0: leaves them) and returns the norm () that they had."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if any(map(sharded, grads)):
+        kinds = [[g for g in grads if sharded(g)], [g for g in grads if not sharded(g)]]
+        norm = torch.stack([whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]).norm()
+        if largest > 0:
+            torch._foreach_mul_(local(grads), (largest / (norm + 1e-6)).clamp(max=1))
+        return norm
     if largest > 0:
         return nn.utils.clip_grad_norm_(parameters, largest)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return nn.utils.get_total_norm(grads)

@@ -48,6 +48,14 @@ class TrainOptions:
     """Where metrics and samples go besides the run's own folder: tensorboard, wandb."""
     seed: int = 0
     compile: bool = False
+    """Compile each kind of block once, if it then computes the same."""
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """Of several processes, whether each holds all weights (ddp), a shard of them (fsdp), or a shard within its group,
+    of which there are several (hsdp)."""
+    shards: int = 0
+    """Processes of a group of hsdp; 0 for those of one machine."""
+    check_memory: bool = True
+    """Refuse, before anything is made, a training that needs far more memory than there is."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "keep", "log_every", "max_skips"):
@@ -76,3 +84,10 @@ class TrainOptions:
             raise ValueError(f"train.keep_best is {self.keep_best}, but validate_every is 0: give that a number")
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"train.precision is {self.precision!r}; choose auto, fp32, bf16 or fp16")
+        if self.parallel not in ("ddp", "fsdp", "hsdp"):
+            raise ValueError(f"train.parallel is {self.parallel!r}; choose ddp, fsdp or hsdp")
+        if self.shards < 0 or (self.shards and self.parallel != "hsdp"):
+            raise ValueError(
+                f"train.shards is {self.shards} and train.parallel {self.parallel}; give hsdp 0 (the processes of a "
+                "machine) or more, and the others 0"
+            )

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -27,25 +26,13 @@ class Group:
     device: torch.device
     rank: int = 0
     world: int = 1
+    local_world: int = 1
+    """Processes on this machine."""
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """`module`, with gradients averaged over processes where there are several.
-
-        Wrap the objective, and call it: methods other than `forward` bypass the averaging.
-        """
-        if self.world == 1:
-            return module
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
-
-    def unsynced(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Inside, `backward` adds to this process's own gradients: for all but the last part of a batch."""
-        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over processes, of any shape."""
@@ -114,7 +101,7 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    group = Group(chosen, rank, world)
+    group = Group(chosen, rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     if dist.is_initialized():
         yield group
         return

@@ -92,6 +92,14 @@ def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     raise RuntimeError(f"no attention backend works on {device} in {dtype}")
 
 
+def _chosen(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    return choose(device, dtype, head_dim)
+
+
+# A compiler would else follow the probes. As torch.compiler.assume_constant_result, without its import of a second.
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", mask: Tensor | None = None) -> Tensor:
     """Attention of n tokens to m.
 
@@ -109,7 +117,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", mask: Tens
     """
     if backend == "auto":
         short = q.device.type == "cpu" and k.shape[1] <= SHORT
-        backend = "plain" if short else choose(q.device, q.dtype, q.shape[-1])
+        backend = "plain" if short else _chosen(q.device, q.dtype, q.shape[-1])
     if backend not in BACKENDS:
         raise ValueError(f"attention backend is {backend!r}; choose auto, {', '.join(BACKENDS)}")
     if mask is not None:

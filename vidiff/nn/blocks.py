@@ -27,7 +27,7 @@ def channels_last(module: nn.Module) -> None:
 def layer_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """Layer norm over the last axis, in the type of `x`: the kernel accumulates in float32 whatever that is."""
     with torch.autocast(x.device.type, enabled=False):
-        return F.layer_norm(x, x.shape[-1:], weight)
+        return F.layer_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype))
 
 
 def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:

@@ -1,0 +1,108 @@
+"""Blocks compiled one by one, by torch.compile, after they have been seen to compute the same.
+
+A model that repeats its blocks needs each kind compiled only once, where compiling it whole would take as many times as
+long. Whether a compiled block is right is not taken on trust: at the start of a run each is compared with itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from vidiff.engine import seeds
+from vidiff.engine.blocks import find_blocks
+from vidiff.engine.precision import Precision
+
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
+"""Norm of the difference of an output or a gradient, over its own norm."""
+
+BACKEND: str | Callable[..., Any] = "inductor"
+"""Of torch.compile."""
+
+KINDS = 256  # of blocks, by structure, sizes and precision, that may be compiled; torch gives up after 8
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """From here on each block's `forward` is compiled, when it is first called; what hooks it has stay outside."""
+    for block in find_blocks(module):
+        block.forward = _compiled(block)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Inside, compiled blocks run as they are: for sizes that come but now and then, such as those of samples."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def objection(objective: nn.Module, batch: Mapping[str, Tensor], precision: Precision) -> str | None:
+    """Why the blocks of `objective` must not be compiled; None if each computes what it does when it is not.
+
+    One forward pass of the objective, which the caller puts under autocast, shows each block its inputs; there outputs
+    and gradients of both are compared. The objective and random states are afterwards as they were.
+    """
+    blocks = find_blocks(objective)
+    if not blocks:
+        return "the model has no blocks that repeat"
+    found: list[str] = []
+
+    def look(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if not found and (reason := _compare(block, given, options, precision)):
+            found.append(f"{type(block).__name__}: {reason}")
+
+    buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
+    hooks = [block.register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
+    try:
+        with seeds.preserved():
+            objective(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    return found[0] if found else None
+
+
+def _compiled(block: nn.Module) -> Callable[..., Any]:
+    import torch._dynamo
+    import torch._inductor
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
+    torch._inductor.config.fallback_random = True  # dropout draws the numbers that it would have drawn
+    return torch.compile(block.forward, backend=BACKEND, dynamic=False)
+
+
+def _compare(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any], precision: Precision) -> str | None:
+    try:
+        expected, got = (_run(way, block, given, options) for way in (block.forward, _compiled(block)))
+    except Exception as error:  # whatever it is that a compiler dies of, it is a reason to do without
+        return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+    least = 1e-3 * max((float(x.norm()) for x in expected if x is not None), default=0.0)
+    for number, (wanted, value) in enumerate(zip(expected, got, strict=True)):
+        if (wanted is None) != (value is None):
+            return "it gives other gradients"
+        if wanted is None or value is None:
+            continue
+        gap = float((value - wanted).norm() / (wanted.norm() + least + 1e-30))
+        if not gap <= TOLERANCE[precision]:
+            what = "its output differs" if number == 0 else "a gradient differs"
+            return f"{what} by {gap:.1e} of its size, more than {TOLERANCE[precision]:.0e} in {precision}"
+    return None
+
+
+def _run(
+    way: Callable[..., Any], block: nn.Module, given: tuple[Any, ...], options: dict[str, Any]
+) -> list[Tensor | None]:
+    """The output, and the gradients of inputs and parameters, in float32."""
+    own = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(x.requires_grad), (given, options))
+    torch.manual_seed(0)  # of dropout, if there is any, and of the gradient's direction
+    output = way(*own[0], **own[1])
+    wanted = [x for x in tree_leaves(own) if isinstance(x, Tensor) and x.requires_grad]
+    wanted += [p for p in block.parameters() if p.requires_grad]
+    torch.manual_seed(0)
+    grads = torch.autograd.grad(output, wanted, torch.randn_like(output), allow_unused=True)
+    return [None if x is None else x.detach().float() for x in (output, *grads)]
