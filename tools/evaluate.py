@@ -5,7 +5,8 @@ python tools/evaluate.py --made clips --data data/ucf --network networks/motion
 python tools/evaluate.py --run runs/shapes                            by the oracle of the shapes set, as it was trained
 
 The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
-several (torchrun --nproc-per-node 2 tools/evaluate.py ...), given as many threads each.
+several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
+takes --run for its own).
 """
 
 from __future__ import annotations

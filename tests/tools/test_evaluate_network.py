@@ -235,7 +235,7 @@ def test_two_processes_print_the_same_digits(tmp_path: Path) -> None:
     told = []
     for count in (1, 2):
         out = tmp_path / str(count)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--"]
         command += [str(ROOT / "tools" / "evaluate.py"), *RUN, *COMMON, "--predict", "2", "--out", str(out)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550)
