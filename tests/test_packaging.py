@@ -22,6 +22,8 @@ EXTRAS = {
     "transformers": "text",
     "skimage": "score",
     "pyarrow": "parquet",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
     "torchcodec": "torchcodec",
     "diffusers": "diffusers",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),

@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "score_editing": frozenset({"score_shapes"}),
     "score_guidance": frozenset({"score_shapes"}),
     "score_upscaling": frozenset({"pipeline", "prepare"}),
+    "score_network": frozenset({"pipeline"}),
     "score_codec": frozenset({"run"}),
     "datasets": frozenset({"prepare"}),
     "begin": frozenset({"prepare"}),
@@ -63,7 +64,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "study": LEAVES,
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
     "tools": frozenset(
-        {"vidiff", "options", "compare", "score_codec", "score_editing", "score_guidance", "score_upscaling", "study"}
+        {"vidiff", "options", "compare", "study"}
+        | {"score_codec", "score_editing", "score_guidance", "score_network", "score_upscaling"}
     ),
 }
 
@@ -88,6 +90,8 @@ OWNERS = {
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py", "vidiff/data/options.py"},
     "diffusers": {"vidiff/autoencoder_kl.py"},
     "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
+    "tensorboard": {"vidiff/engine/sinks.py"},
+    "wandb": {"vidiff/engine/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 
@@ -221,6 +225,7 @@ def test_the_table_means_what_it_says() -> None:
     knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
     after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "datasets", "stages", "dry_run"}
     scores = {"compare", "score_codec", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
+    scores |= {"score_network"}
     assert knows_config == {"config", "vidiff", "tools", "begin", "train"} | after | scores
 
 

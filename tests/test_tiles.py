@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec import Codec, VAECodec
+from vidiff.data.video import VideoReader, VideoWriter
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.tiles import Canvas, cuts, tiles
 
@@ -146,3 +147,51 @@ def test_memory_grows_neither_with_frames_nor_with_their_size() -> None:
         [sys.executable, "-c", MEASURE, sizes], env=environment, text=True, capture_output=True, check=True
     )
     assert max(json.loads(said.stdout)) < 48, said.stdout  # a whole frame of 1024 px takes 17 MB in each convolution
+
+
+STREAM = """
+import json, resource, sys, torch
+from pathlib import Path
+from vidiff.codec import VAECodec
+from vidiff.data.chunks import ChunkReader
+from vidiff.data.video import VideoReader, VideoWriter
+from vidiff.nn.vae import VAEConfig
+torch.set_num_threads(2)
+torch.manual_seed(0)
+path, back = Path(sys.argv[1]), Path(sys.argv[2])
+codec, plain = (VAECodec(VAEConfig(width=8), tile=tile).eval() for tile in (256, 0))
+plain.load_state_dict(codec.state_dict())
+with VideoReader(path) as reader:
+    frames = reader.frames
+apart, done = 0.0, 0
+with ChunkReader(60) as reader, VideoWriter(back, fps=1) as writer:
+    for video in reader.read(path, frames, 4, None):
+        made = codec.decode(codec.encode(video[None]).mean)[0]
+        writer.write(made)
+        if done % 100 == 0:
+            first = video[None, :, :1]
+            apart = max(apart, float((plain.decode(plain.encode(first).mean)[0] - made[:, :1]).abs().max()))
+        done += video.shape[1]
+        if done == 40:
+            early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([done, early / 1024, late / 1024, apart]))
+"""
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_720p_go_through_in_the_memory_of_forty_frames(tmp_path: Path) -> None:
+    """Decoded, encoded in tiles, decoded in tiles and written: 600 s at one frame a second."""
+    y, x = torch.linspace(0, 9, 720)[:, None], torch.linspace(0, 16, 1280)
+    with VideoWriter(tmp_path / "long.mp4", fps=1) as writer:
+        for t in range(600):
+            writer.write(torch.stack([0.8 * torch.sin(x + y + phase + t / 7) for phase in (0.0, 1.0, 2.0)])[:, None])
+    command = [sys.executable, "-c", STREAM, str(tmp_path / "long.mp4"), str(tmp_path / "back.mp4")]
+    said = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
+    assert said.returncode == 0, said.stderr
+    done, early, late, apart = json.loads(said.stdout)
+    print(f"{done} frames, {early:.0f} MB after 40 of them and {late:.0f} MB after all; tiles differ by {apart:.1e}")
+    assert done == 600 and late < 1.05 * early
+    assert apart < 1e-3
+    with VideoReader(tmp_path / "back.mp4") as reader:
+        assert (reader.frames, reader.size) == (600, (720, 1280))
