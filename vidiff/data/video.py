@@ -39,7 +39,7 @@ class VideoReader:
 
     A clip is a video file, an animated GIF or WebP, a folder of numbered pictures, or one picture.
 
-    Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
+    Do not fork while a reader is open: decord hangs in the child. Everything raises `VideoError` on a
     file that is missing, is no video, or is damaged where it is read.
 
     Args:
