@@ -100,13 +100,15 @@ def estimate(
         "weights": whole // shards + sum(b.numel() * b.element_size() for b in step.objective.buffers()),
         "gradients": trained // shards,
         "moments": _moments(train.optim, step.objective) // shards,
-        "average": trained // shards,
+        "averages": (1 + len(train.ema_widths)) * trained // shards,
         "gathered blocks": gathered,
         "activations": int(SLACK * step.peak),
         "batch": step.batch,
         "codec": 4 * of.codec,
         "libraries": LIBRARIES[gpu],
     }
+    if not gpu:  # on a GPU's machine they lie beside it
+        memory["copies to save"] = memory["weights"] + memory["moments"] + memory["averages"]
     if shards > 1:  # validation and samples need all weights at once, when there are no activations
         memory["whole weights, to sample"] = max(0, whole - memory["activations"] - gathered)
     return Estimate(whole // 4, memory, step.flops * train.accumulate + step.update)
@@ -170,18 +172,22 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
 
     Blocks have less than 45 weights for each pair of channels, and hold less than 100 numbers of a channel and place.
     """
-    shrunk, blocks = 1, list[int]()
+    shrunk, blocks, weights, kept = 1, list[int](), 0.0, 0.0
     if isinstance(config, VAERun):
         of: VAEConfig | UNetConfig | ClassifierConfig = config.vae
-        shrunk, blocks = config.vae.patch, [2 * config.vae.blocks + 2] * len(config.vae.multipliers)
+        each = (2 if config.vae.temporal == 1 else 4) * (config.vae.blocks + 1)
+        shrunk, blocks = config.vae.patch, [each] * len(config.vae.multipliers)
+        if config.loss.adversarial:  # as two blocks of its first level, and its last as wide as eight
+            weights, kept = 45.0 * (8 * config.loss.discriminator_width) ** 2, 200.0 * config.loss.discriminator_width
     elif isinstance(config, DiffusionRun | ClassifierRun):
         of = config.unet if isinstance(config, DiffusionRun) else config.classifier
         shrunk, blocks = config.patch, [2 * count + 1 for count in of.blocks]
-        if config.codec.name == "vae":
-            shrunk *= load_codec_config(config, folder).vae.factor
-    weights, kept = 200.0 * of.width**2, 0.0
+        if config.codec.name != "identity":
+            shrunk *= load_codec_config(config, folder).vae.factor if config.codec.name == "vae" else 8
+    weights += 200.0 * of.width**2
     for level, (count, multiplier) in enumerate(zip(blocks, of.multipliers, strict=True)):
         width = of.width * multiplier
         weights += 45 * count * width**2
-        kept += 100 * count * width * (config.data.size / shrunk / 2**level) ** 2
-    return LIBRARIES[True] + 4 * (5 * weights + part * config.data.frames * kept)
+        kept += 100 * count * width / shrunk**2 / 4**level
+    voxels = max(clip.frames * clip.height * clip.width for clip in config.data.plan())
+    return LIBRARIES[True] + 4 * ((8 + len(config.train.ema_widths)) * weights + part * voxels * kept)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vidiff.config import load_codec_config
+from vidiff.data.buckets import Bucket
 from vidiff.data.captions import read_captions
 from vidiff.data.find import find_files
+from vidiff.data.options import DataConfig
 from vidiff.data.shapes import LABELS
 from vidiff.data.sources import DataError
 from vidiff.nn.attention import choose
@@ -21,12 +23,12 @@ from vidiff.nn.vae import VAE
 from vidiff.objective.vae import VAEObjective
 from vidiff.recipe import (
     ClassifierRun,
-    DataConfig,
     DiffusionRun,
     LatentRun,
     RunConfig,
     VAERun,
     build_classifier,
+    build_codec,
     build_objective,
     build_text,
 )
@@ -67,22 +69,11 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
         ValueError: as `vidiff.config.load_codec_config`.
     """
     config, unknown = copy.deepcopy(config), list[str]()
+    clip = max(config.data.plan(), key=lambda bucket: bucket.frames * bucket.height * bucket.width)
     if isinstance(config, VAERun):
-        size, frames, vae = config.data.size, config.data.frames, config
-        return Sketch(
-            config,
-            lambda: VAEObjective(VAE(vae.vae), vae.loss),
-            lambda count: {"video": torch.zeros(count, 3, frames, size, size)},
-            0,
-            unknown,
-        )
+        return _sketch_vae(config, clip, unknown)
     assert isinstance(config, LatentRun)
-    channels, factor, codec = 3, 1, 0
-    if config.codec.name == "vae":
-        shape = load_codec_config(config, folder).vae
-        channels, factor = shape.channels, shape.factor
-        with torch.device("meta"):
-            codec = sum(p.numel() for p in VAE(shape).parameters())
+    channels, factor, temporal, codec = _look_at_codec(config, folder, look, unknown)
     labels, captions = _look(config.data, isinstance(config, DiffusionRun) and bool(config.text), look, unknown)
     strided = config.data.stride[0] != config.data.stride[1]
     text: Callable[[int], dict[str, Tensor]] = lambda count: {}  # noqa: E731
@@ -97,7 +88,7 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
             text = _sketch_text(config, captions, look, unknown)
         _choose_attention(config, fused)
     build, lowres = _builder(config), isinstance(config, DiffusionRun) and config.lowres.factor > 0
-    shape5 = (channels, config.data.frames, config.data.size // factor, config.data.size // factor)
+    shape5 = (channels, 1 + (clip.frames - 1) // temporal, clip.height // factor, clip.width // factor)
 
     def batch(count: int) -> dict[str, Tensor]:
         whole = torch.ones(count, dtype=torch.long)
@@ -105,6 +96,34 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
         return clips | {"label": whole, "stride": whole.clone()} | text(count)
 
     return Sketch(config, build, batch, codec, unknown)
+
+
+def _sketch_vae(config: VAERun, clip: Bucket, unknown: list[str]) -> Sketch:
+    """From the first step on with its discriminator, if it is to have one; without the network of two pictures."""
+    loss = replace(config.loss, perceptual=0.0, adversarial_start=0)
+    if config.loss.perceptual:
+        unknown.append("the perceptual network, which is not trained, is left out")
+        loss.l1 = loss.l1 or 1.0  # something that the discriminator is weighed against
+    return Sketch(
+        config,
+        lambda: VAEObjective(VAE(config.vae), loss, parts=config.train.accumulate),
+        lambda count: {"video": torch.zeros(count, 3, *clip)},
+        0,
+        unknown,
+    )
+
+
+def _look_at_codec(config: LatentRun, folder: Path, look: bool, unknown: list[str]) -> tuple[int, int, int, int]:
+    """Channels of the codec's latents, its factors in space and time, and how many parameters it has."""
+    if config.codec.name == "vae":
+        shape = load_codec_config(config, folder).vae
+        with torch.device("meta"):
+            return shape.channels, shape.factor, shape.temporal, sum(p.numel() for p in VAE(shape).parameters())
+    if config.codec.name == "diffusers" and not look:
+        unknown.append(f"{config.codec.path} was not read: an autoencoder as Stable Diffusion has it is assumed")
+        return 4, 8, 1, 83_653_863
+    codec = build_codec(config)
+    return codec.channels, codec.factor, 1, sum(p.numel() for p in codec.parameters())
 
 
 def _builder(config: LatentRun) -> Callable[[], nn.Module]:
