@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "score_editing": frozenset({"score_shapes"}),
     "score_guidance": frozenset({"score_shapes"}),
     "score_upscaling": frozenset({"pipeline", "prepare"}),
+    "score_network": frozenset({"pipeline"}),
     "score_codec": frozenset({"run"}),
     "datasets": frozenset({"prepare"}),
     "begin": frozenset({"prepare"}),
@@ -66,8 +67,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "study": LEAVES,
     "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
     "tools": frozenset(
-        {"vidiff", "options", "plan", "compare", "score_codec", "score_editing", "score_guidance", "score_upscaling"}
-        | {"study"}
+        {"vidiff", "options", "plan", "compare", "study"}
+        | {"score_codec", "score_editing", "score_guidance", "score_network", "score_upscaling"}
     ),
 }
 
@@ -82,6 +83,7 @@ OWNERS = {
     "av": {
         "vidiff/data/video.py",
         "vidiff/data/container.py",
+        "vidiff/data/convert.py",
         "vidiff/data/pyav.py",
         "vidiff/data/timetable.py",
         LOADING,
@@ -91,6 +93,8 @@ OWNERS = {
     "omegaconf": {"vidiff/config.py", "vidiff/recipe.py", "vidiff/data/options.py"},
     "diffusers": {"vidiff/autoencoder_kl.py"},
     "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
+    "tensorboard": {"vidiff/engine/sinks.py"},
+    "wandb": {"vidiff/engine/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 
@@ -225,6 +229,7 @@ def test_the_table_means_what_it_says() -> None:
     after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "datasets", "stages", "dry_run"}
     after |= {"sketch", "estimate", "plan"}
     scores = {"compare", "score_codec", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
+    scores |= {"score_network"}
     assert knows_config == {"config", "vidiff", "tools", "begin", "train"} | after | scores
 
 

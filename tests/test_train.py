@@ -147,6 +147,8 @@ def test_the_same_command_again_has_nothing_to_do(place: Place) -> None:
 def test_a_killed_training_goes_on_to_the_same_bits(place: Place) -> None:
     process = place.start("-m", "vidiff.train", "tiny.yaml", "name=killed")
     place.wait(process, "killed", 6)
+    while not (place.folder / "runs/killed/checkpoints/latest").is_file():  # it is written beside the training
+        assert process.poll() is None, process.communicate()[0]
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert 6 <= place.step("killed") < STEPS, "it was too fast to be killed"

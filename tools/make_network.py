@@ -1,4 +1,4 @@
-"""Make a feature network for tools/score.py: one that is trained on your clips, or TransNet V2 from its package.
+"""Make a feature network for tools/evaluate.py: one that is trained on your clips, or TransNet V2 from its package.
 
 python tools/make_network.py motion --data data/shapes --out networks/motion
 python tools/make_network.py transnetv2 --out networks/transnetv2

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vidiff.data.clips import fit_size
 from vidiff.data.index import build_index
+from vidiff.data.plain import read_json
 from vidiff.data.shapes import LABELS, Clip, read_clips
 from vidiff.data.video import VideoReader, sheet, write_image
 from vidiff.evaluate.comparison import finite
@@ -207,7 +208,7 @@ def _kept(file: Path, told: dict[str, Any]) -> dict[str, Any] | None:
     """A result that was kept, if it is of the same doing."""
     if not file.is_file():
         return None
-    result = json.loads(file.read_text())
+    result = read_json(file)
     return result if {key: result.get(key) for key in told} == told else None
 
 

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vidiff.data.plain import LARGEST, check_yaml
 from vidiff.nn.vae import VAEConfig
 from vidiff.recipe import KINDS, ConfigError, DiffusionRun, LatentRun, RunConfig, VAERun
 
@@ -28,8 +29,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     try:
         changes = OmegaConf.from_dotlist(list(overrides))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)!r}: expected key=value ({error})") from None
+    except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)[:200]!r}: expected key=value ({error})") from None
     return build_config(OmegaConf.merge(_read(Path(path)), changes), str(path))
 
 
@@ -132,8 +133,10 @@ def _read(path: Path) -> DictConfig:
         if not path.is_file():
             raise ConfigError(f"no such config: {path}; the recipes that come with vidiff are in configs/")
         try:
+            with path.open(encoding="utf-8") as file:
+                check_yaml(file.read(LARGEST + 1))
             layer = OmegaConf.load(path)
-        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
             raise ConfigError(f"{path} is not a YAML mapping: {str(error).splitlines()[0]}") from None
         if not isinstance(layer, DictConfig):
             raise ConfigError(f"{path} is not a YAML mapping of keys to values")

@@ -24,7 +24,13 @@ def run(config: RunConfig, folder: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         small = copy.deepcopy(config)
-        changes = {"steps": STEPS, "log_every": 1, "validate_every": STEPS, "sample_every": STEPS}
+        changes: dict[str, object] = {
+            "steps": STEPS,
+            "log_every": 1,
+            "validate_every": STEPS,
+            "sample_every": STEPS,
+            "log": [],
+        }
         for key, value in changes.items():
             setattr(small.train, key, value)
         if isinstance(small, VAERun):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from vidiff.data.encode import Share, discard, encode_latents
 from vidiff.data.index import Index, build_index
 from vidiff.data.listed import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
+from vidiff.data.plain import read_json
 from vidiff.data.plan import Plan
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.remote import is_url, shown
@@ -277,7 +277,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
             f"come or go on the way: give this training another name=..., and start={folder}"
         )
     if encoder is not None and (folder / "data.json").is_file():
-        facts = json.loads((folder / "data.json").read_text()).get("text")
+        facts = read_json(folder / "data.json").get("text")
         if facts is not None and facts != encoder.facts():
             raise ValueError(f"{folder} was trained with captions of other words: {advice}")
     if codec is None or not (folder / "codec" / "codec.json").is_file():

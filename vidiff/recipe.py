@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from vidiff.autoencoder_kl import DiffusersCodec, read
 from vidiff.codec import CodecConfig, Identity
 from vidiff.data.options import DataConfig
+from vidiff.data.plain import check_yaml
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import Denoiser, check_prediction
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
@@ -298,10 +299,10 @@ def read_slot(key: str, text: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return {"name": text}
     try:
-        return dict(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+        return dict(yaml.safe_load(check_yaml(text)))
+    except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key} is {text}; give a name, or {{name: ..., option: ...}} ({reason})") from None
+        raise ConfigError(f"{key} is {text[:200]}; give a name, or {{name: ..., option: ...}} ({reason})") from None
 
 
 def build_codec(config: LatentRun) -> Identity | DiffusersCodec:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from vidiff.autoencoder_kl import DiffusersCodec, read
 from vidiff.codec import TILE, Codec, Identity, VAECodec
 from vidiff.config import load
+from vidiff.data.plain import read_json
+from vidiff.engine.checkpoint import load_weights
 from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
@@ -45,7 +47,7 @@ def read_run(run: Path, kind: type[Kind]) -> Kind:
 def trained_precision(run: Path, device: torch.device) -> Precision:
     """That of the training, where it ran on hardware as here; else bf16 or fp16 on a GPU and fp32 on a CPU."""
     try:
-        record = json.loads((run / "environment.json").read_text())
+        record = read_json(run / "environment.json")
         if record["device"] == device_name(device):
             return record["precision"]
     except (OSError, ValueError, LookupError):  # a run that was copied without it, or of another version
@@ -64,7 +66,7 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
         run = path.parents[1]
         if not ((run / "data.json").is_file() and (run / "resolved.yaml").is_file()):
             continue
-        if ("detail" in json.loads((run / "data.json").read_text())) == enlarges:
+        if ("detail" in read_json(run / "data.json")) == enlarges:
             found.append((path.stat().st_mtime, run))
     if not found:
         what, recipe = ("that enlarges clips ", "shapes_sr") if enlarges else ("", "shapes")
@@ -98,14 +100,17 @@ def load_codec(folder: Path, tile: int = TILE) -> Codec:
     """The codec of a run, for tiles of `tile` pixels. Raises ValueError if it is not there, or damaged."""
     if not (folder / "codec.json").is_file():
         raise ValueError(f"{folder} holds no codec: the run stopped before its latents were cached; start it again")
-    facts = json.loads((folder / "codec.json").read_text())
+    facts = read_json(folder / "codec.json")
     advice = "remove that folder, and start the training again, which writes it anew"
-    if facts is not None and facts.get("name") == "diffusers":
+    if isinstance(facts, dict) and facts.get("name") == "diffusers":
         try:
             return DiffusersCodec(read(folder), tile)
         except ValueError as error:
             raise ValueError(f"{folder} is damaged: {advice} ({error})") from None
-    codec = Identity() if facts is None else VAECodec(VAEConfig(**facts), tile)
+    try:
+        codec = Identity() if facts is None else VAECodec(VAEConfig(**facts), tile)
+    except TypeError as error:
+        raise ValueError(f"{folder / 'codec.json'} does not tell of an autoencoder's shape ({error})") from None
     path = folder / "codec.safetensors"
     try:
         state = load_file(path)
@@ -122,3 +127,13 @@ def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit the run's resolved.yaml: {reason}") from None
+
+
+def fill_denoiser(denoiser: nn.Module, checkpoint: Path, weights: str) -> None:
+    """Give a denoiser the weights of a checkpoint of its run. Raises ValueError where they are damaged, or of another.
+
+    Args:
+        weights: as `Trained.from_pretrained` takes it.
+    """
+    state, own = load_weights(checkpoint, weights), "denoiser."  # an objective may have weights besides
+    fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)

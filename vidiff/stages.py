@@ -117,7 +117,7 @@ def train_vae(config: VAERun, given: str) -> None:
     if pictures is not None:
         shown = clip_dataset(config, pictures, changed=True, pictures=True)
         dataset = JointClips(clips, shown, config.data.images_share)
-    fit_run(config, objective, dataset, validate, sample)
+    fit_run(config, objective, dataset, validate, sample, indexes=[index, pictures])
 
 
 def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
@@ -193,7 +193,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
             longer = pipeline.extend(real[:, :, :context], frames=2 * frames - context)
             write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
-    fit_run(config, objective, dataset, validate, sample)
+    fit_run(config, objective, dataset, validate, sample, indexes=[index, found.pictures])
 
 
 def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
@@ -217,7 +217,7 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
         scores = objective({name: value.to(device) for name, value in test.items()})
         return {f"val/{key}": float(value) for key, value in scores.items()}
 
-    fit_run(config, objective, latent_dataset(config, index, seen, seen), validate)
+    fit_run(config, objective, latent_dataset(config, index, seen, seen), validate, indexes=[index])
 
 
 def find_clips(config: RunConfig) -> tuple[Index, Index]:
@@ -312,7 +312,11 @@ def fit_run(
     dataset: Samples,
     validate: Callable[[int], dict[str, float]],
     sample: Callable[[int], None] | None = None,
+    *,
+    indexes: Sequence[Index | None],
 ) -> None:
+    """Trains on a data set of the files of `indexes`, one after another."""
+    names = [file.path for index in indexes if index for file in index.files]
     fit(
         objective,
         batches(config, dataset),
@@ -323,6 +327,7 @@ def fit_run(
         validate=validate,
         sample=sample,
         title=config.name,
+        name=names.__getitem__,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,16 +13,17 @@ from torch import Tensor
 
 from vidiff.codec import Codec
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
+from vidiff.data.plain import read_json
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.draw import Draw
-from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.checkpoint import newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
 from vidiff.guide import Guide
 from vidiff.long import Strategy
 from vidiff.recipe import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_strategy, build_text
-from vidiff.run import fill, load_codec, read_config, trained_precision
+from vidiff.run import fill_denoiser, load_codec, read_config, trained_precision
 from vidiff.text import TextEncoder
 from vidiff.trained_classifier import TrainedClassifier
 
@@ -119,12 +119,9 @@ class Trained:
             raise ValueError(
                 f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on"
             )
-        facts = json.loads((run / "data.json").read_text())
+        facts = read_json(run / "data.json")
         denoiser = build_denoiser(config)
-        state = load_weights(checkpoint, weights)
-        denoiser.eval().requires_grad_(False)
-        own = "denoiser."  # an objective may have weights besides
-        fill(denoiser, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
+        fill_denoiser(denoiser.eval().requires_grad_(False), checkpoint, weights)
         return cls(
             denoiser,
             load_codec(run / "codec", config.codec.tile),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from vidiff.codec import Codec
+from vidiff.data.plain import read_json
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.nn.classifier import Classifier
@@ -64,7 +64,7 @@ class TrainedClassifier:
         state, own = load_weights(checkpoint, weights), "network."
         fill(network, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
         network = network.eval().requires_grad_(False).to(choose_device(device))
-        labels = json.loads((run / "classifier.json").read_text())["labels"]
+        labels = read_json(run / "classifier.json")["labels"]
         codec = load_codec(run / "codec")
         first = config.data.plan()[0]
         return cls(network, codec, first.frames, min(first.size), labels, config.scale, str(run))

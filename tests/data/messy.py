@@ -104,10 +104,14 @@ def damaged(whole: bytes) -> bytes:
     return whole[:middle] + np.random.default_rng(0).bytes(600) + whole[middle + 600 :]
 
 
-def turned(whole: bytes) -> bytes:
-    """With a matrix by which players turn it by 90 degrees."""
+MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}  # clockwise
+
+
+def turned(whole: bytes, degrees: int = 90) -> bytes:
+    """With a matrix by which players turn it."""
     straight = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-    matrix = (0, 1 << 16, 0, (1 << 32) - (1 << 16), 0, 0, SIDE << 16, 0, 1 << 30)
+    a, b, c, d = ((n << 16) % (1 << 32) for n in MATRICES[degrees])
+    matrix = (a, b, 0, c, d, 0, SIDE << 16, 0, 1 << 30)
     place = whole.index(straight, whole.index(b"tkhd"))
     return whole[:place] + b"".join(n.to_bytes(4, "big") for n in matrix) + whole[place + 36 :]
 

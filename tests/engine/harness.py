@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,18 @@ class Runs:
         process.start()
         self.started.append(process)
         return process
+
+    def start_ranks(self, run: Path, world: int, **arguments: Any) -> list[BaseProcess]:
+        """So many processes of one training, without a launcher."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+        ranks = ({**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world))
+        return [self.start(run, environment=rank, **arguments) for rank in ranks]
+
+    def finish_ranks(self, run: Path, world: int, **arguments: Any) -> None:
+        for process in self.start_ranks(run, world, **arguments):
+            assert self.end(process) == 0, self.said(run)
 
     def end(self, process: BaseProcess, seconds: float = 100) -> int:
         """Waits for a process; its exit code, negative for a signal."""

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from vidiff.data.order import Order as Shuffled
 from vidiff.engine.guard import shield_worker
 from vidiff.engine.loop import fit
 from vidiff.engine.optim import Optim
@@ -31,11 +33,39 @@ from vidiff.engine.parallel import processes
 BATCH = 8
 
 
+@dataclass
+class Faults:
+    """What goes wrong when a process is given certain samples, and what it notes."""
+
+    poison: Iterable[int] = ()
+    """Their gradients, and nothing else, are not finite."""
+    stall: Iterable[int] = ()
+    """The process stands still."""
+    die: Iterable[int] = ()
+    """It is killed, the first time; `mark` is a file that tells that it was."""
+    mark: str = ""
+    keys: str = ""
+    """A file that gets the samples of each forward pass, a line each."""
+
+    def strike(self, keys: list[int], hidden: Tensor) -> None:
+        if self.keys:
+            with open(self.keys, "a") as file:
+                file.write(json.dumps(keys) + "\n")
+        if set(self.poison) & set(keys):
+            hidden.register_hook(lambda grad: grad * float("nan"))
+        if set(self.stall) & set(keys):
+            time.sleep(1000)
+        if set(self.die) & set(keys) and not os.path.exists(self.mark):
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Tiny(nn.Module):
     """A regression with everything that a resume can lose: noise, dropout, buffers, a frozen part."""
 
-    def __init__(self, noise: float = 0.1, pause: float = 0.0) -> None:
+    def __init__(self, noise: float = 0.1, pause: float = 0.0, faults: Faults | None = None) -> None:
         super().__init__()
+        self.faults = faults
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.frozen = nn.Linear(4, 4).requires_grad_(False)
@@ -48,18 +78,24 @@ class Tiny(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         time.sleep(self.pause)
         x = batch["x"]
-        error = self.head(self.body(x + self.noise * torch.randn_like(x))) - self.frozen(x)
+        hidden = self.body(x + self.noise * torch.randn_like(x))
+        if self.faults is not None and self.training:
+            self.faults.strike(batch["key"].tolist(), hidden)
+        error = self.head(hidden) - self.frozen(x)
         return {"loss": error.square().mean(), "error": error.abs().mean()}
 
 
 class Numbers(Dataset[dict[str, Tensor]]):
-    """Sample n is a function of n; the samples named in `bad` are not finite."""
+    """Sample n is a function of n; those in `bad` are not finite, those in `loud` large, and `slow` ones never come."""
 
-    def __init__(self, bad: Iterable[int] = ()) -> None:
-        self.bad = set(bad)
+    def __init__(self, bad: Iterable[int] = (), loud: Iterable[int] = (), slow: Iterable[int] = ()) -> None:
+        self.bad, self.loud, self.slow = set(bad), set(loud), set(slow)
 
-    def __getitem__(self, n: int) -> dict[str, Tensor]:
-        x = torch.randn(4, generator=torch.Generator().manual_seed(n))
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
+        n = key[1] if isinstance(key, tuple) else key
+        x = torch.randn(4, generator=torch.Generator().manual_seed(n)) * (30.0 if n in self.loud else 1.0)
+        if n in self.slow:
+            time.sleep(1000)
         return {"x": x * float("nan") if n in self.bad else x, "key": torch.tensor(n)}
 
 
@@ -83,6 +119,11 @@ def train(
     noise: float = 0.1,
     pause: float = 0.0,
     bad: Iterable[int] = (),
+    loud: Iterable[int] = (),
+    slow: Iterable[int] = (),
+    epoch: int = 0,
+    faults: dict[str, Any] | None = None,
+    dump: str = "",
     workers: int = 0,
     method: str = "fork",
     batch: int = BATCH,
@@ -90,23 +131,43 @@ def train(
     optim: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tiny:
-    """Runs `fit` in `run` with the given TrainOptions, and returns the objective."""
+    """Runs `fit` in `run` with the given TrainOptions, and returns the objective.
+
+    epoch  samples of an epoch, shuffled; else their numbers go up for ever
+    keys   of `faults`, and `dump`, a file for the state in the end and one for the average, get the rank at their end
+    """
     settings = TrainOptions(**{"steps": 6, "precision": "fp32", "log_every": 1, "checkpoint_every": 2} | options)
     settings.optim = Optim(**{"lr": 0.01, "warmup": 2} | (optim or {}))
-    objective = Tiny(noise, pause)
+    callbacks = dict(callbacks or {})
     with processes("cpu") as group:
+        given = Faults(**faults) if faults else None
+        if given and given.keys:
+            given.keys += str(group.rank)
+        objective = Tiny(noise, pause, given)
+
+        def average(step: int) -> dict[str, float]:
+            torch.save(objective.state_dict(), f"{dump}-ema{group.rank}")
+            return {"val/loss": 0.0}
+
+        if dump:
+            settings.validate_every, callbacks["validate"] = settings.steps, average
 
         def batches(start: int) -> Iterable[dict[str, Tensor]]:
-            order = Order(start, batch // settings.accumulate, group.rank, group.world)
+            part = batch // settings.accumulate
+            order: Any = Order(start, part, group.rank, group.world)
+            if epoch:
+                order = Shuffled(epoch, part, 0, group.rank, group.world, start)
             return DataLoader(
-                Numbers(bad),
+                Numbers(bad, loud, slow),
                 batch_sampler=order,
                 num_workers=workers,
                 worker_init_fn=shield_worker,
                 multiprocessing_context=method if workers else None,
             )
 
-        fit(objective, batches, batch, settings, Path(run), device=group.device, title="tiny", **callbacks or {})
+        fit(objective, batches, batch, settings, Path(run), device=group.device, title="tiny", **callbacks)
+        if dump:
+            torch.save(objective.state_dict(), f"{dump}{group.rank}")
     return objective
 
 
@@ -163,6 +224,7 @@ def full_disk(full: Iterable[int], size: int) -> dict[str, Any]:
 
 def main(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    os.environ.update(arguments.pop("environment", {}))
     with open(f"{arguments['run']}.out", "a") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -174,6 +236,8 @@ def main(arguments: dict[str, Any]) -> None:
         slow_save(seconds)
     if seconds := arguments.pop("slow_validation", 0):
         arguments["callbacks"] = {"validate": lambda step: time.sleep(seconds) or {"val/loss": 1.0}}
+    if long := arguments.pop("slow_sampling", 0):
+        arguments["callbacks"] = {"sample": lambda step: time.sleep(long)}
     if events := arguments.pop("refuse", ()):
         refuse(*events)
     if full := arguments.pop("full", ()):

@@ -156,6 +156,10 @@ def test_motion_network_learns_and_comes_back(moving: tuple[Tensor, Tensor], tmp
         assert torch.equal(features(video), network(video))
         assert torch.equal(features.logits(video), network.logits(video))  # type: ignore[arg-type]
     assert features.logits(video).argmax(1).tolist() == [0, 1, 0, 1]  # type: ignore[union-attr]
+    windows = torch.cat([clips[:, :, :8], clips[:, :, 8:]]).float() / 127.5 - 1
+    scaled = features(windows).double()  # over the training clips each feature has mean 0 and variance 1
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(64, dtype=torch.float64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.std(0), torch.ones(64, dtype=torch.float64), atol=1e-3, rtol=0)
     again, _ = train_motion(clips, labels, steps=2, batch=16, progress=False)
     same, _ = train_motion(clips, labels, steps=2, batch=16, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), same.parameters(), strict=True))

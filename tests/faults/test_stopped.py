@@ -72,6 +72,23 @@ def test_a_signal_cuts_validation_short(runs, tmp_path: Path) -> None:
         assert [line.split(",")[0] for line in text.splitlines() if "val/loss" in line] == ['{"step": 3', '{"step": 6']
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_cuts_sampling_short(runs, whole: Path, tmp_path: Path, number: int) -> None:
+    """With the training's loader open, and its two workers in the same process group."""
+    run = tmp_path / "run"
+    process = runs.start(run, slow_sampling=60, sample_every=3, workers=2, own_group=True)
+    runs.wait(lambda: runs.step(run) == 3)
+    time.sleep(0.2)
+    os.killpg(process.pid, number)
+    began = time.monotonic()
+    assert runs.end(process, 10) == (0 if number == signal.SIGTERM else 130)
+    assert time.monotonic() - began < 10
+    assert runs.saved(run) == 3
+    runs.wait(lambda: _gone(process.pid))
+    assert runs.finish(run, slow_sampling=0.01, sample_every=3) == 0
+    runs.assert_same(run, whole)
+
+
 def test_a_second_signal_while_saving_leaves_the_last_checkpoint(runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = runs.start(run, pause=0.05, slow_save=30)

@@ -152,7 +152,7 @@ def test_two_raters_at_once_a_reload_and_a_forger(folder: Path, server, contexts
     page.goto(results)
     assert "a is preferred in 100.0 %" in page.text_content("#rate")
     assert f"{2 * PAIRS} : 0 : 0" in page.text_content("tbody tr")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     said, complaints = process.communicate(timeout=20)
     assert process.returncode == 0, complaints
     assert "a is preferred in 100.0% of the pairs" in said and "Krippendorff" in said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch import Tensor
 from vidiff.data.copies import Copies, local_copy
 from vidiff.data.index import DataError
 from vidiff.data.latent_shard import DTYPES, Shard, sha256
+from vidiff.data.plain import read_json
 from vidiff.data.remote import Unreachable, is_url, shown
 
 
@@ -50,7 +50,7 @@ class LatentCache:
             raise ValueError(f"{shown(str(folder))} is elsewhere: give copies, a folder to keep its shards in")
         try:
             with self.local("index.json") as path:
-                facts = json.loads(path.read_text())
+                facts = read_json(path)
         except Unreachable:
             raise
         except (OSError, ValueError):

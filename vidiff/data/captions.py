@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from vidiff.data.index import DataError
 from vidiff.data.latents import LatentDataset
 from vidiff.data.mirror import held, is_there
 from vidiff.data.order import Key
+from vidiff.data.plain import parse_json
 from vidiff.data.spans import member_of
 from vidiff.data.tar import split_path
 
@@ -108,7 +108,7 @@ def _read_jsonl(path: Path) -> Iterable[tuple[str, str]]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            found = parse_json(line)
             pair = found["path"], found["caption"]
         except (ValueError, LookupError, TypeError):
             pair = None, None

@@ -30,6 +30,7 @@ from vidiff.data.chunks import ChunkReader
 from vidiff.data.decode import VideoError
 from vidiff.data.index import DataError
 from vidiff.data.latent_shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
+from vidiff.data.plain import read_json
 from vidiff.data.plan import Plan
 from vidiff.data.remote import Unreachable
 
@@ -119,7 +120,7 @@ def _finished(folder: Path) -> bool:
 def _lost(folder: Path) -> list[str] | None:
     """Names of the files of a finished cache that are missing, or not as long as they were; None if it is not one."""
     try:
-        shards = json.loads((folder / "index.json").read_text())["shards"]
+        shards = read_json(folder / "index.json")["shards"]
         sizes = {path.name: path.stat().st_size for path in folder.glob("latents-*")}
         return [shard["file"] for shard in shards if sizes.get(shard["file"]) != shard["bytes"]]
     except FileNotFoundError:

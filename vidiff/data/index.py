@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vidiff.data.copies import Copies
 from vidiff.data.decode import DecordFile
 from vidiff.data.find import Found, find_files
+from vidiff.data.plain import parse_json
 from vidiff.data.probe import Facts, Outcome, probe, probe_all
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.records import read_records
@@ -210,7 +211,7 @@ def _read_cache(cache: Path | None) -> dict[str, Outcome]:
     if cache is None or not cache.is_file():
         return {}
     try:
-        found = [json.loads(line) for line in cache.read_text().splitlines()]
+        found = [parse_json(line) for line in cache.read_text().splitlines()]
         return {key: outcome if isinstance(outcome, str) else Facts(*outcome) for key, outcome in found}
     except (ValueError, TypeError):
         return {}  # damaged, or of another version: what it held is found again

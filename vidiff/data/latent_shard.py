@@ -24,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidiff.data.plain import parse_json
+
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -42,7 +44,7 @@ def facts_of(path: Path) -> dict[str, Any] | None:
     """The facts that a shard was written with; None where there is none, or it is cut short."""
     try:
         with safe_open(path, "pt") as shard:
-            return json.loads(shard.metadata()["facts"])
+            return parse_json(shard.metadata()["facts"])
     except (OSError, SafetensorError):
         return None
 
@@ -58,7 +60,7 @@ class Shard:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
+            header = parse_json(file.read(min(length, size)))
         header.pop("__metadata__", None)
         begin, shapes = 8 + length, dict[tuple[int, ...], tuple[int, ...]]()
         # where it begins, counted in numbers of 2 bytes; numbers of a frame; shape of a frame: one object for all alike

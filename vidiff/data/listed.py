@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vidiff.data.mirror import held
+from vidiff.data.plain import parse_json
 from vidiff.data.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES, DataError
 
 LIST_SUFFIXES = frozenset({".csv", ".jsonl"})
@@ -81,7 +81,7 @@ def read_rows(file: Path, name: str = "") -> list[Row]:
             if file.suffix.lower() == ".csv":
                 rows: list[Row] = list(csv.DictReader(lines, skipinitialspace=True))
             else:
-                rows = [json.loads(line) for line in lines if line.strip()]
+                rows = [parse_json(line) for line in lines if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{name} cannot be read as {file.suffix.lower()[1:]}: {error}") from None
     if not rows or not all(isinstance(row, dict) for row in rows):

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from fractions import Fraction
-from functools import lru_cache
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
-import av.filter
 import numpy as np
 
+from vidiff.data.convert import Converter, converter
 from vidiff.data.decode import VideoError, check_indices, reason_of
 from vidiff.data.spans import size_and_change_of_file
 from vidiff.data.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
@@ -27,9 +25,6 @@ REORDERED = 16  # frames that a decoder may hold back at most, by the standards 
 AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are known by number by then
 NEAR = 8  # frames that are decoded for nothing rather than beginning anew at a key frame
 UNREFERRED = frozenset({"h264"})  # codecs that say of each frame, exactly, whether others refer to it
-KEPT = 4  # converters
-# degrees by which a frame is to be turned, counter-clockwise -> what the filter "transpose" is told, as decord does it
-TURNS = {90: "2", -90: "1", 180: "11", -180: "11"}
 
 
 class PyAVFile:
@@ -73,11 +68,11 @@ class PyAVFile:
         for place, number in enumerate(indices):
             places.setdefault(int(number), []).append(place)
         pixels: np.ndarray | None = None
-        convert: _Converter | None = None
+        convert: Converter | None = None
         try:
             for number, frame in self._decoded(sorted(places), table):
                 if convert is None or not convert.takes(frame):
-                    convert = _converter(frame, size)
+                    convert = converter(frame, size)
                 found = convert(frame)
                 if pixels is None:
                     pixels = np.empty((len(indices), *found.shape), np.uint8)
@@ -220,12 +215,12 @@ class _Pass:
             raise _Missing(f"key frame {key} is not found")
         self.begins: int = first.pts  # frames before, though read later, refer to some that are not decoded
         self.at = places[stamp]  # number of the next frame that comes out, once those before are counted
-        self.first = key == 0  # of the file: nothing came before, so whatever comes out is right
+        self.whole = key == 0  # nothing came before, so whatever comes out is what decoding in order shows
         self.ahead: deque[av.Packet] = deque()  # read, not decoded
         self.unnumbered: list[int] = []  # pts of packets read, a heap
         self.numbers: dict[int, int] = {}  # by pts
         self.upcoming = self.at
-        self.ended = self.flushed = False
+        self.begun = self.ended = self.flushed = False
         self.ready: deque[tuple[int, av.VideoFrame]] = deque()
         self._take(first)
 
@@ -251,7 +246,7 @@ class _Pass:
             if self.ready[0][0] != number:
                 raise _Missing(f"frame {number} does not decode")
             found = self.ready.popleft()
-            if found[1].is_corrupt:
+            if found[1].is_corrupt and not self.whole:
                 raise _Missing(f"frame {number} is incomplete")
             self.at = number + 1
             yield found
@@ -281,9 +276,9 @@ class _Pass:
         for frame in found:
             if frame.pts is None or frame.pts < self.begins:
                 continue
-            if not self.first and frame.pts != self.begins:
+            if not (self.whole or self.begun or frame.pts == self.begins):
                 raise _Missing("a key frame does not decode by itself")  # as of intra refresh
-            self.first = True
+            self.begun = True
             while frame.pts not in self.numbers and not self.ended:
                 self._read(len(self.ahead) + 1)
             if frame.pts not in self.numbers:
@@ -314,59 +309,3 @@ class _Pass:
         else:  # it is shown before the key frame
             self.upcoming += 1
             self.at += 1
-
-
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frames uint8 `(f, h, w, 3)` resized to `size` (h, w), as those of files are."""
-    frames = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in pixels]
-    convert = _converter(frames[0], size)
-    return np.stack([convert(frame).copy() for frame in frames])
-
-
-class _Converter:
-    """Frames of one size and kind to RGB, turned upright and resized, as decord does it."""
-
-    def __init__(self, frame: av.VideoFrame, size: tuple[int, int] | None) -> None:
-        self.kind = _kind(frame)
-        turned = frame.rotation % 180 != 0
-        height, width = size or ((frame.width, frame.height) if turned else (frame.height, frame.width))
-        graph = av.filter.Graph()
-        graph.threads = 1
-        self.into = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
-        )
-        self.out: Any = graph.add("buffersink")
-        turns = [graph.add("transpose", way) for way in TURNS.get(frame.rotation, ())]
-        resize = graph.add("scale", f"{width}:{height}")
-        graph.link_nodes(self.into, *turns, resize, graph.add("format", "rgb24"), self.out)
-        graph.configure(auto_buffer=False)
-        self.graph, self.shape = graph, (height, width, 3)
-
-    def takes(self, frame: av.VideoFrame) -> bool:
-        """Whether a frame is of the kind that this was made for."""
-        return self.kind == _kind(frame)
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 `(h, w, 3)`, until the next call."""
-        self.into.push(frame)
-        plane = self.out.pull().planes[0]
-        height, width, _ = self.shape
-        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
-        return rows[:, : 3 * width].reshape(self.shape)
-
-
-def _kind(frame: av.VideoFrame) -> tuple[int, int, str, int]:
-    return frame.width, frame.height, frame.format.name, frame.rotation
-
-
-@lru_cache(maxsize=KEPT)
-def _kept(kind: tuple[int, int, str, int], size: tuple[int, int] | None) -> list[_Converter]:
-    return []
-
-
-def _converter(frame: av.VideoFrame, size: tuple[int, int] | None) -> _Converter:
-    """One made for a frame of this kind, kept for the files to come, most of which are alike."""
-    kept = _kept(_kind(frame), size)
-    if not kept:
-        kept.append(_Converter(frame, size))
-    return kept[0]

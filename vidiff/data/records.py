@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
+from vidiff.data.plain import parse_json
 from vidiff.data.probe import Facts
 
 VERSION = 2  # goes up when the same file comes to be told of differently
@@ -76,7 +77,7 @@ def read_records(file: Path) -> dict[str, Record]:
     found = {}
     try:
         for line in file.read_text().splitlines():
-            content = json.loads(line)
+            content = parse_json(line)
             if content.pop("version") == VERSION and content.keys() == names:
                 found[content["path"]] = Record(**content)
     except (ValueError, TypeError, LookupError, AttributeError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from vidiff.data.plain import read_json
 from vidiff.data.plan import Plan
 
 DIFFERENCES = {  # part of a plan -> what the other cache has, `{}` its value
@@ -46,6 +46,6 @@ def stale(out: Path, plan: Plan) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except (OSError, ValueError):
         return None

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidiff.data.convert import resized
 from vidiff.data.decode import VideoError, check_file, check_indices, reason_of
-from vidiff.data.pyav import PyAVFile, resized
+from vidiff.data.pyav import PyAVFile
 
 _REFUSALS = (RuntimeError, ValueError, IndexError, TypeError)
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidiff.data.decode import VideoError, reason_of
+from vidiff.data.plain import parse_json
 from vidiff.data.retime import Retimed
 from vidiff.data.sources import make_decoder
 
@@ -38,7 +39,7 @@ class VideoReader:
 
     A clip is a video file, an animated GIF or WebP, a folder of numbered pictures, or one picture.
 
-    Do not fork while a reader is open: decord's decoder hangs in the child. Everything raises `VideoError` on a
+    Do not fork while a reader is open: decord hangs in the child. Everything raises `VideoError` on a
     file that is missing, is no video, or is damaged where it is read.
 
     Args:
@@ -135,7 +136,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     except (OSError, av.FFmpegError) as error:
         raise VideoError(f"{path}: not a readable video, {reason_of(error)}") from None
     try:
-        metadata = json.loads(comment or "{}")
+        metadata = parse_json(comment or "{}")
     except ValueError:
         return {}  # somebody else's comment
     return metadata if isinstance(metadata, dict) else {}

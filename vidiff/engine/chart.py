@@ -57,6 +57,14 @@ def line_chart(series: list[Series], log: bool = False, smooth: bool = True) -> 
     return "".join([*parts, "</svg>"])
 
 
+def figure(heading: str, series: list[Series], log: bool = False) -> str:
+    """A chart of unsmoothed lines under a heading, with their names and colours; "" where there is nothing to draw."""
+    chart = line_chart(series, log=log, smooth=False)
+    key = "".join(f'<span><i class="s{n % COLOURS}"></i>{escape(one.name)}</span>' for n, one in enumerate(series))
+    named = f"<figcaption><b>{escape(heading)}</b>{key}</figcaption>"
+    return f'<figure class="chart">{named}{chart}</figure>' if chart else ""
+
+
 def number(value: float) -> str:
     """Three digits or so: 1234567 -> "1.23M", 0.00032 -> "3.2e-4", 12.5 -> "12.5"."""
     if value == 0 or not math.isfinite(value):

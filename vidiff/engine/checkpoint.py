@@ -33,10 +33,13 @@ from vidiff.engine.publish import (
     flush,
     hidden,
     is_step,
+    measured_file,
+    metadata_of,
     name_of,
     publish,
     published,
     read_tensors,
+    step_of,
     verify,
     write_tensors,
 )
@@ -216,6 +219,25 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
     if odd := sorted(tensors.keys() ^ ema.keys()):
         raise CheckpointError(f"{which} is no average of {found}: {odd[0]} is on one side only")
     return weights | tensors
+
+
+def describe_weights(path: Path | str, which: str = "ema") -> dict[str, Any]:
+    """Which weights `load_weights` reads: `checkpoint`, its step; `weights`, as asked for; and `weights_sha256`.
+
+    The step of a file is the one that `tools/ema.py` noted in it, None where it notes none.
+    """
+    path = Path(path)
+    if which.endswith(".safetensors"):
+        step = metadata_of(Path(which)).get("step")
+        digest = measured_file(Path(which))["sha256"]
+        return {"checkpoint": int(step) if step else None, "weights": which, "weights_sha256": digest}
+    found = path if is_step(path) else newest(path if path.name == "checkpoints" else path / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoints; train it first, or name another run")
+    found = _best(found) if which == "best" else found
+    file = "model.safetensors" if which == "model" else "ema.safetensors"
+    digest = verify(found, NEEDED)["files"][file]["sha256"]
+    return {"checkpoint": step_of(found), "weights": which, "weights_sha256": digest}
 
 
 def _best(newest: Path) -> Path:

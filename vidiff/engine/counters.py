@@ -28,6 +28,8 @@ class Counters:
     best: float = math.inf
     """The lowest score of validation that `keep_best` names, and the step that had it."""
     best_step: int = 0
+    recent: list[float] = field(default_factory=list)
+    """Losses of the last steps, by which one that stands out is known."""
     sums: dict[str, float] = field(default_factory=dict)
     """Of each scalar since the last logged step, where it was finite; with how often that was."""
     counts: dict[str, int] = field(default_factory=dict)

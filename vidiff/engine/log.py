@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vidiff.data.plain import parse_json, read_json
 from vidiff.engine.parallel import Group
 
 Line = dict[str, Any]
-"""Numbers by name, None for what was not finite."""
+"""Numbers by name, None for what was not finite; "clips", where it is there, is a list of names."""
 
 
-def append_metrics(file: Path, line: Mapping[str, float | int]) -> None:
+def append_metrics(file: Path, line: Mapping[str, Any]) -> None:
     """Adds one line of JSON; numbers that are not finite become null, since JSON has none."""
-    plain = {k: v if math.isfinite(v) else None for k, v in line.items()}
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
     with open(file, "a") as stream:
         stream.write(json.dumps(plain) + "\n")
 
@@ -39,7 +40,7 @@ def read_metrics(file: Path) -> list[Line]:
     if file.exists():
         for text in file.read_text(errors="replace").splitlines():
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 continue
             if isinstance(line, dict) and "step" in line:
@@ -103,7 +104,7 @@ def device_name(device: torch.device) -> str:
 
 def _earlier_starts(file: Path) -> list[Any]:
     try:
-        return list(json.loads(file.read_text())["starts"])
+        return list(read_json(file)["starts"])
     except (OSError, ValueError, TypeError, LookupError):  # none yet, or not ours
         return []
 

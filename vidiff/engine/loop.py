@@ -11,8 +11,8 @@ processes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,18 +24,23 @@ from vidiff.engine.counters import Counters, collect
 from vidiff.engine.ema import EMA
 from vidiff.engine.feed import Batch, Feed
 from vidiff.engine.guard import Interrupted, Signals, locked, signals
+from vidiff.engine.hang import HangWatch
 from vidiff.engine.model import evaluating, load_model
 from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
 from vidiff.engine.power import PowerEMA
-from vidiff.engine.report import write_report
+from vidiff.engine.record import Recorder
 from vidiff.engine.saver import Saver
+from vidiff.engine.spike import LENGTH, deviations
 from vidiff.engine.spread import spread
 
 T = TypeVar("T")
 Validate = Callable[[int], Mapping[str, float]]
 Sample = Callable[[int], object]
+
+SLOWER = 10.0
+"""How much longer than a step its first one, validation, sampling and saving may take, before the training hangs."""
 
 
 class Diverged(RuntimeError):
@@ -53,6 +58,7 @@ def fit(
     validate: Validate | None = None,
     sample: Sample | None = None,
     title: str = "",
+    name: Callable[[int], str] = str,
 ) -> None:
     """Trains `objective` to step `options.steps`, from the newest checkpoint in `run` where there is one.
 
@@ -64,6 +70,7 @@ def fit(
     batch_size    samples of one step, over all processes and accumulated parts
     validate      step -> numbers to log, averaged over processes; runs on all of them
     sample        step -> anything; runs on the main process, and writes to run/samples
+    name          a "key" of the batches -> what to call that sample
 
     validate and sample find the EMA weights in `objective`, in eval mode and without gradients, and random
     generators in the same state each time. Whatever they draw changes nothing in the training.
@@ -75,7 +82,7 @@ def fit(
     """
     run = Path(run)
     with processes(device) as group, signals() as stop, locked(run) if group.main else nullcontext():
-        training = _Training(objective, make_batches, batch_size, options, run, group, stop, title)
+        training = _Training(objective, make_batches, batch_size, options, run, group, stop, title, name)
         try:
             training.resume()
             training.loop(validate, sample)
@@ -94,23 +101,25 @@ class _Training:
         group: Group,
         stop: Signals,
         title: str,
+        name: Callable[[int], str],
     ) -> None:
         self.began = time.perf_counter()
-        self.options, self.run, self.group, self.stop, self.title = options, run, group, stop, title
+        self.options, self.run, self.group, self.stop, self.name = options, run, group, stop, name
         self.batch_size = batch_size
         self.feed = Feed(make_batches, batch_size, options.accumulate, group, stop)
         self.objective = objective.to(group.device)
         self.at = Counters()
-        # Since the last logged step: samples, seconds in steps, and those of them spent waiting for data.
-        self.clips, self.spent, self.waited = 0, 0.0, 0.0
-        self.progress = log.Progress(title, options.steps, show=group.main)
-        self.saver = Saver(run / "checkpoints", group, self.progress.say)
+        self.taken = 0  # steps, since this start
+        self.recorder = Recorder(run, title, options.steps, group.main, options.log)
+        self.say = self.recorder.say
+        self.saver = Saver(run / "checkpoints", group, self.say)
+        self.hang = HangWatch(run, group, options.hang)
 
     # Coming and going
 
     def resume(self) -> None:
         """Takes up the newest sound checkpoint, the same on every process, or starts anew."""
-        main, say = self.group.main, self.progress.say
+        main, say = self.group.main, self.say
         path = self.group.share(checkpoint.newest(self.run / "checkpoints", say) if main else None)
         found = checkpoint.load(path) if path else None
         if found:
@@ -145,7 +154,7 @@ class _Training:
             if part is None:
                 return "fp32"  # a signal came before the data did: no step will be taken
             before = precision.choose(self.objective, part, self.group.device)
-            self.progress.say(f"precision {before}")
+            self.say(f"precision {before}")
         return self.group.share(before or "fp32")
 
     def compilable(self) -> bool:
@@ -156,7 +165,7 @@ class _Training:
         with precision.autocast(self.group.device, self.precision):
             reason = regional.objection(self.objective, part, self.precision)
         if reason:
-            self.progress.say(f"blocks are not compiled: {reason}")
+            self.say(f"blocks are not compiled: {reason}")
         return not self.group.reduce_max(torch.tensor(int(reason is not None)))
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
@@ -193,8 +202,9 @@ class _Training:
 
     def close(self) -> None:
         self.feed.close()
+        self.hang.close()
         self.saver.settle()
-        self.progress.close()
+        self.recorder.close()
 
     def seconds(self) -> float:
         return self.at.seconds + time.perf_counter() - self.began
@@ -203,9 +213,10 @@ class _Training:
 
     def loop(self, validate: Validate | None, sample: Sample | None) -> None:
         steps = self.options.steps
-        self.progress.begin(self.at.step)
+        self.recorder.begin(self.at.step)
         while True:
             self.look(validate, sample)
+            self.hang.note(f"saving after step {self.at.step}", SLOWER)
             done, new = self.at.step >= steps, self.at.step > self.saver.begun
             wish = int(self.group.reduce_max(torch.tensor(self.stop.number)))
             if done or wish:
@@ -220,23 +231,26 @@ class _Training:
             else:
                 self.saver.poll()
             if wish:
-                self.progress.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
+                self.say(f"stopped at step {self.at.step} of {steps}; the same command goes on from there")
                 raise Interrupted(wish)
             if done:
                 self.model.fill()
                 break
             self.step()
-        self.report()
-        self.progress.say(f"trained to step {self.at.step} in {log.duration(self.seconds())}; see {self.run}")
+        self.recorder.report()
+        self.say(f"trained to step {self.at.step} in {log.duration(self.seconds())}; see {self.run}")
 
     def step(self) -> None:
         """One step of the optimizer, on `batch_size` samples."""
         options, at = self.options, self.at
         began = time.perf_counter()
+        slower = 1.0 if self.taken else SLOWER
+        self.hang.note(f"waiting for the data of step {at.step + 1}", slower)
         parts = self.feed.take(at.samples)
         if parts is None:
             return  # a signal came before the data did
-        self.waited += time.perf_counter() - began
+        self.recorder.waited += time.perf_counter() - began
+        self.hang.note(f"taking step {at.step + 1}", slower)
 
         seeds.seed_step(options.seed, at.step, self.group.rank)
         rate = learning_rate(options.optim, at.step, options.steps)
@@ -267,10 +281,14 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         at.step += 1
         at.samples += self.batch_size
-        self.spent += time.perf_counter() - began
-        self.clips += self.batch_size
-        self.judge(sound, parts)
-        self.record(scalars, rate)
+        self.taken += 1
+        self.recorder.took(self.batch_size, time.perf_counter() - began)
+        at.add(scalars)
+        self.judge(sound, scalars["loss"], parts)
+        if at.step % options.log_every == 0 or at.step in (1, options.steps):
+            self.recorder.step(at, self.seconds(), rate, self.group.device)
+        else:
+            self.recorder.progress.advance(at.step, None)
 
     def interruptible(self, work: Callable[[], T]) -> T | None:
         """Runs `work`; None where a signal cut it short. Among several processes none does: the others would wait."""
@@ -280,18 +298,23 @@ class _Training:
     def cut_short(self) -> bool:
         return self.group.world == 1 and self.stop.number != 0
 
-    def judge(self, sound: bool, parts: list[Batch]) -> None:
-        """Counts a step that was skipped; raises Diverged after too many in a row."""
+    def judge(self, sound: bool, loss: float, parts: list[Batch]) -> None:
+        """Tells of a loss that stands out; counts a step that was skipped, and raises Diverged after too many."""
         at = self.at
         if sound:
             at.skipped_in_a_row = 0
+            times = deviations(loss, at.recent) if self.options.spike else 0.0
+            at.recent = [*at.recent, loss][-LENGTH:]
+            if times > self.options.spike:
+                clips = self.clips(parts)
+                far = f"{loss:.4g}, is {times:.3g} deviations above the median"
+                self.say(f"step {at.step}: its loss, {far} of those before it{told(clips)}")
+                self.recorder.metrics({"step": at.step, "spike": times, "spike_loss": loss, "clips": clips})
             return
         at.skipped += 1
         at.skipped_in_a_row += 1
-        mine = [int(k) for part in parts for k in part.get("key", ())]
-        keys = sorted(k for theirs in self.group.gather(mine) for k in theirs)
-        samples = f" (samples {', '.join(map(str, keys))})" if keys else ""
-        self.progress.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
+        samples = told(self.clips(parts))
+        self.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
         if at.skipped_in_a_row >= self.options.max_skips:
             self.saver.settle()
             raise Diverged(
@@ -300,26 +323,10 @@ class _Training:
                 "optim.warmup, or use precision=fp32, and run again"
             )
 
-    def record(self, scalars: dict[str, float], rate: float) -> None:
-        """Sums scalars up, and writes their means since the last logged step where it is time."""
-        at, options = self.at, self.options
-        at.add(scalars)
-        if at.step % options.log_every and at.step not in (1, options.steps):
-            self.progress.advance(at.step, None)
-            return
-        line = {
-            "step": at.step,
-            "seconds": round(self.seconds(), 3),
-            **at.take_means(),
-            "lr": rate,
-            "clips_per_second": self.clips / self.spent,
-            "data_wait": self.waited / self.spent,
-            "memory_gb": log.memory_used(self.group.device) / 2**30,
-            "skipped": at.skipped,
-        }
-        self.clips, self.spent, self.waited = 0, 0.0, 0.0
-        self.write_metrics(line)
-        self.progress.advance(at.step, line)
+    def clips(self, parts: list[Batch]) -> list[str]:
+        """Names of a step's samples, of all processes; on the main process."""
+        mine = [int(k) for part in parts for k in part.get("key", ())]
+        return [self.name(key) for key in sorted(k for theirs in self.group.gather(mine) for k in theirs)]
 
     # Looking
 
@@ -328,23 +335,25 @@ class _Training:
         at, options = self.at, self.options
         validating = validate is not None and self.due(options.validate_every, at.validated)
         sampling = sample is not None and self.due(options.sample_every, at.sampled)
+        self.hang.note(f"looking at step {at.step}", SLOWER)
         if validate and validating:
             scores = self.watch(lambda: dict(validate(at.step)))
             if scores:
                 values = torch.tensor(list(scores.values()), dtype=torch.float64)
                 means = dict(zip(scores, self.group.reduce_mean(values).tolist(), strict=True))
-                self.write_metrics({"step": at.step, **means})
+                self.recorder.metrics({"step": at.step, **means})
                 at.note_best(options.keep_best, means)
             if not self.cut_short:
                 at.validated = at.step
         if sample and sampling:
-            with self.going_on("samples"):
+            with self.recorder.going_on("samples"):
                 self.watch(lambda: sample(at.step) if self.group.main else None)
             if not self.cut_short:
                 at.sampled = at.step
+                self.recorder.sampled(at.step)
         if validating or sampling:
             self.group.barrier()
-            self.report()
+            self.recorder.report()
 
     def due(self, every: int, last: int) -> bool:
         step = self.at.step
@@ -356,20 +365,6 @@ class _Training:
             seeds.seed_step(self.options.seed, -1, self.group.rank)  # the same noise each time, to compare
             return self.interruptible(work)
 
-    def report(self) -> None:
-        if self.group.main:
-            with self.going_on("report"):
-                write_report(self.run, self.title)
 
-    def write_metrics(self, line: Mapping[str, float | int]) -> None:
-        if self.group.main:
-            with self.going_on("metrics"):
-                log.append_metrics(self.run / "metrics.jsonl", line)
-
-    @contextmanager
-    def going_on(self, what: str) -> Iterator[None]:
-        """A full or failing disk is told, and does not end the training."""
-        try:
-            yield
-        except OSError as error:
-            self.progress.say(f"could not write the {what} ({error}); training goes on")
+def told(names: list[str]) -> str:
+    return f" (samples {', '.join(names)})" if names else ""

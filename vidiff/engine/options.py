@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vidiff.engine.optim import Optim
 from vidiff.engine.power import gamma_of
+
+LOGS = ("tensorboard", "wandb")
 
 
 @dataclass
@@ -36,6 +39,13 @@ class TrainOptions:
     sample_every: int = 0
     max_skips: int = 20
     """Steps in a row with a loss or gradients that are not finite, until training gives up."""
+    spike: float = 20.0
+    """A loss so many deviations above the median of the steps before it is told, with its clips. 0: none is."""
+    hang: float = 600.0
+    """Seconds without a step until a process tells its stacks and ends; ten times that for the first step, validation,
+    sampling and saving. 0: never."""
+    log: list[str] = field(default_factory=list)
+    """Where metrics and samples go besides the run's own folder: tensorboard, wandb."""
     seed: int = 0
     compile: bool = False
     """Compile each kind of block once, if it then computes the same."""
@@ -54,6 +64,14 @@ class TrainOptions:
         for name in ("checkpoint_every", "keep_every", "ema_every", "validate_every", "sample_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; give 0 (never) or more")
+        for name, unit in (("spike", "deviations"), ("hang", "seconds")):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; give 0 (never) or more {unit}")
+        for sink in self.log:
+            if sink not in LOGS:
+                raise ValueError(f"train.log has {sink!r}; choose {', '.join(LOGS)}, as in train.log=[tensorboard]")
+        if len(set(self.log)) < len(self.log):
+            raise ValueError(f"train.log is {self.log}; give each once")
         for width in self.ema_widths:
             gamma_of(width)
         if sorted({round(width, 3) for width in self.ema_widths}) != sorted(self.ema_widths):

@@ -107,7 +107,11 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
         return
     cuda = chosen.type == "cuda"
     # gloo beside nccl carries the small Python objects, without a detour over the GPU
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=chosen if cuda else None)
+    store, _, _ = next(dist.rendezvous("env://"))
+    # torchrun restarts on the same store, where further groups would find the addresses of those that are gone
+    store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, device_id=chosen if cuda else None)
     try:
         yield group
     except SystemExit:  # all leave together, as at the end; after any other error peers may hang in a collective

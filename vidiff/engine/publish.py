@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -69,7 +69,7 @@ def publish(draft: Path, step: int, **facts: Any) -> Path:
     """
     folder = draft.parent
     files = sorted(file for file in draft.rglob("*") if file.is_file())
-    measured = {file.relative_to(draft).as_posix(): _measure(file) for file in files}
+    measured = {file.relative_to(draft).as_posix(): measured_file(file) for file in files}
     manifest = draft / MANIFEST
     manifest.write_bytes(_manifest({"format": FORMAT, "step": step, "files": measured, **facts}))
     for file in [*files, manifest]:
@@ -105,7 +105,7 @@ def verify(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
         raise CheckpointError(f"{path} is corrupt: {MANIFEST} is not as it was written")
     for name, expected in files.items():
         try:
-            measured = _measure(path / name)
+            measured = measured_file(path / name)
         except OSError as error:
             raise CheckpointError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
         if measured != expected:
@@ -158,6 +158,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """What `write_tensors` noted in a file. Raises CheckpointError where it is none, or not there."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors that share no memory, as safetensors wants them; tied weights are written twice."""
     plain: dict[str, Tensor] = {}
@@ -179,7 +188,8 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _measure(file: Path) -> dict[str, Any]:
+def measured_file(file: Path) -> dict[str, Any]:
+    """Its size, `bytes`, and `sha256`."""
     digest = hashlib.sha256()
     size = 0
     with open(file, "rb") as stream:

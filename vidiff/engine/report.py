@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import statistics
 import time
@@ -12,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vidiff.data.plain import read_json
 from vidiff.engine import log
 from vidiff.engine.chart import COLOURS, Series, line_chart, number
 
@@ -30,17 +30,20 @@ _TITLES = {
     "data_wait": "Share of the time waiting for data",
 }
 _FIRST = ("loss", "grad_norm", "lr", "clips_per_second")
+_NO_CURVE = ("step", "seconds", "skipped", "spike", "spike_loss", "clips")
 _LAST = ("memory_gb", "data_wait")
 
 
-def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None) -> Path:
+def write_report(
+    run: Path, title: str = "", media: Iterable[Path] | None = None, further: Mapping[str, str] | None = None
+) -> Path:
     """Writes `run`/report.html from what the run's folder holds, and returns its path.
 
     run    a folder with metrics.jsonl and, where they exist, resolved.yaml or config.yaml, environment.json,
            scores.json and samples/
-    media  videos (.mp4, .webm) and images (.gif, .png, .jpg, .webp) to show, the newest last; by default a
-    selection
+    media  videos (.mp4, .webm) and images (.gif, .png, .jpg, .webp) to show, the newest last; by default a selection
            from samples/
+    further  sections above the scores: heading -> HTML; one without content is left out
     """
     run = Path(run)
     files = list((run / "samples").glob("*") if media is None else media)
@@ -52,8 +55,10 @@ def write_report(run: Path, title: str = "", media: Iterable[Path] | None = None
     sections = [
         _header(name, lines, training=not (run / "card.json").exists()),
         _samples(shown),
+        *(_section(heading, content) for heading, content in (further or {}).items()),
         _section("Scores", _table(_json(run / "scores.json"))),
         _curves(lines),
+        _section("Losses that stood out", _spikes(lines)),
         _section("Settings", _settings(run)),
         _section("Environment", _folded("environment.json", _table(_json(run / "environment.json")))),
     ]
@@ -122,7 +127,7 @@ def _figure(file: Path, controls: str = "") -> str:
 
 def _curves(lines: list[log.Line]) -> str:
     """Charts of all metrics but the step and the clock; those that are alike share one."""
-    names = [n for n in dict.fromkeys(n for line in lines for n in line) if n not in ("step", "seconds", "skipped")]
+    names = [n for n in dict.fromkeys(n for line in lines for n in line) if n not in _NO_CURVE]
     groups: dict[str, list[str]] = {name: [] for name in _FIRST}
     for name in sorted(names, key=lambda n: n in _LAST):
         groups.setdefault(_chart_of(name), []).append(name)
@@ -141,6 +146,16 @@ def _curves(lines: list[log.Line]) -> str:
         heading = _TITLES.get(head, _words(head).capitalize()) + (f" by {_words(by or 'part')}" if slash else "")
         charts.append(f'<figure class="chart"><figcaption><b>{heading}</b>{key}</figcaption>{chart}</figure>')
     return _section("Curves", f'<div class="charts">{"".join(charts)}</div>' if charts else "")
+
+
+def _spikes(lines: list[log.Line], most: int = 20) -> str:
+    """The last of the steps that training flagged, with their clips."""
+    rows = "".join(
+        f"<tr><th>step {line['step']:,}</th><td>{number(line['spike_loss'])}, {number(line['spike'])} deviations above "
+        f"the median</td><td>{escape(', '.join(line['clips']))}</td></tr>"
+        for line in [line for line in lines if "spike" in line][-most:]
+    )
+    return f"<table>{rows}</table>" if rows else ""
 
 
 def _chart_of(name: str) -> str:
@@ -170,7 +185,7 @@ def _json(file: Path) -> Any:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text())
+        return read_json(file)
     except ValueError as error:  # say so on the page; a report does not end a training
         return {"unreadable": str(error)}
 

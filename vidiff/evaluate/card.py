@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vidiff.data.plain import read_json
 from vidiff.engine.log import git_revision, versions
 
 PROTOCOL = (
@@ -28,7 +29,17 @@ PROTOCOL = (
 )
 """What two cards must share before their scores may be compared."""
 
-MADE = ("source", "weights", "sampler", "steps", "guidance", "seed")
+MADE = (
+    "source",  # the run, or the folder of clips
+    "checkpoint",  # its step
+    "weights",  # which of its weights: ema, model, best, or a file
+    "ema",  # how wide an average they are
+    "weights_sha256",  # of their file
+    "sampler",
+    "steps",
+    "guidance",
+    "seed",
+)
 """How the clips were made, None where it is not known: it may differ, and is told."""
 
 MEASURED = ("git", "versions", "device", "processes")
@@ -48,6 +59,7 @@ class Card:
         scores: numbers by name, among them those of the floor (real against real) and of the codec's ceiling; None with
             a reason in `left_out` where there is none.
         left_out: why a score is not there, by name.
+        cautions: what to mind when reading the scores, such as that clips are few.
         doubts: why the card cannot be trusted; empty if it can.
     """
 
@@ -56,6 +68,7 @@ class Card:
     measured: Mapping[str, Any]
     scores: Mapping[str, Any]
     left_out: Mapping[str, str]
+    cautions: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
 
@@ -90,7 +103,7 @@ def write_card(path: str | Path, card: Card) -> None:
     if missing or unknown:
         raise ValueError(f"a card needs {', '.join(missing) or 'no more'}, and has no field {', '.join(unknown)}")
     content = _content(card)
-    bad = [name for name, value in card.scores.items() if isinstance(value, float) and not math.isfinite(value)]
+    bad = [name for name, value in card.scores.items() if not all(map(math.isfinite, numbers(value)))]
     if bad:
         raise ValueError(f"{', '.join(bad)} is not finite: such a score belongs into left_out, with the reason")
     path = Path(path)
@@ -110,16 +123,17 @@ def read_card(path: str | Path) -> Card:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}: give a card that tools/score.py wrote") from None
+        raise ValueError(f"{path}: {error.strerror or error}: give a card that tools/evaluate.py wrote") from None
     except ValueError:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
-        raise ValueError(f"{path} is no card: give a card.json that tools/score.py wrote")
+        raise ValueError(f"{path} is no card: give a card.json that tools/evaluate.py wrote")
     parts = [content.get(name) for name in ("protocol", "made", "measured", "scores", "left_out")]
     protocol, made, measured, scores, left_out = (part if isinstance(part, dict) else {} for part in parts)
-    card = Card(protocol, made, measured, scores, left_out)
+    cautions = content.get("cautions")
+    card = Card(protocol, made, measured, scores, left_out, tuple(cautions if isinstance(cautions, list) else ()))
     doubts = [f"{name} is missing" for name in _fields(card)[0]]
     if content.get("sha256") != _digest({key: value for key, value in content.items() if key != "sha256"}):
         doubts.append("its content is not what its digest was taken of: it was changed after it was written")
@@ -157,17 +171,23 @@ def compare(card: Card, other: Card) -> Comparison:
 def lines(card: Card, comparison: Comparison | None = None) -> list[str]:
     """A card and its comparison to read, a line each."""
 
-    def numbers(value: Any) -> str:
-        return ", ".join(f"{v:.6g}" for v in (value if isinstance(value, list) else [value]))
+    def figures(value: Any) -> str:
+        return ", ".join(f"{v:.6g}" for v in numbers(value))
 
-    told = [f"{name}: {numbers(value)}" for name, value in card.scores.items()]
+    told = [f"{name}: {figures(value)}" for name, value in card.scores.items()]
     told += [f"left out: {name}: {reason}" for name, reason in card.left_out.items()]
+    told += [f"mind: {caution}" for caution in card.cautions]
     if comparison is not None:
         told += [f"not compared: {reason}" for reason in comparison.reasons]
         told += [f"differs: {difference}" for difference in comparison.differences]
         pairs = comparison.scores.items()
-        told += [f"against the other card: {name}: {numbers(a)} against {numbers(b)}" for name, (a, b) in pairs]
+        told += [f"against the other card: {name}: {figures(a)} against {figures(b)}" for name, (a, b) in pairs]
     return told
+
+
+def numbers(value: Any) -> list[float]:
+    """A score's: it is one or a list of them."""
+    return value if isinstance(value, list) else [value]
 
 
 def _told(value: Any) -> str:
@@ -184,7 +204,7 @@ def _fields(card: Card) -> tuple[list[str], list[str]]:
 
 def _content(card: Card) -> dict[str, Any]:
     names = ("protocol", "made", "measured", "scores", "left_out")
-    return {name: dict(getattr(card, name)) for name in names}
+    return {name: dict(getattr(card, name)) for name in names} | {"cautions": list(card.cautions)}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vidiff.engine.chart import COLOURS, Series, line_chart, number
+from vidiff.engine.chart import COLOURS, Series, figure, number
 from vidiff.engine.report import page
 
 Result = Mapping[str, Any]
@@ -102,12 +102,7 @@ def _charts(results: Sequence[Result]) -> str:
             points = [((place + 0.5) * chunk, v) for place, v in enumerate(values or []) if v is not None]
             if points:
                 series.append(Series(result["name"], points))
-        if series:
-            key = "".join(
-                f'<span><i class="s{place % COLOURS}"></i>{escape(one.name)}</span>' for place, one in enumerate(series)
-            )
-            chart = line_chart(series, smooth=False)
-            charts.append(f'<figure class="chart"><figcaption><b>{heading}</b>{key}</figcaption>{chart}</figure>')
+        charts.append(figure(heading, series))
     return "".join(charts)
 
 

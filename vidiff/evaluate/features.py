@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vidiff.data.plain import parse_json
 from vidiff.evaluate.motion_network import MotionNetwork
 from vidiff.evaluate.transnet import build_transnet
 
@@ -132,7 +133,8 @@ class Features:
                 module = ARCHITECTURES[declaration.architecture](**declaration.arguments)
                 module.load_state_dict(load_file(file))
         except (RuntimeError, SafetensorError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            told = str(error).strip().splitlines() or [type(error).__name__]
+            reason = " ".join(dict.fromkeys((told[0], told[-1].strip())))
             raise ValueError(f"{file} cannot be loaded as {path.name} declares it: {reason}") from None
         return cls(module, declaration, digest, torch.device(device))
 
@@ -219,7 +221,7 @@ def read_declaration(path: Path) -> Declaration:
             f"no {path}: a network is a folder with {DECLARATION} and its weights; make one with tools/make_network.py"
         )
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         unknown = sorted(set(content) - {f.name for f in fields(Declaration)})
         if unknown:
             raise ValueError(f"{', '.join(unknown)} is not known")

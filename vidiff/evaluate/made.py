@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ class Maker(Protocol):
     def generate(self, frames: int, **options: Any) -> Tensor: ...
 
     def extend(self, clip: Tensor, frames: int, **options: Any) -> Tensor: ...
+
+    def stream(self, frames: int, **options: Any) -> Iterator[Tensor]: ...
 
     def settings(self, **given: Any) -> dict[str, Any]: ...
 
@@ -47,11 +49,15 @@ class Made:
         """The real clips `which` continued from their first frames, with other noise at each attempt."""
         return self.run.extend(given, self.frames, **self._asked(which), **self._drawn(which, attempt)).cpu()
 
-    def how(self, source: str) -> dict[str, Any]:
-        """For a card."""
+    def onward(self, which: range, given: Tensor, frames: int) -> Iterator[Tensor]:
+        """New frames of the real clips `which` after those given, up to `frames` in all, piece by piece."""
+        return self.run.stream(frames, clip=given, **self._asked(which), **self._drawn(which, 0))
+
+    def how(self, source: str, **weights: Any) -> dict[str, Any]:
+        """For a card; `weights` as `engine.checkpoint.describe_weights` tells them, where more is known than a name."""
         settings = self.run.settings(**self.options)
         chosen = {name: settings[name] for name in ("weights", "sampler", "steps", "guidance")}
-        return chosen | {"source": source, "seed": self.seed}
+        return chosen | weights | {"source": source, "seed": self.seed}
 
     def _asked(self, which: range) -> dict[str, Any]:
         names = list(self.names[which.start : which.stop])

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from vidiff.evaluate.features import Features
-from vidiff.evaluate.frechet import Statistics, extrapolated, frechet_distance, frechet_interval
-from vidiff.evaluate.motion import motion_measures
+from vidiff.evaluate.frechet import Statistics, checked, extrapolated, frechet_distance, frechet_interval
+from vidiff.evaluate.motion import NO_FLOW, has_flow, motion_measures, warping_error
 from vidiff.evaluate.scores import copied, inception_score, kernel_distance, precision_recall
+from vidiff.evaluate.sensitivity import BLIND
 
 Found = Mapping[str, Tensor]
 """What `look` returns for all clips of a set."""
@@ -21,10 +22,11 @@ Found = Mapping[str, Tensor]
 
 @dataclass
 class Scores:
-    """Scores by name, and why others are not there."""
+    """Scores by name, why others are not there, and what to mind."""
 
     values: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    cautions: list[str] = field(default_factory=list)
 
     def add(self, name: str, compute: Callable[[], Any]) -> None:
         """Adds what `compute` returns, or the reason of its ValueError."""
@@ -35,13 +37,19 @@ class Scores:
 
 
 def look(features: Features, video: Tensor) -> dict[str, Tensor]:
-    """All that scores need of clips `(b, 3, f, h, w)`: features, class logits where there are any, motion measures."""
+    """What the network says of clips `(b, 3, f, h, w)`: features, and class logits where there are any."""
     found = {"features": features(video)}
     if (logits := features.logits(video)) is not None:
         found["logits"] = logits
-    if video.shape[2] >= 3:
-        found.update({f"motion {name}": value for name, value in motion_measures(video).items()})
     return found
+
+
+def look_at_motion(video: Tensor) -> dict[str, Tensor]:
+    """How clips `(b, 3, f, h, w)` move, without a network, as "motion ..."; the flow only where it can be had."""
+    if video.shape[2] < 3:
+        return {}
+    found = motion_measures(video) | (warping_error(video) if has_flow() else {})
+    return {f"motion {name.replace('_', ' ')}": value for name, value in found.items()}
 
 
 def measure(
@@ -62,9 +70,19 @@ def measure(
 
     Returns:
         scores, each named after the network; the floor's and the ceiling's begin with "floor" and "ceiling".
+
+    Raises:
+        ValueError: fewer than two clips of a set, or features that are not finite: then no score means anything.
     """
     scores, called = Scores(), network.called
     x, y = real["features"], made["features"]
+    for title, features in (("real", x), ("made", y)):
+        checked(features, f"network {network.name} on {title} clips: features")
+    if min(len(x), len(y)) <= x.shape[1]:
+        scores.cautions.append(
+            f"{min(len(x), len(y))} clips for {x.shape[1]} features: Fréchet distances of so few are far above those "
+            "of many, and compare only at this number of clips"
+        )
 
     def draw() -> torch.Generator:
         return torch.Generator().manual_seed(seed)
@@ -76,7 +94,7 @@ def measure(
         return list(kernel_distance(a, b))
 
     name = called("frechet")
-    scores.add(name, partial(frechet, x, y))
+    scores.values[name] = frechet(x, y)
     scores.add(f"{name} interval of 95 %", lambda: list(frechet_interval(x, y, draw())))
     scores.add(f"{name} for infinitely many clips", lambda: extrapolation(x, y, draw()))
     scores.add(f"{called('kernel')} and standard error", partial(kernel, x, y))
@@ -100,10 +118,45 @@ def measure(
     if training is not None:
         known = training["features"]
         scores.add("share of clips nearer to training than 95 % of held-out clips", lambda: copied(y, known, x))
+    if not has_flow():
+        scores.left_out["motion warping error"] = NO_FLOW
+    if "worse frozen" in real:
+        add_sight(scores, network, real)
     for key in (key for key in made if key.startswith("motion ") or key == "CLIP score"):
         scores.values[key] = float(made[key].mean())
         scores.values[f"real {key}"] = float(real[key].mean())
     return scores
+
+
+def add_sight(scores: Scores, network: Features, real: Found) -> None:
+    """Adds how far damaged real clips lie from others, as a multiple of what undamaged ones do, and what is not seen.
+
+    Args:
+        real: with "worse ..." of `sensitivity.damaged`; every second clip is compared with the others.
+    """
+    kinds = [key for key in real if key.startswith("worse ")]
+    name = f"times the floor of {network.called('frechet')}"
+
+    def distance(found: Tensor) -> float:
+        truth = Statistics.of(real["features"][::2], "real clips: features")
+        return frechet_distance(truth, Statistics.of(found[1::2], "damaged clips: features"))
+
+    try:
+        floor = distance(real["features"])
+        seen = {key.removeprefix("worse "): distance(real[key]) / floor for key in kinds} if floor > 0 else {}
+    except ValueError as error:
+        scores.left_out["sensitivity to motion"] = str(error)
+        return
+    if not seen:
+        scores.left_out["sensitivity to motion"] = "half of the real clips equal the other half: there is no floor"
+    for kind, times in seen.items():
+        scores.values[f"sensitivity to {kind} clips, {name}"] = times
+    blind = [kind for kind, times in seen.items() if times < BLIND]
+    if blind:
+        scores.cautions.append(
+            f"network {network.name} hardly sees clips that are {', '.join(blind)} (less than {BLIND:g} times the "
+            "floor): its scores tell nothing of that"
+        )
 
 
 def add_prediction(scores: Scores, future: Found, given: int, tries: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -13,6 +14,13 @@ STILL = 1 / 1024
 """Mean absolute change from frame to frame, in shares of the range, below which nothing has moved."""
 
 GREY = (0.299, 0.587, 0.114)
+
+NO_FLOW = "the optical flow needs scikit-image: pip install 'vidiff[score]'"
+
+
+def has_flow() -> bool:
+    """Whether scikit-image is installed, for `warping_error`."""
+    return find_spec("skimage") is not None
 
 
 def motion_measures(video: Tensor) -> dict[str, Tensor]:
@@ -72,7 +80,7 @@ def _flows(frames: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
         from skimage.registration import optical_flow_ilk
         from skimage.transform import warp
     except ImportError:
-        raise ValueError("the optical flow needs scikit-image: pip install 'vidiff[score]'") from None
+        raise ValueError(NO_FLOW) from None
     grid = np.meshgrid(*map(np.arange, frames.shape[1:]), indexing="ij")
     for before, after in itertools.pairwise(frames):
         flow = optical_flow_ilk(before, after, radius=5)

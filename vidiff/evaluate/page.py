@@ -5,9 +5,11 @@ them, and a page with both and all numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,18 +30,21 @@ def write_page(
     nearest: tuple[Tensor, Callable[[range], Tensor]] | None,
     fps: float,
     comparison: Comparison | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> Path:
     """Write card.json, scores.json, report.html and what it shows into a folder.
 
     Args:
         real, made: the first SHOWN clips or fewer of each, `(b, 3, f, h, w)`.
         nearest: for the clips of `made`, numbers `(b, k)` of the nearest training clips, and what reads a range.
+        further: sections besides: heading -> HTML.
 
     Returns:
         the page's path.
     """
     write_card(folder / "card.json", card)
-    told = {"scores": dict(card.scores), "left out": dict(card.left_out), "protocol": dict(card.protocol)}
+    told: dict[str, Any] = {"mind": list(card.cautions)} if card.cautions else {}
+    told |= {"scores": dict(card.scores), "left out": dict(card.left_out), "protocol": dict(card.protocol)}
     told |= {"made": dict(card.made)}
     if comparison is not None:
         told["comparison"] = asdict(comparison)
@@ -58,4 +63,6 @@ def write_page(
             rows.append(torch.cat([sheet(x[:, :: max(1, x.shape[1] // 4)]) for x in (clip, *known)], dim=2))
         media.append(folder / "made-then-nearest-training-clips.png")
         write_image(media[1], torch.cat(rows, dim=1))
-    return write_report(folder, f"Scores of {card.made['source']}", media)
+    mind = "".join(f"<li>{escape(caution)}</li>" for caution in card.cautions)
+    sections = {"Mind": f"<ul>{mind}</ul>" if mind else "", **(further or {})}
+    return write_report(folder, f"Scores of {card.made['source']}", media, sections)

@@ -27,6 +27,10 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
 """Of the functions in `degrade`; of missing classes, the share of classes of which no clip is left."""
 
 
+MOTION = ("shuffled", "reversed", "frozen")
+"""Those of them that leave every frame as it is."""
+
+
 def sensitivity(
     features: Callable[[Tensor], Tensor],
     real: Tensor,
@@ -80,6 +84,12 @@ def sensitivity(
     return rows
 
 
+def damaged(features: Callable[[Tensor], Tensor], video: Tensor, seed: int) -> dict[str, Tensor]:
+    """Features of clips whose motion is spoiled as far as `STRENGTHS` goes: "worse shuffled", reversed and frozen."""
+    draw = torch.Generator().manual_seed(seed)
+    return {f"worse {k}": features(DEGRADATIONS[k](video, STRENGTHS[k][-1], draw)) for k in MOTION}
+
+
 def table(rows: Mapping[str, list[float]], strengths: Mapping[str, tuple[float, ...]] = STRENGTHS) -> str:
     """The distances as Markdown, with the last as a multiple of the floor, and whether they grow at each strength."""
     lines = ["| | as they are | 1 | 2 | 3 | 4 | 5 | 5 to floor | grows |", "|---|" + "---:|" * 7 + "---|"]
@@ -112,9 +122,10 @@ PAGE = """# What the metrics see
 Written by `tools/sensitivity.py` at revision `{revision}`, on {about}.
 
 Each row makes held-out clips worse in one way, at five rising strengths (in brackets; `vidiff/evaluate/degrade.py` has
-the units), and gives the Fréchet distance of their features to other held-out clips. A network that is to judge motion
-must move away as frames are shuffled or frozen. Where motion looks alike in both directions, as that of bouncing
-objects does, no network can tell clips that are reversed.
+the units), and gives the Fréchet distance of their features to other held-out clips. The strengths were chosen with a
+first result in view, so that they span what can be told apart on these clips; they are no blind test. A network that is
+to judge motion must move away as frames are shuffled or frozen. Where motion looks alike in both directions, as that of
+bouncing objects does, no network can tell clips that are reversed.
 
 Numbers of different networks do not compare, nor do numbers of one network at different numbers of clips. FVD is
 the name for I3D's features alone.

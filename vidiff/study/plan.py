@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vidiff.data.plain import parse_json
 from vidiff.data.video import write_video
 from vidiff.evaluate.degrade import blur, noise
 
@@ -193,7 +194,7 @@ def open_study(folder: Path) -> Study:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = parse_json(file.read_bytes())
         if content["format"] != FORMAT:
             raise StudyError(f"{file} is of format {content['format']}, not {FORMAT}: make a new study")
         return content

@@ -1,0 +1,100 @@
+"""Processes that stand still or are killed: the others do not wait for ever, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import tiny as module
+
+from vidiff.engine import checkpoint
+from vidiff.engine.hang import CODE
+from vidiff.engine.log import read_metrics
+
+pytestmark = pytest.mark.faults
+
+HERE = Path(module.__file__).parent
+WAIT = 2.0  # seconds
+
+
+def test_one_of_two_stands_still(runs, tmp_path: Path) -> None:
+    """Both tell who they are and their stacks, which show who it is, and end in time; then the run goes on."""
+    run, key = tmp_path / "run", 8 * 3 + 6  # of step 4, in the second process
+    ranks = runs.start_ranks(run, 2, hang=WAIT, faults={"stall": [key]})
+    runs.wait(lambda: runs.step(run) == 3)
+    began = time.monotonic()
+    assert [runs.end(process) for process in ranks] == [CODE, CODE]
+    assert time.monotonic() - began < WAIT + 5
+    said = runs.said(run)
+    for rank in range(2):
+        told = f"rank {rank} of 2 (process {ranks[rank].pid} on "
+        dump = (run / f"hang-rank{rank}.txt").read_text()
+        assert told in said
+        assert told in dump
+        assert f"has stood still for {WAIT:g} s, taking step 4" in dump
+        assert ("in strike" in dump) == (rank == 1), dump
+        assert "in step\n" in dump
+    assert runs.saved(run) == 2
+    runs.finish_ranks(run, 2, hang=WAIT)
+    runs.finish_ranks(tmp_path / "other", 2)
+    runs.assert_same(run, tmp_path / "other")
+
+
+def test_data_that_do_not_come(runs, whole: Path, tmp_path: Path) -> None:
+    """The stacks are those of the training; its workers end with it."""
+    run = tmp_path / "run"
+    process = runs.start(run, hang=WAIT, workers=1, slow=[8 * 4])
+    runs.wait(lambda: runs.step(run) == 4)
+    began = time.monotonic()
+    assert runs.end(process) == CODE
+    assert time.monotonic() - began < WAIT + 5
+    assert f"rank 0 of 1 (process {process.pid} on " in runs.said(run)
+    assert "waiting for the data of step 5" in (run / "hang-rank0.txt").read_text()
+    assert runs.finish(run) == 0
+    runs.assert_same(run, whole)
+
+
+def test_validation_and_sampling_may_take_longer(runs, tmp_path: Path) -> None:
+    """Ten times as long, after which they hang as well."""
+    assert runs.finish(tmp_path / "slow", hang=0.5, slow_validation=1.0, validate_every=3) == 0
+    assert not list((tmp_path / "slow").glob("hang*"))
+    began = time.monotonic()
+    assert runs.finish(tmp_path / "stuck", hang=0.3, slow_sampling=60, sample_every=3) == CODE
+    assert 3 < time.monotonic() - began < 3 + 5 + 5  # with what comes before
+    assert "has stood still for 3 s, looking at step 3" in (tmp_path / "stuck" / "hang-rank0.txt").read_text()
+
+
+def test_stopped_as_a_whole_and_continued(runs, whole: Path, tmp_path: Path) -> None:
+    """As by Ctrl-Z and fg: that is no hang."""
+    run = tmp_path / "run"
+    process = runs.start(run, hang=0.5, pause=0.1)
+    runs.wait(lambda: runs.step(run) >= 2)
+    os.kill(process.pid, 19)
+    time.sleep(2.5)
+    os.kill(process.pid, 18)
+    assert runs.end(process) == 0, runs.said(run)
+    runs.assert_same(run, whole)
+
+
+def test_killed_under_torchrun(runs, tmp_path: Path) -> None:
+    """One of two processes, by kill -9: with --max-restarts the run ends with the weights of one that was not."""
+    run = tmp_path / "run"
+    options = {"noise": 0.1, "steps": 8}
+    faults = {"die": [8 * 4 + 6], "mark": str(tmp_path / "killed")}
+    launch = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.1"]
+    command = [*launch, str(HERE / "tiny.py"), json.dumps({"run": str(run), "faults": faults, **options})]
+    path = os.pathsep.join(filter(None, [str(HERE), *sys.path]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *command], env=environment, timeout=200)
+    assert done.returncode == 0, runs.said(run)
+    assert (tmp_path / "killed").exists()
+    assert "going on from step 4 of 8" in runs.said(run) or "going on from step 2 of 8" in runs.said(run)
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, 9))
+    runs.finish_ranks(tmp_path / "other", 2, **options)
+    runs.assert_same(run, tmp_path / "other")
+    assert len(checkpoint.load(checkpoint.newest(run / "checkpoints")).state["random"]) == 2

@@ -1,0 +1,113 @@
+"""Where metrics and samples may go besides the run's own files: TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidiff.data.video import VideoReader, write_video
+
+
+class Sink(Protocol):
+    """Takes what the main process of a run logs."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step, all finite."""
+
+    def sample(self, step: int, file: Path) -> None:
+        """A video."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class TensorBoard:
+    """Event files in `run`/tensorboard, for `tensorboard --logdir runs`. Videos are animated GIFs, under Images.
+
+    What an earlier start logged from `step` on is hidden there, since the run takes these steps again.
+
+    Raises:
+        ValueError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, run: Path, title: str, step: int) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError:
+            raise ValueError("train.log has tensorboard: pip install 'vidiff[tensorboard]', or leave it out") from None
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(run / "tensorboard"))
+        start = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def _add(self, step: int, values: list[Any]) -> None:
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._add(step, [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+
+    def sample(self, step: int, file: Path) -> None:
+        with VideoReader(file) as reader, tempfile.TemporaryDirectory() as folder:
+            (height, width), gif = reader.size, Path(folder) / "clip.gif"
+            write_video(gif, reader.read()[None], fps=reader.fps)
+            picture = self._summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes()
+            )
+        name = "samples" + file.stem.removeprefix(f"step-{step:07d}")
+        self._add(step, [self._summary.Value(tag=name, image=picture)])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run of the project vidiff at Weights & Biases, or of what WANDB_PROJECT names, resumed where the training is.
+
+    The package's own settings hold: WANDB_MODE=offline keeps all in `run`/wandb, for `wandb sync` to send.
+
+    Raises:
+        ValueError: the package wandb is not installed, or nobody is logged in.
+    """
+
+    def __init__(self, run: Path, title: str, step: int) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError("train.log has wandb: pip install 'vidiff[wandb]', or leave it out") from None
+        self._wandb = wandb
+        name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "vidiff"),
+                dir=str(run),
+                id=name,
+                name=title or run.name,
+                resume="allow",
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            raise ValueError(
+                f"train.log has wandb, which does not begin ({str(error).splitlines()[0]}): run `wandb login`, "
+                "or set WANDB_MODE=offline"
+            ) from None
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def sample(self, step: int, file: Path) -> None:
+        name = "samples" + file.stem.removeprefix(f"step-{step:07d}")
+        self._run.log({name: self._wandb.Video(str(file), format="mp4")}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+SINKS: dict[str, type[TensorBoard] | type[WandB]] = {"tensorboard": TensorBoard, "wandb": WandB}
