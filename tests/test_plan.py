@@ -47,6 +47,7 @@ def test_what_fits_is_left_as_it_is() -> None:
     assert made.proposal().changes == []
 
 
+@pytest.mark.slow
 def test_the_first_that_fits_costs_least() -> None:
     """With ever less memory: more parts, then recomputed levels, then shards, then nothing."""
     whole = planner(GPUS["a100"], 2, *SMALL).given()
