@@ -166,6 +166,27 @@ def test_a_codec_trained_further_makes_another_model(place: Place) -> None:
     shutil.rmtree(place.folder / "copy")
 
 
+def test_a_terabyte_is_refused_before_anything_is_made(place: Place) -> None:
+    before = place.files()
+    for change in ("unet.width=40000", "batch=40000000"):
+        said = place.train("tiny.yaml", "name=huge", change, code=2).strip().splitlines()
+        assert said[-1].startswith("error: a step of this training needs about ") and "tools/plan.py" in said[-1]
+    assert place.files() == before
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_weights_and_draw_samples(place: Place) -> None:
+    """By torchrun, through codec, latents, validation and samples; what they leave is a run like any other."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vidiff.train")
+    place.run(*torchrun, "tiny.yaml", "name=shards", "train.parallel=fsdp")
+    run = place.folder / "runs" / "shards"
+    assert any("val/loss" in line for line in read_metrics(run / "metrics.jsonl"))
+    assert read_video(run / "samples" / f"step-{STEPS:07d}.mp4").shape == (3, 6, 32, 64)
+    place.tool("generate", "--run", "runs/shards", "--out", "shards.mp4")
+    place.train("tiny.yaml", "name=shards", f"train.steps={STEPS + 1}")
+    shutil.rmtree(run)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(place: Place) -> None:
     process = place.start("-m", "vidiff.train", "tiny.yaml", "name=stopped", "train.steps=500")
     place.wait(process, "stopped", 2)

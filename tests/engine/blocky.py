@@ -18,6 +18,8 @@ from vidiff.engine.optim import Optim
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import processes
 from vidiff.nn.unet import UNet, UNetConfig
+from vidiff.nn.vae import VAE, VAEConfig
+from vidiff.objective.vae import VAELoss, VAEObjective
 
 SHAPE = dict(width=32, multipliers=[1, 1], blocks=[1, 1], temporal_attention=[0], joint_attention=[1], head_dim=16)
 
@@ -43,11 +45,20 @@ class Blocky(nn.Module):
         return {"loss": (found - self.frozen(x)).square().mean()}
 
 
+def autoencoder() -> VAEObjective:
+    """With a discriminator, whose weight is made of gradients that the loss takes itself."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loss = VAELoss(adversarial=0.5, discriminator_width=8, discriminator_levels=1)
+        return VAEObjective(VAE(VAEConfig(width=8, multipliers=[1, 1], patch=1)), loss)
+
+
 def sample(number: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(number)
     return {
         "x": torch.randn(4, 2, 4, 4, generator=generator),
         "clock": 4 * torch.randn(1, 2, 4, 4, generator=generator),
+        "video": torch.rand(3, 2, 8, 8, generator=generator) * 2 - 1,
         "key": torch.tensor(number),
     }
 
@@ -61,11 +72,20 @@ def batches(start: int, size: int, rank: int, world: int) -> Iterable[dict[str, 
         start += size
 
 
-def train(run: Path, *, checkpoint: Iterable[int] = (), batch: int = 8, look: bool = False, **options: Any) -> Blocky:
+def train(
+    run: Path,
+    *,
+    checkpoint: Iterable[int] = (),
+    batch: int = 8,
+    look: bool = False,
+    frames: bool = False,
+    **options: Any,
+) -> None:
+    """Trains a U-Net, or of `frames` an autoencoder."""
     settings = {"steps": 4, "precision": "fp32", "log_every": 1, "checkpoint_every": 2, "ema": 0.5, "ema_warmup": 1}
     optim = Optim(**{"lr": 0.01, "warmup": 2, "clip": 0.5, "eps": 1e-3} | options.pop("optim", {}))
     chosen = TrainOptions(**settings | options, optim=optim)
-    objective = Blocky(checkpoint)
+    objective = autoencoder() if frames else Blocky(checkpoint)
     fixed = next(iter(batches(10**6, 4, 0, 1)))
     file = run / "drawn.json"
 
@@ -86,7 +106,6 @@ def train(run: Path, *, checkpoint: Iterable[int] = (), batch: int = 8, look: bo
         fit(objective, make, batch, chosen, run, device="cpu", **looking)
         if group.main:
             torch.save(objective.state_dict(), run / "trained.pt")
-    return objective
 
 
 def main(arguments: dict[str, Any]) -> None:
