@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from vidiff.config import load
 from vidiff.estimate import GB, LIBRARIES
-from vidiff.plan import GPUS, Device, Planner, this_cpu
+from vidiff.plan import FILLED, GPUS, Device, Planner, this_cpu
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["unet.width=32", "unet.blocks=[1,1]", "unet.head_dim=16", "batch=8", "data.frames=4", "sampling.context=1"]
@@ -24,8 +25,8 @@ def planner(
 
 
 def with_room(extra: int, device: str = "a100") -> Device:
-    """With so many bytes beside the libraries."""
-    return replace(GPUS[device], memory=LIBRARIES[True] + extra)
+    """With so many bytes beside the libraries that may be filled."""
+    return replace(GPUS[device], memory=math.ceil((LIBRARIES[True] + extra) / FILLED))
 
 
 def test_time_and_cost_are_arithmetic() -> None:

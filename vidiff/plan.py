@@ -41,6 +41,7 @@ def _gpu(name: str, memory: int, low: float, fp32: float) -> Device:
     return Device(name, memory * GB, rate, dict.fromkeys(rate, GPU_USED))
 
 
+FILLED = 0.9  # of a device's memory, at most: an estimate may be off
 GPU_USED = 0.3  # an assumption: these networks are smaller than those that reach 0.4 to 0.5
 CPU_USED: dict[Precision, float] = {"fp32": 0.7, "bf16": 0.22}  # measured, to a factor of 1.8: docs/training.md
 GPUS = {  # from the makers' data sheets, without sparsity
@@ -91,7 +92,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.estimate.total <= self.device.memory
+        return self.estimate.total <= FILLED * self.device.memory
 
     def facts(self) -> dict[str, Any]:
         """All of it, as plain numbers and words."""
@@ -125,7 +126,7 @@ class Plan:
         how += [f"levels {facts['checkpoint']} recomputed"] if facts["checkpoint"] else []
         rate, used = self.device.rate[self.precision] / 1e12, self.device.used[self.precision]
         rows = [
-            ("devices", f"{self.gpus} x {self.device.name}, {self.device.memory / GB:,.0f} GB each"),
+            ("devices", f"{self.gpus} x {self.device.name}, {self.device.memory / GB:,.4g} GB each"),
             ("settings", f"{', '.join(how)}, {self.precision}"),
             ("parameters", f"{self.estimate.parameters:,}"),
             ("memory of each", f"{self.estimate.total / GB:,.2f} GB: {'fits' if self.fits else 'does not fit'}"),
@@ -192,7 +193,7 @@ class Planner:
         for changes, config in tqdm(ways, "settings", unit="", leave=False):
             count = part_size(config, self.gpus)
             plan = self.plan(changes, config, self.guess(config, count))
-            if plan.estimate.total <= 1.02 * self.device.memory:  # a guess, for which the step itself is followed
+            if plan.estimate.total <= self.device.memory:  # a guess, for which the step itself is followed
                 plan = self.plan(changes, config, self.follow(config, count))
                 if plan.fits:
                     return plan
@@ -200,9 +201,9 @@ class Planner:
                 least = plan
         assert least is not None
         raise ValueError(
-            f"nothing fits into {self.device.memory / GB:,.0f} GB: with {' '.join(least.changes)} a step still needs "
-            f"{least.estimate}. Take more devices, or ones with more memory, or make data.frames, data.size or the "
-            "network smaller"
+            f"nothing fits into {FILLED:.0%} of {self.device.memory / GB:,.3g} GB: with {' '.join(least.changes)} a "
+            f"step still needs {least.estimate}. Take more devices, or ones with more memory, or make data.frames, "
+            "data.size or the network smaller"
         )
 
     def ways(self) -> Iterator[tuple[list[str], RunConfig]]:

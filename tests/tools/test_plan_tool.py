@@ -32,7 +32,10 @@ def test_a_plan_and_its_numbers(plan: Callable[..., int], capsys: pytest.Capture
 
 def test_what_fits_is_proposed(plan: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
-    assert plan("--memory", "1.025", "--json", str(out)) == 0
+    assert plan("--json", str(out)) == 0
+    total = json.loads(out.read_text())["given"]["memory_total"]
+    capsys.readouterr()
+    assert plan("--memory", str((total - 4e6) / 0.9 / 2**30), "--json", str(out)) == 0
     said, facts = capsys.readouterr().out, json.loads(out.read_text())
     assert not facts["given"]["fits"] and facts["proposal"]["fits"]
     assert f"add to the command: {' '.join(facts['proposal']['changes'])}" in said
@@ -42,7 +45,7 @@ def test_what_fits_is_proposed(plan: Callable[..., int], capsys: pytest.CaptureF
 def test_careless_use(plan: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing fits, or a number makes no sense: one line, and code 2."""
     assert plan("--memory", "0.5") == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: nothing fits into 0 GB: with ")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: nothing fits into 90% of 0.5 GB: with ")
     assert plan("train.accumulat=2") == 2
     assert "accumulate" in capsys.readouterr().err
     for wrong in (["--gpus", "0"], ["--mfu", "30"], ["--gpu", "gtx"]):
