@@ -81,8 +81,8 @@ def check(found: list[Use], kinds: dict[str, int]) -> None:
     assert kinds == {"pyav": FILES, "decord": 2}
     first, last = found[0], found[-1]
     assert last.memory < 1.02 * first.memory, found
-    assert {each.descriptors for each in found} == {first.descriptors}, found
-    assert {each.threads for each in found} == {first.threads}, found
+    assert max(each.descriptors for each in found) <= first.descriptors, found
+    assert max(each.threads for each in found) <= first.threads, found
 
 
 def test_five_hundred_clips_leave_nothing_behind(tmp_path: Path) -> None:
