@@ -198,7 +198,7 @@ LARGER = ["unet.width=128", "unet.multipliers=[1,2,2]", "unet.blocks=[2,2,1]", "
 def test_memory_is_as_measured(changes: list[str]) -> None:
     """Of a whole process, to the margin that the refusal allows for: 25 %."""
     found = estimate(sketched("shapes.yaml", *changes), "fp32")
-    predicted = found.total - found.memory["codec"]
+    predicted = found.total - found.memory["codec"] - found.memory["copies to save"]  # of which this process has none
     held = measured("shapes.yaml", changes)
     print(f"predicted {predicted / GB:.2f} GB, measured {held / GB:.2f} GB")
     assert predicted / MARGIN < held < predicted * MARGIN
