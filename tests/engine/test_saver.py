@@ -30,6 +30,15 @@ class Toy:
         self.saver.save(step, self.net.state_dict(), self.ema.state_dict(), state or {}, {}, kept)
 
 
+def test_what_a_kill_has_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    """Also of a run that has no more to save."""
+    for name in (".old-step-0000002", ".writing-step-0000004", "step-0000002"):
+        (tmp_path / name).mkdir()
+    Saver(tmp_path, Group(torch.device("cpu")), print)
+    Saver(tmp_path / "none", Group(torch.device("cpu")), print)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000002"]
+
+
 def test_what_is_saved_is_as_it_was(tmp_path: Path) -> None:
     """Whatever the training does meanwhile, to weights, moments and counters; also in memory that is used again."""
     toy = Toy(tmp_path, 8, 3)

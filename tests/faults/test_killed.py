@@ -28,7 +28,7 @@ def test_killed_while_saving(runs, whole: Path, tmp_path: Path, event: int) -> N
 @pytest.mark.parametrize("seconds", WHILE_TRAINING)
 def test_killed_while_training(runs, whole: Path, tmp_path: Path, seconds: float) -> None:
     run = tmp_path / "run"
-    process = runs.start(run, pause=0.05, keep=2)
+    process = runs.start(run, pause=0.15, keep=2)  # six steps: longer than the longest of the moments
     runs.wait_for_more(run)
     time.sleep(seconds)
     process.kill()

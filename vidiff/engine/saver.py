@@ -16,6 +16,7 @@ from torch import Tensor
 from vidiff.engine import checkpoint, snapshots
 from vidiff.engine.dtensor import local, whole
 from vidiff.engine.parallel import Group
+from vidiff.engine.publish import sweep
 
 
 class Saver:
@@ -38,6 +39,8 @@ class Saver:
         importlib.import_module("torch.distributed.checkpoint")  # takes a second, which a save at a signal has not
         # What the thread sends must not mix with what the training does.
         self._wire = dist.new_group(backend="gloo") if group.world > 1 else None
+        if group.main:
+            sweep(folder)  # of a training that was killed after its last save, nothing else would
 
     def save(
         self,
