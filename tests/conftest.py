@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +19,10 @@ if TYPE_CHECKING:
 
 LAST = ("slow", "faults")
 
-sys.path.insert(0, str(Path(__file__).parent / "engine"))  # for harness.py and tiny.py
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "engine"), str(HERE / "helpers")]  # so that tests, and processes of theirs, find them
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vidiff-tests-")  # where tables of tars go
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,9 +49,8 @@ def test_core_dependencies_are_what_vidiff_imports() -> None:
 @pytest.mark.parametrize(("name", "extra"), EXTRAS.items())
 def test_what_an_extra_brings_is_not_needed_to_import_vidiff(name: str, extra: str) -> None:
     assert DISTRIBUTION.get(name, name) in PROJECT["optional-dependencies"][extra]
-    code = (
-        f"import sys; sys.modules['{name}'] = None; import vidiff.stages, vidiff.pipeline"  # None: cannot be imported
-    )
+    # None in sys.modules: cannot be imported
+    code = f"import sys; sys.modules['{name}'] = None; import vidiff.training.stages, vidiff.pipeline.pipeline"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -71,7 +70,7 @@ def test_gitignore_leaves_out_what_the_commands_make_and_no_source(tmp_path: Pat
     """Both `data/`, which the commands make, and the sources' folders of that name."""
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
-    asked = ["data/shapes/0000.mp4", "runs/shapes/report.html", "vidiff/data/video.py", "tests/data/test_video.py"]
+    asked = ["data/shapes/0000.mp4", "runs/shapes/report.html", "vidiff/video/reader.py", "tests/video/test_video.py"]
     command = ["git", "check-ignore", *asked]
     ignored = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert ignored.splitlines() == asked[:2]

@@ -1,4 +1,5 @@
-"""Imports run one way only, files stay short, and each outside library has one owner.
+"""A folder says its floor: imports run one way only, folders, files and functions stay small, and each outside library
+has one owner.
 
 The sources are read, not imported, so that an import inside a function or under TYPE_CHECKING counts as well.
 """
@@ -8,98 +9,121 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LEAVES = frozenset({"data", "evaluate", "engine", "text"})
-THEORY = frozenset({"diffusion.known", "diffusion.guidance", "diffusion.likelihood"})
+# Ground floor first: each folder, or module, of vidiff imports only from those above it in this list.
+FLOORS = (
+    "store",
+    "video",
+    "text",
+    "report",
+    "diffusion",
+    "sample",
+    "nn",
+    "codec",
+    "draw",
+    "metrics",
+    "objective",
+    "engine",
+    "data",
+    "recipe",
+    "pipeline",
+    "plan",
+    "training",
+    "evaluate",
+    "study",
+    "cli",
+    "train",
+    "vidiff",  # vidiff/__init__.py
+    "tools",
+)
 
-# layer -> the layers it may import; what those may import is allowed too. A layer is a module or a package of
-# vidiff. A module without a row of its own belongs to its package's row.
-MAY_IMPORT: dict[str, frozenset[str]] = {
-    **{leaf: LEAVES for leaf in LEAVES},
-    "diffusion.choice": frozenset(),
-    "diffusion.condition": frozenset({"diffusion.choice"}),
-    "diffusion.schedule": frozenset({"diffusion.choice", "diffusion.condition"}),
-    "diffusion.process": frozenset({"diffusion.schedule"}),
-    "diffusion.denoise": frozenset({"diffusion.process"}),
-    **{layer: THEORY | {"diffusion.denoise"} for layer in THEORY},
-    "diffusion": THEORY,
-    "sample": frozenset({"diffusion"}),
-    "nn": frozenset({"diffusion.condition"}),
-    "codec": frozenset({"nn", "tiles"}),
-    "tiles": frozenset(),
-    "autoencoder_kl": frozenset({"codec"}),
-    "masks": frozenset(),
-    "resize": frozenset(),
-    "guide": frozenset({"diffusion"}),
-    "draw": frozenset({"sample", "guide"}),
-    "long": frozenset({"draw"}),
-    "edit": frozenset({"long", "codec", "masks", "resize"}),
-    "objective": frozenset({"diffusion", "nn", "sample", "codec", "text"}),
-    "recipe": LEAVES | {"edit", "objective", "autoencoder_kl"},
-    "config": frozenset({"recipe"}),
-    "run": frozenset({"config"}),
-    "sketch": frozenset({"config"}),
-    "estimate": frozenset({"sketch"}),
-    "plan": frozenset({"estimate"}),
-    "trained_classifier": frozenset({"run"}),
-    "trained": frozenset({"trained_classifier"}),
-    "pipeline": frozenset({"trained"}),
-    "options": frozenset({"pipeline"}),
-    "compare": frozenset({"pipeline"}),
-    "prepare": frozenset({"run"}),
-    "score_shapes": frozenset({"pipeline"}),
-    "score_editing": frozenset({"score_shapes"}),
-    "score_guidance": frozenset({"score_shapes"}),
-    "score_upscaling": frozenset({"pipeline", "prepare"}),
-    "score_network": frozenset({"pipeline"}),
-    "score_codec": frozenset({"run"}),
-    "datasets": frozenset({"prepare"}),
-    "begin": frozenset({"prepare"}),
-    "stages": frozenset({"begin", "pipeline", "datasets", "estimate"}),
-    "dry_run": frozenset({"stages"}),
-    "train": frozenset({"dry_run"}),
-    "study": LEAVES,
-    "vidiff": frozenset({"pipeline", "train"}),  # vidiff/__init__.py
-    "tools": frozenset(
-        {"vidiff", "options", "plan", "compare", "study"}
-        | {"score_codec", "score_editing", "score_guidance", "score_network", "score_upscaling"}
-    ),
+# Narrower than the floors: all that these may import of vidiff.
+MAY_IMPORT = {
+    "store": {"store"},
+    "diffusion": {"diffusion"},
+    "diffusion.choice": set[str](),
+    "diffusion.condition": {"diffusion.choice"},
+    "diffusion.schedule": {"diffusion.choice", "diffusion.condition"},
+    "diffusion.process": {"diffusion.choice", "diffusion.condition", "diffusion.schedule"},
+    "sample": {"sample", "diffusion"},
+    "nn": {"nn", "diffusion.condition"},
+    "metrics": {"metrics", "store"},
 }
 
 LOADING = "tools/benchmark_load.py"  # times what others make of these libraries
 
 # outside library -> the files that may import it
 OWNERS = {
-    "decord": {"vidiff/data/decode.py"},
-    "fsspec": {"vidiff/data/remote.py"},
-    "aiohttp": {"vidiff/data/remote.py"},
-    "imageio": {"vidiff/data/video.py"},
+    "decord": {"vidiff/video/decode.py"},
+    "fsspec": {"vidiff/store/remote.py"},
+    "aiohttp": {"vidiff/store/remote.py"},
+    "imageio": {"vidiff/video/reader.py", "vidiff/video/writer.py"},
     "av": {
-        "vidiff/data/video.py",
-        "vidiff/data/container.py",
-        "vidiff/data/convert.py",
-        "vidiff/data/pyav.py",
-        "vidiff/data/timetable.py",
+        "vidiff/data/doctor/container.py",
+        "vidiff/video/convert.py",
+        "vidiff/video/pyav.py",
+        "vidiff/video/reader.py",
+        "vidiff/video/timetable.py",
+        "vidiff/video/writer.py",
         LOADING,
     },
-    "torchcodec": {"vidiff/data/torch_codec.py", LOADING},
-    "PIL": {"vidiff/data/video.py", "vidiff/data/pictures.py"},
-    "omegaconf": {"vidiff/config.py", "vidiff/recipe.py", "vidiff/data/options.py"},
-    "diffusers": {"vidiff/autoencoder_kl.py"},
-    "transformers": {"vidiff/text.py", "vidiff/evaluate/clip_score.py"},
+    "torchcodec": {"vidiff/video/torchcodec.py", LOADING},
+    "PIL": {"vidiff/video/reader.py", "vidiff/video/writer.py", "vidiff/video/pictures.py"},
+    "omegaconf": {"vidiff/recipe/load.py", "vidiff/recipe/kinds.py", "vidiff/data/options.py"},
+    "diffusers": {"vidiff/codec/diffusers.py"},
+    "transformers": {"vidiff/text.py", "vidiff/metrics/clip_score.py"},
     "tensorboard": {"vidiff/engine/sinks.py"},
     "wandb": {"vidiff/engine/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
 }
 
-LONGEST = {"vidiff": 400, "tools": 150}  # lines a file
+MOST_FILES = 16  # a folder of vidiff
+MOST_PARAMETERS = 10  # a function of vidiff
+LONGEST = {"vidiff": 500, "tools": 150}  # lines a file
 MAY_BE_LONGER = {"tools/benchmark.py", LOADING}  # its measurements are nobody's library
+
+# What breaks a rule today, as `Problem.key` has it. A line that is no longer needed is a problem as well, so that this
+# list only shrinks.
+EXCEPTIONS: set[str] = {
+    "vidiff/data/clips.py: __init__ has more than 10 parameters",
+    "vidiff/data/index.py: build_index has more than 10 parameters",
+    "vidiff/data: a folder has 16 files at most",
+    "vidiff/diffusion: a folder has 16 files at most",
+    "vidiff/engine/checkpoint.py: save has more than 10 parameters",
+    "vidiff/engine: a folder has 16 files at most",
+    "vidiff/evaluate: a folder has 16 files at most",
+    "vidiff/metrics/oracle.py: metrics may not import vidiff.data.shapes, which stands on a higher floor",
+    "vidiff/metrics/transnet.py: metrics may not import vidiff.engine.seeds, which stands on a higher floor",
+    "vidiff/pipeline/trained.py: __init__ has more than 10 parameters",
+    "vidiff/report/run.py: report may not import vidiff.engine.log, which stands on a higher floor",
+    "vidiff/store/mirror.py: store may not import vidiff.video.decode, which stands on a higher floor",
+    "vidiff/store/remote.py: store may not import vidiff.video.decode, which stands on a higher floor",
+    "vidiff/store/spans.py: store may not import vidiff.video.decode, which stands on a higher floor",
+    "vidiff/store/tar.py: store may not import vidiff.video.decode, which stands on a higher floor",
+    "vidiff/store/tar.py: store may not import vidiff.video.pictures, which stands on a higher floor",
+    "vidiff/video/fit.py: video may not import vidiff.data.clips, which stands on a higher floor",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A place that breaks a rule; line 0 where that is a whole file or folder."""
+
+    file: str
+    line: int
+    says: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.file}: {self.says}"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.says}" if self.line else self.key
 
 
 @dataclass(frozen=True)
@@ -108,24 +132,21 @@ class Import:
 
     file: str  # relative to the root, with forward slashes
     line: int
-    module: str  # of this tree as deep as a file or folder goes, as vidiff.data.video; else the whole dotted name
+    module: str  # of this tree as deep as a file or folder goes, as vidiff.video.reader; else the whole dotted name
 
     @property
     def top(self) -> str:
         return self.module.split(".")[0]
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
 
 
 def sources(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for top in LONGEST for path in (root / top).rglob("*.py"))
 
 
-def imports(root: Path, file: str) -> Iterator[Import]:
+def imports(root: Path, file: str, tree: ast.Module) -> Iterator[Import]:
     """Every import of a file. `from package import name` means the submodule `name` where there is one."""
     folder = file.split("/")[:-1]
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"), file)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -141,8 +162,8 @@ def within(root: Path, name: str) -> str:
     """As much of a dotted name as is a file or folder below root; the whole name if nothing of it is."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
-        place = root.joinpath(*parts[:end])
-        if place.is_dir() or place.with_suffix(".py").is_file():
+        path = root.joinpath(*parts[:end])
+        if path.is_dir() or path.with_suffix(".py").is_file():
             return ".".join(parts[:end])
     return name
 
@@ -151,22 +172,30 @@ def module_of(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def layer_of(module: str) -> str | None:
-    """The row that a module of this tree belongs to: the longest that its name begins with, if any."""
+def floor_of(module: str) -> str:
+    """The floor that a module of this tree stands on, such as "nn" for "vidiff.nn.unet"."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "vidiff" and len(parts) > 1 else parts[0]
+
+
+def row_of(module: str) -> str | None:
+    """The longest row of `MAY_IMPORT` that a module's name begins with, if any."""
     parts = module.removeprefix("vidiff.").split(".")
     rows = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     return next((row for row in rows if row in MAY_IMPORT), None)
 
 
-@cache
-def reach(layer: str) -> frozenset[str]:
-    """A layer and everything it may import, however far down."""
-    found, todo = {layer}, [layer]
-    while todo:
-        new = MAY_IMPORT[todo.pop()] - found
-        found |= new
-        todo += new
-    return frozenset(found)
+def refusal(module: str, other: str) -> str | None:
+    """Why one module of this tree may not import another; None where it may."""
+    floor, below = floor_of(module), floor_of(other)
+    if floor == below == "tools":
+        return f"a tool may not import another, {other}"
+    if FLOORS.index(below) > FLOORS.index(floor):
+        return f"{floor} may not import {other}, which stands on a higher floor"
+    row, name = row_of(module), other.removeprefix("vidiff.")
+    if row is not None and not any(name == allowed or name.startswith(f"{allowed}.") for allowed in MAY_IMPORT[row]):
+        return f"{row} may not import {other}"
+    return None
 
 
 def ring(graph: dict[str, list[Import]]) -> list[Import]:
@@ -188,65 +217,81 @@ def ring(graph: dict[str, list[Import]]) -> list[Import]:
     return next((found for module in graph if (found := visit(module, []))), [])
 
 
-def problems(root: Path) -> list[str]:
-    """Everything below root that breaks a rule, a line each, beginning with `file:line: `."""
+def sizes(root: Path, file: str, tree: ast.Module) -> Iterator[Problem]:
+    """What is too long in a file, or has too many parameters."""
+    top = file.split("/")[0]
+    lines = len((root / file).read_text(encoding="utf-8").splitlines())
+    if lines > LONGEST[top] and file not in MAY_BE_LONGER:
+        yield Problem(file, 0, f"a file of {top} has {LONGEST[top]} lines at most")
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or top != "vidiff":
+            continue
+        named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        if sum(argument.arg not in ("self", "cls") for argument in named) > MOST_PARAMETERS:
+            yield Problem(file, node.lineno, f"{node.name} has more than {MOST_PARAMETERS} parameters")
+
+
+def problems(root: Path) -> list[Problem]:
+    """Everything below root that breaks a rule."""
     found = []
     graph: dict[str, list[Import]] = {}
     for file in sources(root):
-        top, layer = file.split("/")[0], layer_of(module_of(file))
-        if layer is None:
-            found.append(f"{file}:1: has no row in MAY_IMPORT: decide where it belongs")
+        module = module_of(file)
+        if floor_of(module) not in FLOORS:
+            found.append(Problem(file, 0, "has no floor in FLOORS: decide where it belongs"))
             continue
-        lines = len((root / file).read_text(encoding="utf-8").splitlines())
-        if lines > LONGEST[top] and file not in MAY_BE_LONGER:
-            found.append(f"{file}:{lines}: {lines} lines; a file of {top} has {LONGEST[top]} at most")
-        for item in imports(root, file):
+        tree = ast.parse((root / file).read_text(encoding="utf-8"), file)
+        found += sizes(root, file, tree)
+        for item in imports(root, file, tree):
             if file not in (owners := OWNERS.get(item.top, {file})):
-                found.append(f"{item}: only {', '.join(sorted(owners))} may import {item.top}")
+                found.append(Problem(file, item.line, f"only {', '.join(sorted(owners))} may import {item.top}"))
             if item.top not in (*LONGEST, "tests"):
                 continue
-            graph.setdefault(module_of(file), []).append(item)
-            if layer_of(item.module) not in reach(layer):
-                found.append(f"{item}: {layer} may not import {item.module}")
-            elif top == "tools" == item.top:
-                found.append(f"{item}: a tool may not import another, {item.module}")
+            graph.setdefault(module, []).append(item)
+            if item.top == "tests" or floor_of(item.module) not in FLOORS:
+                found.append(Problem(file, item.line, f"{floor_of(module)} may not import {item.module}"))
+            elif says := refusal(module, item.module):
+                found.append(Problem(file, item.line, says))
+    for folder in sorted({path.parent for path in (root / "vidiff").rglob("*.py")}):
+        if len(list(folder.glob("*.py"))) > MOST_FILES:
+            found.append(Problem(folder.relative_to(root).as_posix(), 0, f"a folder has {MOST_FILES} files at most"))
     if steps := ring(graph):
-        found.append(f"{steps[-1]}: imports in a ring: {' -> '.join(step.module for step in steps)}")
+        way = " -> ".join(step.module for step in steps)
+        found.append(Problem(steps[-1].file, steps[-1].line, f"imports in a ring: {way}"))
     return found
 
 
 def test_the_tree_keeps_every_rule() -> None:
     assert "vidiff/nn/unet.py" in sources(ROOT)
-    assert not (found := problems(ROOT)), "\n" + "\n".join(found)
+    found = problems(ROOT)
+    new = [str(problem) for problem in found if problem.key not in EXCEPTIONS]
+    assert not new, "\n" + "\n".join(new)
+    mended = EXCEPTIONS - {problem.key for problem in found}
+    assert not mended, "no longer so, and to be taken out of EXCEPTIONS:\n" + "\n".join(sorted(mended))
 
 
-def test_the_table_means_what_it_says() -> None:
-    assert reach("nn") == {"nn", "diffusion.condition", "diffusion.choice"}
-    assert reach("engine") == LEAVES
-    assert "sample" in reach("objective") and "objective" not in reach("sample")
-    assert reach("tools") == set(MAY_IMPORT)
-    knows_config = {layer for layer in MAY_IMPORT if "config" in reach(layer)}
-    after = {"run", "trained_classifier", "trained", "pipeline", "options", "prepare", "datasets", "stages", "dry_run"}
-    after |= {"sketch", "estimate", "plan"}
-    scores = {"compare", "score_codec", "score_shapes", "score_editing", "score_guidance", "score_upscaling"}
-    scores |= {"score_network"}
-    assert knows_config == {"config", "vidiff", "tools", "begin", "train"} | after | scores
+def test_every_folder_has_its_floor() -> None:
+    there = {
+        path.stem for path in (ROOT / "vidiff").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert there - {"__init__"} == set(FLOORS) - {"vidiff", "tools"}
+    assert {row.split(".")[0] for row in MAY_IMPORT} <= set(FLOORS)
 
 
 GOOD = {
-    "vidiff/__init__.py": "from vidiff.pipeline import Pipeline",
-    "vidiff/pipeline.py": "from vidiff.config import load",
-    "vidiff/train.py": "from vidiff import codec, config",
-    "vidiff/config.py": "import omegaconf\nfrom vidiff.engine import loop",
-    "vidiff/codec.py": "from vidiff.nn.unet import UNet",
+    "vidiff/__init__.py": "from vidiff.pipeline.pipeline import Pipeline",
+    "vidiff/pipeline/pipeline.py": "from vidiff.recipe.load import load",
+    "vidiff/train.py": "from vidiff.recipe import load",
+    "vidiff/recipe/load.py": "import omegaconf\nfrom vidiff.engine import loop",
+    "vidiff/codec/codec.py": "from vidiff.nn.unet import UNet",
     "vidiff/nn/unet.py": "from ..diffusion.condition import Condition",
     "vidiff/sample/base.py": "from vidiff.diffusion.denoise import Denoiser",
     "vidiff/diffusion/condition.py": "",
     "vidiff/diffusion/denoise.py": "from . import condition",
     "vidiff/engine/loop.py": "import torch",
-    "vidiff/data/decode.py": "import decord",
-    "vidiff/data/video.py": "import imageio.v3",
-    "vidiff/data/clips.py": "from vidiff.data.video import read",
+    "vidiff/video/decode.py": "import decord",
+    "vidiff/video/reader.py": "import imageio.v3",
+    "vidiff/data/clips.py": "from vidiff.video.reader import read",
     "tools/benchmark.py": "pass\n" * 200,
     "tools/generate.py": "import vidiff",
 }
@@ -263,41 +308,60 @@ def test_a_good_tree_has_no_problems(tmp_path: Path) -> None:
     assert problems(write(tmp_path, GOOD)) == []
 
 
+ELEVEN = ", ".join(f"x{i}" for i in range(11))
+
+
 @pytest.mark.parametrize(
     ("file", "text", "complaint"),
     [
         (
             "nn/unet.py",
-            "import torch\nfrom vidiff.sample.base import Sampler",
-            "2: nn may not import vidiff.sample.base",
+            "import torch\nfrom vidiff.data import clips",
+            ":2: nn may not import vidiff.data.clips, which stands on a higher floor",
         ),
+        ("nn/unet.py", "from vidiff.sample.base import Sampler", ":1: nn may not import vidiff.sample.base"),
+        ("nn/unet.py", "from vidiff.diffusion import denoise", ":1: nn may not import vidiff.diffusion.denoise"),
         (
             "nn/unet.py",
-            "from vidiff.diffusion import denoise",
-            "1: nn may not import vidiff.diffusion.denoise",
+            "def run():\n    import vidiff.recipe.load",
+            ":2: nn may not import vidiff.recipe.load, which stands on a higher floor",
         ),
-        ("nn/unet.py", "def run():\n    import vidiff.config", "2: nn may not import vidiff.config"),
-        ("sample/base.py", "from ..nn.unet import UNet", "1: sample may not import vidiff.nn.unet"),
-        ("engine/loop.py", "from vidiff import codec", "1: engine may not import vidiff.codec"),
-        ("data/clips.py", "import vidiff", "1: data may not import vidiff"),
-        ("train.py", "from tools.benchmark import main", "1: train may not import tools.benchmark"),
-        ("data/clips.py", "import decord", "1: only vidiff/data/decode.py may import decord"),
-        ("data/clips.py", "\nimport imageio.v3 as iio", "2: only vidiff/data/video.py may import imageio"),
-        ("codec.py", "pass\n" * 401, "401: 401 lines; a file of vidiff has 400 at most"),
-        ("extra.py", "", "1: has no row in MAY_IMPORT: decide where it belongs"),
         (
-            "../tools/generate.py",
-            "from tools import benchmark",
-            "1: a tool may not import another, tools.benchmark",
+            "engine/log.py",
+            "import vidiff.train",
+            ":1: nn may not import vidiff.train, which stands on a higher floor",
         ),
-        ("../tools/generate.py", "pass\n" * 151, "151: 151 lines; a file of tools has 150 at most"),
         (
-            "data/video.py",
-            "import av\nfrom vidiff.data import clips",
-            "2: imports in a ring: vidiff.data.video -> vidiff.data.clips",
+            "train.py",
+            "from tools.benchmark import main",
+            ":1: train may not import tools.benchmark, which stands on a higher floor",
+        ),
+        ("train.py", "from tests import tiny", ":1: train may not import tests.tiny"),
+        ("data/clips.py", "import decord", ":1: only vidiff/video/decode.py may import decord"),
+        ("codec/codec.py", "pass\n" * 501, ": a file of vidiff has 500 lines at most"),
+        (
+            "data/clips.py",
+            f"def load({ELEVEN[:-5]}): ...\ndef pack({ELEVEN}): ...",
+            ":2: pack has more than 10 parameters",
+        ),
+        ("extra.py", "", ": has no floor in FLOORS: decide where it belongs"),
+        ("../tools/generate.py", "from tools import benchmark", ":1: a tool may not import another, tools.benchmark"),
+        ("../tools/generate.py", "pass\n" * 151, ": a file of tools has 150 lines at most"),
+        (
+            "engine/loop.py",
+            "from vidiff.engine import loop",
+            ":1: imports in a ring: vidiff.engine.loop",
         ),
     ],
 )
 def test_a_broken_rule_is_found(tmp_path: Path, file: str, text: str, complaint: str) -> None:
     name = f"vidiff/{file}".replace("vidiff/../", "")
-    assert problems(write(tmp_path, {**GOOD, name: text})) == [f"{name}:{complaint}"]
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "tiny.py").touch()
+    assert [str(problem) for problem in problems(write(tmp_path, {**GOOD, name: text}))] == [f"{name}{complaint}"]
+
+
+def test_a_folder_of_too_many_files_is_found(tmp_path: Path) -> None:
+    files = {f"vidiff/data/part{i}.py": "" for i in range(MOST_FILES)}
+    found = problems(write(tmp_path, {**GOOD, **files}))
+    assert [str(problem) for problem in found] == ["vidiff/data: a folder has 16 files at most"]

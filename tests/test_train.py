@@ -17,9 +17,9 @@ import av
 import pytest
 import torch
 
-from vidiff.data.video import read_image, read_metadata, read_video
 from vidiff.engine.log import read_metrics
 from vidiff.train import main
+from vidiff.video.reader import read_image, read_metadata, read_video
 
 ROOT = Path(__file__).parents[1]
 STEPS = 12

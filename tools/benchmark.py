@@ -32,16 +32,16 @@ import torch
 from benchmark_load import load  # beside this file
 from torch import Tensor, nn
 
-from vidiff.data.cache import LatentCache
 from vidiff.data.clips import ClipDataset, make_loader
-from vidiff.data.encode import encode_latents
 from vidiff.data.index import Index, VideoFile
-from vidiff.data.latents import LatentDataset
+from vidiff.data.latents.cache import LatentCache
+from vidiff.data.latents.dataset import LatentDataset
+from vidiff.data.latents.encode import encode_latents
+from vidiff.data.latents.spec import Plan
 from vidiff.data.order import Order
-from vidiff.data.plan import Plan
-from vidiff.data.video import write_video
 from vidiff.diffusion.condition import Condition
 from vidiff.nn.unet import UNet, UNetConfig
+from vidiff.video.writer import write_video
 
 CLIPS, CHANNELS, FRAMES, SIZE = 4, 4, 16, 16
 TOLERANCE = 0.02  # by which the numbers of parameters may differ

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidiff.data.torch_codec import why_not
-from vidiff.data.video import VideoReader
+from vidiff.video.reader import VideoReader
+from vidiff.video.torchcodec import why_not
 
 FRAMES = 16  # of a clip
 COPIES = 12  # of a file under other names, so that a clip's file is seldom the one before

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from vidiff.config import load
 from vidiff.data.index import build_index
-from vidiff.data.video import write_image
 from vidiff.engine.parallel import Group, processes
 from vidiff.evaluate.card import MADE, Card, measured, write_card
 from vidiff.evaluate.card import lines as card_lines
 from vidiff.evaluate.clips import Windows, choose_windows
-from vidiff.evaluate.codec import lines, strip
-from vidiff.evaluate.features import Features
-from vidiff.score_codec import ceiling, look_twice, open_codec, score_codec
+from vidiff.evaluate.score_codec import ceiling, look_twice, open_codec, score_codec
+from vidiff.metrics.codec import lines, strip
+from vidiff.metrics.features import Features
+from vidiff.recipe.load import load
+from vidiff.video.writer import write_image
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import pad
 
-from vidiff.compare import GAP, PICTURED, Protocol, compare, held_out, ways
-from vidiff.data.video import read_image, write_image
+from vidiff.draw.long import STRATEGIES
+from vidiff.evaluate.compare import GAP, PICTURED, Protocol, compare, held_out, ways
 from vidiff.evaluate.comparison import markdown, write_page
-from vidiff.long import STRATEGIES
-from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run, read_config
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run, read_config
+from vidiff.video.reader import read_image
+from vidiff.video.writer import write_image
 
 SHOWN = (8, 32, 64, 128, 256)  # frames in the pictures, the first of a video being 1
 HELP = {

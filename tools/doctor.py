@@ -10,11 +10,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from vidiff.data.doctor import scan, summarise, thumbnails
-from vidiff.data.doctor_page import write_page, write_sheet
+from vidiff.data.doctor.page import write_page, write_sheet
+from vidiff.data.doctor.scan import scan, summarise, thumbnails
 from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.remote import shown
 from vidiff.data.root import GIGABYTES, copies_of, local_root, name_of
+from vidiff.store.remote import shown
 
 SHOWN = 24  # files in the sheet of thumbnails
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.square import read_square, size_of, stream_square
-from vidiff.data.video import VideoWriter
+from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.diffusion.known import box
-from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
-from vidiff.pipeline import Pipeline
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.video.fit import read_square, size_of, stream_square
+from vidiff.video.writer import VideoWriter
 
 TASKS = {
     "animate": "a picture, or the first frame of a video, starts to move",

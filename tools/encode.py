@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from vidiff.config import load
-from vidiff.stages import encode
+from vidiff.recipe.load import load
+from vidiff.training.stages import encode
 
 
 def part_of(text: str) -> tuple[int, int]:

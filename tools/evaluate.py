@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from vidiff import score_editing, score_guidance, score_network, score_shapes, score_upscaling
+from vidiff.cli.options import Help, add_weights
 from vidiff.engine.parallel import processes
-from vidiff.engine.report import write_report
+from vidiff.evaluate import score_editing, score_guidance, score_network, score_shapes, score_upscaling
 from vidiff.evaluate.protocol import ShapesProtocol
 from vidiff.evaluate.upscaling import UpscalingProtocol
-from vidiff.options import Help, add_weights
-from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run, read_config
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run, read_config
+from vidiff.report.run import write_report
 
 
 class Plain(Help, argparse.RawDescriptionHelpFormatter):

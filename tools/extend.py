@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.data.clips import fit_size
-from vidiff.data.video import VideoReader, VideoWriter
-from vidiff.long import STRATEGIES
-from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run
+from vidiff.draw.long import STRATEGIES
+from vidiff.video.reader import VideoReader
+from vidiff.video.writer import VideoWriter
 
 CHUNK = 64  # frames of the given clip that are copied at once
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from vidiff.data.video import VideoWriter, grid
-from vidiff.long import STRATEGIES
-from vidiff.options import Help, add_drawing, add_output, add_run, drawing, load_run, size
-from vidiff.pipeline import Pipeline
+from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run, size
+from vidiff.draw.long import STRATEGIES
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.video.writer import VideoWriter, grid
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from vidiff.data.index import build_index
 from vidiff.evaluate.clips import choose_windows
-from vidiff.evaluate.motion_network import SIZE, save_motion, train_motion
-from vidiff.evaluate.transnet import save_transnet
+from vidiff.metrics.motion_network import SIZE, save_motion, train_motion
+from vidiff.metrics.transnet import save_transnet
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vidiff.config import load
-from vidiff.estimate import GB
-from vidiff.plan import GPUS, Planner, this_cpu
+from vidiff.plan.estimate import GB
+from vidiff.plan.plan import GPUS, Planner, this_cpu
+from vidiff.recipe.load import load
 
 
 def main(arguments: list[str] | None = None) -> int:

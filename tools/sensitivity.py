@@ -15,8 +15,8 @@ from vidiff.data.index import build_index
 from vidiff.data.root import name_of
 from vidiff.engine.log import git_revision
 from vidiff.evaluate.clips import choose_windows
-from vidiff.evaluate.features import Features
-from vidiff.evaluate.sensitivity import page, sensitivity
+from vidiff.metrics.features import Features
+from vidiff.metrics.sensitivity import page, sensitivity
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,8 +19,8 @@ from vidiff.data.index import build_index
 from vidiff.evaluate.clips import Windows, choose_windows
 from vidiff.evaluate.folder import index_folder
 from vidiff.evaluate.made import Made
-from vidiff.pipeline import Pipeline
-from vidiff.run import read_config
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import read_config
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,12 +9,12 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from vidiff.data.video import VideoReader
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.likelihood import surprise
 from vidiff.diffusion.schedule import time_grid
-from vidiff.pipeline import Pipeline
-from vidiff.run import latest_run
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run
+from vidiff.video.reader import VideoReader
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from vidiff import dry_run, stages
-from vidiff.config import load
 from vidiff.engine.loop import Diverged
+from vidiff.recipe.load import load
+from vidiff.training import dry_run, stages
 
 
 def main(arguments: list[str] | None = None) -> int:

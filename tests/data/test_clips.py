@@ -21,7 +21,8 @@ from vidiff.data.clips import (
 )
 from vidiff.data.index import DataError, Index, VideoFile
 from vidiff.data.order import Order, seeded
-from vidiff.data.video import VideoReader, write_video
+from vidiff.video.reader import VideoReader
+from vidiff.video.writer import write_video
 
 
 def index_of(root: Path, lengths: list[int], height: int = 32, width: int = 48) -> Index:

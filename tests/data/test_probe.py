@@ -12,7 +12,7 @@ import pytest
 from videos import look, run, write_numbered
 
 from vidiff.data.probe import Facts, fingerprint, probe, probe_all
-from vidiff.data.video import VideoReader
+from vidiff.video.reader import VideoReader
 
 
 def test_facts_of_a_file(tmp_path: Path) -> None:

@@ -11,28 +11,29 @@ import pytest
 import torch
 from messy import write_clip
 from server import Server, serving
-from test_tar import latents_of, pack
+from tars import latents_of, pack
 from videos import numbered, run
 
-from vidiff.data import copies as copies_module
 from vidiff.data import index as index_module
-from vidiff.data import remote
 from vidiff.data import root as module
 from vidiff.data.captions import read_captions
 from vidiff.data.clips import ClipDataset, make_loader
-from vidiff.data.copies import Copies
-from vidiff.data.doctor import find_all, scan
-from vidiff.data.examine import Case, examine
+from vidiff.data.doctor.examine import Case, examine
+from vidiff.data.doctor.scan import find_all, scan
 from vidiff.data.find import find_files
 from vidiff.data.index import DataError, Index, build_index
-from vidiff.data.mirror import FACTS, is_there, link_of
 from vidiff.data.order import Order
 from vidiff.data.probe import fingerprint, probe
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.remote import Unfetched, Unreachable
 from vidiff.data.root import copies_of, local_root, name_of
-from vidiff.data.sources import size_and_change
-from vidiff.data.video import read_video, write_video
+from vidiff.store import copies as copies_module
+from vidiff.store import remote
+from vidiff.store.copies import Copies
+from vidiff.store.mirror import FACTS, is_there, link_of
+from vidiff.store.remote import Unfetched, Unreachable
+from vidiff.video.reader import read_video
+from vidiff.video.sources import size_and_change
+from vidiff.video.writer import write_video
 
 
 @pytest.fixture(autouse=True)
@@ -357,7 +358,7 @@ def test_processes_share_a_mirror(tmp_path: Path, clips: Path, server: Server) -
         from pathlib import Path
         from vidiff.data.doctor import find_all
         from vidiff.data.root import copies_of, local_root
-        from vidiff.data.video import read_video
+        from vidiff.video.reader import read_video
         root = local_root(sys.argv[1], copies_of(Path(sys.argv[2])))
         for path in find_all(root):
             print(path.relative_to(root), float(read_video(path).double().sum()))

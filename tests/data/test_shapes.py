@@ -28,7 +28,7 @@ from vidiff.data.shapes import (
     read_clips,
     rgb,
 )
-from vidiff.data.video import VideoReader
+from vidiff.video.reader import VideoReader
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
 TINY = ShapesSpec(size=32, frames=4, train=2, test=1)

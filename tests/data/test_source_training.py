@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from messy import BREAK, write_clip
 from server import serving
-from test_messy_training import DIFFUSION, ROOT, VAE, run
-from test_tar import pack
+from tars import pack
+from trainings import DIFFUSION, ROOT, VAE, run
 
 from vidiff.engine.log import read_metrics
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidiff.codec import Gaussian, Identity
+from vidiff.codec.codec import Gaussian, Identity
 from vidiff.train import main as train
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vidiff.data.video import write_video
 from vidiff.engine import sinks
 from vidiff.engine.log import read_metrics
 from vidiff.engine.options import TrainOptions
+from vidiff.video.writer import write_video
 
 
 def sampler(run: Path):

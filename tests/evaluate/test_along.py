@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidiff.evaluate.along import by_frame, checkpoint_curves, checkpoint_table, drift_curves, drift_scores
 from vidiff.evaluate.card import MADE, PROTOCOL, Card, measured
-from vidiff.evaluate.drift import look
+from vidiff.metrics.drift import look
 
 CARD = Card(
     dict.fromkeys(PROTOCOL, 1),

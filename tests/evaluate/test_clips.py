@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vidiff.data.index import build_index
-from vidiff.data.video import read_video, write_video
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.clips import BATCH, choose_windows, gathered
 from vidiff.evaluate.folder import index_folder
+from vidiff.video.reader import read_video
+from vidiff.video.writer import write_video
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 
 from vidiff.data.shapes import LABELS, ShapesSpec, make_clip
 from vidiff.evaluate.editing import hiding_box, score_editing, score_inpainting, score_interpolation, score_loop
-from vidiff.evaluate.shapes import read_shapes
+from vidiff.metrics.oracle import read_shapes
 
 FRAMES = 16
 TRUTH = [make_clip(ShapesSpec(), "test", label, 0) for label in LABELS]

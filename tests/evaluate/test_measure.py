@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidiff.evaluate.features import Declaration, Features
 from vidiff.evaluate.measure import look_at_motion, measure
-from vidiff.evaluate.motion import NO_FLOW
+from vidiff.metrics.features import Declaration, Features
+from vidiff.metrics.motion import NO_FLOW
 
 NETWORK = Features(nn.Identity(), Declaration("none", "none.pt"), "", torch.device("cpu"))
 
@@ -62,7 +62,7 @@ def test_a_network_that_sees_no_motion_is_told() -> None:
 def test_without_the_flow_the_rest_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     video = torch.rand(2, 3, 4, 16, 16) * 2 - 1
     assert {"motion frozen", "motion warping error", "motion speed"} <= look_at_motion(video).keys()
-    for module in ("vidiff.evaluate.measure", "vidiff.evaluate.motion"):
+    for module in ("vidiff.evaluate.measure", "vidiff.metrics.motion"):
         monkeypatch.setattr(f"{module}.has_flow", lambda: False)
     assert set(look_at_motion(video)) == {f"motion {n}" for n in ("change", "acceleration", "flicker", "frozen")}
     assert look_at_motion(video[:, :, :2]) == {}

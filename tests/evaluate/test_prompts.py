@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vidiff.data.shapes import DIRECTIONS, LABELS, Clip, ShapesSpec, caption, make_clip
 from vidiff.evaluate.prompts import TRIPLES, PromptProtocol, prompt_score, read_direction, score_prompts
-from vidiff.evaluate.shapes import read_shapes
+from vidiff.metrics.oracle import read_shapes
 
 FRAMES = 4
 SPEC = ShapesSpec(size=48, frames=FRAMES, straight=1, train=4, test=4)

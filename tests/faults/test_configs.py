@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from vidiff.config import load
 from vidiff.data.captions import read_captions
 from vidiff.data.index import DataError
-from vidiff.data.listed import read_rows
-from vidiff.engine.report import write_report
-from vidiff.recipe import ConfigError, read_slot
-from vidiff.run import latest_run, load_codec, read_config
+from vidiff.data.lists import read_rows
+from vidiff.pipeline.run import latest_run, load_codec, read_config
+from vidiff.recipe.kinds import ConfigError, read_slot
+from vidiff.recipe.load import load
+from vidiff.report.run import write_report
 from vidiff.train import main
 
 pytestmark = pytest.mark.faults

@@ -11,7 +11,7 @@ from harness import moments_of
 
 from vidiff.engine import checkpoint
 from vidiff.engine.log import read_metrics
-from vidiff.engine.report import write_report
+from vidiff.report.run import write_report
 
 pytestmark = pytest.mark.faults
 

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vidiff.codec import VAECodec
+from vidiff.codec.codec import VAECodec
 from vidiff.nn.causal import CausalBlock, Lengthen, Shorten, Stream
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.config import load
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
-from vidiff.recipe import VAERun
+from vidiff.recipe.kinds import VAERun
+from vidiff.recipe.load import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vidiff.evaluate.features import Features
+from vidiff.metrics.features import Features
 from vidiff.nn.discriminator import PatchDiscriminator
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.adversary import Adversary, adaptive_weight, last_kernel

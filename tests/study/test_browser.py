@@ -20,7 +20,7 @@ import pytest
 import torch
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from vidiff.data.video import write_video
+from vidiff.video.writer import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS, CHECKS = 5, 2

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff.data.video import read_metadata, read_video
 from vidiff.study.plan import Study, StudyError, make_study, open_study
+from vidiff.video.reader import read_metadata, read_video
 
 FACTS = {"a": {"source": "runs/x"}, "b": {"source": "runs/y"}}
 

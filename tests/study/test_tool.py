@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.data.video import write_video
 from vidiff.study.plan import open_study
 from vidiff.study.serve import serve, votes_of
 from vidiff.study.votes import Vote
+from vidiff.video.writer import write_video
 
 TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 

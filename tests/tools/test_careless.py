@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.codec import Identity
-from vidiff.config import dump
-from vidiff.data.video import read_metadata, read_video, write_video
+from vidiff.codec.codec import Identity
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
-from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
-from vidiff.run import save_codec
+from vidiff.pipeline.run import save_codec
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.load import dump
+from vidiff.video.reader import read_metadata, read_video
+from vidiff.video.writer import write_video
 
 TOOLS = Path(__file__).parents[2] / "tools"
 EXTEND = ("clip.mp4", "--frames", "9")

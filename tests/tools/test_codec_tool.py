@@ -9,23 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.codec import Identity, VAECodec
-from vidiff.config import dump
+from vidiff.codec.codec import Identity, VAECodec
 from vidiff.data.index import build_index
-from vidiff.data.video import read_image, write_video
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.card import read_card
 from vidiff.evaluate.clips import choose_windows
-from vidiff.evaluate.features import Features
-from vidiff.evaluate.frechet import Statistics, frechet_distance
-from vidiff.evaluate.motion_network import MotionNetwork, save_motion
-from vidiff.evaluate.prediction import psnr
+from vidiff.evaluate.score_codec import open_codec, score_codec
+from vidiff.metrics.features import Features
+from vidiff.metrics.frechet import Statistics, frechet_distance
+from vidiff.metrics.motion_network import MotionNetwork, save_motion
+from vidiff.metrics.prediction import psnr
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
-from vidiff.recipe import DataConfig, VAERun
-from vidiff.run import save_codec
-from vidiff.score_codec import open_codec, score_codec
+from vidiff.pipeline.run import save_codec
+from vidiff.recipe.kinds import DataConfig, VAERun
+from vidiff.recipe.load import dump
+from vidiff.video.reader import read_image
+from vidiff.video.writer import write_video
 
 ROOT = Path(__file__).parents[2]
 SHAPE = VAEConfig(channels=3, width=8, multipliers=[1], patch=2)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.codec import Identity
-from vidiff.config import dump
-from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_image, write_video
+from vidiff.codec.codec import Identity
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
-from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
-from vidiff.run import save_codec
+from vidiff.pipeline.run import save_codec
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.load import dump
+from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video
+from vidiff.video.writer import write_image, write_video
 
 TOOL = Path(__file__).parents[2] / "tools" / "edit.py"
 SIDE = 16

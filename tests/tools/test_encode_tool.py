@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.config import load
 from vidiff.data.index import DataError
-from vidiff.datasets import latent_dataset
-from vidiff.recipe import DiffusionRun
-from vidiff.stages import prepare_latents
+from vidiff.recipe.kinds import DiffusionRun
+from vidiff.recipe.load import load
 from vidiff.train import main as train
+from vidiff.training.datasets import latent_dataset
+from vidiff.training.stages import prepare_latents
 
 ROOT = Path(__file__).parents[2]
 MAIN = runpy.run_path(str(ROOT / "tools/encode.py"))["main"]

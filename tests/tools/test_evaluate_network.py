@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from vidiff.codec import Identity
-from vidiff.config import dump
-from vidiff.data.video import write_video
+from vidiff.codec.codec import Identity
 from vidiff.engine import checkpoint
 from vidiff.evaluate.card import read_card
-from vidiff.evaluate.features import Features, file_sha256
-from vidiff.evaluate.motion_network import MotionNetwork, save_motion
+from vidiff.metrics.features import Features, file_sha256
+from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.nn.unet import UNetConfig
-from vidiff.pipeline import Pipeline
-from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
-from vidiff.run import save_codec
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import save_codec
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.load import dump
+from vidiff.video.writer import write_video
 
 ROOT = Path(__file__).parents[2]
 

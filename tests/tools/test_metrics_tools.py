@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidiff.data.shapes import ShapesSpec, make_shapes
-from vidiff.evaluate.features import Features
+from vidiff.metrics.features import Features
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -7,13 +7,14 @@ from types import ModuleType
 import pytest
 import torch
 
-from vidiff.codec import Identity
-from vidiff.data.video import read_image, write_video
+from vidiff.codec.codec import Identity
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.schedule import Cosine
-from vidiff.pipeline import Pipeline
-from vidiff.recipe import SamplingConfig
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.recipe.kinds import SamplingConfig
+from vidiff.video.reader import read_image
+from vidiff.video.writer import write_video
 
 pytest.importorskip("matplotlib")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "surprise.py"

@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.codec import Identity, VAECodec
-from vidiff.config import dump, load
-from vidiff.data.video import VideoReader, read_image, read_metadata, read_video, write_video
-from vidiff.datasets import latent_dataset
+from vidiff.codec.codec import Identity, VAECodec
+from vidiff.diffusion.resize import enlarge, shrink
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.latents import normalised
-from vidiff.pipeline import Pipeline
-from vidiff.prepare import make_index, make_latents
-from vidiff.recipe import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
-from vidiff.resize import enlarge, shrink
-from vidiff.run import save_codec
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import save_codec
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.load import dump, load
 from vidiff.train import main
+from vidiff.training.datasets import latent_dataset
+from vidiff.training.prepare import make_index, make_latents
+from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video
+from vidiff.video.writer import write_video
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """\

@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 
 from vidiff.data.clips import Sample
 from vidiff.data.index import DataError
-from vidiff.data.latents import LatentDataset
-from vidiff.data.mirror import held, is_there
+from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.order import Key
-from vidiff.data.plain import parse_json
-from vidiff.data.spans import member_of
-from vidiff.data.tar import split_path
+from vidiff.store.mirror import held, is_there
+from vidiff.store.plain import parse_json
+from vidiff.store.spans import member_of
+from vidiff.store.tar import split_path
 
 SOURCES = ("auto", "jsonl", "txt", "csv")
 WANTED = (

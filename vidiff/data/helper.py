@@ -11,9 +11,9 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from vidiff.data.patience import heard_by
 from vidiff.data.processes import decoding_processes
 from vidiff.engine.guard import shield_worker
+from vidiff.store.patience import heard_by
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")

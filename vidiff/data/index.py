@@ -12,16 +12,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vidiff.data.copies import Copies
-from vidiff.data.decode import DecordFile
+from vidiff.data.doctor.record import read_records
 from vidiff.data.find import Found, find_files
-from vidiff.data.plain import parse_json
 from vidiff.data.probe import Facts, Outcome, probe, probe_all
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.records import read_records
-from vidiff.data.remote import Unfetched
 from vidiff.data.root import copies_of, local_root
-from vidiff.data.sources import DataError, size_and_change
+from vidiff.store.copies import Copies
+from vidiff.store.plain import parse_json
+from vidiff.store.remote import Unfetched
+from vidiff.video.decode import DecordFile
+from vidiff.video.sources import DataError, size_and_change
 
 IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
 NAMED = 20  # files of the quarantine, each with its reason, where more are left out
@@ -37,7 +37,7 @@ class VideoFile:
         frames, fps, height, width: of the video; size in pixels.
         bytes: size of the file.
         fingerprint: hash of its size and of its beginning and end.
-        decoder: what reads it, as of `vidiff.data.video.VideoReader`.
+        decoder: what reads it, as of `vidiff.video.reader.VideoReader`.
     """
 
     path: str
@@ -100,8 +100,8 @@ def build_index(
     """Find the videos of a split and look into each.
 
     Args:
-        root: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.listed` describes; tars, as
-            `vidiff.data.shards` does; or the URL of any of these, as `vidiff.data.root` does.
+        root: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.lists` describes; tars, as
+            `vidiff.data.tars` does; or the URL of any of these, as `vidiff.data.root` does.
         layout: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
             "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
@@ -119,7 +119,7 @@ def build_index(
         copies: where copies of remote files are kept; by default in `runs`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
         fps: see every file at this rate, by the time stamps of its frames; 0 for their own frames.
-        decoder: of video files, one of `vidiff.data.decoders.DECODERS`.
+        decoder: of video files, one of `vidiff.video.decoders.DECODERS`.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).

@@ -9,12 +9,12 @@ from omegaconf import MISSING
 
 from vidiff.data.buckets import Bucket
 from vidiff.data.captions import SOURCES
-from vidiff.data.decoders import check_decoder
 from vidiff.data.find import LAYOUTS
-from vidiff.data.latent_shard import DTYPES
+from vidiff.data.latents.shard import DTYPES
 from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
-from vidiff.data.sources import DataError
+from vidiff.video.decoders import check_decoder
+from vidiff.video.sources import DataError
 
 
 @dataclass

@@ -9,12 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from vidiff.data.decode import VideoError
 from vidiff.data.helper import Lost, ask_all
-from vidiff.data.pictures import numbered
-from vidiff.data.remote import Unfetched, Unreachable
-from vidiff.data.spans import bytes_of, size_and_change_of_file
-from vidiff.data.video import VideoReader
+from vidiff.store.remote import Unfetched, Unreachable
+from vidiff.store.spans import bytes_of, size_and_change_of_file
+from vidiff.video.decode import VideoError
+from vidiff.video.pictures import numbered
+from vidiff.video.reader import VideoReader
 
 ENDS = 1 << 16  # bytes of each end of a file that its fingerprint reads
 

@@ -13,5 +13,5 @@ def decoding_processes() -> ForkServerContext:
     well: decoders hang where a file was open, and CUDA cannot be used again.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vidiff.data.video"])
+    context.set_forkserver_preload(["vidiff.video.reader"])
     return context

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from vidiff.data.sources import size_and_change
-from vidiff.data.tar import split_path
+from vidiff.store.tar import split_path
+from vidiff.video.sources import size_and_change
 
 HEADER = """\
 # Files that training leaves out, one a line: path, reason, and a stamp (size and time of change), split by tabs.

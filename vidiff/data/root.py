@@ -17,13 +17,13 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tqdm import tqdm
 
-from vidiff.data.copies import Copies, local_copy
-from vidiff.data.decode import VideoError
-from vidiff.data.listed import LIST_SUFFIXES, PATHS, Row, read_rows
-from vidiff.data.mirror import FACTS, read_facts, write_mirror
-from vidiff.data.remote import Identity, Unreachable, find_below, is_url, look_at, resolve, shown
-from vidiff.data.shards import PACKED, expand
-from vidiff.data.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES, DataError
+from vidiff.data.lists import LIST_SUFFIXES, PATHS, Row, read_rows
+from vidiff.data.tars import PACKED, expand
+from vidiff.store.copies import Copies, local_copy
+from vidiff.store.mirror import FACTS, read_facts, write_mirror
+from vidiff.store.remote import Identity, Unreachable, find_below, is_url, look_at, resolve, shown
+from vidiff.video.decode import VideoError
+from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES, DataError
 
 GIGABYTES = 50.0  # of copies, unless a config says otherwise
 SERVES = 3600.0  # seconds for which a listing is not made anew
@@ -55,7 +55,7 @@ def local_root(root: str | Path, copies: Copies, fresh: bool = False) -> Path:
         fresh: ask the store what there is even if that was done within the hour.
 
     Raises:
-        DataError: nothing there. ValueError: as `vidiff.data.remote.resolve` and `find_below`.
+        DataError: nothing there. ValueError: as `vidiff.store.remote.resolve` and `find_below`.
     """
     text = str(root)
     if Path(urlsplit(text).path if is_url(root) else text).suffix.lower() in LIST_SUFFIXES:

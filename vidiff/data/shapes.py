@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.data.video import write_video
+from vidiff.video.writer import write_video
 
 SPLITS = ("train", "test")
 SHAPES = ("disc", "square", "triangle")

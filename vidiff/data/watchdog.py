@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from vidiff.data.patience import heard_by
+from vidiff.store.patience import heard_by
 
 MOST_WORKERS = 1024
 CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)}

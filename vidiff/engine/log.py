@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vidiff.data.plain import parse_json, read_json
 from vidiff.engine.parallel import Group
+from vidiff.store.plain import parse_json, read_json
 
 Line = dict[str, Any]
 """Numbers by name, None for what was not finite; "clips", where it is there, is a list of names."""

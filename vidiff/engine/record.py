@@ -13,8 +13,8 @@ import torch
 
 from vidiff.engine import log
 from vidiff.engine.counters import Counters
-from vidiff.engine.report import write_report
 from vidiff.engine.sinks import SINKS, Sink
+from vidiff.report.run import write_report
 
 REFRESH = 30.0
 """Seconds between two writings of the report, at least; it also takes no more than a twentieth of the time."""

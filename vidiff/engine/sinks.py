@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from vidiff.data.video import VideoReader, write_video
+from vidiff.video.reader import VideoReader
+from vidiff.video.writer import write_video
 
 
 class Sink(Protocol):

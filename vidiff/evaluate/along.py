@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vidiff.engine.chart import Series, figure, number
 from vidiff.evaluate.card import Card, numbers
-from vidiff.evaluate.drift import Looks, after, drift
+from vidiff.metrics.drift import Looks, after, drift
+from vidiff.report.chart import Series, figure, number
 
 STRETCH = 16
 """Frames of a stretch, of which the last is compared with the first."""

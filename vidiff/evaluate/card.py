@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidiff.data.plain import read_json
 from vidiff.engine.log import git_revision, versions
+from vidiff.store.plain import read_json
 
 PROTOCOL = (
     "network",  # its name

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from vidiff.data.clips import fit_size, long_enough
 from vidiff.data.index import Index
-from vidiff.data.video import VideoReader
 from vidiff.engine.parallel import Group
+from vidiff.video.reader import VideoReader
 
 BATCH = 8
 """Clips of one batch: a batch is one process's from decoding to features, so its bits depend on no other."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vidiff.engine.chart import COLOURS, Series, figure, number
-from vidiff.engine.report import page
+from vidiff.report.chart import COLOURS, Series, figure, number
+from vidiff.report.run import page
 
 Result = Mapping[str, Any]
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.evaluate import drift, shapes
+from vidiff.metrics import drift
+from vidiff.metrics import oracle as shapes
 
 
 @dataclass(frozen=True)

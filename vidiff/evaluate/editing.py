@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.evaluate.shapes import Reading, acceleration, label_score, read_shapes
+from vidiff.metrics.oracle import Reading, acceleration, label_score, read_shapes
 
 NEAR = 3.0  # pixels from its true place at which an object counts as found again
 MARGIN = 2  # pixels around an object that a hiding box covers as well

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vidiff.data.index import Index, VideoFile
 from vidiff.data.probe import probe_all
-from vidiff.data.sources import CLIP_SUFFIXES, DataError
+from vidiff.video.sources import CLIP_SUFFIXES, DataError
 
 
 def index_folder(root: str | Path, labels: list[str], workers: int = 2) -> Index:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.evaluate.features import Features
-from vidiff.evaluate.frechet import Statistics, checked, extrapolated, frechet_distance, frechet_interval
-from vidiff.evaluate.motion import NO_FLOW, has_flow, motion_measures, warping_error
-from vidiff.evaluate.scores import copied, inception_score, kernel_distance, precision_recall
-from vidiff.evaluate.sensitivity import BLIND
+from vidiff.metrics.features import Features
+from vidiff.metrics.frechet import Statistics, checked, extrapolated, frechet_distance, frechet_interval
+from vidiff.metrics.motion import NO_FLOW, has_flow, motion_measures, warping_error
+from vidiff.metrics.sensitivity import BLIND
+from vidiff.metrics.sets import copied, inception_score, kernel_distance, precision_recall
 
 Found = Mapping[str, Tensor]
 """What `look` returns for all clips of a set."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.video import grid, sheet, write_image, write_video
-from vidiff.engine.report import write_report
 from vidiff.evaluate.card import Card, Comparison, write_card
+from vidiff.report.run import write_report
+from vidiff.video.writer import grid, sheet, write_image, write_video
 
 SHOWN = 8
 """Clips of each set that are shown."""

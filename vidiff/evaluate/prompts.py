@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.shapes import DIRECTIONS, LABELS, TRAVEL, caption, direction
-from vidiff.evaluate.shapes import Reading, label_right, read_shapes
+from vidiff.metrics.oracle import Reading, label_right, read_shapes
 
 LEAST = TRAVEL[0] / 2 / 64  # of the frame's height that an object must go, from end to end, to go anywhere
 TRIPLES = tuple((label, course) for label in LABELS for course in DIRECTIONS)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.evaluate.shapes import acceleration, extension_score, label_score, read_shapes
+from vidiff.metrics.oracle import acceleration, extension_score, label_score, read_shapes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidiff.evaluate.shapes import label_score, read_shapes
+from vidiff.metrics.oracle import label_score, read_shapes
 
 
 @dataclass(frozen=True)

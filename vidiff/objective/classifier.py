@@ -44,7 +44,7 @@ class ClassifierObjective(nn.Module):
         """
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn; "label" `(b,)`, and "stride"
-                `(b,)` where there is one. Or as `vidiff.data.latents.LatentDataset` gives it.
+                `(b,)` where there is one. Or as `vidiff.data.latents.dataset.LatentDataset` gives it.
 
         Returns:
             "loss"; "accuracy", the share of clips whose label has the largest log-probability, all frames together; and

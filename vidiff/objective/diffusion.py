@@ -68,7 +68,7 @@ class DiffusionObjective(nn.Module):
         Args:
             batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn, or pixels as "video"
                 `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has them, and
-                "lowres" `(b, c, f, h, w)`, where there are. Or as `vidiff.data.latents.LatentDataset` gives it.
+                "lowres" `(b, c, f, h, w)`, where there are. Or as `vidiff.data.latents.dataset.LatentDataset` gives it.
 
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def normalised(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch of `vidiff.data.latents.LatentDataset` as objectives take it; any other batch as it is.
+    """A batch of `vidiff.data.latents.dataset.LatentDataset` as objectives take it; any other batch as it is.
 
     In place of "latent", "low" and their shifts and scales it has "mean" and "std", of zero mean and unit variance per
     channel, and "lowres", where there was one: each float32 `(b, c, f, h, w)`. This is done where the model is, since a

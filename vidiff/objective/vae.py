@@ -9,8 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidiff.evaluate.features import Features
-from vidiff.evaluate.prediction import check_pairs, distances
+from vidiff.metrics.features import Features
+from vidiff.metrics.prediction import check_pairs, distances
 from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE
 from vidiff.objective.adversary import Adversary, Pair, last_kernel

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.data.plain import parse_json
-from vidiff.data.video import write_video
-from vidiff.evaluate.degrade import blur, noise
+from vidiff.metrics.degrade import blur, noise
+from vidiff.store.plain import parse_json
+from vidiff.video.writer import write_video
 
 FORMAT = 1
 BATCH = 4

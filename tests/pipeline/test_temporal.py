@@ -1,0 +1,173 @@
+"""A model on latents of several frames each: what it learns from, what it makes, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidiff.codec.codec import VAECodec
+from vidiff.data.clips import Strides
+from vidiff.data.latents.cache import LatentCache
+from vidiff.data.latents.dataset import LatentDataset
+from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.diffusion.condition import Condition
+from vidiff.draw.edit import causal
+from vidiff.nn.vae import VAEConfig
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.train import main
+from vidiff.video.reader import read_video
+
+VAE = """\
+kind: vae
+name: tiny_vae
+device: cpu
+batch: 2
+data: {root: data, layout: shapes, size: 32, frames: 5, workers: 0}
+vae: {channels: 3, width: 8, multipliers: [1, 1], patch: 2, temporal: 2}
+loss: {shifted: 0.5}
+train: {steps: 2, precision: fp32, log_every: 1, validate_every: 2, sample_every: 2}
+"""
+DIFFUSION = """\
+kind: diffusion
+name: tiny
+device: cpu
+batch: 2
+data: {root: data, layout: shapes, size: 32, frames: 5, workers: 0}
+codec: {config: vae.yaml}
+unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
+sampling: {sampler: {name: ddim}, steps: 2, context: 3, count: 2}
+train: {steps: 4, precision: fp32, log_every: 1, checkpoint_every: 2, validate_every: 2, sample_every: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Clips of 13 frames, and a whole run on them: two segments of 5 frames, and 3 that make none."""
+    folder = tmp_path_factory.mktemp("temporal")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_shapes("data", ShapesSpec(size=32, frames=13, train=1, test=2), progress=False)
+        Path("vae.yaml").write_text(VAE)
+        Path("tiny.yaml").write_text(DIFFUSION)
+        assert main(["tiny.yaml", "train.steps=2"]) == 0
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(place: Path) -> Pipeline:
+    return Pipeline.from_pretrained("runs/tiny", device="cpu")
+
+
+def cache_of(place: Path, files: int) -> LatentCache:
+    caches = [LatentCache(path.parent) for path in (place / "runs/latents").glob("*/index.json")]
+    return next(cache for cache in caches if len(cache) == files)
+
+
+def test_files_are_cached_segment_by_segment(place: Path, pipeline: Pipeline) -> None:
+    """Each is a clip of its own to the codec: it begins with a frame that has a latent to itself."""
+    cache, codec = cache_of(place, 24), pipeline.codec
+    assert cache.segment == 3 and cache.frames == [6] * 24
+    frames = read_video(sorted((place / "data/test").rglob("*.mp4"))[0])[None]
+    shift, scale = (x.view(-1, 1, 1, 1) for x in (codec.shift, codec.scale))
+    for number in range(2):
+        expected = codec.encode(frames[:, :, 5 * number : 5 * number + 5]).mean[0] * scale + shift
+        torch.testing.assert_close(cache.read(0, 3 * number, 3)[0], expected, atol=2e-3, rtol=2e-3)  # float16
+    torch.testing.assert_close(codec.shift, cache_of(place, 12).statistics[0])
+
+
+def test_windows_are_the_segments(place: Path) -> None:
+    cache = cache_of(place, 24)
+    dataset = LatentDataset(cache, 3)
+    keys = [(epoch, index) for epoch in range(8) for index in (0, 5)]
+    starts = [dataset.draw(key, torch.Generator().manual_seed(key[0])).start for key in keys]
+    assert set(starts) == {0, 3}
+    for frames, stride in ((2, Strides()), (3, Strides(1, 2))):
+        with pytest.raises(ValueError, match="holds segments of 3 latents"):
+            LatentDataset(cache, frames, stride)
+
+
+def test_it_goes_on_where_it_stopped(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["tiny.yaml"]) == 0
+    assert "going on from step 2 of 4" in "".join(capfd.readouterr())
+    assert read_video(place / "runs/tiny/samples/step-0000004.mp4").shape[1] == 5
+    assert read_video(place / "runs/tiny/samples/step-0000004-extended.mp4").shape[1] == 7
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4, 5, 6, 12])
+def test_clips_of_every_length_are_made(pipeline: Pipeline, frames: int) -> None:
+    made = pipeline.generate(frames=frames, label=0, seed=1)
+    assert made.shape == (1, 3, frames, 32, 32) and bool(made.isfinite().all())
+    assert torch.equal(made, pipeline.generate(frames=frames, label=0, seed=1))
+
+
+@pytest.mark.parametrize("given", [1, 2, 3, 7])
+def test_clips_of_every_length_are_continued(pipeline: Pipeline, given: int) -> None:
+    clip = torch.rand(2, 3, given, 32, 32) * 2 - 1
+    longer = pipeline.extend(clip, frames=given + 9, label=1)
+    assert longer.shape[2] == given + 9 and torch.equal(longer[:, :, :given], clip)
+    assert torch.equal(pipeline.animate(clip[:, :, 0], 5)[:, :, 0], clip[:, :, 0])
+
+
+@pytest.mark.parametrize("p", [0, 2, 9])
+def test_each_window_goes_on_from_frames_encoded_anew(p: int) -> None:
+    codec = VAECodec(VAEConfig(channels=3, width=4, multipliers=[1], patch=2, temporal=2)).eval()
+    codec.set_statistics(torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, 0.5, 1.0]))
+    seen: list[tuple[Tensor, Tensor | None]] = []
+
+    class Draw:
+        window = 4
+
+        def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition) -> Tensor:
+            seen.append((frames, known))
+            new = torch.randn(frames.shape, generator=torch.Generator().manual_seed(len(seen)))
+            made.append(new if known is None else torch.where(known, frames, new))
+            return made[-1]
+
+    made: list[Tensor] = []
+    past = torch.rand(1, 3, p, 8, 8) * 2 - 1
+    parts = list(causal(Draw(), codec, past, 9, 5, Condition()))  # type: ignore[arg-type]
+    clip = torch.cat([past, *parts], dim=2)
+    assert clip.shape[2] == p + 9
+    done = p
+    for (frames, known), window, part in zip(seen, made, parts, strict=True):
+        given = {0: 0, 2: 1}.get(done, 5)
+        assert frames.shape[2] == 4
+        if given:
+            expected = codec.encode(clip[:, :, done - given : done]).mean
+            assert known is not None and int(known.sum()) == expected.shape[2] == (given + 1) // 2
+            torch.testing.assert_close(frames[:, :, : expected.shape[2]], expected)
+        else:
+            assert known is None
+        torch.testing.assert_close(part, codec.decode(window)[:, :, given : given + part.shape[2]])
+        done += part.shape[2]
+
+
+def test_what_cannot_work_is_refused(pipeline: Pipeline) -> None:
+    clip = torch.zeros(1, 3, 5, 32, 32)
+    mask = torch.ones(1, 1, 1, 32, 32, dtype=torch.bool)
+    edits = (
+        lambda: pipeline.inpaint(clip, mask),
+        lambda: pipeline.outpaint(clip, (8, 8, 24, 24)),
+        lambda: pipeline.interpolate(clip, clip, 2),
+        lambda: pipeline.loop(clip),
+        lambda: pipeline.edit(clip, 0.5),
+        lambda: pipeline.double(clip),
+    )
+    for edit in edits:
+        with pytest.raises(ValueError, match="makes one latent of 2 frames, so it can generate, extend and animate"):
+            edit()
+    for options in ({"backwards": True}, {"strategy": "rolling"}, {"strategy": {"name": "noisy", "level": 0.1}}):
+        with pytest.raises(ValueError, match="continue clips forwards, with strategy=clean"):
+            pipeline.extend(clip, 9, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="context is 2; give 1 more than a multiple of 2"):
+        pipeline.extend(clip, 9, context=2)
+
+
+def test_files_shorter_than_a_segment_are_left_out(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    changes = ["data.frames=15", "codec.override.data.frames=5", "name=long", "sampling.context=3"]
+    assert main(["tiny.yaml", *changes]) == 2
+    assert "lower data.frames" in capfd.readouterr().err.strip().splitlines()[-1]

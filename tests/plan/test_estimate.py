@@ -1,0 +1,229 @@
+"""What is predicted of a training, against the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vidiff.engine.optim import Muon, build_optimizer
+from vidiff.plan import estimate as module
+from vidiff.plan.estimate import GB, MARGIN, at_most, estimate, follow, refuse_too_large
+from vidiff.plan.sketch import Sketch, sketch
+from vidiff.plan.trace import count_flops
+from vidiff.recipe.kinds import RunConfig
+from vidiff.recipe.load import load
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+SMALL = ["unet.width=32", "unet.blocks=[1,1]", "unet.head_dim=16", "batch=2", "data.frames=4", "sampling.context=1"]
+
+
+def configured(name: str, *changes: str) -> RunConfig:
+    return load(ROOT / "configs" / name, changes)
+
+
+def sketched(name: str, *changes: str) -> Sketch:
+    return sketch(configured(name, *changes), ROOT / "configs", look=False)
+
+
+def content(of: Sketch, count: int) -> dict[str, torch.Tensor]:
+    """A batch with something in it."""
+    return {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in of.batch(count).items()}
+
+
+CASES: dict[str, tuple[str, list[str]]] = {
+    "shapes": ("shapes.yaml", SMALL),
+    "recomputed": ("shapes.yaml", [*SMALL, "unet.checkpoint=[0]", "train.accumulate=2"]),
+    "fused attention": ("shapes.yaml", [*SMALL, "unet.attention_backend=sdpa"]),
+    "adamw": ("shapes.yaml", [*SMALL, "train.optim.name=adamw"]),
+    "boxes and strides": ("shapes_long.yaml", SMALL),
+    "words": ("shapes_text.yaml", SMALL),
+    "super-resolution": ("shapes_sr.yaml", ["unet.width=32", "batch=2"]),
+    "bound": ("shapes.yaml", [*SMALL, "objective=bound", "schedule={name: learned}", "prediction=eps"]),
+    "variance": ("shapes.yaml", [*SMALL, "unet.variance=true", "loss.bound=0.001"]),
+    "uncertainty": ("shapes.yaml", [*SMALL, "loss.weighting=uncertainty"]),
+    "autoencoder": ("shapes_vae.yaml", ["vae.width=32", "batch=2"]),
+    "discriminator": ("shapes_vae.yaml", ["vae.width=32", "batch=2", "loss.adversarial=0.5"]),
+    "several frames a latent": ("shapes_vae.yaml", ["vae.width=32", "batch=2", "vae.temporal=2", "data.frames=5"]),
+    "classifier": ("shapes_classifier.yaml", ["classifier.width=32", "classifier.head_dim=16", "batch=2"]),
+}
+
+
+class Counter(TorchDispatchMode):
+    """PyTorch's formulas without its counter, which follows modules and cannot where a loss takes gradients itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total, self.formulas = 0, count_flops().flop_registry
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        if func.overloadpacket in self.formulas:
+            self.total += self.formulas[func.overloadpacket](*args, **kwargs or {}, out_val=found)
+        return found
+
+    def get_total_flops(self) -> int:
+        return self.total
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_and_flops_are_those_of_the_step(name: str) -> None:
+    """Exactly, of every kind of training: both passes, parts of a batch, and Muon's products."""
+    file, changes = CASES[name]
+    of = sketched(file, *changes)
+    found = estimate(of, "fp32")
+    objective = of.build()
+    assert found.parameters == sum(p.numel() for p in objective.parameters())
+    parts = of.config.train.accumulate
+    with Counter() if name == "discriminator" else count_flops() as counter:
+        for _ in range(parts):
+            objective(content(of, of.config.batch // parts))["loss"].backward()
+        for part in build_optimizer(of.config.train.optim, objective).parts:
+            part.step()
+    assert found.flops == counter.get_total_flops() > 0
+
+
+def test_memory_by_part_is_what_is_stored() -> None:
+    of = sketched("shapes.yaml", *SMALL)
+    objective = of.build()
+    optimizer = build_optimizer(of.config.train.optim, objective)
+    objective(content(of, 2))["loss"].backward()
+    optimizer.step()
+    moments = [v for part in optimizer.parts for state in part.state.values() for v in state.values() if v.ndim]
+    size = 4 * sum(p.numel() for p in objective.parameters())
+    found = estimate(of, "fp32").memory
+    assert found["weights"] == found["gradients"] == found["averages"] == size
+    assert found["moments"] == sum(v.numel() * v.element_size() for v in moments)
+    assert found["batch"] == sum(v.numel() * v.element_size() for v in of.batch(2).values())
+    assert any(isinstance(part, Muon) for part in optimizer.parts)
+
+
+def test_shards_divide_what_is_kept_and_not_what_is_computed() -> None:
+    of = sketched("shapes.yaml", *SMALL, "batch=4")
+    whole = estimate(of, "bf16", world=2)
+    of.config.train.parallel = "fsdp"
+    halves = estimate(of, "bf16", world=2)
+    for part in ("weights", "gradients", "moments", "averages"):
+        assert halves.memory[part] == pytest.approx(whole.memory[part] / 2, abs=64), part
+    assert halves.memory["activations"] == whole.memory["activations"]
+    assert halves.flops == whole.flops
+    of.config.train.parallel, of.config.train.shards = "hsdp", 2
+    assert estimate(of, "bf16", world=4).memory["weights"] == halves.memory["weights"]
+    of.config.train.shards = 3
+    with pytest.raises(ValueError, match=r"train.shards is 3, but 4 processes"):
+        estimate(of, "bf16", world=4)
+
+
+def test_recomputing_takes_less_memory_and_more_operations() -> None:
+    deep = [*SMALL, "unet.blocks=[4,4]", "train.optim.name=adamw"]
+    plain, spared = (
+        estimate(sketched("shapes.yaml", *deep, f"unet.checkpoint={levels}"), "fp32") for levels in ([], [0, 1])
+    )
+    assert spared.memory["activations"] < 0.5 * plain.memory["activations"]
+    assert 1.2 * plain.flops < spared.flops < 4 / 3 * plain.flops
+
+
+def test_memory_goes_with_the_batch_by_a_line() -> None:
+    """On which proposals rely: what is guessed for a part of 5 is what follows for it."""
+    of = sketched("shapes.yaml", *SMALL)
+    one, two, five = (follow(of, count, "bf16") for count in (1, 2, 5))
+    assert five.peak == pytest.approx(one.peak + 4 * (two.peak - one.peak), rel=0.01)
+    assert five.flops == one.flops + 4 * (two.flops - one.flops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_quick_bound_is_above(recipe: Path) -> None:
+    config = load(recipe)
+    bound = at_most(config, config.batch, recipe.parent)
+    config.batch = part = min(config.batch, 4)
+    found = estimate(sketch(config, recipe.parent, look=False, fused=True), "fp32", gpu=True)
+    assert found.total < at_most(config, part, recipe.parent) <= bound
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+import torch
+from vidiff.recipe.load import load
+from vidiff.engine.ema import EMA
+from vidiff.engine.optim import build_optimizer
+from vidiff.plan.sketch import sketch
+
+def status(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
+
+def content(batch):
+    return {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in batch.items()}
+
+def train(of, steps):
+    objective = of.build()
+    optimizer, ema = build_optimizer(of.config.train.optim, objective), EMA(objective)
+    for _ in range(steps):
+        batch = content(of.batch(of.config.batch))
+        objective(batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update()
+
+recipe, changes = json.loads(sys.argv[1])
+of = sketch(load(recipe, changes), Path(recipe).parent, look=False)
+train(of, 2)
+print(status("VmHWM"))
+"""
+
+
+def measured(name: str, changes: list[str]) -> int:
+    """Bytes that a process holds at most while it takes two steps."""
+    given = json.dumps([str(ROOT / "configs" / name), changes])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE, given]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+LARGER = ["unet.width=128", "unet.multipliers=[1,2,2]", "unet.blocks=[2,2,1]", "unet.head_dim=64", "data.size=128"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("changes", [[], ["unet.checkpoint=[0,1]"], [*LARGER, "batch=4"]])
+def test_memory_is_as_measured(changes: list[str]) -> None:
+    """Of a whole process, to the margin that the refusal allows for: 25 %."""
+    found = estimate(sketched("shapes.yaml", *changes), "fp32")
+    predicted = found.total - found.memory["codec"] - found.memory["copies to save"]  # of which this process has none
+    held = measured("shapes.yaml", changes)
+    print(f"predicted {predicted / GB:.2f} GB, measured {held / GB:.2f} GB")
+    assert predicted / MARGIN < held < predicted * MARGIN
+
+
+def test_a_terabyte_is_refused_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a large batch, and by a large network; not where one asks to try."""
+    for change in ("batch=10000000", "unet.width=38400"):
+        config = configured("shapes.yaml", *SMALL, change)
+        with pytest.raises(ValueError, match=r"needs about [\d,.]+ GB .*tools/plan.py CONFIG.*check_memory=false"):
+            refuse_too_large(config, ROOT / "configs")
+        config.train.check_memory = False
+        refuse_too_large(config, ROOT / "configs")
+
+
+def test_what_may_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the bound and the memory the step is followed; far below the bound it is not even that."""
+    config = configured("shapes.yaml", *SMALL)
+    total = estimate(sketched("shapes.yaml", *SMALL), "fp32").total
+    followed: list[Any] = []
+    monkeypatch.setattr(module, "follow", lambda *given: followed.append(given) or follow(*given))
+    for memory, times in ((100 * total, 0), (1.01 * total, 1), (total / MARGIN + 1, 2)):
+        monkeypatch.setattr(module, "machine_memory", lambda memory=memory: int(memory))
+        refuse_too_large(config, ROOT / "configs")
+        assert len(followed) == times
+    monkeypatch.setattr(module, "machine_memory", lambda: int(total / MARGIN) - 1000)
+    with pytest.raises(ValueError, match="needs about"):
+        refuse_too_large(config, ROOT / "configs")

@@ -1,0 +1,124 @@
+"""Plans: time and cost by arithmetic, and the first settings that fit."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidiff.plan.estimate import GB, LIBRARIES
+from vidiff.plan.plan import FILLED, GPUS, Device, Planner, this_cpu
+from vidiff.recipe.load import load
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["unet.width=32", "unet.blocks=[1,1]", "unet.head_dim=16", "batch=8", "data.frames=4", "sampling.context=1"]
+
+
+def planner(
+    device: Device, gpus: int, *changes: str, recipe: str = "shapes.yaml", price: float | None = None
+) -> Planner:
+    return Planner(load(ROOT / "configs" / recipe, changes), ROOT / "configs", device, gpus, price=price)
+
+
+def with_room(extra: int, device: str = "a100") -> Device:
+    """With so many bytes beside the libraries that may be filled."""
+    return replace(GPUS[device], memory=math.ceil((LIBRARIES[True] + extra) / FILLED))
+
+
+def test_time_and_cost_are_arithmetic() -> None:
+    one = planner(GPUS["h100"], 1, *SMALL, "train.optim.name=adamw", price=3.6).given()
+    two = planner(GPUS["h100"], 2, *SMALL, "train.optim.name=adamw", price=3.6).given()
+    assert one is not None and two is not None
+    assert one.precision == "bf16"
+    assert one.seconds == pytest.approx(one.estimate.flops / (0.3 * 989e12), rel=1e-12)
+    assert one.cost == pytest.approx(one.steps * one.seconds / 1000, rel=1e-12)  # 3.6 an hour is 0.001 a second
+    assert two.seconds == pytest.approx(one.seconds / 2, rel=0.02)  # all but weights is halved
+    assert two.cost == pytest.approx(one.cost, rel=0.02)
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    made = planner(GPUS["a100"], 2, *SMALL)
+    given = made.given()
+    assert given is not None and given.fits and not given.changes
+    assert made.proposal().changes == []
+
+
+@pytest.mark.slow
+def test_the_first_that_fits_costs_least() -> None:
+    """With ever less memory: more parts, then recomputed levels, then shards, then nothing."""
+    whole = planner(GPUS["a100"], 2, *SMALL).given()
+    assert whole is not None
+    room, rest = whole.estimate.memory["activations"], whole.estimate.total - LIBRARIES[True]
+    kept = rest - room
+    found = [planner(with_room(extra), 2, *SMALL).proposal() for extra in (rest, rest - room // 4, kept + room // 5)]
+    assert [plan.changes for plan in found[:2]] == [[], ["train.accumulate=2"]]
+    assert found[2].changes[-1].startswith("unet.checkpoint=[0")
+    assert all(plan.fits for plan in found)
+    least = [*SMALL, "train.accumulate=4", "unet.checkpoint=[0,1]"]
+    sizes = []
+    for kind in ("ddp", "fsdp"):
+        plan = planner(GPUS["a100"], 2, *least, f"train.parallel={kind}").given()
+        assert plan is not None
+        sizes.append(plan.estimate.total - LIBRARIES[True])
+    assert sizes[1] < sizes[0]
+    fewer = planner(with_room(sizes[0] - 1), 2, *SMALL).proposal()
+    assert fewer.changes[-1] == "train.parallel=fsdp"
+    with pytest.raises(ValueError, match=r"nothing fits .* train.parallel=fsdp a step still needs"):
+        planner(with_room(kept // 100), 2, *SMALL).proposal()
+
+
+def test_a_proposal_is_a_config_that_runs_as_planned() -> None:
+    """Its changes, given to the config, lead to the same plan without a proposal."""
+    device = with_room(20 << 20)
+    proposal = planner(device, 3, *SMALL).proposal()
+    assert proposal.changes[0] == "batch=9"
+    again = planner(device, 3, *SMALL, *proposal.changes).given()
+    assert again is not None and again.fits
+    assert again.estimate == proposal.estimate
+
+
+def test_a_batch_that_does_not_divide_has_no_plan_of_its_own() -> None:
+    assert planner(GPUS["a100"], 3, *SMALL).given() is None
+
+
+def test_several_machines_may_shard_within_each() -> None:
+    """hsdp comes before fsdp, as it sends less between machines; on one machine it would be the same."""
+    many = planner(GPUS["a100"], 16, *SMALL, "batch=16")
+    kinds = [config.train.parallel for _, config in many.ways()]
+    assert list(dict.fromkeys(kinds)) == ["ddp", "hsdp", "fsdp"]
+    assert {config.train.parallel for _, config in planner(GPUS["a100"], 8, *SMALL).ways()} == {"ddp", "fsdp"}
+    asked = planner(GPUS["a100"], 8, *SMALL, "train.parallel=fsdp").ways()
+    assert {config.train.parallel for _, config in asked} == {"fsdp"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "batch"), [("", 8), ("_vae", 4), ("_classifier", 16)])
+def test_the_time_of_a_step_here_is_as_predicted(kind: str, batch: int) -> None:
+    """To a factor of two, on this CPU, whose rate is measured in turn with the steps."""
+    made = planner(this_cpu(), 1, f"batch={batch}", "train.precision=fp32", recipe=f"shapes{kind}.yaml")
+    objective = made.sketch.build()
+    given = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in made.sketch.batch(batch).items()}
+    predicted, measured = [], []
+    for _ in range(3):
+        made.device = this_cpu()
+        plan = made.given()
+        assert plan is not None
+        predicted.append(plan.seconds)
+        began = time.perf_counter()
+        objective(given)["loss"].backward()
+        measured.append(time.perf_counter() - began)
+    print(f"predicted {min(predicted):.2f} s, measured {min(measured):.2f} s")
+    assert min(predicted) / 2 < min(measured) < min(predicted) * 2
+
+
+def test_lines_say_what_facts_say() -> None:
+    plan = planner(GPUS["h100"], 2, *SMALL, price=2.0).given()
+    assert plan is not None
+    facts, text = plan.facts(), "\n".join(plan.lines())
+    assert facts["memory_total"] == sum(facts["memory"].values()) == plan.estimate.total
+    assert f"{facts['parameters']:,}" in text and f"{plan.estimate.total / GB:,.2f} GB: fits" in text
+    assert "2 x h100, 80 GB each" in text and "30% of 989 TFLOP/s" in text

@@ -1,0 +1,304 @@
+"""From YAML and command line to a checked config, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from vidiff.recipe.kinds import (
+    ClassifierRun,
+    ConfigError,
+    DiffusionRun,
+    LatentRun,
+    VAERun,
+    build_denoiser,
+    build_sampler,
+)
+from vidiff.recipe.load import build_config, dump, load, load_codec_config
+from vidiff.sample import DDIM
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHAPES = CONFIGS / "shapes.yaml"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def complaint(*overrides: str, path: Path = SHAPES) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config = load(path, overrides)
+        if isinstance(config, LatentRun):
+            load_codec_config(config, path.parent)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_load_and_survive_a_round_trip(path: Path) -> None:
+    config = load(path)
+    kinds = {"vae": VAERun, "classifier": ClassifierRun}
+    assert type(config) is kinds.get(path.stem.rpartition("_")[2], DiffusionRun)
+    again = build_config(OmegaConf.create(dump(config)), "dump")
+    assert again == config and dump(again) == dump(config)
+    if isinstance(config, LatentRun) and config.codec.name == "vae":
+        vae = load_codec_config(config, CONFIGS)
+        assert vae.runs == config.runs and vae.name == Path(config.codec.config).stem
+        if not config.codec.own_data:
+            assert (vae.data.root, vae.data.layout) == (config.data.root, config.data.layout)
+
+
+def test_the_smaller_ucf_of_the_recipes_comment_loads() -> None:
+    line = next(line for line in (CONFIGS / "ucf.yaml").read_text().splitlines() if "data.size=128" in line)
+    config = load(CONFIGS / "ucf.yaml", line.partition("configs/ucf.yaml ")[2].split())
+    assert isinstance(config, DiffusionRun)
+    assert (config.data.size, config.name, config.schedule) == (128, "ucf128", {"name": "cosine", "shift": 1})
+    assert load_codec_config(config, CONFIGS).data.size == 128
+
+
+def test_the_command_line_goes_over_the_file_and_the_file_over_its_base(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.yaml", "kind: vae\nname: a\nbatch: 3\ndata: {root: x, frames: 7, size: 32}\ntrain: {steps: 5}\n"
+    )
+    write(tmp_path / "deep/b.yaml", "base: ../a.yaml\nname: b\ndata: {frames: 8}\n")
+    c = write(tmp_path / "c.yaml", "base: deep/b.yaml\ntrain: {steps: 6}\n")
+    config = load(c, ["train.steps=9", "train.optim.lr=1e-3"])
+    assert (config.name, config.batch, config.data.root, config.data.frames) == ("b", 3, "x", 8)
+    assert (config.train.steps, config.train.optim.lr) == (9, 1e-3)
+    assert config.folder == Path("runs/b")
+
+
+def test_the_codecs_config_of_a_base_is_found_from_anywhere(tmp_path: Path) -> None:
+    write(tmp_path / "configs/vae.yaml", "kind: vae\nname: mine\ndata: {root: z, size: 32}\n")
+    text = "kind: diffusion\nname: a\ndata: {root: z, size: 32}\ncodec: {config: vae.yaml}\n"
+    write(tmp_path / "configs/a.yaml", text)
+    child = write(tmp_path / "elsewhere/b.yaml", "base: ../configs/a.yaml\nname: b\n")
+    config = load(child, ["codec.override.train.steps=3", "runs=there"])
+    assert isinstance(config, DiffusionRun)
+    vae = load_codec_config(config, child.parent)
+    assert (vae.name, vae.train.steps, vae.runs) == ("mine", 3, "there")
+
+
+def test_a_codec_of_its_own_data_serves_several_models() -> None:
+    changes = ["data.root=elsewhere", "codec.own_data=true", "runs=there"]
+    config = load(SHAPES, changes)
+    assert isinstance(config, DiffusionRun)
+    vae = load_codec_config(config, CONFIGS)
+    assert (vae.data.root, vae.runs) == ("data/shapes", "there")
+
+
+def test_the_shapes_set_has_its_own_options() -> None:
+    assert load(SHAPES, ["data.shapes={size: 128}"]).data.shapes == {"size": 128}
+    assert "its keys are size, frames" in complaint("data.shapes={colour: 3}")
+    assert "give an even number of pixels" in complaint("data.shapes={size: 33}")
+
+
+def test_super_resolution_is_trained_by_denoising() -> None:
+    assert "is trained by denoising" in complaint("lowres.factor=2", "objective=bound")
+
+
+def test_a_slot_takes_a_name_and_options() -> None:
+    config = load(SHAPES, ["schedule={name: flow, shift: 3}", "sampling.sampler={name: ddim, eta: 0.5}"])
+    assert isinstance(config, DiffusionRun)
+    denoiser = build_denoiser(config)
+    assert denoiser.schedule.shift == 3 and type(denoiser.schedule).__name__ == "Flow"
+    sampler = build_sampler(config.sampling.sampler)
+    assert isinstance(sampler, DDIM) and vars(sampler) == vars(DDIM(eta=0.5))
+    other = load(SHAPES, ["schedule={shift: 3}"])  # what a slot does not name stays
+    assert isinstance(other, DiffusionRun) and other.schedule == {"name": "cosine", "shift": 3}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # keys
+        ("trian.steps=3", ["trian", "train"]),
+        ("train.step=3", ["train.step", "steps"]),
+        ("unet.widht=3", ["unet.widht", "width"]),
+        # types
+        ("batch=many", ["batch", "many"]),
+        ("train.steps=1e5", ["train.steps: Value '100000.0'", "the default is 1000"]),
+        ("data=5", ["shapes.yaml: Merge error: int is not a subclass of DataConfig"]),
+        ("data.stride=4", ["data.stride", "the default is [1, 1]"]),
+        ("unet.multipliers=[1, big]", ["unet.multipliers", "big"]),
+        ("train.precision=fp8", ["train.precision", "fp8"]),
+        ("data.root", ["data.root"]),
+        ("sampling.strategy={name: clen}", ["unknown sampling.strategy 'clen'", "clean, keyframes"]),
+        ("sampling.strategy={name: noisy, level: 1}", ["level is 1; give 0"]),
+        ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'dpmpp_2m'}"]),
+        ("data.frames: 3", ["data.frames: 3"]),
+        # super-resolution
+        ("lowres.factor=1", ["lowres.factor is 1; give 2 or more", "data.size, which is 64"]),
+        ("lowres.factor=3", ["lowres.factor is 3", "divides data.size"]),
+        ("lowres.factor=-2", ["lowres.factor is -2"]),
+        ("lowres.noise=1.5", ["lowres.noise is 1.5; give a time from 0 to 1"]),
+        ("lowres={noise: 0.1, level: 0.2}", ["lowres.level is 0.2; give 0 to 0.1"]),
+        ("unet.patch=0", ["unet.patch is 0; give 1 or more"]),
+        ("unet.patch=3", ["patches of the U-Net by 3", "give a multiple of"]),
+        # choices
+        ("kind=gan", ["kind is 'gan'; choose vae, diffusion, classifier"]),
+        ("schedule.name=cosin", ["cosin", "cosine", "linear"]),
+        ("schedule.shft=2", ["schedule", "shft"]),
+        ("sampling.sampler.name=ddmi", ["ddmi", "ddim"]),
+        ("sampling.sampler={name: dpmpp_2m, etta: 1}", ["dpmpp_2m does not take these options"]),
+        ("prediction=w", ["unknown prediction 'w'", "eps, flow, score, v, x0"]),
+        ("loss.distance=l3", ["loss.distance 'l3'", "huber, l1, l2"]),
+        ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr", "simple"]),
+        ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
+        ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae, diffusers or identity"]),
+        ("codec.name=diffusers", ["codec.path is missing: name the folder of an AutoencoderKL"]),
+        ("codec.path=here", ["codec.path is here, but codec.name is vae: set codec.name=diffusers"]),
+        ("data.decoder=opencv", ["data.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"]),
+        ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),
+        ("unet.modulation=batch", ["unet.modulation is 'batch'"]),
+        # numbers
+        ("batch=0", ["batch is 0; give 1 or more"]),
+        ("train.accumulate=7", ["batch is ", "train.accumulate=7"]),
+        ("train.steps=0", ["train.steps is 0"]),
+        ("data.stride=[3, 2]", ["data.stride is [3, 2]"]),
+        ("data.workers=-1", ["data.workers is -1"]),
+        ("data.fps=-8", ["data.fps is -8", "give a positive number, or 0"]),
+        ("data.seconds=2", ["data.seconds is 2", "set data.fps as well"]),
+        ("data.max_broken=5", ["data.max_broken is 5"]),
+        ("loss.drop=2", ["loss.drop is 2"]),
+        ("loss.tasks.first=-1", ["tasks.first is -1"]),
+        ("sampling.steps=0", ["sampling.steps is 0"]),
+        ("sampling.rescale=1.5", ["rescale = 1.5 is outside [0, 1]"]),
+        ("sampling.interval=[0.2]", ["interval is [0.2]; give two times"]),
+        ("sampling.interval=[0.8,0.2]", ["interval = (0.8, 0.2) must satisfy"]),
+        ("sampling.interval=often", ["sampling.interval"]),
+        ("sampling.apg={etta: 0}", ["apg does not take 'etta'; it takes eta, radius, momentum"]),
+        ("sampling.apg={momentum: 1}", ["apg: momentum = 1.0"]),
+        ("sampling.threshold={percentile: 99}", ["threshold is {'percentile': 99.0}; it needs a floor"]),
+        ("sampling.history_level=2", ["history_level = 2.0 is outside [0, 1]"]),
+        ("sampling.convention=w", ["unknown convention 'w'; choose one of cfg, ho"]),
+        ("unet.blocks=[1]", ["unet.blocks has 1 numbers, unet.multipliers 2"]),
+        # that do not go together
+        ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),
+        ("data.size=60", ["data.size is 60", "shrinks by 8", "give a multiple of "]),
+        ("data.size=72", ["data.size is 72", "give a multiple of "]),
+        ("codec.override={data: {frames: 5}, vae: {temporal: 2}}", ["data.frames is 16", "give 15 or 17"]),
+        ("codec.override.vae.temporal=2", ["data.frames is 4", "give 3 or 5"]),
+        ("codec.override.vae.temporal=3", ["vae.temporal is 3; choose 1, 2, 4, 8"]),
+        ("codec.override.vae.patch=3", ["data.size is 64", "shrinks by "]),
+        ("codec.override.vae.pach=3", ["vae.pach", "patch"]),
+        ("codec.config=''", ["codec.config is missing"]),
+        ("codec.tile=-1", ["codec.tile is -1; give 64 pixels or more, or 0"]),
+        ("codec.tile=32", ["codec.tile is 32; give 64 pixels or more, or 0"]),
+        ("codec.config=none.yaml", ["no such config", "none.yaml"]),
+        ("codec.config=shapes.yaml", ["is of kind diffusion; an autoencoder's is vae"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_expected(override: str, said: list[str]) -> None:
+    message = complaint(override)
+    for part in said:
+        assert part in message
+    assert "Traceback" not in message and "omegaconf" not in message.lower()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("classifier.widht=3", ["classifier.widht", "width"]),
+        ("classifier.width=0", ["classifier.width is 0"]),
+        ("classifier.blocks=[1]", ["classifier.blocks is [1]"]),
+        ("classifier.spatial_attention=[2]", ["names level 2"]),
+        ("loss.smoothing=1", ["loss.smoothing is 1"]),
+        ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
+        ("loss.tasks.first=-1", ["tasks.first is -1"]),
+        ("scale=0", ["scale is 0.0; give a positive number"]),
+        ("schedule.name=learned", ["no loss of a classifier trains it"]),
+        ("codec.name=vqgan", ["codec.name is 'vqgan'"]),
+        ("data.size=72", ["data.size is 72", "give a multiple of 16"]),
+        ("sampling.steps=3", ["sampling"]),
+    ],
+)
+def test_a_classifier_s_mistake_is_named(override: str, said: list[str]) -> None:
+    message = complaint(override, path=CONFIGS / "shapes_classifier.yaml")
+    for part in said:
+        assert part in message
+
+
+def test_pixels_must_halve_as_well() -> None:
+    assert "a multiple of 8" in complaint("codec.name=identity", "unet.multipliers=[1,1,1,1]", "data.size=36",
+                                          "unet.blocks=[1,1,1,1]", "sampling.context=4")  # fmt: skip
+
+
+def test_a_missing_slot_name_is_asked_for(tmp_path: Path) -> None:
+    text = "kind: diffusion\nname: a\ndata: {root: z}\ncodec: {name: identity}\nsampling: {sampler: {name: null}}\n"
+    assert "sampling.sampler needs a name; choose ddpm, ddim" in complaint(path=write(tmp_path / "a.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base: a.yaml\n", "is its own base"),
+        ("base: sub/../../{name}/a.yaml\n", "is its own base"),
+        ("base: gone.yaml\n", "no such config"),
+        ("kind: vae\nname: a\n", "data.root is not set"),
+        ("name: a\n", "kind is None; choose vae, diffusion, classifier"),
+        ("kind: [vae]\n", "choose vae, diffusion, classifier"),
+        ("- 1\n", "is not a YAML mapping"),
+        ("kind: 'vae\n", "is not a YAML mapping"),
+        ("", "kind is None"),
+        ("kind: vae\nkind: vae\n", "is not a YAML mapping"),
+        ("kind: vae\nname: ${nothing}\ndata: {root: z}\n", "nothing"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "sub").mkdir()
+    path = write(tmp_path / "a.yaml", text.format(name=tmp_path.name) if "{name}" in text else text)
+    message = complaint(path=path)
+    assert said in message and ".yaml" in message
+
+
+def test_two_files_that_are_each_others_base(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "base: b.yaml\n")
+    message = complaint(path=write(tmp_path / "b.yaml", "base: a.yaml\n"))
+    assert "b.yaml is its own base, through b.yaml and a.yaml" in message
+
+
+def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
+    assert "no such config" in complaint(path=tmp_path / "none.yaml")
+    assert "no such config" in complaint(path=tmp_path)
+    (tmp_path / "b.yaml").write_bytes(bytes(range(256)))
+    assert "is not a YAML mapping" in complaint(path=tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["data.frames=17"], "sampling.context is 8; .*: give 7 or 9"),
+        (["data.frames=17", "data.stride=[1, 2]"], r"data.stride is \[1, 2\], .* data.stride=\[1,1\]"),
+        (["data.frames=17", "data.images=here"], r"data.buckets or data.images are given, .* leave both out"),
+        (["data.frames=17", "data.buckets=[{frames: 17}]"], r"data.buckets or data.images are given"),
+        (["data.frames=17", "lowres.factor=2"], r"lowres.factor is 2, .* or lowres.factor=0"),
+        (["data.frames=17", "sampling.strategy.name=rolling"], r"or sampling.strategy.name=clean"),
+    ],
+)
+def test_latents_of_several_frames_need_clips_that_make_whole_ones(changes: list[str], said: str) -> None:
+    codec = ["codec.override={data: {frames: 5}, vae: {temporal: 2}}"]
+    config = load(SHAPES, [*codec, *changes])
+    assert isinstance(config, DiffusionRun)
+    with pytest.raises(ConfigError, match=said):
+        load_codec_config(config, CONFIGS)
+    config = load(SHAPES, [*codec, "data.frames=17", "sampling.context=9"])
+    assert isinstance(config, DiffusionRun)
+    assert load_codec_config(config, CONFIGS).vae.temporal == 2
+
+
+def test_a_classifier_needs_latents_of_single_frames() -> None:
+    changes = ["codec.override={data: {frames: 5}, vae: {temporal: 2}}", "data.frames=17"]
+    config = load(CONFIGS / "shapes_classifier.yaml", changes)
+    assert isinstance(config, ClassifierRun)
+    with pytest.raises(ConfigError, match=r"kind is classifier, which does not go with vae\.temporal=2"):
+        load_codec_config(config, CONFIGS)
+
+
+def test_a_length_in_seconds_becomes_frames() -> None:
+    config = load(CONFIGS / "shapes.yaml", ["data.fps=8", "data.seconds=1.9"])
+    assert config.data.frames == 15 and load(CONFIGS / "shapes.yaml").data.frames == 16
+    assert "at data.fps=8.0 is less than a frame" in complaint("data.fps=8", "data.seconds=0.05")

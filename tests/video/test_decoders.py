@@ -1,0 +1,366 @@
+"""Decoders, against frames decoded one after the other from the first: the same ones, wherever a window lies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from messy import turned, with_edit_list, write_clip, write_twice
+from videos import smooth
+
+from vidiff.data.index import build_index
+from vidiff.video import pyav, timetable
+from vidiff.video.decode import Decoder, DecordFile, VideoError
+from vidiff.video.decoders import AUTO, BY_NAME, FirstThatReads, check_decoder, video_file
+from vidiff.video.pyav import PyAVFile
+from vidiff.video.reader import VideoReader
+from vidiff.video.timetable import Shelf, Timetable, Unsuited, read_through
+from vidiff.video.torchcodec import why_not
+from vidiff.video.writer import write_video
+
+needs_torchcodec = pytest.mark.skipif(bool(why_not()), reason=f"torchcodec: {why_not()}")
+
+
+def encode(
+    path: Path,
+    frames: int = 90,
+    codec: str = "libx264",
+    size: tuple[int, int] = (48, 64),
+    pixels: str = "yuv420p",
+    times: Callable[[int], int] | None = None,
+    **options: str,
+) -> Path:
+    """A pattern that moves, over a scene that changes: with B-frames, each of which differs from its neighbours."""
+    random = np.random.default_rng(frames)
+    pattern = np.kron(random.integers(0, 255, (2 * size[0] // 8 + 1, 2 * size[1] // 8 + 1, 3)), np.ones((8, 8, 1)))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options={"threads": "1", **options})
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for n in range(frames):
+            scene = np.roll(pattern, (n // 3, 2 * n), (0, 1))[: size[0], : size[1]].astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(scene), format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times(n), Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+def in_order(path: Path) -> np.ndarray:
+    """All frames as they come out of FFmpeg, from the first: `(f, h, w, 3)`."""
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+def times_in_order(path: Path) -> list[float]:
+    with av.open(str(path)) as file:
+        return [frame.time for frame in file.decode(video=0)]
+
+
+def x264(keys: int, *more: str) -> dict[str, str]:
+    return {"x264-params": ":".join([f"keyint={keys}:min-keyint={keys}:scenecut=0:bframes=3", *more])}
+
+
+FILES: dict[str, dict[str, Any]] = {
+    "g12.mp4": x264(12),
+    "g60.mp4": x264(60),
+    "g250.mp4": {"frames": 270, **x264(250)},
+    "pyramid-none.mp4": x264(30, "b-pyramid=none"),
+    "sixteen.mp4": x264(40, "bframes=16", "b-adapt=0", "ref=16"),
+    "open.mp4": x264(20, "open-gop=1"),
+    "refresh.mp4": {"intra-refresh": "1", "g": "20", "bf": "0"},
+    "varying.mp4": {"times": lambda n: 40 * n + 13 * (n % 3) + 500 * (n // 40), **x264(20)},
+    "late.mkv": {"times": lambda n: 7000 + 40 * n, **x264(20)},
+    "late.mp4": {"times": lambda n: 7000 + 40 * n, **x264(20)},
+    "open.mkv": x264(20, "open-gop=1"),
+    "stream.ts": x264(20),
+    "mpeg2.mpg": {"codec": "mpeg2video", "g": "15", "bf": "2"},
+    "mpeg4.avi": {"codec": "mpeg4", "g": "12"},
+    "reordered.avi": {"codec": "mpeg4", "g": "12", "bf": "2"},
+    "vp9.webm": {"frames": 40, "codec": "libvpx-vp9", "g": "15", "cpu-used": "8", "deadline": "realtime"},
+    "vp8.webm": {
+        "frames": 40,
+        "codec": "libvpx",
+        "g": "15",
+        "auto-alt-ref": "1",
+        "lag-in-frames": "10",
+        "cpu-used": "8",
+    },
+    "open-hevc.mp4": {
+        "codec": "libx265",
+        "preset": "ultrafast",
+        "x265-params": "keyint=20:min-keyint=20:open-gop=1:bframes=4:scenecut=0:log-level=none:pools=none",
+    },
+    "intra.mov": {"frames": 30, "codec": "mjpeg", "pixels": "yuvj420p"},
+    "fragments.mp4": {"frames": 60, **x264(20)},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(params=FILES)
+def path(request: pytest.FixtureRequest, folder: Path) -> Path:
+    path = folder / request.param
+    if not path.exists():
+        encode(path, **FILES[request.param])
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyav, "SHELF", Shelf())
+
+
+def windows(frames: int) -> Iterator[range]:
+    """Random windows at several strides, and all that touch the ends."""
+    random = np.random.default_rng(frames)
+    yield from (range(8), range(frames - 8, frames), range(frames - 1, frames))
+    for step in (1, 1, 1, 1, 1, 2, 3):
+        start = int(random.integers(0, frames - 7 * step))
+        yield range(start, start + 7 * step + 1, step)
+
+
+def test_any_window_is_what_decoding_in_order_shows(path: Path) -> None:
+    expected = in_order(path)
+    for reopened in (True, False):
+        decoder = PyAVFile(path)
+        assert decoder.frames == len(expected)
+        for window in windows(len(expected)):
+            assert np.array_equal(decoder.decode(window, None), expected[window]), (path.name, window)
+            if reopened:
+                decoder.close()
+        mixed = [len(expected) - 1, 0, 9, 9, 4]
+        assert np.array_equal(decoder.decode(mixed, None), expected[mixed])
+        assert np.array_equal(decoder.decode(None, None), expected)
+        decoder.close()
+
+
+def test_reading_on_decodes_nothing_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(folder / "on.mp4", **x264(60))
+    expected = in_order(path)
+    passes, make = [], pyav._Pass
+    monkeypatch.setattr(pyav, "_Pass", lambda *given: passes.append(given) or make(*given))
+    decoder = PyAVFile(path)
+    for start in range(0, 90, 5):
+        assert np.array_equal(decoder.decode(range(start, start + 5), None), expected[start : start + 5])
+    assert len(passes) == 2  # the first ended with its five frames: only then is it known that others follow
+    decoder.decode([3], None)
+    assert len(passes) == 3
+    decoder.close()
+
+
+def test_times_are_those_of_the_frames(path: Path) -> None:
+    decoder = PyAVFile(path)
+    assert decoder.times == pytest.approx(times_in_order(path), abs=1e-9)
+    assert decoder.frames == len(decoder.times)
+    decoder.close()
+
+
+def test_frames_that_nothing_refers_to_are_left_out(folder: Path) -> None:
+    """Fewer frames are decoded than lie between the key frame and the window; those that are shown are the same."""
+    path = encode(folder / "skip.mp4", frames=120, **x264(120))
+    decoder = PyAVFile(path)
+    found = decoder.decode(range(100, 104), None)
+    assert decoder._pass is not None
+    undecoded = sum(number < 100 for number in decoder._pass.numbers.values())  # numbered, and never come out
+    decoder.close()
+    assert np.array_equal(found, in_order(path)[100:104])
+    assert 40 < undecoded < 75  # of 100 before the window, x264 makes about half such
+
+
+@pytest.mark.parametrize("name", ["g12.mp4", "open.mp4", "vp9.webm", "intra.mov", "mpeg4.avi"])
+def test_decord_and_pyav_agree_to_the_bit(folder: Path, name: str) -> None:
+    path = folder / name
+    if not path.exists():
+        encode(path, **FILES[name])
+    agree(PyAVFile(path), DecordFile(path))
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv444p", "yuv422p", "gray"])
+@pytest.mark.parametrize("size", [(34, 50), (48, 64)])
+def test_they_agree_on_other_pixels_and_sizes(tmp_path: Path, pixels: str, size: tuple[int, int]) -> None:
+    path = encode(tmp_path / "x.mp4", frames=12, size=size, pixels=pixels, **x264(6))
+    agree(PyAVFile(path), DecordFile(path))
+
+
+def test_they_agree_on_odd_sizes_and_colours(tmp_path: Path) -> None:
+    odd = encode(tmp_path / "odd.webm", frames=6, codec="libvpx-vp9", size=(31, 45), **{"cpu-used": "8"})
+    agree(PyAVFile(odd), DecordFile(odd))
+    for colours in ("colormatrix=bt709", "fullrange=on", "fullrange=on:colormatrix=bt709"):
+        path = encode(tmp_path / "colours.mp4", frames=6, **x264(6, colours))
+        agree(PyAVFile(path), DecordFile(path))
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_they_agree_on_what_is_turned(tmp_path: Path, degrees: int) -> None:
+    path = write_clip(tmp_path / "x.mp4", height=32, width=48)
+    straight = in_order(path)
+    path.write_bytes(turned(path.read_bytes(), degrees))
+    agree(PyAVFile(path), DecordFile(path))
+    with VideoReader(path, decoder="pyav") as reader:
+        error = np.abs(reader.pixels().astype(int) - np.rot90(straight, -degrees // 90, axes=(1, 2)))
+    assert error.mean() < 3  # colours are interpolated elsewhere
+
+
+def agree(one: Decoder, other: Decoder) -> None:
+    assert one.frames == other.frames
+    assert one.fps == pytest.approx(other.fps)
+    assert one.times == pytest.approx(other.times, abs=1e-6)
+    for size in (None, (20, 36), (64, 80)):
+        window = range(3, one.frames)
+        assert np.array_equal(one.decode(window, size), other.decode(window, size)), size
+    one.close()
+    other.close()
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("name", ["g12.mp4", "g250.mp4", "varying.mp4", "late.mkv", "vp9.webm", "mpeg4.avi"])
+def test_torchcodec_agrees(folder: Path, name: str) -> None:
+    """To 2 of 255 levels."""
+    path = folder / name
+    if not path.exists():
+        encode(path, **FILES[name])
+    ours, theirs = PyAVFile(path), BY_NAME["torchcodec"](path, "")
+    assert theirs.frames == ours.frames
+    assert theirs.fps == pytest.approx(ours.fps, rel=0.01)
+    assert theirs.times == pytest.approx(ours.times)
+    window = range(5, 25)
+    a, b = (decoder.decode(window, None).astype(int) for decoder in (ours, theirs))
+    assert np.abs(a - b).max() <= 2
+    ours.close()
+    theirs.close()
+
+
+@needs_torchcodec
+def test_torchcodec_resizes_alike(tmp_path: Path) -> None:
+    """To 8 of 255 levels, and 2 on average, where colours change smoothly: it is done before or after they are RGB."""
+    write_video(tmp_path / "x.mp4", smooth(12, 96, 128))
+    ours, theirs = PyAVFile(tmp_path / "x.mp4"), BY_NAME["torchcodec"](tmp_path / "x.mp4", "")
+    for size in ((48, 64), (40, 50), (120, 160)):
+        a, b = (decoder.decode(range(12), size).astype(int) for decoder in (ours, theirs))
+        assert a.shape == b.shape == (12, *size, 3)
+        assert np.abs(a - b).max() <= 8 and np.abs(a - b).mean() <= 2
+    ours.close()
+    theirs.close()
+
+
+@needs_torchcodec
+def test_torchcodec_names_what_it_cannot_read(folder: Path) -> None:
+    (folder / "empty.mp4").touch()
+    with pytest.raises(VideoError, match=r"empty\.mp4: is empty"):
+        _ = BY_NAME["torchcodec"](folder / "empty.mp4", "").frames
+
+
+def test_a_file_that_pyav_refuses_is_read_by_decord(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of its frames are shown at the same time."""
+    for n in range(2):
+        write_clip(tmp_path / "data" / "train" / f"{n}.mp4", number=n)
+    twice = write_twice(write_clip(tmp_path / "2.mkv", number=2), tmp_path / "data" / "train" / "twice.mkv")
+    with pytest.raises(
+        VideoError, match=r"twice\.mkv: PyAV cannot find its frames: several of its frames say that they"
+    ):
+        _ = PyAVFile(twice).frames
+    with VideoReader(twice) as reader:
+        assert (reader.decoder, reader.frames) == ("decord", 8)
+        assert np.array_equal(reader.pixels(range(8)), in_order(twice))
+    index = build_index(tmp_path / "data", layout="flat", progress=False)
+    assert {Path(file.path).name: file.decoder for file in index.files} == {
+        "0.mp4": "pyav",
+        "1.mp4": "pyav",
+        "twice.mkv": "decord",
+    }
+    assert capsys.readouterr().out.count("1 of 3 files in") == 1
+    tried = []
+    monkeypatch.setattr(pyav.av, "open", lambda *given: tried.append(given))
+    with VideoReader(twice, decoder=index.files[2].decoder) as reader:
+        assert reader.frames == 8 and not tried
+
+
+def test_what_none_reads_is_refused_by_the_first(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"\x00\x01\x02" * 500)
+    with pytest.raises(VideoError, match=r"x\.mp4: not a video, or cut off: .*Invalid data found"):
+        _ = FirstThatReads(tmp_path / "x.mp4").frames
+
+
+def test_a_decoder_is_chosen_by_name(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "x.mp4")
+    assert [type(video_file(path, name)) for name in ("pyav", "decord")] == list(AUTO)
+    for name in ("auto", "decord"):
+        index = build_index(tmp_path, layout="flat", decoder=name, cache=tmp_path / "cache" / "x.jsonl", progress=False)
+        assert index.files[0].decoder == {"auto": "pyav"}.get(name, name)
+    check_decoder("auto")
+    with pytest.raises(ValueError, match=r"data\.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"):
+        check_decoder("opencv")
+
+
+def test_torchcodec_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    why_not.cache_clear()
+    try:
+        with pytest.raises(
+            ValueError, match=r"data\.decoder is torchcodec, which cannot be imported here .*ModuleNotFound"
+        ):
+            check_decoder("torchcodec")
+    finally:
+        why_not.cache_clear()
+
+
+def test_a_trimmed_clip_ends_where_its_edit_list_says(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "x.mp4")
+    path.write_bytes(with_edit_list(path.read_bytes()))
+    expected = in_order(path)
+    decoder = PyAVFile(path)
+    assert decoder.frames == len(expected) == 5
+    assert np.array_equal(decoder.decode([4, 2, 3], None), expected[[4, 2, 3]])
+    decoder.close()
+
+
+def test_a_file_that_changes_is_opened_anew(tmp_path: Path) -> None:
+    path = encode(tmp_path / "x.mp4", frames=20, **x264(10))
+    decoder = PyAVFile(path)
+    decoder.decode([3], None)
+    encode(path, frames=30, **x264(10))
+    assert decoder.frames == 30
+    assert np.array_equal(decoder.decode([25], None), in_order(path)[[25]])
+    decoder.close()
+
+
+def test_an_mp4_is_not_read_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timetable, "read_through", None)
+    monkeypatch.setattr(pyav, "read_through", None)
+    path = encode(folder / "listed.mp4", **x264(20))
+    decoder = PyAVFile(path)
+    assert (decoder.frames, decoder._table().keys.tolist()) == (90, [0, 20, 40, 60, 80])
+    decoder.close()
+
+
+def test_the_shelf_keeps_what_was_read_last() -> None:
+    shelf = Shelf(most=25)
+    keys = np.arange(5)
+
+    def table(frames: int) -> Timetable:
+        return Timetable(frames, keys, keys, by_dts=True, pts=None)  # 10 numbers
+
+    made = [shelf.get(Path("a"), (1, n), False, lambda n=n: table(n)) for n in (1, 2, 1, 3)]
+    assert made[0] is made[2] and shelf.held == 20
+    assert [state for _, state, _ in shelf.tables] == [(1, 1), (1, 3)]
+
+
+def test_a_raw_stream_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "x.h264")
+    with av.open(str(path)) as file, pytest.raises(Unsuited, match="not all of its frames say when they are shown"):
+        read_through(file, file.streams.video[0])

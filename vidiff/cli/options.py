@@ -1,0 +1,128 @@
+"""The options that commands share: which run, where the result goes, and how clips are drawn."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run
+
+
+def pairs(text: str) -> dict[str, float]:
+    """Numbers by name, as of "eta=0,radius=10". Raises argparse's own error for anything else."""
+    try:
+        return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number,name=number") from None
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width, of "48x80". Raises argparse's own error for anything else."""
+    try:
+        height, width = (int(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 48x80") from None
+    return height, width
+
+
+DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
+    "steps": {"type": int, "help": "of the sampler"},
+    "sampler": {"help": "such as ddpm, ddim, euler, heun or dpmpp_2m"},
+    "lag": {"type": int, "help": "steps by which each new frame follows the one before; 0: all at once"},
+    "context": {"type": int, "help": "frames on which each further window looks back"},
+    "seed": {"type": int, "default": 0, "help": "same seed, same frames"},
+}
+GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
+    "guidance": {"type": float, "help": "scale of classifier-free guidance; 1 is the plain model"},
+    "history": {"type": float, "help": "where frames are known: scale on them, label and text, in place of --guidance"},
+    "convention": {"help": "of scales: cfg, where 1 is the plain model, or ho, where 0 is"},
+    "interval": {
+        "type": float,
+        "nargs": 2,
+        "metavar": ("LOW", "HIGH"),
+        "help": "diffusion times, 0 to 1, in which to guide; at others the model is plain",
+    },
+    "rescale": {"type": float, "help": "0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7"},
+    "apg": {
+        "type": pairs,
+        "metavar": "eta=0,...",
+        "help": "adaptive projected guidance, against glaring colours: eta, radius, momentum",
+    },
+    "threshold": {
+        "type": pairs,
+        "metavar": "floor=5,...",
+        "help": "dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5",
+    },
+    "history_level": {
+        "type": float,
+        "metavar": "TIME",
+        "help": "time at which --history shows known frames to its other branch; 1 forgets them",
+    },
+    "separate": {
+        "action": "store_const",
+        "const": True,
+        "help": "--guidance on the label alone and --history on known frames alone, not on all at once",
+    },
+    "text_guidance": {"type": float, "metavar": "SCALE", "help": "scale on the text alone, which is then separate"},
+    "classifier_scale": {
+        "type": float,
+        "metavar": "SCALE",
+        "help": "of the gradient of --classifier; by default as its config says",
+    },
+}
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of an option, where it has one of its own and not the run's."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Which run draws, and on what."""
+    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument(
+        "--classifier", type=Path, help="a classifier's run, whose gradient guides to the label in the model's place"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Which of the run's weights."""
+    parser.add_argument(
+        "--weights", default="ema", help="ema, model (those of the last step), best, or a file of tools/ema.py"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
+    """Where the result goes, by default to `out`, and how fast it plays, by default as `fps` says in words."""
+    parser.add_argument("--out", default=out, help=".mp4, .webm, .gif, or a folder of .png, ending in /")
+    parser.add_argument("--fps", type=float, help=f"frames per second; by default {fps}")
+
+
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """How clips are drawn and guided: all that is in `DRAWING` and `GUIDING`."""
+    parts = {"how clips are drawn, by default as the run's config says": DRAWING, "how they are guided": GUIDING}
+    for title, flags in parts.items():
+        group = parser.add_argument_group(title)
+        for name, look in flags.items():
+            group.add_argument(f"--{name.replace('_', '-')}", **look)
+
+
+def drawing(asked: argparse.Namespace) -> dict[str, Any]:
+    """What `add_drawing` read, as Pipeline's methods take it; None for what was not asked for."""
+    return {name: getattr(asked, name) for name in (*DRAWING, *GUIDING)}
+
+
+def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, Pipeline]:
+    """The run that `add_run` named, by default the latest that makes clips, or that enlarges them.
+
+    Raises:
+        ValueError: as `latest_run` and `Pipeline.from_pretrained`.
+    """
+    run = asked.run or latest_run(enlarges=enlarges)
+    return run, Pipeline.from_pretrained(run, asked.device, asked.weights, asked.classifier)

@@ -1,0 +1,234 @@
+"""Video to latent and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vidiff.codec.tiles import Canvas, Tile, tiles
+from vidiff.nn.causal import Stream
+from vidiff.nn.vae import VAE, VAEConfig
+
+TILE = 256  # pixels
+LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so smaller ones would only cost
+
+
+@dataclass
+class CodecConfig:
+    """The codec of a model of latents."""
+
+    name: str = "vae"  # or diffusers, an AutoencoderKL of diffusers; or identity, to diffuse pixels
+    config: str = ""  # for vae: the YAML that trains it, relative to this one
+    override: dict[str, Any] = field(default_factory=dict)  # changes to that config
+    path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
+    own_data: bool = False  # train it on the data that its config names, and not on this model's
+    tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
+
+    def check(self) -> None:
+        """Raises ValueError for values that do not go together."""
+        if self.name not in ("vae", "diffusers", "identity"):
+            raise ValueError(f"codec.name is {self.name!r}; choose vae, diffusers or identity")
+        if self.name == "vae" and not self.config:
+            raise ValueError(
+                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
+            )
+        if self.name == "diffusers" and not self.path:
+            raise ValueError(
+                "codec.path is missing: name the folder of an AutoencoderKL of diffusers, or its name on the hub"
+            )
+        if self.path and self.name != "diffusers":
+            raise ValueError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
+        if self.tile and self.tile < LEAST_TILE:
+            raise ValueError(f"codec.tile is {self.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames")
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian over latents; mean and std `(b, c, f, h, w)`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + self.std * noise
+
+
+class Codec(nn.Module):
+    """Encodes `(b, 3, f, h, w)` in [-1, 1] to latents `(b, c, f, h / factor, w / factor)` and decodes them.
+
+    With a temporal factor, 1 + temporal * n frames are 1 + n latents, each of which depends on no later frame.
+
+    Latents leave with zero mean and unit variance per channel: `(raw - shift) / scale`. Frames go through in chunks,
+    and large ones in tiles, so memory beyond input and output grows neither with their number nor with their size.
+
+    Attributes:
+        channels: of the latent.
+        factor: by which height and width shrink.
+        temporal: frames to one latent, the first of a clip apart; 1 for codecs of single frames.
+        shift, scale: `(c,)`, statistics of the raw latents over the training clips.
+        chunk: the most frames that go through at once; fewer where they are larger than 128x128.
+        tile: height and width in pixels from which on a frame is cut into tiles of at most that; 0 for none.
+        margin: latents around a tile that are computed with it and thrown away. Where what is made at a place depends
+            on no more than that, tiles leave no trace.
+        blend: latents over which neighbouring tiles are mixed, where it depends on the whole frame.
+        fixed: whether its statistics are its own, and not those of the training clips.
+    """
+
+    PIXELS = 16 * 128 * 128  # that go through at once, at most, unless a single tile has more
+
+    shift: Tensor
+    scale: Tensor
+    margin = 0
+    blend = 0
+    fixed = False
+    temporal = 1
+
+    def __init__(self, channels: int, factor: int, chunk: int = 16, tile: int = 0) -> None:
+        super().__init__()
+        self.channels, self.factor, self.chunk, self.tile = channels, factor, chunk, tile
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """`(n, 3, h, w)` to raw mean and std."""
+        raise NotImplementedError
+
+    def decode_frames(self, z: Tensor) -> Tensor:
+        """Raw `(n, c, h, w)` to `(n, 3, h, w)`."""
+        raise NotImplementedError
+
+    def encode_clips(self, video: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """`(b, 3, f, h, w)` to raw mean and std, frame by frame and clip by clip in pieces of `(n, c, h, w)`."""
+        for frames in self._chunks(video, self.factor):
+            yield self.encode_frames(frames)
+
+    def decode_clips(self, z: Tensor) -> Iterator[Tensor]:
+        """Latents `(b, c, f, h, w)` to frames, likewise in pieces of `(n, 3, h, w)`."""
+        for frames in self._chunks(z, 1):
+            yield self.decode_frames(self.raw(frames))
+
+    def raw(self, z: Tensor) -> Tensor:
+        """Latents `(n, c, h, w)` before they were normalised."""
+        return z * self.scale[:, None, None] + self.shift[:, None, None]
+
+    def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
+        """Take the mean and standard deviation `(c,)` of raw latents, by which they leave normalised."""
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Gaussian:
+        """Raises ValueError where height, width or the number of frames makes no whole latents."""
+        batch, _, frames, *pixels = video.shape
+        if any(length % self.factor for length in pixels):
+            raise ValueError(
+                f"frames are {pixels[0]}x{pixels[1]}, but the codec shrinks them by {self.factor}: choose sizes that "
+                "divide"
+            )
+        if (frames - 1) % self.temporal:
+            raise ValueError(
+                f"a clip has {frames} frames, but the codec makes one latent of the first and one of every "
+                f"{self.temporal} after it: give 1 more than a multiple of {self.temporal}"
+            )
+        count = batch * (1 + (frames - 1) // self.temporal)
+        height, width = (length // self.factor for length in pixels)
+        shift, scale = self.shift[:, None, None], self.scale[:, None, None]
+        mean, std = (Canvas(count, (height, width), 1, bool(self.blend)) for _ in range(2))
+        for tile in self._tiles(height, width):
+            done = 0
+            for raw_mean, raw_std in self.encode_clips(tile.read(video, self.factor)):
+                mean.put((raw_mean - shift) / scale, done, tile)
+                std.put(raw_std / scale, done, tile)
+                done += len(raw_mean)
+        return Gaussian(*(rearrange(x.frames, "(b f) c h w -> b c f h w", b=batch) for x in (mean, std)))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """`(b, c, f, h, w)` to video in [-1, 1], clamped."""
+        batch, _, frames, height, width = z.shape
+        count = batch * (1 + (frames - 1) * self.temporal)
+        video = Canvas(count, (height, width), self.factor, bool(self.blend))
+        for tile in self._tiles(height, width):
+            done = 0
+            for part in self.decode_clips(tile.read(z, 1)):
+                video.put(part.clamp(-1, 1), done, tile)
+                done += len(part)
+        return rearrange(video.frames, "(b f) c h w -> b c f h w", b=batch)
+
+    def _tiles(self, height: int, width: int) -> Iterator[Tile]:
+        return tiles((height, width), self.tile // self.factor, self.margin, self.blend)
+
+    def _chunks(self, clips: Tensor, scale: int) -> Iterator[Tensor]:
+        """The frames of `(b, c, f, h, w)` in order, `(n, c, h, w)`; a latent has `scale` places."""
+        frames = clips.transpose(1, 2)  # b f c h w
+        length = frames.shape[1]
+        for number in torch.arange(len(frames) * length, device=clips.device).split(self.at_once(clips, scale)):
+            yield frames[number // length, number % length]
+
+    def at_once(self, clips: Tensor, scale: int) -> int:
+        """Frames of `(b, c, f, h, w)` that memory is meant to hold at once, where a latent has `scale` places."""
+        area = (self.factor // scale) ** 2 * clips.shape[3] * clips.shape[4]
+        return max(1, min(self.chunk, self.PIXELS // area))
+
+
+class Identity(Codec):
+    """No codec: diffusion runs on pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=3, factor=1)
+
+    def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return frames, torch.zeros_like(frames)
+
+    def decode_frames(self, z: Tensor) -> Tensor:
+        return z
+
+    def digest(self) -> str:
+        """What its latents depend on."""
+        return "identity"
+
+
+class VAECodec(Codec):
+    """The project's own autoencoder (`vidiff.nn.vae`), of frames or of clips."""
+
+    def __init__(self, config: VAEConfig, tile: int = TILE) -> None:
+        super().__init__(config.channels, config.factor, tile=tile)
+        self.network = VAE(config)
+        self.margin, self.temporal = config.margin, config.temporal
+
+    def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.encode(frames)
+
+    def decode_frames(self, z: Tensor) -> Tensor:
+        return self.network.decode(z)
+
+    def encode_clips(self, video: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.temporal == 1:
+            yield from super().encode_clips(video)
+            return
+        each = self.temporal * max(1, self.at_once(video, self.factor) // self.temporal)
+        for clip in video.transpose(1, 2):  # f 3 h w
+            stream = Stream()
+            for frames in pieces(clip, 1 + each - self.temporal, each):
+                yield self.network.encode(frames, stream)
+
+    def decode_clips(self, z: Tensor) -> Iterator[Tensor]:
+        if self.temporal == 1:
+            yield from super().decode_clips(z)
+            return
+        each = max(1, self.at_once(z, 1) // self.temporal)
+        for clip in z.transpose(1, 2):  # f c h w
+            stream = Stream()
+            for frames in pieces(clip, each, each):
+                yield self.network.decode(self.raw(frames), stream)
+
+
+def pieces(frames: Tensor, first: int, each: int) -> Sequence[Tensor]:
+    """`(f, c, h, w)` in pieces: one of `first` frames, and those after it of at most `each`."""
+    return [frames[:first], *frames[first:].split(each)] if len(frames) > first else [frames]

@@ -1,0 +1,237 @@
+"""The examination of one file: its bytes, its container, its frames, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vidiff.data.doctor.container import (
+    Container,
+    NoVideo,
+    count_frames,
+    is_text,
+    missing_bytes,
+    read_container,
+    read_head,
+)
+from vidiff.data.doctor.record import Record
+from vidiff.data.probe import fingerprint
+from vidiff.store.remote import Unreachable
+from vidiff.store.spans import bytes_of, is_apart
+from vidiff.video.decode import VideoError
+from vidiff.video.reader import VideoReader
+from vidiff.video.sources import is_video, size_and_change
+
+PROBLEMS = {  # why a file is left out, and what to do about it
+    "missing": ("is not there", "put back what the link or the list names, or remove it"),
+    "special": ("not a regular file", "remove it: a pipe or a device holds no clip"),
+    "refused": ("cannot be opened", "look at its permissions and at the disk"),
+    "empty": ("zero bytes", "download it again"),
+    "blank": ("nothing but zero bytes", "download it again: the space was set aside, and never filled"),
+    "text": ("text, not a video", "read it: often it is an error page under a video's name; download again"),
+    "no moov": ("no moov atom", "download it again: an mp4 that lost its table cannot be played"),
+    "truncated": ("truncated", "download it again"),
+    "unknown": ("no format that is known here", "remove it, or convert it to mp4 with what made it"),
+    "no video": ("no video stream", "remove it: there is nothing to see"),
+    "frame count": ("lying frame count", "encode it anew: ffmpeg -i IN -c:v libx264 -crf 14 OUT.mp4"),
+    "damaged": ("frames that do not decode", "download it again, or encode what is left of it anew"),
+    "hang": ("its decoder hangs", "encode it anew, or remove it; on a slow disk, scan with more --patience"),
+    "unreachable": ("cannot be fetched", "scan again when its server answers; until then training tries it"),
+    "crash": ("its decoder crashes", "encode it anew, or remove it"),
+}
+NOTES = {  # what is uncommon about a file that is kept, and what it means
+    "variable frame rate": "clips are cut by frame number, so motion is uneven, unless data.fps is set",
+    "deep colour": "is brought down to 8 bits as it is read",
+    "odd size": "is resized and cropped as all others are",
+    "rotated": "is turned upright as it is read",
+    "header": "the header promises another number of frames than are there; those that are there are used",
+    "seek": "a frame that is sought is not the one that reading up to it shows: encode it anew",
+    "few key frames": "each random clip decodes many frames for nothing; mend: ffmpeg -i IN -g 30 OUT",
+}
+LONG = 256  # of a file with more frames, windows are read
+WINDOW = 64
+SPARSE = 250  # frames from key frame to key frame that make random clips slow
+AT_ONCE = 8 << 20  # bytes of decoded frames
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file to be looked at.
+
+    Args:
+        known: what an earlier scan found.
+        whole: read every frame, however many there are.
+    """
+
+    path: Path
+    name: str
+    known: Record | None = None
+    whole: bool = False
+
+
+class _Broken(Exception):
+    """A file that is to be left out: a key of PROBLEMS, and the figures that tell."""
+
+    def __init__(self, problem: str, detail: str = "") -> None:
+        self.problem = problem
+        self.reason = PROBLEMS[problem][0] + (f": {detail}" if detail else "")
+
+
+def examine(case: Case) -> Record:
+    """Look at one file: its bytes, its container, and its frames as training decodes them."""
+    record = Record(case.name)
+    try:
+        size, changed = size_and_change(case.path)
+        record = replace(record, bytes=size, changed=changed)
+        _look_at_kind(case.path)
+        if not record.bytes:
+            raise _Broken("empty")
+        record = replace(record, fingerprint=fingerprint(case.path))
+        if case.known and case.known.fingerprint == record.fingerprint:
+            return replace(case.known, changed=record.changed)
+        if not is_video(case.path):
+            return _look_at_pictures(record, case)
+        short = _look_at_bytes(case.path)
+        container = _look_at_container(case.path, short)
+        record = replace(record, **{key: value for key, value in vars(container).items() if key in vars(record)})
+        record = _look_at_frames(record, case, container, short)
+        return replace(record, notes=[*record.notes, *_notes(record, container)])
+    except _Broken as broken:
+        return replace(record, problem=broken.problem, reason=broken.reason)
+    except Unreachable as error:
+        return replace(record, problem="unreachable", reason=str(error))
+    except VideoError as error:  # what is elsewhere is not there, or in a tar not any more
+        return replace(record, problem="missing", reason=str(error))
+    except OSError as error:
+        return replace(record, problem="refused", reason=f"cannot be opened: {error.strerror or error}")
+
+
+def _look_at_kind(path: Path) -> None:
+    """Anything but a file and a folder can only be left out."""
+    if is_apart(path):
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise _Broken("missing") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise _Broken("special")
+
+
+def _look_at_pictures(record: Record, case: Case) -> Record:
+    """A clip without a container: an animation, a folder of pictures, a picture."""
+    if not case.path.is_dir():
+        _look_at_bytes(case.path)
+    try:
+        with VideoReader(case.path) as reader:
+            frames, fps, (height, width) = reader.frames, reader.fps, reader.size
+            record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
+            read, same = _read_frames(reader, frames, (height, width), case.whole)
+    except Unreachable:
+        raise
+    except VideoError as error:
+        reason = str(error).removeprefix(f"{case.path}: ").removeprefix("damaged or truncated, ")
+        raise _Broken("damaged" if record.frames else "unknown", reason) from None
+    kind = "folder of pictures" if case.path.is_dir() else case.path.suffix.lower()[1:]
+    notes = [] if same else [f"seek: {NOTES['seek']}"]
+    if height % 2 or width % 2:
+        notes.append(f"odd size: {width}x{height}")
+    return replace(record, codec=kind, duration=frames / fps if frames > 1 else 0.0, read=read, notes=notes)
+
+
+def _look_at_bytes(path: Path) -> int:
+    """How many bytes the file is short of."""
+    head = read_head(path)
+    if not any(head):
+        raise _Broken("blank")
+    if is_text(head):
+        begin = " ".join(head[:200].decode(errors="ignore").split())
+        raise _Broken("text", f"it begins {begin[:40]!r}")
+    short = missing_bytes(path, head)
+    if short is None:
+        raise _Broken("no moov")
+    return short
+
+
+def _look_at_container(path: Path, short: int) -> Container:
+    try:
+        return read_container(path)
+    except NoVideo as error:
+        if short:
+            raise _Broken("truncated", f"at least {short:,} bytes are missing") from None
+        raise _Broken("no video" if error.known else "unknown", str(error)) from None
+
+
+def _look_at_frames(record: Record, case: Case, container: Container, short: int) -> Record:
+    claimed = container.packets
+    try:
+        with VideoReader(case.path) as reader:
+            claimed, fps, (height, width) = reader.frames, reader.fps, reader.size
+            record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder)
+            if not short:
+                read, same = _read_frames(reader, claimed, (height, width), case.whole)
+                record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])
+    except Unreachable:
+        raise
+    except VideoError as error:
+        if not short:
+            raise _explained(case.path, claimed, error) from None
+    if short:
+        raise _Broken("truncated", f"{short:,} of {short + record.bytes:,} bytes are missing")
+    return record
+
+
+def _explained(path: Path, claimed: int, error: VideoError) -> _Broken:
+    """Why a file whose structure is whole does not decode."""
+    with bytes_of(path) as span, span.open() as file:
+        file.seek(-min(512, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        if not any(file.read()):
+            return _Broken("truncated", "its end is nothing but zero bytes, as of a download that was never finished")
+    there = count_frames(path)
+    if there is not None and there < claimed:
+        return _Broken("frame count", f"{claimed} frames are promised, {there} are there")
+    return _Broken("damaged", str(error).removeprefix(f"{path}: damaged or truncated, "))
+
+
+def _read_frames(reader: VideoReader, frames: int, size: tuple[int, int], whole: bool) -> tuple[int, bool]:
+    """Decodes all frames, or those of three windows of a long file.
+
+    Returns their number, and whether a frame that is sought is the one that reading up to it shows.
+    """
+    if whole or frames <= LONG:
+        parts = [range(frames)]
+    else:
+        parts = [range(start, start + WINDOW) for start in (0, (frames - WINDOW) // 2, frames - WINDOW)]
+    chunk = max(1, AT_ONCE // (3 * size[0] * size[1]))
+    chosen = min(frames, WINDOW) * 2 // 3
+    shown = None
+    for part in parts:
+        for start in range(part.start, part.stop, chunk):
+            pixels = reader.pixels(range(start, min(start + chunk, part.stop)))
+            if start <= chosen < start + chunk and shown is None:
+                shown = pixels[chosen - start].copy()
+    with VideoReader(reader.path) as afresh:
+        sought = afresh.pixels([chosen])[0]
+    return sum(map(len, parts)), shown is not None and np.array_equal(shown, sought)
+
+
+def _notes(record: Record, container: Container) -> Iterator[str]:
+    if not container.steady:
+        yield f"variable frame rate: {record.fps:g} frames a second on average"
+    if container.bits > 8:
+        yield f"deep colour: {container.bits} bits ({container.pixel_format})"
+    if record.height % 2 or record.width % 2:
+        yield f"odd size: {record.width}x{record.height}"
+    if container.rotation:
+        yield f"rotated: by {abs(container.rotation)} degrees"
+    if container.declared not in (0, record.frames):
+        yield f"header: promises {container.declared} frames, {record.frames} are there"
+    if container.key_spacing >= SPARSE:
+        yield f"few key frames: {container.key_spacing} frames from one to the next"

@@ -1,0 +1,103 @@
+"""Whole files, chunk by chunk, decoded ahead in a process that may be killed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from vidiff.data.helper import Helper, Lost
+from vidiff.store.remote import Unfetched, Unreachable
+from vidiff.video.decode import VideoError
+from vidiff.video.reader import VideoReader, to_float
+
+
+class Chunk(NamedTuple):
+    """Frames start to stop of a file, seen at `fps` (0: its own frames) by a decoder, resized to `size` (h, w)."""
+
+    path: Path
+    start: int
+    stop: int
+    size: tuple[int, int] | None
+    fps: float = 0.0
+    decoder: str = "auto"
+
+
+class ChunkReader:
+    """Reads files in chunks, the next of which is decoded while one is in use. A context manager.
+
+    Args:
+        patience: seconds that a chunk may take; then its decoder is killed.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self._helper: Helper[Chunk, np.ndarray | str] | None = None
+
+    def __enter__(self) -> ChunkReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._helper is not None:
+            self._helper.end()
+            self._helper = None
+
+    def read(
+        self,
+        path: Path,
+        frames: int,
+        chunk: int,
+        size: tuple[int, int] | None,
+        fps: float = 0.0,
+        decoder: str = "auto",
+    ) -> Generator[Tensor, None, None]:
+        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`. The rest is as of `VideoReader`.
+
+        Raises VideoError where it does not decode, or its decoder hangs or crashes; Unreachable where it is elsewhere
+        and cannot be fetched now.
+        """
+        starts = range(0, frames, chunk)
+        chunks = [Chunk(path, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
+        if self._helper is None or not self._helper.alive:
+            self._helper = Helper(_Decoding())
+        helper = self._helper
+        helper.ask(chunks[0])
+        asked = True
+        try:
+            for following in [*chunks[1:], None]:
+                found, asked = helper.answer(self.patience), False
+                if isinstance(found, Lost):
+                    raise VideoError(f"{path}: {found.reason}")
+                if isinstance(found, Unfetched):
+                    raise Unreachable(found)
+                if isinstance(found, str):
+                    raise VideoError(found)
+                if following is not None:
+                    helper.ask(following)
+                    asked = True
+                yield to_float(found)
+        finally:
+            if asked:  # nobody waits for the answer any more
+                helper.end()
+
+
+class _Decoding:
+    """What the process does: it keeps a file open from chunk to chunk."""
+
+    reader: VideoReader | None = None
+    seen: tuple[Path, float] | None = None  # the file and the rate of the reader
+
+    def __call__(self, chunk: Chunk) -> np.ndarray | str:
+        seen = chunk.path, chunk.fps
+        if self.reader is None or self.seen != seen:
+            if self.reader is not None:
+                self.reader.close()
+            self.seen = seen
+            self.reader = VideoReader(chunk.path, chunk.fps, chunk.decoder)
+        try:
+            return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
+        except VideoError as error:
+            return Unfetched(error) if isinstance(error, Unreachable) else str(error)

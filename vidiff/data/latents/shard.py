@@ -1,0 +1,136 @@
+"""A shard of a latent cache: one safetensors file, published whole, and read in place.
+
+    "<file>.<crop>.<mirrored>": float16 or bfloat16 `(f, p, c, h, w)`, mean and std of each frame one after the other;
+                                p is 1, the mean alone, where the std is 0 throughout, as of a codec without noise
+
+So a window of frames is one piece of the file, and is read by one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidiff.store.plain import parse_json
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def name_of(number: int, crop: int, mirrored: bool) -> str:
+    """What the latents of a file are called in its shard."""
+    return f"{number}.{crop}.{int(mirrored)}"
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
+    """Publish a shard, with facts about it that go through JSON."""
+    with published(path) as draft:
+        save_file(dict(tensors), draft, metadata={"facts": json.dumps(facts)})
+
+
+def facts_of(path: Path) -> dict[str, Any] | None:
+    """The facts that a shard was written with; None where there is none, or it is cut short."""
+    try:
+        with safe_open(path, "pt") as shard:
+            return parse_json(shard.metadata()["facts"])
+    except (OSError, SafetensorError):
+        return None
+
+
+class Shard:
+    """The latents of a shard, mapped into memory: the system reads what is touched, and may forget it again.
+
+    Raises:
+        OSError, ValueError: for a file that is not there, or no whole shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = parse_json(file.read(min(length, size)))
+        header.pop("__metadata__", None)
+        begin, shapes = 8 + length, dict[tuple[int, ...], tuple[int, ...]]()
+        # where it begins, counted in numbers of 2 bytes; numbers of a frame; shape of a frame: one object for all alike
+        self._places: dict[tuple[int, ...], tuple[int, int, tuple[int, ...]]] = {}
+        for name, entry in header.items():
+            shape = tuple(entry["shape"][1:])
+            place = (begin + entry["data_offsets"][0]) // 2, math.prod(shape), shapes.setdefault(shape, shape)
+            self._places[tuple(map(int, name.split(".")))] = place
+            if begin + entry["data_offsets"][1] > size:
+                raise ValueError(f"{path} is cut short")
+        # a torch mapping keeps no file open, of which a process may have a thousand or so
+        self._bits = torch.from_file(str(path), shared=False, size=size // 2, dtype=torch.int16).numpy()
+
+    def window(self, number: int, crop: int, mirrored: bool, start: int, frames: int, stride: int = 1) -> np.ndarray:
+        """The bits of some frames, int16 `(frames, p, c, h, w)`, where they lie in memory. Not to be written to."""
+        place, numbers, shape = self._places[number, crop, mirrored]
+        first = place + start * numbers
+        if stride == 1:
+            return self._bits[first : first + frames * numbers].reshape(frames, *shape)
+        last = first + ((frames - 1) * stride + 1) * numbers
+        return self._bits[first:last].reshape(-1, *shape)[::stride]
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """A draft that takes the name `path` once it is written and on the disk itself; nothing stays of a failed one.
+
+    Processes that publish the same at once do not meet: each has a draft of its own, and the last one stands.
+    """
+    draft = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except FileNotFoundError:
+        if not path.is_file():  # else another process has published it, and swept up
+            raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what processes that were killed have left: the drafts of `name`, or else every draft and every lock.
+
+    Drafts of `name` stay where the process that writes them may live.
+    """
+    if not name:
+        for path in [*folder.glob(".*.partial"), *folder.glob(".*.lock")]:
+            path.unlink(missing_ok=True)
+        return
+    for path in folder.glob(f".{name}.*.partial"):
+        host, _, process = path.name.removesuffix(".partial").removeprefix(f".{name}.").rpartition("-")
+        if host == socket.gethostname() and not _lives(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

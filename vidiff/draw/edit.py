@@ -1,0 +1,320 @@
+"""Generating, extending and editing clips: every task is a mask over the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from vidiff.codec.codec import Codec
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.known import end_frames, first_frames
+from vidiff.diffusion.lowres import with_lowres
+from vidiff.diffusion.resize import enlarge
+from vidiff.draw.long import Clean, Strategy, final
+from vidiff.draw.masks import check_pixels, hide, known_latents
+from vidiff.draw.window import Backwards, Draw
+
+CLEAN = Clean()
+
+
+def generate(
+    draw: Draw,
+    codec: Codec,
+    frames: int,
+    size: tuple[int, int],
+    context: int,
+    condition: Condition,
+    count: int,
+    strategy: Strategy = CLEAN,
+) -> Iterator[Tensor]:
+    """Draw `count` clips of `frames` frames and `size` (height, width) pixels; past a window, as `strategy` goes on.
+
+    Yields:
+        `(count, 3, n, height, width)` in [-1, 1], `frames` in sum over n.
+    """
+    height, width = size[0] // codec.factor, size[1] // codec.factor
+    past = torch.zeros(count, codec.channels, 0, height, width, device=codec.shift.device)
+    for z in strategy(draw, past, frames, context, condition):
+        yield codec.decode(z)
+
+
+def extend(
+    draw: Draw,
+    codec: Codec,
+    clip: Tensor,
+    frames: int,
+    context: int,
+    condition: Condition,
+    backwards: bool = False,
+    strategy: Strategy = CLEAN,
+) -> Iterator[Tensor]:
+    """Continue `clip` `(b, 3, p, h, w)` in [-1, 1] by `frames` new frames, as `strategy` goes on.
+
+    Only the last frames of `clip` are looked at, `context` of them unless the strategy reaches further back; of one
+    frame, this is image to video.
+
+    Args:
+        backwards: continue it into its past, from its first frames.
+
+    Yields:
+        the new frames, `(b, 3, n, h, w)`, `frames` in sum over n; backwards, the latest come first.
+    """
+    reach = strategy.reach(context)
+    past = codec.encode((clip[:, :, :reach] if backwards else final(clip, reach)).to(codec.shift)).mean
+    if not backwards:
+        for z in strategy(draw, past, frames, context, condition):
+            yield codec.decode(z)
+        return
+    for z in strategy(Backwards(**vars(draw)), past.flip(2), frames, context, condition):
+        yield codec.decode(z.flip(2))
+
+
+def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+    """Generate or continue clips with a codec that makes one latent of several frames, by the strategy `Clean`.
+
+    Each window is a clip of its own to the codec, as in training: what it continues is encoded anew.
+
+    Args:
+        past: `(b, 3, p, h, w)` in [-1, 1]; p may be 0.
+        frames: how many new ones are wanted.
+        context: frames on which each window looks back, 1 + temporal * n; where the past has fewer, as many of them as
+            make whole latents.
+
+    Yields:
+        the new frames, `(b, 3, n, h, w)`, `frames` in sum over n.
+    """
+    past = past.to(codec.shift)
+    size = past.shape[0], codec.channels, draw.window, past.shape[3] // codec.factor, past.shape[4] // codec.factor
+    while frames > 0:
+        past = final(past, context)
+        given = past.shape[2] - (past.shape[2] - 1) % codec.temporal if past.shape[2] else 0
+        if given:
+            known = codec.encode(final(past, given)).mean
+            window, count = known.new_zeros(size), known.shape[2]
+            window[:, :, :count] = known
+            window = draw(window, first_frames(draw.window, count), condition)
+        else:
+            least = 1 - (1 - frames) // codec.temporal  # latents that hold as many frames
+            window = draw(past.new_zeros(size)[:, :, :least], None, condition)
+        made = codec.decode(window)[:, :, given : given + frames]
+        past = torch.cat([past, made], dim=2)
+        frames -= made.shape[2]
+        yield made
+
+
+def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
+    """Draw what is unknown of latents of any length, window by window, each knowing `context` frames of the one before.
+
+    Where nothing is known this is the strategy `Clean`. The last window may reach past the end; what is made there is
+    dropped.
+
+    Args:
+        frames: `(b, c, f, h, w)`, the content wherever `known` is true.
+        known: bool, broadcastable to `(b, 1, f, h, w)`.
+
+    Yields:
+        `(b, c, n, h, w)`, f in sum over n; bit for bit `frames` where known.
+
+    Raises:
+        ValueError: where the context fills a window.
+    """
+    if context >= draw.window:
+        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
+    total = frames.shape[2]
+    size = draw.window if known.any() else min(draw.window, total)
+    known = known.expand(-1, -1, total, -1, -1)
+    past = frames[:, :, :0]
+    for begin in range(0, max(total - context, 1), draw.window - context):
+        given, count = past.shape[2], min(size, total - begin)
+        window = frames.new_zeros(*frames.shape[:2], size, *frames.shape[3:])
+        mask = known.new_zeros(*known.shape[:2], size, *known.shape[3:])
+        window[:, :, :count], mask[:, :, :count] = (x[:, :, begin : begin + count] for x in (frames, known))
+        window[:, :, :given], mask[:, :, :given] = past, True
+        if not mask[:, :, :count].all():
+            window = draw(window, mask if mask.any() else None, condition)
+        past = window[:, :, size - context :]
+        yield window[:, :, given:count]
+
+
+def inpaint(
+    draw: Draw, codec: Codec, clip: Tensor, mask: Tensor, context: int, condition: Condition
+) -> Iterator[Tensor]:
+    """Make new content wherever `mask` is true, and leave every other pixel as it is, bit for bit.
+
+    Latents that the mask touches, or whose neighbours it touches, are drawn anew with the rest known (Lugmayr et al.
+    2022, RePaint, with a trained clock in place of replacement); then the known pixels are put back. What the clip
+    holds under the mask is not looked at.
+
+    Args:
+        clip: `(b, 3, f, h, w)` in [-1, 1]; longer than a window, it is drawn window by window.
+        mask: bool, in pixels: `(1 or b, 1, 1 or f, h, w)`; 1 for h and w means whole frames.
+        context: made frames that are known to the next window.
+
+    Yields:
+        `(b, 3, n, h, w)`, f in sum over n.
+
+    Raises:
+        ValueError: a mask of another size or type; a context that fills a window.
+    """
+    check_pixels(mask, clip)
+    mask = mask.to(clip.device)
+    if not mask.any():
+        yield clip
+        return
+    frames = codec.encode(hide(clip.to(codec.shift), mask.to(codec.shift.device))).mean
+    known = known_latents(mask, (clip.shape[3], clip.shape[4]), codec.factor)
+    mask = mask.expand(-1, -1, clip.shape[2], -1, -1)
+    begin = 0
+    for z in fill(draw, frames, known, context, condition):
+        end = begin + z.shape[2]
+        yield torch.where(mask[:, :, begin:end], codec.decode(z).to(clip), clip[:, :, begin:end])
+        begin = end
+
+
+def interpolate(
+    draw: Draw, codec: Codec, first: Tensor, last: Tensor, between: int, context: int, condition: Condition
+) -> Tensor:
+    """Make `between` frames that lead from `first` to `last`, each `(b, 3, f, h, w)` in [-1, 1] with an f of its own.
+
+    Of both, the nearest `context` frames are looked at. With one clip as `first` and `last`, the new frames lead from
+    its end to its beginning: a loop.
+
+    Returns:
+        the new frames, `(b, 3, between, h, w)`.
+
+    Raises:
+        ValueError: no new frames, or more frames than fit one window.
+    """
+    first, last = final(first, context), last[:, :, :context].to(first)
+    ends = first.shape[2], last.shape[2]
+    total = ends[0] + between + ends[1]
+    if between < 1 or total > draw.window:
+        raise ValueError(
+            f"between is {between}, with {ends[0]} given frames before and {ends[1]} after it: ask for 1 or more, and "
+            f"for {draw.window} in all at the most, which the model sees at once; or for less context"
+        )
+    clip = torch.cat([first, first.new_zeros(*first.shape[:2], between, *first.shape[3:]), last], dim=2)
+    made = torch.cat(list(inpaint(draw, codec, clip, ~end_frames(total, *ends), context, condition)), dim=2)
+    return made[:, :, ends[0] : ends[0] + between]
+
+
+def double(draw: Draw, codec: Codec, clip: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
+    """Make a new frame between every two of `clip` `(b, 3, f, h, w)` in [-1, 1], window by window.
+
+    Yields:
+        `(b, 3, n, h, w)`, 2 f - 1 in sum over n; every other frame is the clip's, bit for bit.
+
+    Raises:
+        ValueError: a clip of one frame.
+    """
+    if clip.shape[2] < 2:
+        raise ValueError("the clip has 1 frame, with nothing between it and the next: give 2 or more")
+    twice = clip.repeat_interleave(2, dim=2)[:, :, :-1]
+    odd = (torch.arange(twice.shape[2]) % 2 == 1).view(1, 1, -1, 1, 1)
+    return inpaint(draw, codec, twice, odd, context, condition)
+
+
+def edit(
+    draw: Draw, codec: Codec, clip: Tensor, strength: float, context: int, condition: Condition
+) -> Iterator[Tensor]:
+    """Noise `clip` to the diffusion time `strength` and draw it from there (Meng et al. 2022, SDEdit, section 3).
+
+    A clip longer than a window is drawn window by window; the last of them moves back to end with the clip.
+
+    Args:
+        clip: `(b, 3, f, h, w)` in [-1, 1].
+        strength: 0 is the clip, as the codec returns it; 1 keeps nothing of it. What lies between depends on the
+            schedule.
+        context: made frames that are known to the next window.
+
+    Yields:
+        `(b, 3, n, h, w)`, f in sum over n.
+
+    Raises:
+        ValueError: a strength outside [0, 1]; a context that fills a window.
+    """
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"strength is {strength}; give 0, which keeps the clip, to 1, which keeps nothing of it")
+    if context >= draw.window:
+        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
+    z = codec.encode(clip.to(codec.shift)).mean
+    total, size, end = z.shape[2], min(draw.window, z.shape[2]), 0
+    while end < total:
+        begin = min(max(end - context, 0), total - size)
+        window = slice(begin, begin + size)
+        known = first_frames(size, end - begin) if end else None
+        z[:, :, window] = draw(z[:, :, window].contiguous(), known, condition, strength)
+        yield codec.decode(z[:, :, end : begin + size]).to(clip)
+        end = begin + size
+
+
+def upscale(
+    draw: Draw,
+    codec: Codec,
+    parts: Iterable[Tensor],
+    factor: int,
+    detail: Tensor,
+    level: float,
+    context: int,
+    condition: Condition,
+) -> Iterator[Tensor]:
+    """Enlarge a clip that comes piece by piece (Ho et al. 2022, cascaded diffusion models, section 2).
+
+    The model makes what the bicubically enlarged clip lacks, in latents (Li et al. 2022, SRDiff, section 3.2), window
+    by window; each further window knows the detail of the `context` frames before it. How the clip is cut into pieces
+    makes no difference, and memory does not grow with its length. The last window moves back to end with the clip.
+
+    Args:
+        parts: `(b, 3, n, h, w)` in [-1, 1].
+        factor: by which height and width grow.
+        detail: `(c,)`, the scale of what the model makes, as it was trained.
+        level: the time to which the low-resolution latents are noised, and of which the model is told.
+        context: made frames that are known to the next window.
+
+    Yields:
+        `(b, 3, n, factor * h, factor * w)` in [-1, 1], as many frames in sum over n.
+
+    Raises:
+        ValueError: a level outside [0, 1]; a context that fills a window.
+    """
+    if not 0.0 <= level <= 1.0:
+        raise ValueError(f"level is {level}; give 0, which shows the clip as it is, to 1, which shows only noise")
+    if context >= draw.window:
+        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
+    scale, noisy = detail.view(-1, 1, 1, 1), torch.tensor([level], device=detail.device)
+    low: Tensor | None = None  # enlarged latents, as far as they are still needed
+    made: Tensor | None = None  # the detail of the first of them
+    for piece, last in _pieces(parts, draw.window):
+        z = codec.encode(enlarge(piece.to(codec.shift), factor)).mean
+        if low is None or made is None:
+            low, made = z, z[:, :, :0]
+        else:
+            low = torch.cat([low, z], dim=2)
+        while made.shape[2] < low.shape[2]:
+            done, total = made.shape[2], low.shape[2]
+            begin = max(done - context, 0)
+            if total - begin < draw.window:
+                if not last:
+                    break  # for the frames to come
+                begin = max(total - draw.window, 0)
+            shown, known = low[:, :, begin : begin + draw.window], made[:, :, begin:]
+            told = with_lowres(condition, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
+            given = known.shape[2]
+            x = torch.cat([known, torch.zeros_like(shown[:, :, given:])], dim=2)
+            x = draw(x, first_frames(x.shape[2], given) if given else None, told)
+            made = torch.cat([made, x[:, :, given:]], dim=2)
+            yield codec.decode(low[:, :, done : made.shape[2]] + scale * made[:, :, done:])
+            old = max(made.shape[2] - draw.window, 0)
+            low, made = low[:, :, old:], made[:, :, old:]
+
+
+def _pieces(parts: Iterable[Tensor], most: int) -> Iterator[tuple[Tensor, bool]]:
+    """A clip in pieces of at most `most` frames, and of each whether it is the last."""
+    pieces = (piece for part in parts for piece in part.split(most, dim=2))
+    held = next(pieces, None)
+    while held is not None:
+        after = next(pieces, None)
+        yield held, after is None
+        held = after

@@ -1,0 +1,352 @@
+"""Longer than a window: strategies by which a video goes on from its own last frames, without end.
+
+All of them draw windows as `Draw` does, keep no more of the past than they look back on, and have one call:
+`strategy(draw, past, frames, context, condition)` yields new latent frames. Where nothing is past, the first window is
+drawn alike by all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vidiff.diffusion.classifier_guidance import Reconstruction
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.denoise import Denoises, Estimate
+from vidiff.diffusion.known import Known, first_frames, some_frames
+from vidiff.diffusion.process import draw_noise
+from vidiff.diffusion.schedule import Schedule, time_grid
+from vidiff.draw.window import Backwards, Draw
+from vidiff.sample import State, start
+from vidiff.sample.resample import Resampled
+
+
+class Strategy:
+    """How a video goes on; subclasses give `go_on`.
+
+    Attributes:
+        guides: whether guidance on the frames that are continued makes sense.
+    """
+
+    guides: ClassVar[bool] = True
+
+    def reach(self, context: int) -> int:
+        """Frames of the past that are looked back on, where `context` is asked for."""
+        return context
+
+    def __call__(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+        """Draw `frames` latent frames that continue `past`.
+
+        Args:
+            past: `(b, c, p, h, w)`; p may be 0, and only the last `reach(context)` frames are looked at.
+            context: frames on which each window looks back.
+
+        Yields:
+            `(b, c, n, h, w)`, `frames` in sum over n. Memory does not grow with `frames`.
+
+        Raises:
+            ValueError: a context that fills a window, and what a strategy cannot do.
+        """
+        if context >= draw.window:
+            raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
+        if not past.shape[2]:
+            window = past.new_zeros(*past.shape[:2], min(draw.window, frames), *past.shape[3:])
+            past = draw(window, None, condition)
+            yield past
+            frames -= past.shape[2]
+        if frames > 0:
+            yield from self.go_on(draw, past, frames, context, condition)
+
+    def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+        """As the call, where there is a past, and room in a window."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Clean(Strategy):
+    """Window by window, each continuing from the last `context` frames before it, which are shown as they are: what the
+    model was trained for (Ho et al. 2022, video diffusion models, section 3.1, with a trained clock)."""
+
+    def prepared(self, draw: Draw) -> Draw:
+        """How the windows are drawn."""
+        return draw
+
+    def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+        draw = self.prepared(draw)
+        while frames > 0:
+            past = final(past, context)
+            given = past.shape[2]
+            window = past.new_zeros(*past.shape[:2], draw.window, *past.shape[3:])
+            window[:, :, :given] = past
+            past = draw(window, first_frames(draw.window, given) if given else None, condition)
+            made = past[:, :, given : given + frames]
+            frames -= made.shape[2]
+            yield made
+
+
+@dataclass(frozen=True)
+class Noisy(Clean):
+    """Window by window, with the context noised a little, which hides the flaws that it gathers (Ho et al. 2022,
+    cascaded diffusion models, section 4; Chen et al. 2024, diffusion forcing, section 3.3).
+
+    Args:
+        level: the diffusion time of the context; 0 is `Clean`. The model must know it: `tasks.noise` is the largest of
+            its training.
+
+    Raises:
+        ValueError: a level outside [0, 1).
+    """
+
+    level: float = 0.03
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.level < 1.0:
+            raise ValueError(f"level is {self.level}; give 0, which shows the past as it is, to less than 1, all noise")
+
+    def prepared(self, draw: Draw) -> Draw:
+        return replace(draw, show=partial(Known, level=self.level))
+
+
+@dataclass(frozen=True)
+class Replace(Clean):
+    """Window by window, with the context shown at the sampler's own time, as to a model that was trained on whole clips
+    alone, and each step taken several times (Lugmayr et al. 2022, RePaint, algorithm 1).
+
+    Args:
+        resample: times that each step is taken; the cost grows with it.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    guides: ClassVar[bool] = False
+
+    resample: int = 4
+
+    def __post_init__(self) -> None:
+        whole("resample", self.resample, 1, "1, which takes each step once, or more")
+
+    def prepared(self, draw: Draw) -> Draw:
+        show = partial(Known, replace=True)
+        return replace(draw, show=show, sampler=Resampled(draw.sampler, self.resample), history=None)
+
+
+@dataclass(frozen=True)
+class Reconstruct(Clean):
+    """Window by window, with the context shown at the sampler's own time, and what is new pushed to where the model's
+    estimate of the context is right (Ho et al. 2022, video diffusion models, eq. 7).
+
+    Args:
+        weight: of that push, the paper's `w_r`; 0 is `Replace(1)`. Each step also asks for the network's gradient.
+
+    Raises:
+        ValueError: a weight below 0.
+    """
+
+    guides: ClassVar[bool] = False
+
+    weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0.0:
+            raise ValueError(f"weight is {self.weight}; give 0, which does not push, or more")
+
+    def prepared(self, draw: Draw) -> Draw:
+        return replace(draw, show=self._show, history=None)
+
+    def _show(self, denoiser: Denoises, frames: Tensor, mask: Tensor, generator: torch.Generator) -> Denoises:
+        pushed = Reconstruction(denoiser, frames, mask, self.weight)
+        return Known(pushed, frames, mask, replace=True, generator=generator)
+
+
+@dataclass(frozen=True)
+class Keyframes(Strategy):
+    """Sparse frames first, which look far back and ahead; then what lies between them, with both ends known (Harvey et
+    al. 2022, flexible diffusion modeling of long videos, hierarchy-2).
+
+    A window of key frames continues those of the past, as many as `context` asks for and as there are; it reaches
+    `stride` times as far as an ordinary one. The model is told of the stride, so it must have been trained on several.
+
+    Args:
+        stride: from key frame to key frame.
+
+    Raises:
+        ValueError: a stride below 2; in a call, one that is as long as a window, or that the model was not trained on.
+    """
+
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        whole("stride", self.stride, 2, "2 or more frames from key frame to key frame")
+
+    def reach(self, context: int) -> int:
+        return self.stride * (context - 1) + 1
+
+    def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+        self._check(draw, condition)
+        assert condition.stride is not None
+        sparse = replace(condition, stride=self.stride * condition.stride)
+        while frames > 0:
+            past = final(past, self.reach(context))
+            keys = past.flip(2)[:, :, :: self.stride][:, :, :context].flip(2)  # the last frame is one
+            given = keys.shape[2]
+            window = past.new_zeros(*past.shape[:2], draw.window, *past.shape[3:])
+            window[:, :, :given] = keys
+            keys = draw(window, first_frames(draw.window, given), sparse)[:, :, given:]
+            for part in keys.split(max(1, (draw.window - context) // self.stride), dim=2):
+                if frames > 0:
+                    made = self._between(draw, final(past, context), part, condition)
+                    past = final(torch.cat([past, made], dim=2), self.reach(context))
+                    yield made[:, :, :frames]
+                    frames -= made.shape[2]
+
+    def _between(self, draw: Draw, past: Tensor, keys: Tensor, condition: Condition) -> Tensor:
+        """The frames up to the last of some `keys`, and they themselves, `(b, c, stride * k, h, w)`."""
+        new = self.stride * keys.shape[2]
+        past = final(past, draw.window - new)
+        given = past.shape[2]
+        ahead = keys.new_zeros(*keys.shape[:2], new, *keys.shape[3:])
+        places = range(self.stride - 1, new, self.stride)
+        ahead[:, :, places] = keys
+        known = some_frames(given + new, [*range(given), *(given + place for place in places)])
+        return draw(torch.cat([past, ahead], dim=2), known, condition)[:, :, given:]
+
+    def _check(self, draw: Draw, condition: Condition) -> None:
+        if condition.stride is None:
+            raise ValueError(
+                "key frames are drawn at a larger stride, but this model knows of one stride alone: train it with "
+                f"data.stride=[1,{self.stride}], or choose another strategy"
+            )
+        told = self.stride * int(condition.stride.max())
+        if draw.longest is not None and told > draw.longest:
+            raise ValueError(
+                f"stride is {self.stride}, which is {told} source frames, but this model was trained up to "
+                f"{draw.longest}: give less"
+            )
+        if self.stride >= draw.window:
+            raise ValueError(f"stride is {self.stride}; a window of {draw.window} frames must hold more than that")
+
+
+@dataclass(frozen=True)
+class Rolling(Strategy):
+    """One window that rolls on: the clock rises along its frames, and each time that the first unknown one reaches 0 it
+    joins the past, and a frame of noise enters at the end (Ruhe et al. 2024, rolling diffusion, section 3).
+
+    It begins with the past and noise, from which the clocks first rise to their places. The model must have been
+    trained for clocks that rise along the frames (`tasks.rising`, `tasks.clocks`).
+
+    Args:
+        moving: frames that are on their way at once; by default all of a window that are not context. The clock rises
+            from one to the next by a share of `1 / moving` of its way.
+
+    Raises:
+        ValueError: fewer than 1; in a call, more than a window has besides one of context; a lag, or a video that is
+            continued into its past, where clocks would have to fall along the frames.
+    """
+
+    moving: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.moving is not None:
+            whole("moving", self.moving, 1, "1 or more frames that are on their way at once")
+
+    def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+        moving = draw.window - context if self.moving is None else self.moving
+        self._check(draw, moving)
+        each = ceil((draw.steps + 1) / moving)  # steps in which a frame takes the place of the one before it
+        times = time_grid(draw.denoiser.schedule, moving * each - 1)
+        keep = min(context, draw.window - moving)
+        past = final(past, keep)
+        x = torch.cat([past, self._noise(draw, past, moving, times)], dim=2)
+        step, state, guided = 0, State(draw.generator), draw.denoiser
+        mask = first_frames(0, 0)
+        with tqdm(total=frames, disable=not draw.progress, desc="sampling", unit="frame", leave=False) as bar:
+            while frames > 0:
+                given = past.shape[2]
+                if int(mask.sum()) != given:  # else the same, with the same noise in place of what it forgets
+                    mask = first_frames(x.shape[2], given).to(x.device)
+                    guided = draw.guided(mask, condition)
+                content = torch.cat([past, torch.zeros_like(x[:, :, given:])], dim=2)
+                seen = _Seen(draw.show(guided, content, mask, generator=draw.generator))
+                t, s = (self._clock(times, given, moving, each, at).to(x) for at in (step, step + 1))
+                with torch.no_grad(), draw.arithmetic(x.device):
+                    x, state = draw.sampler.step(seen, x, t, s, draw.told(condition), state)
+                step += 1
+                if step < len(times):
+                    continue
+                made, rest = seen.x0[:, :, given : given + 1], x[:, :, given + 1 :]
+                past = final(torch.cat([past, made], dim=2), keep)
+                x = torch.cat([past, rest, self._noise(draw, past, 1, times)], dim=2)
+                step, state = step - each, state.slide(given + 1 - past.shape[2], 1)
+                frames -= 1
+                bar.update()
+                yield made
+
+    def _noise(self, draw: Draw, like: Tensor, count: int, times: Tensor) -> Tensor:
+        blank = like.new_empty(*like.shape[:2], count, *like.shape[3:])
+        return start(draw.denoiser.schedule, draw_noise(blank, draw.generator), times)
+
+    def _clock(self, times: Tensor, given: int, moving: int, each: int, step: int) -> Tensor:
+        """Of each frame, `(1, 1, f, 1, 1)`: each unknown one has come as far as the one before had `each` steps ago."""
+        place = (step - each * torch.arange(moving)).clamp(0, len(times) - 1)
+        return torch.cat([times[-1:].expand(given), times[place]]).view(1, 1, -1, 1, 1)
+
+    def _check(self, draw: Draw, moving: int) -> None:
+        if isinstance(draw, Backwards):
+            raise ValueError("a rolling window goes forwards in time alone: choose another strategy for backwards=True")
+        if draw.lag:
+            raise ValueError(f"lag is {draw.lag}, but a rolling window is one lag without end: set lag=0")
+        if draw.guide.apg.get("momentum"):
+            raise ValueError(
+                f"momentum of apg is {draw.guide.apg['momentum']}, but a rolling window moves on from step to step: "
+                "leave momentum out, or choose another strategy"
+            )
+        if moving >= draw.window:
+            raise ValueError(
+                f"moving is {moving}; give less than {draw.window}, the frames of a window, so that it sees the past"
+            )
+
+
+class _Seen:
+    """A denoiser that remembers what it last estimated."""
+
+    def __init__(self, denoiser: Denoises) -> None:
+        self.denoiser = denoiser
+        self.x0 = torch.empty(0)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+        estimate = self.denoiser(x_t, t, condition)
+        self.x0 = estimate.x0
+        return estimate
+
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "clean": Clean,
+    "noisy": Noisy,
+    "replace": Replace,
+    "reconstruct": Reconstruct,
+    "keyframes": Keyframes,
+    "rolling": Rolling,
+}
+
+
+def whole(name: str, value: int, least: int, expected: str) -> None:
+    """Refuse an option that is no whole number from `least` on. Raises ValueError."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value}; give {expected}")
+
+
+def final(frames: Tensor, count: int) -> Tensor:
+    """The last `count` of `(b, c, f, h, w)`, or all where there are fewer."""
+    return frames[:, :, max(frames.shape[2] - count, 0) :]

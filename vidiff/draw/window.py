@@ -1,0 +1,144 @@
+"""Drawing one window of latents: the sampler, and the model as it is guided and as it knows part of the clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vidiff.diffusion.classifier_guidance import Classifier
+from vidiff.diffusion.composed import without
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.denoise import Denoises
+from vidiff.diffusion.known import Known
+from vidiff.diffusion.process import add_noise, draw_noise
+from vidiff.diffusion.schedule import time_grid
+from vidiff.draw.guide import Guide
+from vidiff.sample import Sampler, start
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How latents are drawn: everything but what is asked for.
+
+    Args:
+        denoiser: a trained model.
+        sampler: any of `vidiff.sample.SAMPLERS`.
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance on label and text; 1 is the plain model.
+        window: frames that the model makes at once.
+        generator: where all noise comes from.
+        progress: show a bar.
+        lag: steps by which each new frame follows the one before, which is then cleaner and guides it; 0 draws all at
+            once.
+        history: where frames are known, scale of guidance on them, label and text at once, in place of `guidance`.
+        dtype: of the network's arithmetic, under autocast.
+        replace: show a known part of a frame at the time of the rest of it, for a model trained on whole frames alone
+            (Lugmayr et al. 2022, RePaint, eq. 8); frames that are wholly known are shown clean all the same.
+        guide: what guidance does besides its scales.
+        classifier: of noised latents; its gradient then stands for the label, which the model is not told.
+        classifier_scale: of that gradient; 0 tells the model the label after all.
+        show: `(denoiser, frames, mask, generator=...) -> denoiser`, how wholly known frames are shown to the model.
+        longest: stride between frames that the model was trained up to, in source frames; None where it is not known.
+    """
+
+    denoiser: Denoises
+    sampler: Sampler
+    steps: int
+    guidance: float
+    window: int
+    generator: torch.Generator
+    progress: bool = False
+    lag: int = 0
+    history: float | None = None
+    dtype: torch.dtype = torch.float32
+    replace: bool = False
+    guide: Guide = field(default_factory=Guide)
+    classifier: Classifier | None = None
+    classifier_scale: float = 0.0
+    show: Callable[..., Denoises] = Known
+    longest: int | None = None
+
+    def told(self, condition: Condition) -> Condition:
+        """What the network is told: not the label, where a classifier stands for it."""
+        judged = self.classifier is not None and self.classifier_scale
+        return without(condition, ["label"]) if judged else condition
+
+    def guided(self, known: Tensor | None, condition: Condition) -> Denoises:
+        """The model as it is guided to `condition` in a window of which the frames of `known` are known."""
+        told = self.told(condition)
+        denoiser = self.guide.scaled(self.denoiser, told, self.guidance, self.history, known, self.generator)
+        if self.classifier is not None and condition.label is not None:
+            denoiser = self.guide.judged(denoiser, self.classifier, condition.label, self.classifier_scale)
+        return self.guide.bounded(denoiser)
+
+    def arithmetic(self, device: torch.device) -> torch.autocast:
+        """The context in which the network computes."""
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
+        """Draw one window of latents.
+
+        Args:
+            frames: `(b, c, f, h, w)`; gives the shape, and the content wherever `known` is true.
+            known: bool, broadcastable to `(b, 1, f, h, w)`; None where nothing is known.
+            strength: the time at which drawing begins, from the noised `frames` (Meng et al. 2022, SDEdit, section 3);
+                from the grid's first time on, it begins from pure noise, and before its last, nothing is drawn.
+
+        Returns:
+            `(b, c, f, h, w)`, bit for bit `frames` where known.
+        """
+        schedule = self.denoiser.schedule
+        times = time_grid(schedule, self.steps)
+        begin = times.new_tensor(strength)
+        if begin <= times[-1]:
+            return frames
+        partial = bool(begin < times[0])
+        if partial:
+            times = torch.cat([begin[None], times[times < begin]])
+        if self.lag:
+            given = torch.zeros(1, dtype=torch.bool) if known is None else known.flatten(3).all(3).all(0).flatten()
+            times = lagged(times, given.cpu().expand(frames.shape[2]), self.lag)
+        known = None if known is None else known.to(frames.device)
+        part: Tensor | None = None
+        if known is not None and self.replace:
+            whole = known.flatten(3).all(3)[..., None, None]  # b 1 f 1 1
+            part = known if bool((known != whole).any()) else None
+            known = whole if bool(whole.any()) else None
+        denoiser = self.guided(known, condition)
+        if known is not None:
+            denoiser = self.show(denoiser, frames, known, generator=self.generator)
+        if part is not None:
+            denoiser = Known(denoiser, frames, part, replace=True, generator=self.generator)
+        noise = draw_noise(frames, self.generator)
+        x = add_noise(schedule, frames, noise, begin).to(frames.dtype) if partial else start(schedule, noise, times)
+        with self.arithmetic(frames.device):
+            return self.sampler(denoiser, x, self.told(condition), times, self.generator, progress=self.progress)
+
+
+class Backwards(Draw):
+    """A `Draw` of latents given and returned from the last frame to the first; the model sees them forwards."""
+
+    def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
+        known = None if known is None else known.flip(2)
+        return super().__call__(frames.flip(2), known, condition, strength).flip(2)
+
+
+def lagged(times: Tensor, known: Tensor, lag: int) -> Tensor:
+    """A clock for each frame: the grid `times`, begun `lag` steps later by each unknown frame than by the one before.
+
+    The rolling draw of Ruhe et al. 2024 (rolling diffusion, section 3), within one window. A model must have been
+    trained for clocks that rise along the frames (`tasks.rising`).
+
+    Args:
+        times: `(n + 1,)`, falling.
+        known: bool `(f,)`; known frames have the clock of the first unknown one, which no one looks at.
+
+    Returns:
+        `(n + lag * (u - 1) + 1, f)` for u unknown frames.
+    """
+    place = ((~known).cumsum(0) - 1).clamp(min=0)  # f
+    step = torch.arange(len(times) + lag * int(place.max()))[:, None] - lag * place  # steps f
+    return times[step.clamp(0, len(times) - 1)]

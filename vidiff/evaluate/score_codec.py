@@ -1,0 +1,137 @@
+"""Scores of a codec alone: what it loses of held-out clips, and what its latents are like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidiff.codec.codec import Codec, VAECodec
+from vidiff.engine.checkpoint import load_weights
+from vidiff.engine.parallel import Group
+from vidiff.evaluate.clips import Windows, gathered
+from vidiff.evaluate.measure import Scores, measure
+from vidiff.evaluate.measure import look as look_features
+from vidiff.metrics.codec import frame_scores, latent_scores, look, look_latents
+from vidiff.metrics.features import Features
+from vidiff.metrics.frechet import Statistics, frechet_distance
+from vidiff.metrics.prediction import psnr
+from vidiff.metrics.sets import kernel_distance
+from vidiff.pipeline.run import fill, load_codec, read_run
+from vidiff.recipe.kinds import VAERun
+
+SHOWN = 6
+"""Clips that are kept to be shown."""
+
+
+def open_codec(folder: Path) -> Codec:
+    """The codec of a run, ready to use: of a training on latents as it is kept there, of an autoencoder's its EMA.
+
+    Args:
+        folder: of the run, or of a codec in it.
+
+    Raises:
+        ValueError: a folder that is neither, or holds nothing trained yet.
+    """
+    for place in (folder, folder / "codec"):
+        if (place / "codec.json").is_file():
+            return load_codec(place)
+    codec, own = VAECodec(read_run(folder, VAERun).vae), "network."
+    weights = load_weights(folder)
+    state = {key.removeprefix(own): value for key, value in weights.items() if key.startswith(own)}
+    fill(codec.network, state, folder)
+    return codec.eval().requires_grad_(False)
+
+
+def score_codec(
+    codec: Codec, clips: Windows, group: Group, seed: int = 0, network: Features | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Send clips through a codec.
+
+    Args:
+        seed: of the samples of latents.
+        network: for features of the clips as they are and as they come back.
+
+    Returns:
+        scores: those of `frame_scores` for the mean of each latent, "psnr of samples", which is what a model on latents
+        is taught by, and "latent", as `latent_scores`; and what else was found, clip by clip: "real" and "decoded", the
+        first SHOWN clips, and with a network what `look_twice` returns. Both are empty elsewhere than on the main
+        process.
+    """
+    codec = codec.to(group.device)
+
+    def through(which: range) -> dict[str, Tensor]:
+        video = clips.read(which)
+        z = codec.encode(video.to(group.device))
+        decoded = codec.decode(z.mean).float().cpu()
+        generator = torch.Generator(group.device).manual_seed(seed * 1_000_003 + which.start)
+        drawn = codec.decode(z.sample(generator)).float().cpu()
+        found = look(video, decoded) | {"drawn": psnr(drawn, video)}
+        found |= {f"latent {k}": v for k, v in look_latents(video, z.mean, z.std, codec.shift, codec.scale).items()}
+        kept = max(0, SHOWN - which.start)
+        found |= {"shown real": video[:kept], "shown decoded": decoded[:kept]}
+        if network is not None:
+            for name, seen in (("real", video), ("decoded", decoded)):
+                found |= {f"{name} {key}": value for key, value in look_features(network, seen).items()}
+        return found
+
+    found = gathered(len(clips), group, through, "codec")
+    if not group.main:
+        return {}, {}
+    latent = parts(found, "latent ")
+    scores = frame_scores(found) | {"psnr of samples": float(found["drawn"].mean()), "latent": latent_scores(latent)}
+    return scores, {key: value for key, value in found.items() if key.split(" ")[0] in ("real", "decoded", "shown")}
+
+
+def look_twice(codec: Codec, clips: Windows, group: Group, network: Features) -> dict[str, Tensor]:
+    """What `measure` needs of clips as they are, as "real features" and the like, and after the codec, as "decoded"."""
+
+    def through(which: range) -> dict[str, Tensor]:
+        video = clips.read(which)
+        decoded = codec.decode(codec.encode(video.to(group.device)).mean).float().cpu()
+        return {
+            f"{name} {key}": value
+            for name, seen in (("real", video), ("decoded", decoded))
+            for key, value in look_features(network, seen).items()
+        }
+
+    return gathered(len(clips), group, through, "training")
+
+
+def ceiling(
+    network: Features, found: dict[str, Tensor], training: dict[str, Tensor] | None = None, seed: int = 0
+) -> Scores:
+    """What a feature network tells of clips after a codec: the best that any model on its latents can score.
+
+    Args:
+        found: of held-out clips, as `score_codec` returns it.
+        training: of as many training clips, by `look_twice`.
+        seed: of resampling.
+
+    Returns:
+        scores of `measure`, of the clips after the codec against themselves before it, and of the floor, training clips
+        against held-out ones. Beside the floor stands the like of it, "floor after the codec": training clips after the
+        codec against held-out ones before it, which is what a model that makes real latents would score. By how much it
+        is larger is what the codec costs.
+    """
+    known = training and parts(training, "real ")
+    scores = measure(network, parts(found, "real "), parts(found, "decoded "), known or None, None, seed)
+    scores.left_out.pop("ceiling")  # all of this is the ceiling
+    if training:
+        real, made = found["real features"], training["decoded features"]
+        scores.add(
+            f"floor after the codec {network.called('frechet')}",
+            lambda: frechet_distance(Statistics.of(real, "real"), Statistics.of(made, "made")),
+        )
+        scores.add(
+            f"floor after the codec {network.called('kernel')} and standard error",
+            lambda: list(kernel_distance(real, made)),
+        )
+    return scores
+
+
+def parts(found: dict[str, Tensor], of: str) -> dict[str, Tensor]:
+    """What is called `of` and something more, by the rest of its name."""
+    return {key.removeprefix(of): value for key, value in found.items() if key.startswith(of)}

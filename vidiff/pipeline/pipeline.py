@@ -1,0 +1,299 @@
+"""A trained run, ready to use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidiff.diffusion import known
+from vidiff.draw import edit
+from vidiff.draw.long import Clean
+from vidiff.pipeline.trained import Labels, Texts, Trained
+
+
+class Pipeline(Trained):
+    """Generates, extends, edits and enlarges clips with a trained model."""
+
+    def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
+        """Draw clips.
+
+        Args:
+            frames: how many; by default as many as the model was trained on at this size. More are made by extension.
+            label: one for all clips, or one for each; by default none is asked for.
+            count: how many clips.
+            options: `text`, `size`, and others of `stream`.
+
+        Returns:
+            `(count, 3, frames, height, width)` in [-1, 1].
+
+        Raises:
+            ValueError: for an unknown label or word (the nearest are named), a size that the model was not trained on,
+                or an option out of range.
+        """
+        return torch.cat(list(self.stream(frames, label, count, **options)), dim=2)
+
+    def extend(
+        self, clip: Tensor, frames: int, label: Labels = None, *, backwards: bool = False, **options: Any
+    ) -> Tensor:
+        """Continue a clip, into its future or its past.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], of the model's size.
+            frames: of the result, the given ones included.
+            label: what the clip shows, where that is known.
+            backwards: the new frames come before the clip.
+            options: as for `stream`.
+
+        Returns:
+            `(b, 3, frames, h, w)` in [-1, 1]; the first f frames, or backwards the last, are those given, bit for bit.
+
+        Raises:
+            ValueError: for a clip of another size, or as long as the result; as for `generate`.
+        """
+        clip = clip[None] if clip.ndim == 4 else clip
+        new = [part.to(clip) for part in self.stream(frames, label, clip=clip, backwards=backwards, **options)]
+        return torch.cat([*new[::-1], clip] if backwards else [clip, *new], dim=2)
+
+    def animate(self, image: Tensor, frames: int | None = None, label: Labels = None, **options: Any) -> Tensor:
+        """Image to video: `image`, `(3, h, w)` or `(b, 3, h, w)` in [-1, 1], is frame 0, bit for bit.
+
+        Args:
+            frames: of the result; by default as many as the model was trained on.
+            options: as for `stream`.
+
+        Returns:
+            `(b, 3, frames, h, w)`.
+
+        Raises:
+            ValueError: as for `extend`.
+        """
+        image = image[None] if image.ndim == 3 else image
+        clip = self._clip(image.unsqueeze(2))
+        frames = self.window(self._size_of(clip)) if frames is None else frames
+        return self.extend(clip, frames, label, **options)
+
+    def interpolate(self, first: Tensor, last: Tensor, between: int, label: Labels = None, **options: Any) -> Tensor:
+        """Join two clips, or pictures, by `between` new frames, which must fit one window with a frame on each side.
+
+        Args:
+            first, last: `(b, 3, f, h, w)`, `(3, f, h, w)` or a picture `(3, h, w)`, each with an f of its own.
+            options: as for `stream`, with `context` frames of each looked at, by default as many as fit.
+
+        Returns:
+            `(b, 3, f + between + f, h, w)`, the given frames bit for bit.
+
+        Raises:
+            ValueError: sizes that differ; frames that do not fit one window; as for `generate`.
+        """
+        first, last = (self._clip(x[:, None] if x.ndim == 3 else x) for x in (first, last))
+        if len(first) != len(last):
+            raise ValueError(f"first holds {len(first)} clips and last {len(last)}: give as many of both")
+        if options.get("context") is None:
+            window = self.window(self._size_of(first))
+            options["context"] = max(1, min(self.sampling.context, (window - between) // 2))
+        draw, context, condition = self._asked(first, between + 2, label, **options)
+        made = edit.interpolate(draw, self.codec, first, last, between, context, condition)
+        return torch.cat([first, made.to(first), last.to(first.device)], dim=2)
+
+    def loop(self, clip: Tensor, between: int | None = None, label: Labels = None, **options: Any) -> Tensor:
+        """Add `between` frames to a clip, by default half a window, so that its end leads to its beginning.
+
+        Returns:
+            `(b, 3, f + between, h, w)`, the first f frames bit for bit those of `clip`; it is to be played round.
+
+        Raises:
+            ValueError: as for `interpolate`.
+        """
+        clip = self._clip(clip)
+        between = self.window(self._size_of(clip)) // 2 if between is None else between
+        return self.interpolate(clip, clip, between, label, **options)[:, :, : -clip.shape[2]]
+
+    def inpaint(self, clip: Tensor, mask: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Make new content wherever `mask` is true; every other pixel comes back bit for bit.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)`, of any length; what it holds under the mask is not looked at.
+            mask: bool `(1 or b, 1, 1 or f, h, w)`.
+            options: as for `stream`.
+
+        Raises:
+            ValueError: a mask of another size or type; as for `extend`.
+        """
+        clip = self._clip(clip)
+        draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
+        return torch.cat(list(edit.inpaint(draw, self.codec, clip, mask, context, condition)), dim=2)
+
+    def outpaint(self, clip: Tensor, box: tuple[int, int, int, int], label: Labels = None, **options: Any) -> Tensor:
+        """`inpaint` everything but a box: rows top to bottom, columns left to right, ends excluded.
+
+        Args:
+            box: top, left, bottom, right, in pixels.
+
+        Raises:
+            ValueError: a box that is empty or leaves the frame; as for `inpaint`.
+        """
+        top, left, bottom, right = box
+        height, width = self._size_of(self._clip(clip))
+        kept = known.box(height, width, top=top, left=left, bottom=bottom, right=right)
+        return self.inpaint(clip, ~kept, label, **options)
+
+    def edit(self, clip: Tensor, strength: float, label: Labels = None, **options: Any) -> Tensor:
+        """Noise a clip to the diffusion time `strength` and draw it anew from there, as `label` (SDEdit).
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)`, of any length.
+            strength: 0 returns the clip through the codec, 1 keeps nothing of it.
+            options: as for `stream`.
+
+        Raises:
+            ValueError: a strength outside [0, 1]; as for `extend`.
+        """
+        clip = self._clip(clip)
+        draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
+        return torch.cat(list(edit.edit(draw, self.codec, clip, strength, context, condition)), dim=2)
+
+    def double(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Double the frame rate: a new frame between every two of a clip of any length.
+
+        Returns:
+            `(b, 3, 2 f - 1, h, w)`; every other frame is the clip's, bit for bit.
+
+        Raises:
+            ValueError: a clip of one frame; as for `extend`.
+        """
+        clip = self._clip(clip)
+        draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
+        return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
+
+    def upscale(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
+        """Enlarge a clip of any length with a super-resolution model.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], h and w `size / lowres.factor`.
+            label: what the clip shows, where the model has labels.
+            options: as for `upscale_stream`.
+
+        Returns:
+            `(b, 3, f, size, size)` in [-1, 1].
+
+        Raises:
+            ValueError: a model that enlarges nothing; a clip of another size; an option out of range.
+        """
+        count = 1 if clip.ndim == 4 else len(clip)
+        return torch.cat([part.to(clip) for part in self.upscale_stream([clip], label, count, **options)], dim=2)
+
+    @torch.no_grad()
+    def upscale_stream(
+        self,
+        parts: Iterable[Tensor],
+        label: Labels = None,
+        count: int = 1,
+        *,
+        text: Texts = None,
+        level: float | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """`upscale` of clips that come piece by piece, in memory that does not grow with their length.
+
+        Args:
+            parts: `(count, 3, n, h, w)`, such as another model's `stream` yields; n may vary.
+            label, text: what the clips show, where the model has labels or text.
+            level: the time to which the given clips are noised, which hides flaws that real clips do not have; by
+                default the run's own.
+            context: made frames that are known to each further window.
+            options: `steps`, `sampler`, `seed`, `guidance`, `history`, `lag` and `progress`, as for `stream`.
+
+        Yields:
+            `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
+        """
+        assert self.small  # raises for a run that enlarges nothing
+        factor, detail = self.lowres.factor, self.detail
+        assert detail is not None  # as in every run with a factor
+        level = self.lowres.level if level is None else level
+        if not 0 <= level <= self.lowres.noise:
+            raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
+        clips = (self._clip(part, factor) for part in parts)
+        first = next(clips, None)
+        if first is None:
+            return
+        height, width = self._size_of(first)
+        window = self.window((factor * height, factor * width))
+        draw, context = self._draw(window, **options), self._context(context, window, window)
+        told = self._told(label, count, text)
+        yield from edit.upscale(draw, self.codec, chain([first], clips), factor, detail, level, context, told)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        frames: int | None = None,
+        label: Labels = None,
+        count: int = 1,
+        *,
+        text: Texts = None,
+        size: tuple[int, int] | None = None,
+        clip: Tensor | None = None,
+        backwards: bool = False,
+        context: int | None = None,
+        strategy: str | dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
+
+        Args:
+            text: what to show, in words: one for all clips, or one for each; by default none is asked for.
+            size: height and width in pixels, one of those in `buckets`; by default that of the first.
+            clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
+            backwards: continue it into its past; the latest pieces come first.
+            context: frames on which each further window looks back.
+            strategy: of `vidiff.draw.long.STRATEGIES`, by which a video longer than a window goes on: a name such as
+                "rolling", or a name with options: `{"name": "noisy", "level": 0.02}`; by default the run's own.
+            options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
+                `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `seed` of all
+                noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
+                continued, label and text at once, which takes the place of `guidance` there (by default the run's own,
+                unless `guidance` is given); `lag`, steps by which each new frame follows the one before, where 0 draws
+                all of a window at once; `progress`, to show a bar; `classifier_scale`, of the classifier's gradient
+                where one was loaded (by default the classifier's own; 0 tells the model the label after all); and those
+                of `vidiff.draw.guide.Guide`, that change guidance: `interval`, `rescale`, `apg`, `threshold`,
+                `history_level`, `separate`, `text_guidance`, `convention`.
+
+        Yields:
+            `(b, 3, n, h, w)` in [-1, 1].
+        """
+        if clip is not None:
+            clip = self._clip(clip)
+            if size is not None and tuple(size) != self._size_of(clip):
+                raise ValueError(f"size is {size}, but the clip has {self._size_of(clip)}: leave out size")
+        window = self.window(size if clip is None else self._size_of(clip))
+        context = self._context(context, 2 if clip is not None else frames or 1, window)
+        how = self._strategy(strategy, options.get("history"))
+        if self.codec.temporal > 1 and (backwards or type(how) is not Clean):
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames and looks back in time alone: "
+                "continue clips forwards, with strategy=clean"
+            )
+        draw = self._draw(window, **options)
+        if clip is None:
+            frames = window if frames is None else frames
+            if frames < 1 or count < 1:
+                raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
+            condition = self.condition(label, count, text)
+            size = self.buckets[0].size if size is None else size
+            if self.codec.temporal > 1:
+                past = torch.zeros(count, 3, 0, *size)
+                yield from edit.causal(draw, self.codec, past, frames, context, condition)
+                return
+            yield from edit.generate(draw, self.codec, frames, size, context, condition, count, how)
+            return
+        if frames is None or frames <= clip.shape[2]:
+            raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
+        new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)
+        if self.codec.temporal > 1:
+            yield from edit.causal(draw, self.codec, clip, new, context, condition)
+            return
+        yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards, how)

@@ -1,0 +1,268 @@
+"""What a training would take on so many GPUs: memory, time and cost, and the settings with which it fits."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vidiff.engine.log import duration
+from vidiff.engine.precision import Precision
+from vidiff.plan.estimate import GB, Estimate, estimate, follow, machine_memory, part_size
+from vidiff.plan.sketch import sketch
+from vidiff.plan.trace import Trace
+from vidiff.recipe.kinds import DiffusionRun, RunConfig
+
+
+@dataclass(frozen=True)
+class Device:
+    """What trains.
+
+    Attributes:
+        memory: bytes.
+        rate: FLOP/s of dense matrix products with sums in fp32, at most, by precision.
+        used: the part of it that a training reaches, by precision.
+    """
+
+    name: str
+    memory: int
+    rate: dict[Precision, float]
+    used: dict[Precision, float]
+
+
+def _gpu(name: str, memory: int, low: float, fp32: float) -> Device:
+    rate: dict[Precision, float] = {"bf16": low * 1e12, "fp16": low * 1e12, "fp32": fp32 * 1e12}
+    return Device(name, memory * GB, rate, dict.fromkeys(rate, GPU_USED))
+
+
+FILLED = 0.9  # of a device's memory, at most: an estimate may be off
+GPU_USED = 0.3  # an assumption: these networks are smaller than those that reach 0.4 to 0.5
+CPU_USED: dict[Precision, float] = {"fp32": 0.44, "bf16": 0.32}  # measured, to a factor of 1.5: docs/training.md
+GPUS = {  # from the makers' data sheets, without sparsity
+    "h200": _gpu("h200", 141, 989, 67),
+    "h100": _gpu("h100", 80, 989, 67),
+    "a100": _gpu("a100", 80, 312, 19.5),
+    "l40s": _gpu("l40s", 48, 362, 91.6),
+    "4090": _gpu("4090", 24, 165, 82.6),
+}
+
+
+def this_cpu() -> Device:
+    """This machine, timed for half a second: a convolution as the networks have it, in each precision."""
+    rate: dict[Precision, float] = {}
+    dtypes: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    count, width, side = 16, 128, 32
+    for precision, dtype in dtypes.items():
+        layer = torch.nn.Conv2d(width, width, 3, padding=1, bias=False, dtype=dtype)
+        layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.randn(count, width, side, side).to(dtype, memory_format=torch.channels_last)
+        best = float("inf")
+        with torch.no_grad():
+            for _ in range(8):  # of which the first prepares the kernel
+                began = time.perf_counter()
+                layer(x)
+                best = min(best, time.perf_counter() - began)
+        rate[precision] = 2 * count * side**2 * width**2 * 9 / best
+    return Device("cpu", machine_memory(), rate, CPU_USED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to run a training.
+
+    Attributes:
+        changes: to the config, as on a command line.
+        seconds: of a step.
+        steps: of the whole training.
+        cost: of the whole training, in the currency of the price.
+    """
+
+    config: RunConfig
+    changes: list[str]
+    estimate: Estimate
+    gpus: int
+    device: Device
+    precision: Precision
+    seconds: float
+    steps: int
+    cost: float | None
+
+    @property
+    def fits(self) -> bool:
+        return self.estimate.total <= FILLED * self.device.memory
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, as plain numbers and words."""
+        train = self.config.train
+        return {
+            "device": self.device.name,
+            "devices": self.gpus,
+            "memory_of_each": self.device.memory,
+            "precision": self.precision,
+            "parameters": self.estimate.parameters,
+            "memory": self.estimate.memory,
+            "memory_total": self.estimate.total,
+            "fits": self.fits,
+            "batch": self.config.batch,
+            "accumulate": train.accumulate,
+            "parallel": train.parallel if self.gpus > 1 else None,
+            "checkpoint": _levels(self.config),
+            "flops_per_step_and_device": self.estimate.flops,
+            "seconds_per_step": self.seconds,
+            "steps": self.steps,
+            "hours": self.seconds * self.steps / 3600,
+            "cost": self.cost,
+            "changes": self.changes,
+        }
+
+    def lines(self) -> list[str]:
+        """The same, to be read."""
+        facts, memory = self.facts(), self.estimate.memory
+        how = [f"batch {facts['batch']}", f"in {facts['accumulate']} part{'s' * (facts['accumulate'] > 1)}"]
+        how += [f"{facts['parallel']}"] if facts["parallel"] else []
+        how += [f"levels {facts['checkpoint']} recomputed"] if facts["checkpoint"] else []
+        rate, used = self.device.rate[self.precision] / 1e12, self.device.used[self.precision]
+        rows = [
+            ("devices", f"{self.gpus} x {self.device.name}, {self.device.memory / GB:,.4g} GB each"),
+            ("settings", f"{', '.join(how)}, {self.precision}"),
+            ("parameters", f"{self.estimate.parameters:,}"),
+            ("memory of each", f"{self.estimate.total / GB:,.2f} GB: {'fits' if self.fits else 'does not fit'}"),
+            *((f"  {part}", f"{size / GB:,.2f} GB") for part, size in memory.items() if size >= 0.005 * GB),
+            ("FLOPs of a step", f"{self.estimate.flops * self.gpus:.3g}, over all"),
+            (
+                "a step",
+                f"{self.seconds:.3g} s, if {used:.0%} of {rate:,.3g} TFLOP/s is reached",
+            ),
+            (f"{self.steps:,} steps", duration(self.seconds * self.steps)),
+        ]
+        if self.cost is not None:
+            rows.append(("cost", f"{self.cost:,.2f}"))
+        return [f"{name:28}{value}" for name, value in rows]
+
+
+class Planner:
+    """Plans for one config. Raises ValueError as `vidiff.plan.sketch.sketch`.
+
+    Args:
+        folder: where the config file stands.
+        device: what trains; `local` of them are in a machine.
+        price: of an hour of one device.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: Path, device: Device, gpus: int, local: int = 8, price: float | None = None
+    ) -> None:
+        self.config, self.device, self.gpus, self.price = config, device, gpus, price
+        self.gpu, self.local = device.name != "cpu", min(local, gpus)
+        asked = config.train.precision
+        self.precision: Precision = ("bf16" if self.gpu else "fp32") if asked == "auto" else asked
+        if self.precision not in device.rate:
+            raise ValueError(f"train.precision is {asked}, which no rate is known of on {device.name}")
+        self.sketch = sketch(config, folder, fused=self.gpu)
+        self._steps: dict[tuple[tuple[int, ...], int], Trace] = {}
+
+    def plan(self, changes: list[str], config: RunConfig, step: Trace | None = None) -> Plan:
+        """The training as `config` says; `step` as for `estimate`."""
+        of = replace(self.sketch, config=config)
+        found = estimate(of, self.precision, self.gpus, self.local, self.gpu, step)
+        seconds = found.flops / (self.device.rate[self.precision] * self.device.used[self.precision])
+        steps = config.train.steps
+        cost = None if self.price is None else self.price * self.gpus * seconds * steps / 3600
+        return Plan(config, changes, found, self.gpus, self.device, self.precision, seconds, steps, cost)
+
+    def given(self) -> Plan | None:
+        """As the config is; None where its batch does not divide among the devices."""
+        try:
+            count = part_size(self.sketch.config, self.gpus)
+        except ValueError:
+            return None
+        return self.plan([], self.sketch.config, self.follow(self.sketch.config, count))
+
+    def proposal(self) -> Plan:
+        """The first that fits, from what costs nothing to what costs most: more parts of a batch, recomputed levels,
+        sharded weights; a larger batch only where it would not divide.
+
+        Raises:
+            ValueError: nothing fits; with the least that was found.
+        """
+        least: Plan | None = None
+        ways = list(self.ways())
+        for changes, config in tqdm(ways, "settings", unit="", leave=False):
+            count = part_size(config, self.gpus)
+            plan = self.plan(changes, config, self.guess(config, count))
+            if plan.estimate.total <= self.device.memory:  # a guess, for which the step itself is followed
+                plan = self.plan(changes, config, self.follow(config, count))
+                if plan.fits:
+                    return plan
+            if least is None or plan.estimate.total < least.estimate.total:
+                least = plan
+        assert least is not None
+        raise ValueError(
+            f"nothing fits into {FILLED:.0%} of {self.device.memory / GB:,.3g} GB: with {' '.join(least.changes)} a "
+            f"step still needs {least.estimate}. Take more devices, or ones with more memory, or make data.frames, "
+            "data.size or the network smaller"
+        )
+
+    def ways(self) -> Iterator[tuple[list[str], RunConfig]]:
+        """Settings in the order in which they are tried, as changes to the config."""
+        given = self.sketch.config
+        batch = -(-given.batch // self.gpus) * self.gpus
+        each = batch // self.gpus
+        kinds = ["ddp"] if self.gpus == 1 else list(dict.fromkeys([given.train.parallel, "ddp", "hsdp", "fsdp"]))
+        if self.gpus == self.local and "hsdp" in kinds and given.train.parallel != "hsdp":
+            kinds.remove("hsdp")  # one machine: the same as fsdp
+        if given.train.parallel != "ddp" and self.gpus > 1:
+            kinds.remove("ddp")  # shards were asked for
+        for kind in kinds:
+            for levels in _recomputed(given):
+                for parts in (n for n in range(given.train.accumulate, each + 1) if each % n == 0):
+                    config = copy.deepcopy(given)
+                    config.batch, config.train.accumulate, config.train.parallel = batch, parts, kind  # type: ignore[assignment]
+                    changes = [f"batch={batch}"] * (batch != given.batch)
+                    changes += [f"train.accumulate={parts}"] * (parts != given.train.accumulate)
+                    if isinstance(config, DiffusionRun) and levels != config.unet.checkpoint:
+                        config.unet.checkpoint = levels
+                        changes.append(f"unet.checkpoint={levels}".replace(" ", ""))
+                    changes += [f"train.parallel={kind}"] * (kind != given.train.parallel)
+                    yield changes, config
+
+    def follow(self, config: RunConfig, count: int) -> Trace:
+        """A step of `count` samples; each is followed once."""
+        key = (tuple(_levels(config)), count)
+        if key not in self._steps:
+            of = self.sketch
+            if isinstance(of.config, DiffusionRun):  # what `of.build` reads
+                of.config.unet.checkpoint, before = list(key[0]), of.config.unet.checkpoint
+            self._steps[key] = follow(of, count, self.precision)
+            if isinstance(of.config, DiffusionRun):
+                of.config.unet.checkpoint = before
+        return self._steps[key]
+
+    def guess(self, config: RunConfig, count: int) -> Trace:
+        """The same from steps of one and of two samples, since all but weights goes with their number."""
+        one, two = self.follow(config, 1), self.follow(config, 2)
+        numbers = {k: (n := getattr(one, k)) + (getattr(two, k) - n) * (count - 1) for k in ("batch", "flops", "peak")}
+        return replace(one, **numbers)
+
+
+def _levels(config: RunConfig) -> list[int]:
+    """Levels of the U-Net that are recomputed in the backward pass."""
+    return list(config.unet.checkpoint) if isinstance(config, DiffusionRun) else []
+
+
+def _recomputed(config: RunConfig) -> list[list[int]]:
+    """Choices of such levels: those of the config, then more of them, from the largest frames down."""
+    given = _levels(config)
+    if not isinstance(config, DiffusionRun):
+        return [given]
+    found = [given]
+    for level in range(config.levels):
+        if level not in found[-1]:
+            found.append(sorted([*found[-1], level]))
+    return found

@@ -1,0 +1,342 @@
+"""What a training is described by, as checked dataclasses, and the parts that they build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING
+
+from vidiff.codec.codec import CodecConfig, Identity
+from vidiff.codec.diffusers import DiffusersCodec, read
+from vidiff.data.options import DataConfig
+from vidiff.diffusion.choice import choose
+from vidiff.diffusion.denoise import Denoiser, check_prediction
+from vidiff.diffusion.schedule import SCHEDULES, Schedule
+from vidiff.draw.guide import Guide
+from vidiff.draw.long import STRATEGIES, Strategy
+from vidiff.engine.loop import TrainOptions
+from vidiff.metrics.features import Features
+from vidiff.nn.classifier import Classifier, ClassifierConfig
+from vidiff.nn.unet import UNet, UNetConfig
+from vidiff.nn.vae import VAE, VAEConfig
+from vidiff.objective.bound import BoundObjective
+from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
+from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
+from vidiff.objective.vae import VAELoss, VAEObjective
+from vidiff.objective.weighting import TIMES, WEIGHTINGS
+from vidiff.sample import SAMPLERS, Sampler
+from vidiff.store.plain import check_yaml
+from vidiff.text import TEXTS, TextEncoder
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says which value, what is expected, and where it stands."""
+
+
+@dataclass
+class SamplingConfig(Guide):
+    """How clips are drawn, unless a call says otherwise."""
+
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
+    steps: int = 30
+    guidance: float = 1.5  # 1 is the plain model
+    history: float | None = None  # where frames are known: scale on them and the label at once, in place of guidance
+    context: int = 8  # frames that an extension looks back on
+    lag: int = 0  # steps by which each new frame follows the one before; 0 draws all of a window at once
+    strategy: dict[str, Any] = field(default_factory=lambda: {"name": "clean"})  # how more than a window is drawn
+    count: int = 12  # clips in the grids drawn while training
+
+
+@dataclass
+class LowresConfig:
+    """What a super-resolution model enlarges, and how far it trusts that."""
+
+    factor: int = 0  # by which it enlarges height and width to data.size; 0 for a model that makes clips by itself
+    noise: float = 0.1  # largest time to which the low-resolution video is noised in training
+    level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
+
+    def check(self, data: DataConfig) -> None:
+        """Raises ConfigError for values that do not go together, or with the sizes of clips."""
+        for name, side in data.sides():
+            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
+                raise ConfigError(
+                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
+                    "0 for a model that makes clips by itself"
+                )
+        if not 0 <= self.noise <= 1:
+            raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
+        if not 0 <= self.level <= self.noise:
+            raise ConfigError(
+                f"lowres.level is {self.level}; give 0 to {self.noise}, which is lowres.noise: the model was not "
+                "trained on more"
+            )
+
+
+@dataclass
+class RunConfig:
+    """What every training has."""
+
+    kind: str = MISSING  # vae, diffusion or classifier
+    name: str = MISSING  # the run's folder is runs/<name>
+    runs: str = "runs"
+    device: str = "auto"  # or cpu, cuda, cuda:1
+    batch: int = 16  # clips a step, over all processes
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+    def check(self) -> None:
+        """Raises ConfigError for values that do not go together."""
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; give 1 or more")
+        if self.batch % self.train.accumulate:
+            raise ConfigError(
+                f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"
+            )
+        self.data.check()
+
+
+@dataclass
+class VAERun(RunConfig):
+    """Training an autoencoder."""
+
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    loss: VAELoss = field(default_factory=VAELoss)
+    start: str = ""  # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it
+
+    def check(self) -> None:
+        super().check()
+        self.vae.validate()
+        for bucket in self.data.plan():
+            self.vae.check_frames(bucket.frames, "data.frames")
+        if self.loss.perceptual and not self.loss.perceptual_network:
+            raise ConfigError(
+                "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
+                "LPIPS as TorchScript beside its network.json"
+            )
+        if self.loss.adversarial:
+            if self.train.compile:
+                raise ConfigError(
+                    "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
+                    "step: set one of them off"
+                )
+            least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
+            name, side = min(self.data.sides(), key=lambda each: each[1])
+            if side < least:
+                raise ConfigError(
+                    f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "
+                    "lower loss.discriminator_levels"
+                )
+        for name, side in self.data.sides():
+            if side % self.vae.factor:
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
+
+
+@dataclass
+class LatentRun(RunConfig):
+    """Training on latents, and the codec that it needs."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
+
+    @property
+    def levels(self) -> int:
+        """Resolutions of the network, each half of the one before."""
+        raise NotImplementedError
+
+    @property
+    def patch(self) -> int:
+        """By which the network shrinks its input besides."""
+        return 1
+
+    def check(self) -> None:
+        super().check()
+        self.codec.check()
+        build_schedule(self)
+        if self.data.jitter or max(self.data.zoom) > 1:
+            raise ConfigError(
+                f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
+                "frames as they are: leave both to the autoencoder's own config"
+            )
+        if self.codec.name == "identity":
+            self.check_size(1)
+
+    def check_size(self, factor: int) -> None:
+        """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
+        levels = self.levels
+        needed = factor * self.patch * 2 ** (levels - 1)
+        for name, side in self.data.sides():
+            if side % needed:
+                patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+                raise ConfigError(
+                    f"{name} is {side}; the codec shrinks by {factor}{patches} and {levels} levels of the network "
+                    f"halve {levels - 1} times: give a multiple of {needed}"
+                )
+
+
+@dataclass
+class DiffusionRun(LatentRun):
+    """Training a diffusion model."""
+
+    conditional: bool = True  # whether the model learns the labels that the data has
+    text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
+    lowres: LowresConfig = field(default_factory=LowresConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
+    prediction: str = "v"
+    start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
+    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
+    loss: DiffusionLoss = field(default_factory=DiffusionLoss)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def levels(self) -> int:
+        return len(self.unet.multipliers)
+
+    @property
+    def patch(self) -> int:
+        return self.unet.patch
+
+    def check(self) -> None:
+        self.unet.validate()
+        super().check()
+        self.lowres.check(self.data)
+        if self.lowres.factor and self.objective != "denoising":
+            raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
+        if self.text:
+            build_text(self.text)
+        check_prediction(self.prediction, build_schedule(self))
+        if self.objective not in ("denoising", "bound"):
+            raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
+        if self.schedule.get("name") == "learned" and self.objective != "bound":
+            raise ConfigError("a learned schedule needs objective=bound, since it would only make another loss easy")
+        choose("loss.distance", self.loss.distance, DISTANCES)
+        choose("loss.weighting", self.loss.weighting, WEIGHTINGS)
+        choose("loss.times", self.loss.times, TIMES)
+        if not 0 <= self.loss.drop <= 1:
+            raise ConfigError(f"loss.drop is {self.loss.drop}; give a probability from 0 to 1")
+        build_sampler(self.sampling.sampler)
+        build_strategy(self.sampling.strategy)
+        for key in ("steps", "count"):
+            if getattr(self.sampling, key) < 1:
+                raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")
+        if self.sampling.lag < 0:
+            raise ConfigError(f"sampling.lag is {self.sampling.lag}; give 0 or more steps")
+        frames = self.data.plan()[0].frames
+        if not 1 <= self.sampling.context < frames and frames > 1:
+            less = "the first bucket's frames" if self.data.buckets else "data.frames"
+            raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
+
+
+@dataclass
+class ClassifierRun(LatentRun):
+    """Training a classifier of noised clips, by whose gradient a diffusion model is guided."""
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)  # channels, labels and strided follow
+    loss: ClassifierLoss = field(default_factory=ClassifierLoss)
+    scale: float = 1.0  # of its gradient, unless a call says otherwise
+
+    @property
+    def levels(self) -> int:
+        return len(self.classifier.multipliers)
+
+    def check(self) -> None:
+        self.classifier.validate()
+        super().check()
+        if not 0 < self.scale < float("inf"):
+            raise ConfigError(f"scale is {self.scale}; give a positive number")
+        if self.data.images:
+            raise ConfigError(
+                f"data.images is {self.data.images!r}, but a classifier is trained on clips: leave it out"
+            )
+        if self.schedule.get("name") == "learned":
+            raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
+        choose("loss.times", self.loss.times, TIMES)
+
+
+KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
+
+
+def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
+    """Build what a slot `{name: ..., option: ...}` describes. Raises ConfigError for an unknown name or option."""
+    options = dict(slot)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} needs a name; choose {', '.join(choices)}")
+    try:
+        return choose(key, name, choices)(**options)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {name} does not take these options ({error})") from None
+
+
+def build_schedule(config: LatentRun) -> Schedule:
+    return build_part("schedule", SCHEDULES, config.schedule)
+
+
+def build_sampler(slot: dict[str, Any]) -> Sampler:
+    return build_part("sampling.sampler", SAMPLERS, slot)
+
+
+def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
+    """The text encoder; `facts` is what it learned of the training captions."""
+    return build_part("text", TEXTS, {**slot, **facts})
+
+
+def build_strategy(slot: str | dict[str, Any]) -> Strategy:
+    """A strategy from its slot, its name alone, or its slot as text: "{name: noisy, level: 0.02}"."""
+    if isinstance(slot, str):
+        slot = read_slot("sampling.strategy", slot)
+    return build_part("sampling.strategy", STRATEGIES, slot)
+
+
+def read_slot(key: str, text: str) -> dict[str, Any]:
+    """A slot from a command line: a name, or YAML such as "{name: ..., option: ...}". Raises ConfigError."""
+    if not text.lstrip().startswith("{"):
+        return {"name": text}
+    try:
+        return dict(yaml.safe_load(check_yaml(text)))
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key} is {text[:200]}; give a name, or {{name: ..., option: ...}} ({reason})") from None
+
+
+def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
+    """A codec that needs no training. Raises ConfigError where it cannot be loaded, or does not fit the frames."""
+    if config.codec.name == "identity":
+        return Identity()
+    try:
+        codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
+    except ValueError as error:
+        raise ConfigError(f"codec.path: {error}") from None
+    config.check_size(codec.factor)
+    return codec
+
+
+def build_denoiser(config: DiffusionRun) -> Denoiser:
+    """The denoiser, untrained."""
+    return Denoiser(UNet(config.unet), build_schedule(config), config.prediction, config.unet.variance)
+
+
+def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective:
+    """The denoiser, untrained, and what it is trained for."""
+    denoiser = build_denoiser(config)
+    if config.objective == "bound":
+        return BoundObjective(denoiser)
+    return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_vae_objective(config: VAERun) -> VAEObjective:
+    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
+    network = VAE(config.vae)
+    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
+    return VAEObjective(network, config.loss, similar, config.train.accumulate)
+
+
+def build_classifier(config: ClassifierRun) -> ClassifierObjective:
+    """The classifier, untrained, and what it is trained for."""
+    return ClassifierObjective(Classifier(config.classifier), build_schedule(config), config.loss)

@@ -1,0 +1,152 @@
+"""From a YAML file and a command line to checked dataclasses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vidiff.nn.vae import VAEConfig
+from vidiff.recipe.kinds import KINDS, ConfigError, DiffusionRun, LatentRun, RunConfig, VAERun
+from vidiff.store.plain import LARGEST, check_yaml
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config.
+
+    Args:
+        path: a YAML file; its `base:` names a parent, relative to it, that it changes.
+        overrides: `key=value`, as on the command line.
+
+    Raises:
+        ConfigError: for a file that is missing or no YAML, a key that is not there (the nearest is suggested), a
+            value of the wrong type, and values that do not go together.
+    """
+    try:
+        changes = OmegaConf.from_dotlist(list(overrides))
+    except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)[:200]!r}: expected key=value ({error})") from None
+    return build_config(OmegaConf.merge(_read(Path(path)), changes), str(path))
+
+
+def build_config(given: Any, source: str) -> RunConfig:
+    """Turn a plain mapping into a checked config. Raises ConfigError; `source` names it in the message."""
+    given = OmegaConf.create(given)
+    kind = given.get("kind") if isinstance(given, DictConfig) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(f"{source}: kind is {kind!r}; choose {', '.join(KINDS)}")
+    defaults = OmegaConf.structured(KINDS[kind])
+    try:
+        merged = OmegaConf.merge(defaults, given)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set: add {missing[0]}=... to the command, or the key to the file")
+        config: Any = OmegaConf.to_object(merged)
+        config.check()
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {_reason(error, defaults)}") from None
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The config, every default filled in, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
+    """The config that trains a model's autoencoder, in the same place, and on the same data unless
+    `codec.own_data` is set: one autoencoder then serves several models.
+
+    Args:
+        folder: of the model's own YAML, to which `codec.config` is relative.
+    """
+    source = folder / config.codec.config
+    shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
+    if not config.codec.own_data:
+        same = [
+            "root",
+            "layout",
+            "shapes",
+            "split",
+            "test_split",
+            "fold",
+            "limit",
+            "max_broken",
+            "remote_cache_gb",
+            "fps",
+        ]
+        shared["data"] = {key: getattr(config.data, key) for key in same}
+    found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
+    if not isinstance(found, VAERun):
+        raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
+    if found.vae.temporal > 1:
+        _check_temporal(config, found.vae)
+    config.check_size(found.vae.factor)
+    return found
+
+
+def _check_temporal(config: LatentRun, vae: VAEConfig) -> None:
+    """Raises ConfigError where a model cannot be trained on latents of several frames each."""
+    advice = f"which does not go with vae.temporal={vae.temporal}: set codec.override.vae.temporal=1, or"
+    if not isinstance(config, DiffusionRun):
+        raise ConfigError(f"kind is {config.kind}, {advice} train a diffusion model")
+    if config.lowres.factor:
+        raise ConfigError(f"lowres.factor is {config.lowres.factor}, {advice} lowres.factor=0")
+    if config.data.stride != [1, 1]:
+        raise ConfigError(f"data.stride is {config.data.stride}, {advice} data.stride=[1,1]")
+    if config.data.buckets or config.data.images:
+        raise ConfigError(f"data.buckets or data.images are given, {advice} leave both out")
+    if config.sampling.strategy.get("name") != "clean":
+        raise ConfigError(f"sampling.strategy is {config.sampling.strategy}, {advice} sampling.strategy.name=clean")
+    try:
+        vae.check_frames(config.data.frames, "data.frames")
+        if config.data.frames > 1:
+            vae.check_frames(config.sampling.context, "sampling.context")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _reason(error: OmegaConfBaseException, defaults: Any) -> str:
+    """The key and what is wrong with it; its default shows what kind of value is expected."""
+    key, message = error.full_key or "", str(error).splitlines()[0]
+    default = OmegaConf.select(defaults, key, default=None) if key else None
+    if OmegaConf.is_config(default):
+        default = OmegaConf.to_container(default)
+    return f"{key}: {message}".removeprefix(": ") + ("" if default is None else f"; the default is {default!r}")
+
+
+def _read(path: Path) -> DictConfig:
+    """A YAML file and its parents, merged. A parent's `codec.config` is made relative to the file itself."""
+    folder, seen = path.parent, list[Path]()
+    layers: list[Any] = []
+    while True:
+        if path.resolve() in seen:
+            raise ConfigError(f"{path} is its own base, through {' and '.join(p.name for p in seen)}")
+        seen.append(path.resolve())
+        if not path.is_file():
+            raise ConfigError(f"no such config: {path}; the recipes that come with vidiff are in configs/")
+        try:
+            with path.open(encoding="utf-8") as file:
+                check_yaml(file.read(LARGEST + 1))
+            layer = OmegaConf.load(path)
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+            raise ConfigError(f"{path} is not a YAML mapping: {str(error).splitlines()[0]}") from None
+        if not isinstance(layer, DictConfig):
+            raise ConfigError(f"{path} is not a YAML mapping of keys to values")
+        base, codec = layer.pop("base", None), layer.get("codec")
+        if layers and isinstance(codec, DictConfig) and codec.get("config"):
+            codec.config = os.path.relpath(path.parent / codec.config, folder)
+        layers.insert(0, layer)
+        if base is None:
+            break
+        path = path.parent / str(base)
+    merged = OmegaConf.merge(*layers)
+    assert isinstance(merged, DictConfig)
+    return merged

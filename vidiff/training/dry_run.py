@@ -1,0 +1,71 @@
+"""A rehearsal: the whole of a training, for two steps on a few clips, in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+from vidiff.data.root import copies_of, local_root
+from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.log import duration, read_metrics
+from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
+from vidiff.recipe.load import dump, load_codec_config
+from vidiff.training.stages import train
+
+STEPS = 2  # the first warms up, the second is timed
+
+
+def run(config: RunConfig, folder: Path) -> None:
+    """Index, codec, latents, training, validation, sampling and checkpoint, each for real; then what to expect.
+
+    Raises:
+        ValueError: as `vidiff.training.stages.train`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        small = copy.deepcopy(config)
+        changes: dict[str, object] = {
+            "steps": STEPS,
+            "log_every": 1,
+            "validate_every": STEPS,
+            "sample_every": STEPS,
+            "log": [],
+        }
+        for key, value in changes.items():
+            setattr(small.train, key, value)
+        if isinstance(small, VAERun):
+            small.loss.adversarial_start = 0  # the dearer part of the training is the one to rehearse
+        small.data.latents = ""
+        small.runs, small.data.limit = scratch, max(config.batch, 16)
+        if config.data.layout == "shapes" and not Path(config.data.root).exists():
+            small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
+        else:  # what is fetched for the rehearsal is kept
+            copies = copies_of(Path(config.runs), config.data.remote_cache_gb)
+            small.data.root = str(local_root(small.data.root, copies))
+        plans = [config]
+        if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
+            plans.insert(0, load_codec_config(config, folder))
+            small.codec.own_data = False  # that data may have to be made, and would be kept
+            small.codec.override = {
+                **small.codec.override,
+                "train": {**small.codec.override.get("train", {}), **changes},
+                "loss": {**small.codec.override.get("loss", {}), "adversarial_start": 0},
+            }
+        train(small, dump(small), folder)
+        print(f"\n{'':12}{'parameters':>14}{'memory':>10}{'a step':>10}{'steps':>10}{'all':>12}")
+        for plan in plans:
+            print(expectation(plan, Path(scratch) / plan.name))
+    print("dry run complete: nothing was kept")
+
+
+def expectation(plan: RunConfig, done: Path) -> str:
+    """One line on a run, from the rehearsal in the folder `done`."""
+    checkpoint = newest(done / "checkpoints")
+    assert checkpoint is not None
+    parameters = sum(tensor.numel() for tensor in load_weights(checkpoint).values())
+    last = [line for line in read_metrics(done / "metrics.jsonl") if "clips_per_second" in line][-1]
+    seconds = plan.batch / last["clips_per_second"]
+    return (
+        f"{plan.kind:12}{parameters:>14,}{last['memory_gb']:>7.1f} GB{seconds:>8.2f} s{plan.train.steps:>10,}"
+        f"{duration(seconds * plan.train.steps):>12}"
+    )

@@ -1,0 +1,87 @@
+"""Which decoder reads a video file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vidiff.video.decode import Decoder, DecordFile, VideoError
+from vidiff.video.pyav import PyAVFile
+from vidiff.video.torchcodec import TorchcodecFile, why_not
+
+BY_NAME: dict[str, Callable[[Path, str], Decoder]] = {
+    PyAVFile.name: PyAVFile,
+    DecordFile.name: DecordFile,
+    TorchcodecFile.name: TorchcodecFile,
+}
+AUTO = (PyAVFile, DecordFile)  # in this order: docs/loading.md has the measurements
+DECODERS = ("auto", *BY_NAME)
+
+
+def check_decoder(name: str) -> None:
+    """Raises ValueError for a decoder that is not known, or cannot be used here."""
+    if name not in DECODERS:
+        raise ValueError(f"data.decoder is {name!r}; choose {', '.join(DECODERS)}")
+    if name == TorchcodecFile.name and (reason := why_not()):
+        raise ValueError(
+            f"data.decoder is torchcodec, which cannot be imported here ({reason}): install FFmpeg and "
+            "`vidiff[torchcodec]`, in a build that suits torch, or set data.decoder=auto"
+        )
+
+
+class FirstThatReads:
+    """A video file, by the first of the decoders in AUTO that finds its frames.
+
+    Args:
+        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
+    """
+
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
+        self._decoder: Decoder | None = None
+
+    @property
+    def name(self) -> str:
+        return self._chosen().name
+
+    @property
+    def frames(self) -> int:
+        return self._chosen().frames
+
+    @property
+    def fps(self) -> float:
+        return self._chosen().fps
+
+    @property
+    def times(self) -> np.ndarray:
+        return self._chosen().times
+
+    def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
+        return self._chosen().decode(indices, size)
+
+    def close(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def _chosen(self) -> Decoder:
+        refusals = []
+        for kind in AUTO if self._decoder is None else ():
+            decoder: Decoder = kind(self.path, self._url)
+            try:
+                _ = decoder.frames
+            except VideoError as error:
+                refusals.append(error)
+                decoder.close()
+            else:
+                self._decoder = decoder
+                break
+        if self._decoder is None:
+            raise refusals[0]
+        return self._decoder
+
+
+def video_file(path: Path, decoder: str, url: str = "") -> Decoder:
+    """A video file, by the decoder of this name, one of DECODERS; `url` as of `FirstThatReads`."""
+    return FirstThatReads(path, url) if decoder == "auto" else BY_NAME[decoder](path, url)

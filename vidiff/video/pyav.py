@@ -1,0 +1,311 @@
+"""Decoding by PyAV: only the frames that are needed, from the key frame before them, each known by its time.
+
+What makes it quicker than reading frames in a loop: the file's own index tells where to begin, so no packet is read for
+that; frames that no other refers to are not decoded unless they are wanted; only wanted frames are converted, on one
+thread, by a converter that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+
+from vidiff.store.spans import size_and_change_of_file
+from vidiff.video.convert import Converter, converter
+from vidiff.video.decode import VideoError, check_indices, reason_of
+from vidiff.video.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
+
+REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
+AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are known by number by then
+NEAR = 8  # frames that are decoded for nothing rather than beginning anew at a key frame
+UNREFERRED = frozenset({"h264"})  # codecs that say of each frame, exactly, whether others refer to it
+
+
+class PyAVFile:
+    """A video file, by PyAV. Frames are those that decoding all in order gives, whatever the container and the GOPs.
+
+    A file whose packets lack times, or share one, is refused.
+
+    Args:
+        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
+    """
+
+    name = "pyav"
+
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self._url = path, url
+        self._container: av.container.InputContainer | None = None
+        self._pass: _Pass | None = None
+        self._state: State = (0, 0)
+        self._goes_on = False  # whether one call's frames have followed on the last one's
+
+    @property
+    def frames(self) -> int:
+        return self._table().frames
+
+    @property
+    def fps(self) -> float:
+        self._table()
+        return float(self._stream().average_rate or 0)
+
+    @property
+    def times(self) -> np.ndarray:
+        table = self._table(whole=True)
+        assert table.pts is not None
+        return table.pts * float(self._stream().time_base or 0)
+
+    def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
+        table = self._table()
+        indices = range(table.frames) if indices is None else indices
+        check_indices(self.path, indices, table.frames)
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(indices):
+            places.setdefault(int(number), []).append(place)
+        pixels: np.ndarray | None = None
+        convert: Converter | None = None
+        try:
+            for number, frame in self._decoded(sorted(places), table):
+                if convert is None or not convert.takes(frame):
+                    convert = converter(frame, size)
+                found = convert(frame)
+                if pixels is None:
+                    pixels = np.empty((len(indices), *found.shape), np.uint8)
+                if found.shape != pixels.shape[1:]:
+                    raise VideoError(f"{self.path}: its frames are of different sizes")
+                for place in places[number]:
+                    pixels[place] = found
+        except (av.FFmpegError, _Missing) as error:
+            self.close()
+            raise VideoError(f"{self.path}: damaged or truncated, {reason_of(error)}") from None
+        except VideoError:
+            self.close()
+            raise
+        assert pixels is not None
+        return pixels
+
+    def close(self) -> None:
+        self._end_pass()
+        if self._container is not None:
+            self._container.close()
+        self._container = None
+
+    def _open(self) -> av.container.InputContainer:
+        if self._container is None:
+            try:
+                self._container = av.open(self._url or str(self.path), "r")
+            except av.FFmpegError as error:
+                raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
+            if not self._container.streams.video:
+                self.close()
+                raise VideoError(f"{self.path}: not a video, or cut off: cannot find video stream")
+            context = self._stream().codec_context
+            context.thread_count, context.thread_type = 1, "NONE"
+        return self._container
+
+    def _stream(self) -> av.VideoStream:
+        stream = self._open().streams.best("video")
+        assert isinstance(stream, av.VideoStream)
+        return stream
+
+    def _table(self, whole: bool = False) -> Timetable:
+        """The timetable; `whole`, with the times of all frames. A file that has changed is opened anew."""
+        state = size_and_change_of_file(self.path) if self._url else state_of(self.path)
+        if self._state != state:
+            self.close()
+            self._state = state
+        return SHELF.get(self.path, state, whole, lambda: self._made(whole))
+
+    def _made(self, whole: bool) -> Timetable:
+        table = None if whole else listed(self._stream())
+        if table is None:
+            self.close()  # it is to be read from its beginning
+            try:
+                table = read_through(self._open(), self._stream())
+            except (av.FFmpegError, Unsuited) as error:
+                raise VideoError(f"{self.path}: PyAV cannot find its frames: {reason_of(error)}") from None
+            finally:
+                self.close()
+        return table
+
+    def _decoded(self, numbers: Sequence[int], table: Timetable) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of these numbers, sorted, by as few passes as are worth it."""
+        start = 0
+        while start < len(numbers):
+            end = start + 1
+            while end < len(numbers) and table.keys[table.key_before(numbers[end])] <= numbers[end - 1] + NEAR:
+                end += 1
+            yield from self._run(numbers[start:end], table)
+            start = end
+
+    def _run(self, numbers: Sequence[int], table: Timetable) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames of one pass, which goes on from the last one where that is nearer than a key frame."""
+        key = table.key_before(numbers[0])
+        back = 1
+        last = self._pass
+        if last is not None:
+            follows = last.at <= numbers[0] and table.keys[key] <= last.at + NEAR
+            self._goes_on |= follows
+            if not follows or last.flushed:
+                self._end_pass()
+        while True:
+            done = 0
+            try:
+                if self._pass is None:
+                    if key == 0 and not table.by_dts:
+                        self.close()  # many containers cannot be sought at their beginning
+                    self._pass = _Pass(self._open(), self._stream(), table, key)
+                for number, frame in self._pass.frames(numbers, drain=not self._goes_on):
+                    yield number, frame
+                    done += 1
+                return
+            except _Missing:
+                self._end_pass()
+                numbers = numbers[done:]
+                key = min(key, table.key_before(numbers[0]))
+                if key == 0:
+                    raise
+                key, back = max(0, key - back), 2 * back  # what it showed depends on more than that key frame
+
+    def _end_pass(self) -> None:
+        if self._pass is not None:
+            self._pass.close()
+        self._pass = None
+
+
+class _Missing(ValueError):
+    """A frame did not come out of the decoder."""
+
+
+class _Pass:
+    """Decoding from a key frame on.
+
+    Args:
+        key: which of the timetable's to begin at.
+
+    Raises:
+        _Missing: where the container does not find it.
+    """
+
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.VideoStream, table: Timetable, key: int
+    ) -> None:
+        self.context = stream.codec_context
+        self.skips, self.skipping = self.context.name in UNREFERRED, False
+        self.context.skip_frame = "DEFAULT"
+        if key or table.by_dts:
+            # mp4 is sought by pts, which follows a key frame's dts by as much as in the first
+            delay = (stream.start_time or 0) - int(table.stamps[0]) if table.by_dts else 0
+            container.seek(int(table.stamps[key]) + delay, stream=stream)
+        self.packets = container.demux(stream)
+        places = dict(zip(table.stamps[: key + 1].tolist(), table.keys[: key + 1].tolist(), strict=True))
+        for first in self.packets:  # to the first that can be begun with
+            stamp = first.dts if table.by_dts else first.pts
+            if first.is_keyframe and stamp is not None and first.pts is not None:
+                break
+        else:
+            raise _Missing(f"key frame {key} is not there")  # and there are no more packets
+        if stamp not in places:
+            self.close()
+            raise _Missing(f"key frame {key} is not found")
+        self.begins: int = first.pts  # frames before, though read later, refer to some that are not decoded
+        self.at = places[stamp]  # number of the next frame that comes out, once those before are counted
+        self.whole = key == 0  # nothing came before, so whatever comes out is what decoding in order shows
+        self.ahead: deque[av.Packet] = deque()  # read, not decoded
+        self.unnumbered: list[int] = []  # pts of packets read, a heap
+        self.numbers: dict[int, int] = {}  # by pts
+        self.upcoming = self.at
+        self.begun = self.ended = self.flushed = False
+        self.ready: deque[tuple[int, av.VideoFrame]] = deque()
+        self._take(first)
+
+    def close(self) -> None:
+        """PyAV's demuxing, when it is merely forgotten, leaks 150 bytes."""
+        cast(Generator[av.Packet, None, None], self.packets).close()
+
+    def frames(self, numbers: Sequence[int], drain: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames of these numbers, sorted, none of which has come out before. Raises _Missing.
+
+        Args:
+            drain: have what the decoder holds back come out once it has been given all these frames, rather than give
+                it those that follow. The pass ends there.
+        """
+        wanted = set(numbers)
+        self.missing = len(wanted) if drain else -1
+        for number in numbers:
+            while not self.ready or self.ready[0][0] < number:
+                if self.ready:
+                    self.ready.popleft()
+                elif not self._advance(wanted, numbers[-1]):
+                    raise _Missing(f"frame {number} does not decode")
+            if self.ready[0][0] != number:
+                raise _Missing(f"frame {number} does not decode")
+            found = self.ready.popleft()
+            if found[1].is_corrupt and not self.whole:
+                raise _Missing(f"frame {number} is incomplete")
+            self.at = number + 1
+            yield found
+
+    def _advance(self, wanted: set[int], last: int) -> bool:
+        """Decode one more packet; False at the end."""
+        if not self.missing and not self.flushed:
+            self.ahead.clear()
+            self.ended = True
+        self._read(AHEAD)
+        if self.ahead:
+            packet = self.ahead.popleft()
+            number = None if packet.pts is None else self.numbers.get(packet.pts)
+            if number in wanted:
+                self.missing -= 1
+            if self.skips:
+                unwanted = number is not None and number < last and number not in wanted
+                if unwanted != self.skipping:
+                    self.context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                    self.skipping = unwanted
+            found = self.context.decode(packet)
+        elif not self.flushed:
+            self.flushed = True
+            found = self.context.decode(None)
+        else:
+            return False
+        for frame in found:
+            if frame.pts is None or frame.pts < self.begins:
+                continue
+            if not (self.whole or self.begun or frame.pts == self.begins):
+                raise _Missing("a key frame does not decode by itself")  # as of intra refresh
+            self.begun = True
+            while frame.pts not in self.numbers and not self.ended:
+                self._read(len(self.ahead) + 1)
+            if frame.pts not in self.numbers:
+                raise _Missing(f"a frame at {frame.time} s came out that is not listed")
+            self.ready.append((self.numbers.pop(frame.pts), frame))
+        return True
+
+    def _read(self, packets: int) -> None:
+        """Read on until so many wait to be decoded, and number all those whose turn is sure."""
+        while not self.ended and len(self.ahead) < packets:
+            packet = next(self.packets, None)
+            if packet is None:
+                self.ended = True
+            elif packet.size:  # the last, of no size, is PyAV's sign of the end
+                self._take(packet)
+        while self.unnumbered and (self.ended or len(self.unnumbered) > REORDERED):
+            self.numbers[heappop(self.unnumbered)] = self.upcoming
+            self.upcoming += 1
+
+    def _take(self, packet: av.Packet) -> None:
+        self.ahead.append(packet)
+        if packet.is_discard:
+            return
+        if packet.pts is None:
+            raise _Missing("a packet has no time")
+        if packet.pts >= self.begins:
+            heappush(self.unnumbered, packet.pts)
+        else:  # it is shown before the key frame
+            self.upcoming += 1
+            self.at += 1

@@ -1,0 +1,144 @@
+"""Reading clips: any clip that `vidiff.video.sources` knows as `(3, f, h, w)` in [-1, 1], pictures as `(3, h, w)`.
+
+Beyond this file frames are uint8 `(f, h, w, 3)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from vidiff.store.plain import parse_json
+from vidiff.video.decode import VideoError, reason_of
+from vidiff.video.retime import Retimed
+from vidiff.video.sources import make_decoder
+
+CACHED = 1 << 17  # values of 4 bytes that a processor has at hand
+
+
+class VideoReader:
+    """Reads frames of one clip by number. A context manager; the file is opened at the first question.
+
+    A clip is a video file, an animated GIF or WebP, a folder of numbered pictures, or one picture.
+
+    Do not fork while a reader is open: decord hangs in the child. Everything raises `VideoError` on a
+    file that is missing, is no video, or is damaged where it is read.
+
+    Args:
+        fps: see the clip at this rate, as `vidiff.video.retime.Retimed` does; 0 for its own frames.
+        decoder: of a video file, one of `vidiff.video.decoders.DECODERS`.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 0.0, decoder: str = "auto") -> None:
+        self.path = Path(path)
+        inner = make_decoder(self.path, decoder)
+        self._decoder = Retimed(self.path, inner, fps) if fps else inner
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file. The next question opens it again."""
+        self._decoder.close()
+
+    @property
+    def decoder(self) -> str:
+        """Name of the library that reads it."""
+        return self._decoder.name
+
+    @property
+    def frames(self) -> int:
+        """Number of frames, as the container tells; a damaged file may have fewer."""
+        return self._decoder.frames
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, averaged over the file."""
+        return self._decoder.fps
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds at which each frame begins to be shown, `(frames,)`."""
+        return self._decoder.times
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, of the first frame as it decodes."""
+        height, width, _ = self.pixels([0]).shape[1:]
+        return height, width
+
+    def read(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """Frames `indices` (default all) in the order given, resized by the decoder to `size` (h, w).
+
+        Returns `(3, f, h, w)` in [-1, 1].
+        """
+        return to_float(self.pixels(indices, size))
+
+    def pixels(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The same as decoded, uint8 `(f, h, w, 3)`: what a process sends to another, for `to_float` to convert."""
+        return self._decoder.decode(indices, size)
+
+
+def read_video(
+    path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None, fps: float = 0.0
+) -> Tensor:
+    """Frames `indices` of the file (default all), resized to `size` (h, w): `(3, f, h, w)` in [-1, 1].
+
+    It is seen at `fps` frames a second, by its time stamps; 0 for its own frames. Raises `VideoError` where the file is
+    missing, is no video, is damaged, or has no such frame.
+    """
+    with VideoReader(path, fps) as reader:
+        return reader.read(indices, size)
+
+
+def read_image(path: str | Path) -> Tensor:
+    """One picture, `(3, h, w)` in [-1, 1]. Raises `VideoError` where the file is missing or no picture."""
+    try:
+        picture = iio.imread(path, plugin="pillow", mode="RGB")
+    except (OSError, ValueError) as error:
+        raise VideoError(f"{path}: not a readable picture, {reason_of(error)}") from None
+    return to_float(picture[None])[:, 0]
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata that `VideoWriter` left in a file, or in a folder of frames; empty where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        path = next(iter(sorted(path.glob("*.png"))), path)
+    try:
+        if path.suffix.lower() in (".png", ".gif"):
+            with Image.open(path) as picture:
+                comment = picture.info.get("comment")
+        else:
+            with av.open(str(path)) as container:
+                comment = next((v for k, v in container.metadata.items() if k.lower() == "comment"), None)
+    except (OSError, av.FFmpegError) as error:
+        raise VideoError(f"{path}: not a readable video, {reason_of(error)}") from None
+    try:
+        metadata = parse_json(comment or "{}")
+    except ValueError:
+        return {}  # somebody else's comment
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def to_float(pixels: np.ndarray) -> Tensor:
+    """uint8 `(f, h, w, 3)` to `(3, f, h, w)` in [-1, 1]."""
+    frames, height, width, _ = pixels.shape
+    video = torch.empty(3, frames, height, width)
+    planes = torch.from_numpy(rearrange(pixels, "f h w c -> c f h w"))
+    together = max(1, CACHED // (3 * height * width))  # each step finds in the cache what the one before has written
+    for some, found in zip(video.split(together, 1), planes.split(together, 1), strict=True):
+        some.copy_(found).div_(127.5).sub_(1)
+    return video

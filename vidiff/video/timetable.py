@@ -1,0 +1,140 @@
+"""Where the frames of a video file are: their number, the key frames to begin at, and the times they are shown."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+import av
+import numpy as np
+
+from vidiff.video.decode import VideoError, check_file
+
+HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
+
+
+State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
+
+
+def state_of(path: Path) -> State:
+    """Raises `VideoError` unless there is a regular file that is not empty."""
+    with suppress(OSError):
+        facts = path.stat()
+        if S_ISREG(facts.st_mode) and facts.st_size:
+            return facts.st_size, facts.st_mtime_ns
+    check_file(path)
+    raise VideoError(f"{path}: cannot be looked at")
+
+
+class Unsuited(ValueError):
+    """A file whose frames cannot be told apart by their times."""
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """What of a file's packets is needed to find frame n. A packet is a frame as encoded; they come in decoding order.
+
+    Args:
+        frames: number of them.
+        keys: place of each key frame in decoding order, packets that are not shown left out.
+        stamps: of each key frame, in ticks: its pts, or its dts where the container's own index tells no more.
+        by_dts: which of these `stamps` are.
+        pts: of all frames, in ticks, sorted; None where the container's own index told enough.
+    """
+
+    frames: int
+    keys: np.ndarray
+    stamps: np.ndarray
+    by_dts: bool
+    pts: np.ndarray | None
+
+    def key_before(self, number: int) -> int:
+        """The last key frame that comes no later than frame `number` in decoding order: a number of `keys`."""
+        return max(0, bisect_right(self.keys, number) - 1)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return 2 * len(self.keys) + (0 if self.pts is None else len(self.pts))
+
+
+def listed(stream: av.VideoStream) -> Timetable | None:
+    """The timetable by the index of an mp4 or mov, without reading a packet; None where that does not suffice.
+
+    That index has a dts for each packet and no pts, which is enough: the pts of the frames around those that are wanted
+    are read with them. An index of another length than the header promises, or with packets that are not shown (as an
+    edit list leaves them), is not relied on.
+    """
+    entries = stream.index_entries
+    if "mp4" not in stream.container.format.name or not 0 < len(entries) == stream.frames:
+        return None
+    keys, stamps = [], []
+    for place, entry in enumerate(entries):
+        if entry.is_discard or not entry.size:
+            return None
+        if entry.is_keyframe:
+            keys.append(place)
+            stamps.append(entry.timestamp)
+    if not keys or keys[0] != 0 or any(a >= b for a, b in pairwise(stamps)):
+        return None
+    return Timetable(len(entries), np.array(keys), np.array(stamps), by_dts=True, pts=None)
+
+
+def read_through(container: av.container.InputContainer, stream: av.VideoStream) -> Timetable:
+    """The timetable by all packets of a file just opened. Raises Unsuited where they lack times, or share one."""
+    pts: list[int] = []
+    keys, stamps = [], []
+    packets: Any = container.demux(stream)
+    with closing(packets):
+        for packet in packets:
+            if not packet.size or packet.is_discard:
+                continue
+            if packet.pts is None:
+                raise Unsuited("not all of its frames say when they are shown")
+            if packet.is_keyframe:
+                keys.append(len(pts))
+                stamps.append(packet.pts)
+            pts.append(packet.pts)
+    if not pts:
+        raise Unsuited("it has no frames")
+    if not keys or keys[0] != 0:
+        raise Unsuited("it does not begin with a key frame")
+    table = Timetable(len(pts), np.array(keys), np.array(stamps), by_dts=False, pts=np.sort(np.array(pts)))
+    if len(np.unique(pts)) < len(pts) or np.any(np.diff(table.stamps) <= 0):
+        raise Unsuited("several of its frames say that they are shown at the same time")
+    return table
+
+
+class Shelf:
+    """The timetables of the files that this process read last; the oldest go where they would take too much memory."""
+
+    def __init__(self, most: int = HELD) -> None:
+        self.most, self.held = most, 0
+        self.tables: OrderedDict[tuple[str, State, bool], Timetable] = OrderedDict()
+
+    def get(self, path: Path, state: State, whole: bool, make: Callable[[], Timetable]) -> Timetable:
+        """The timetable of a file in this state, made where there is none.
+
+        Args:
+            whole: with the times of all frames.
+        """
+        key = (str(path), state, whole)
+        if key in self.tables:
+            self.tables.move_to_end(key)
+            return self.tables[key]
+        table = self.tables[key] = make()
+        self.held += table.size
+        while self.held > self.most and len(self.tables) > 1:
+            _, old = self.tables.popitem(last=False)
+            self.held -= old.size
+        return table
+
+
+SHELF = Shelf()

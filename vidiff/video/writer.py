@@ -1,0 +1,253 @@
+"""Writing clips: `(3, f, h, w)` in [-1, 1] to .mp4, .webm, .gif, or a folder of .png; pictures by Pillow.
+
+PyAV, the video backend that imageio brings, writes videos: through imageio itself the encoder's quality cannot be set,
+and each close collects garbage for 0.1 s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import GifImagePlugin, Image, PngImagePlugin
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vidiff.video.decode import VideoError
+from vidiff.video.reader import VideoReader
+
+
+class _Sink(Protocol):
+    """Where uint8 frames `(h, w, 3)` go, one after the other."""
+
+    def add(self, frame: np.ndarray) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Encoded:
+    """H.264 in mp4, or VP9 in webm, as yuv420p. Odd sizes are padded by repeating the last row or column."""
+
+    # One thread, and not x264's macroblock tree, which differs from run to run: the same frames, the same bytes.
+    _codecs: ClassVar = {
+        ".mp4": ("libx264", {"threads": "1", "mbtree": "0"}),
+        ".webm": ("libvpx-vp9", {"threads": "1", "b": "0", "cpu-used": "4"}),
+    }
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
+        codec, options = self._codecs[path.suffix]
+        self._container = av.open(str(path), "w")
+        self._container.metadata["comment"] = comment
+        stream = self._container.add_stream(codec, rate=fps, options={**options, "crf": str(crf)})
+        self._stream = cast(av.VideoStream, stream)
+        self._stream.height, self._stream.width = (n + n % 2 for n in size)
+        self._stream.pix_fmt = "yuv420p"
+
+    def add(self, frame: np.ndarray) -> None:
+        height, width, _ = frame.shape
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+    def close(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+class _Gif:
+    """A looping GIF with a palette for each frame. Pillow's own writer keeps all frames, and merges equal ones."""
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
+        self._fps, self._count = fps, 0
+        blank = Image.new("P", size[::-1])
+        header, _ = GifImagePlugin.getheader(blank, info={"loop": 0, "comment": comment})
+        self._file = path.open("wb")
+        self._file.writelines(header)
+
+    def add(self, frame: np.ndarray) -> None:
+        # delays are whole hundredths of a second: rounding the running time keeps the average right
+        begin, end = (round(100 * n / self._fps) for n in (self._count, self._count + 1))
+        milliseconds = 10 * max(2, end - begin)  # players take less than 0.02 s for 0.1 s
+        picture = Image.fromarray(frame)
+        some = picture.resize((48, 48), Image.Resampling.NEAREST)  # as good a palette as from all, and sooner
+        palette = some.quantize(256, Image.Quantize.MAXCOVERAGE)
+        picture = picture.quantize(palette=palette, dither=Image.Dither.NONE)  # dithering would flicker
+        self._file.writelines(GifImagePlugin.getdata(picture, duration=milliseconds, include_color_table=True))
+        self._count += 1
+
+    def close(self) -> None:
+        self._file.write(b";")
+        self._file.close()
+
+
+class _Pictures:
+    """A folder of 000000.png, 000001.png, ..."""
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
+        self._folder, self._count = path, 0
+        self._text = PngImagePlugin.PngInfo()
+        self._text.add_text("comment", comment)
+        path.mkdir()
+
+    def add(self, frame: np.ndarray) -> None:
+        iio.imwrite(self._folder / f"{self._count:06d}.png", frame, plugin="pillow", pnginfo=self._text)
+        self._count += 1
+
+    def close(self) -> None:
+        pass
+
+
+_Open = Callable[[Path, tuple[int, int], Fraction, str, int], _Sink]
+_SINKS: dict[str, _Open] = {".mp4": _Encoded, ".webm": _Encoded, ".gif": _Gif, "": _Pictures}
+
+
+class VideoWriter:
+    """Writes a video of any length in constant memory. A context manager.
+
+    The path's suffix chooses the kind: .mp4 (H.264), .webm (VP9), .gif, or a folder of .png where there is none.
+    What is written stands beside `path` under another name until `close` has reopened it and counted its frames;
+    an exception inside `with` removes it. So `path` is whole, or is what it was before.
+
+    Args:
+        path: its parent folder is created.
+        fps: frames per second.
+        metadata: anything that JSON can hold, kept in the file and returned by `read_metadata`.
+        crf: the encoder's constant rate factor for .mp4 and .webm; lower is better and larger, 0 to 51.
+
+    Raises:
+        ValueError: an unknown suffix, an `fps` that is not positive, a folder that holds other things than frames.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 8, metadata: dict[str, Any] | None = None, crf: int = 14) -> None:
+        self.path = Path(path)
+        self.frames = 0
+        self._kind = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()
+        if self._kind not in _SINKS:
+            raise ValueError(
+                f"{path}: cannot write {self._kind} files; use .mp4, .webm, .gif, or a path ending in / for .png files"
+            )
+        if not (math.isfinite(fps) and fps > 0):
+            raise ValueError(f"fps is {fps}; expected frames per second above 0, such as 8")
+        self._check_target()
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._comment, self._crf = json.dumps(metadata or {}), crf
+        self._sink: _Sink | None = None
+        self._temporary = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.partial{self._kind}")
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def write(self, video: Tensor) -> None:
+        """Appends `video`, `(3, f, h, w)` in [-1, 1] (clamped). Every call brings the same h and w."""
+        for frame in to_uint8(video):
+            height, width, _ = frame.shape
+            if self._sink is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._size = height, width
+                create = _SINKS[self._kind]
+                self._sink = create(self._temporary, self._size, self._fps, self._comment, self._crf)
+            if (height, width) != self._size:
+                raise ValueError(f"{self.path}: a frame of {height}x{width} after {self._size[0]}x{self._size[1]}")
+            self._sink.add(frame)
+            self.frames += 1
+
+    def close(self) -> None:
+        """Finishes the file, counts its frames, and gives it its name. Raises `VideoError` if any are missing."""
+        if self._sink is None:
+            raise VideoError(f"{self.path}: no frames were written")
+        try:
+            self._sink.close()
+            found = self._count()
+            if found != self.frames:
+                raise VideoError(f"{self.path}: {self.frames} frames written, but {found} read back")
+            self._check_target()
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+            os.replace(self._temporary, self.path)
+        except BaseException:
+            self._remove()
+            raise
+
+    def abandon(self) -> None:
+        """Drops what has been written so far."""
+        if self._sink is not None:
+            with suppress(Exception):  # what ended the writing matters, not what follows from it
+                self._sink.close()
+        self._remove()
+
+    def _count(self) -> int:
+        if self._kind == "":
+            return len(list(self._temporary.glob("*.png")))
+        with VideoReader(self._temporary) as reader:
+            return reader.frames
+
+    def _remove(self) -> None:
+        if self._temporary.is_dir():
+            shutil.rmtree(self._temporary)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+    def _check_target(self) -> None:
+        """Only a folder of frames may be replaced by one, and only a file by a file."""
+        if self._kind == "" and self.path.exists():
+            others = [self.path] if not self.path.is_dir() else self.path.iterdir()
+            other = next((p for p in others if not (p.suffix == ".png" and p.stem.isdecimal())), None)
+            if other is not None:
+                raise ValueError(f"{self.path}: holds {other.name}, not only frames; choose another folder")
+        elif self.path.is_dir():
+            raise ValueError(f"{self.path}: is a folder; choose a file name")
+
+
+def write_video(
+    path: str | Path, video: Tensor, fps: float = 8, metadata: dict[str, Any] | None = None, crf: int = 14
+) -> None:
+    """Writes one clip `(3, f, h, w)`, or a batch `(b, 3, f, h, w)` as a grid. See `VideoWriter`."""
+    with VideoWriter(path, fps, metadata, crf) as writer:
+        writer.write(grid(video) if video.ndim == 5 else video)
+
+
+def write_image(path: str | Path, image: Tensor) -> None:
+    """Writes one picture `(3, h, w)` in [-1, 1], as .png or whatever the suffix says. Creates the parent folder."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(path, to_uint8(image[:, None])[0], plugin="pillow")
+
+
+def grid(videos: Tensor, columns: int | None = None) -> Tensor:
+    """Clips row by row: `(b, 3, f, h, w)` to `(3, f, rows * h, columns * w)`; empty places are black."""
+    columns = columns or math.ceil(math.sqrt(len(videos)))
+    videos = pad(videos, (0, 0) * 4 + (0, -len(videos) % columns), value=-1)  # (r k) 3 f h w
+    return rearrange(videos, "(r k) c f h w -> c f (r h) (k w)", k=columns)
+
+
+def sheet(video: Tensor) -> Tensor:
+    """The frames of a clip side by side, to look at: `(3, f, h, w)` to `(3, h, f * w)`."""
+    return rearrange(video, "c f h w -> c h (f w)")
+
+
+def to_uint8(video: Tensor) -> np.ndarray:
+    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded; undoes `to_float` exactly."""
+    if video.ndim != 4 or video.shape[0] != 3:
+        raise ValueError(f"video of shape {tuple(video.shape)}; expected (3, f, h, w)")
+    video = video.detach().float()
+    if not video.isfinite().all():
+        raise ValueError("the video holds values that are not finite; the model that made it has diverged")
+    frames = video.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return rearrange(frames, "c f h w -> f h w c").cpu().contiguous().numpy()
