@@ -10,24 +10,19 @@ import pytest
 import torch
 
 from vidiff.data.shapes import (
-    BACKGROUND,
-    COLOURS,
     DIRECTIONS,
-    LABELS,
     REACH,
-    SHAPES,
     SPLITS,
     TRAVEL,
     WOBBLE,
     Clip,
     ShapesSpec,
-    coverage,
     direction,
     make_clip,
     make_shapes,
     read_clips,
-    rgb,
 )
+from vidiff.metrics.objects import BACKGROUND, COLOURS, LABELS, SHAPES, coverage, rgb
 from vidiff.video.reader import VideoReader
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity
-from vidiff.data.shapes import LABELS, ShapesSpec, make_shapes, read_clips
+from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.evaluate.compare import Protocol, Way, compare, held_out, ways
 from vidiff.evaluate.comparison import finite, markdown, table, write_page
 from vidiff.evaluate.continuation import score, watch
 from vidiff.metrics.drift import look
+from vidiff.metrics.objects import LABELS
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from vidiff.data.shapes import LABELS, ShapesSpec, make_clip
+from vidiff.data.shapes import ShapesSpec, make_clip
 from vidiff.evaluate.editing import hiding_box, score_editing, score_inpainting, score_interpolation, score_loop
+from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import read_shapes
 
 FRAMES = 16

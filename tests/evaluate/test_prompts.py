@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import DIRECTIONS, LABELS, Clip, ShapesSpec, caption, make_clip
+from vidiff.data.shapes import DIRECTIONS, Clip, ShapesSpec, caption, make_clip
 from vidiff.evaluate.prompts import TRIPLES, PromptProtocol, prompt_score, read_direction, score_prompts
+from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import read_shapes
 
 FRAMES = 4

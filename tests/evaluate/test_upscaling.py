@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from vidiff.data.shapes import LABELS, ShapesSpec, make_clip
+from vidiff.data.shapes import ShapesSpec, make_clip
 from vidiff.diffusion.resize import enlarge, shrink
 from vidiff.evaluate.upscaling import UpscalingProtocol, psnr, score_upscaling, side_by_side
+from vidiff.metrics.objects import LABELS
 
 CHOSEN = ("blue_disc", "red_square", "yellow_triangle", "green_disc")
 

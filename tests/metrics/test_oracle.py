@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import BACKGROUND, LABELS, Clip, ShapesSpec, make_shapes, read_clips, rgb
+from vidiff.data.shapes import Clip, ShapesSpec, make_shapes, read_clips
+from vidiff.metrics.objects import BACKGROUND, LABELS, rgb
 from vidiff.metrics.oracle import (
     Reading,
     acceleration,

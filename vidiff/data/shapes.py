@@ -20,19 +20,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vidiff.metrics.objects import (
+    BACKGROUND,
+    COLOURS,
+    LABELS,
+    SHAPES,
+    SQUARE_SIDE,
+    TRIANGLE_INRADIUS,
+    TRIANGLE_SIDE,
+    coverage,
+    rgb,
+)
 from vidiff.video.writer import write_video
 
 SPLITS = ("train", "test")
-SHAPES = ("disc", "square", "triangle")
-COLOURS = {  # RGB in [0, 255]: of like luma, and at least 40 degrees of hue apart as seen from the background
-    "blue": (50, 90, 240),
-    "green": (40, 180, 60),
-    "red": (225, 45, 45),
-    "yellow": (235, 215, 50),
-}
-BACKGROUND = (40, 40, 40)
 DIRECTIONS = ("left", "right", "up", "down")
-LABELS = tuple(f"{colour}_{shape}" for colour in COLOURS for shape in SHAPES)  # sorted, as class folders are
 
 FPS = 16
 CRF = 12  # little compression: a clip is 15 kB all the same
@@ -40,9 +42,6 @@ WOBBLE = math.radians(25)  # how far a straight path may turn from one of the fo
 TRAVEL = (15.0, 37.5)  # pixels that an object goes in a straight clip: 1 to 2.5 a frame in 16 frames
 DRAWING = 1  # part of spec.json: raise it when the same options come to draw other clips
 
-SQUARE_SIDE = math.sqrt(math.pi)  # all for size 1, that is, an area of pi
-TRIANGLE_SIDE = 2 * math.sqrt(math.pi / math.sqrt(3))
-TRIANGLE_INRADIUS = TRIANGLE_SIDE / (2 * math.sqrt(3))
 REACH = {  # how far from the centre: left and right, up, down
     "disc": (1.0, 1.0, 1.0),
     "square": (SQUARE_SIDE / 2,) * 3,
@@ -152,33 +151,6 @@ def caption(label: str, course: str) -> str:
 def direction(x: float, y: float) -> str:
     """One of DIRECTIONS: the larger component of a move of (x, y), where y points down."""
     return ("left" if x < 0 else "right") if abs(x) >= abs(y) else ("up" if y < 0 else "down")
-
-
-def rgb(colour: tuple[int, int, int]) -> Tensor:
-    """An RGB triple in [0, 255] as the (3,) float32 in [-1, 1] that a video holds."""
-    return torch.tensor(colour) / 127.5 - 1
-
-
-def coverage(shape: str, centre: Tensor, size: Tensor, height: int, width: int) -> Tensor:
-    """How much of each pixel n objects of one shape cover: (n, 2), (n,) -> (n, height, width) in [0, 1].
-
-    The share of a pixel inside an edge is taken as 1/2 - the signed distance of its centre to that edge.
-
-    Raises:
-        ValueError: an unknown shape.
-    """
-    x = torch.arange(width) + 0.5 - centre[:, 0, None, None].float()  # n 1 w
-    y = (torch.arange(height) + 0.5)[:, None] - centre[:, 1, None, None].float()  # n h 1
-    size = size.float()[:, None, None]  # n 1 1
-    if shape == "disc":
-        outside = torch.sqrt(x * x + y * y) - size
-    elif shape == "square":
-        outside = torch.maximum(x.abs(), y.abs()) - size * (SQUARE_SIDE / 2)
-    elif shape == "triangle":  # points up: two slanted edges mirrored in x, and the base
-        outside = torch.maximum(x.abs() * (math.sqrt(3) / 2) - y / 2, y) - size * TRIANGLE_INRADIUS
-    else:
-        raise ValueError(f"no shape {shape!r}; choose one of {', '.join(SHAPES)}")
-    return (0.5 - outside).clamp(0, 1)  # n h w
 
 
 def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> Clip:

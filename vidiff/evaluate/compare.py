@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from vidiff.data.clips import fit_size
 from vidiff.data.index import build_index
-from vidiff.data.shapes import LABELS, Clip, read_clips
+from vidiff.data.shapes import Clip, read_clips
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.continuation import score, watch
+from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import DataConfig, build_strategy, read_slot
 from vidiff.store.plain import read_json

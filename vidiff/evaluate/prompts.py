@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import DIRECTIONS, LABELS, TRAVEL, caption, direction
+from vidiff.data.shapes import DIRECTIONS, TRAVEL, caption, direction
+from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, label_right, read_shapes
 
 LEAST = TRAVEL[0] / 2 / 64  # of the frame's height that an object must go, from end to end, to go anywhere

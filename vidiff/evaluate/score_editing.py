@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import LABELS
 from vidiff.evaluate.editing import EditingProtocol, score_editing
 from vidiff.evaluate.score_shapes import check_labels, held_out_clips
+from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.video.reader import read_video

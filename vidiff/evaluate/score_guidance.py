@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import LABELS
 from vidiff.evaluate.protocol import ShapesProtocol, score_generation
 from vidiff.evaluate.score_shapes import check_labels
+from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.video.writer import sheet, write_image, write_video
 

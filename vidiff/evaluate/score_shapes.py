@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import DIRECTIONS, LABELS, Clip, direction, read_clips
+from vidiff.data.shapes import DIRECTIONS, Clip, direction, read_clips
 from vidiff.evaluate.prompts import TRIPLES, PromptProtocol, prompt_score, score_prompts
 from vidiff.evaluate.protocol import ShapesProtocol, score_extension, score_generation, score_real
+from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import read_shapes
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config

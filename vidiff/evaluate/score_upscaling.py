@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from vidiff.data.shapes import LABELS
 from vidiff.diffusion.resize import enlarge, shrink
 from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaling, side_by_side
+from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.training.prepare import make_index

@@ -17,7 +17,7 @@ from einops import rearrange
 from scipy import ndimage
 from torch import Tensor
 
-from vidiff.data.shapes import BACKGROUND, COLOURS, SHAPES, coverage, rgb
+from vidiff.metrics.objects import BACKGROUND, COLOURS, SHAPES, coverage, rgb
 
 FAINTEST = 0.4  # of the way from the background to the nearest colour: what is further is not background
 SPECKS = 0.1  # pixels in further blobs, as a fraction of the object's, that still pass as noise

