@@ -210,7 +210,7 @@ def against_decoding(folder: Path, args: argparse.Namespace) -> dict[str, float]
         files.append(VideoFile(f"{number}.mp4", 0, 4 * FRAMES, 24, size, size, bytes=1, fingerprint=""))
     index = Index(folder, files, ["a"])
     cache = encoded(folder, index, 4, True, size // 8)
-    orders = [Order(args.files, each, args.seed) for each in (args.files, WINDOWS)]
+    orders = [Order([range(args.files)], each, args.seed) for each in (args.files, WINDOWS)]
     speeds = []
     for dataset, order, batches in (
         (ClipDataset(index, FRAMES, size, seed=args.seed), orders[0], 2),
@@ -237,7 +237,7 @@ def against_memcpy(folder: Path, channels: int, noisy: bool, args: argparse.Name
     dataset = LatentDataset(encoded(folder, Index(folder, [file] * count, ["a"]), channels, noisy, side), FRAMES)
     memory = np.random.default_rng(args.seed).integers(0, 99, (count * clip, frame), dtype=np.int16)
     target = np.empty((windows, FRAMES, frame), np.int16)
-    loader = iter(make_loader(dataset, Order(count, windows, args.seed), workers=0))
+    loader = iter(make_loader(dataset, Order([range(count)], windows, args.seed), workers=0))
     places = np.random.default_rng(args.seed).integers(0, len(memory) - FRAMES, (args.rounds + 1, windows))
 
     def copy(number: int) -> None:
@@ -252,7 +252,7 @@ def against_memcpy(folder: Path, channels: int, noisy: bool, args: argparse.Name
     for number in range(count):
         dataset.cache.window(number, 0, clip).sum()  # into the page cache, and mapped, as after an epoch
     times = [[clock(partial(work, n)) for work in (deliver, copy)] for n in range(1, args.rounds + 1)]
-    shared = iter(make_loader(dataset, Order(count, windows, args.seed), workers=2))
+    shared = iter(make_loader(dataset, Order([range(count)], windows, args.seed), workers=2))
     for _ in range(16):
         next(shared)
     working = min(clock(lambda: [next(shared) for _ in range(16)]) / 16 for _ in range(4))

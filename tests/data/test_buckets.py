@@ -5,7 +5,7 @@ from itertools import chain, islice, pairwise
 import pytest
 
 from vidiff.data.buckets import Bucket, assign, group, longest_of, nearest_size, shrunk
-from vidiff.data.order import GroupedOrder, JointOrder, Key, Order
+from vidiff.data.order import JointOrder, Key, Order
 
 SQUARE, LONG, WIDE, TALL = Bucket(8, 64, 64), Bucket(16, 64, 64), Bucket(8, 48, 80), Bucket(8, 80, 48)
 SMALL, LARGE = Bucket(8, 32, 32), Bucket(8, 96, 96)
@@ -41,7 +41,7 @@ def test_places_are_grouped_by_their_keys() -> None:
     assert group(["b", "a", "b", "c", "a"]) == [[0, 2], [1, 4], [3]]
 
 
-def keys(order: GroupedOrder | JointOrder | Order, batches: int) -> list[list[Key]]:
+def keys(order: JointOrder | Order, batches: int) -> list[list[Key]]:
     return list(islice(order, batches))
 
 
@@ -51,7 +51,7 @@ OF = {index: number for number, each in enumerate(GROUPS) for index in each}
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 50])
 def test_a_batch_is_of_one_group_and_a_sample_comes_once_an_epoch(batch: int) -> None:
-    order, total = GroupedOrder(GROUPS, batch, seed=2), sum(map(len, GROUPS))
+    order, total = Order(GROUPS, batch, seed=2), sum(map(len, GROUPS))
     epochs = 60
     drawn = keys(order, sum(order.before(epochs)))
     assert all(len(each) == batch and len({OF[index] for _, index in each}) == 1 for each in drawn)
@@ -68,7 +68,7 @@ def test_a_batch_is_of_one_group_and_a_sample_comes_once_an_epoch(batch: int) ->
 
 
 def test_groups_are_mixed_within_an_epoch() -> None:
-    order = GroupedOrder([list(range(40)), list(range(40, 80))], 2, seed=3)
+    order = Order([list(range(40)), list(range(40, 80))], 2, seed=3)
     kinds = [each[0][1] >= 40 for each in keys(order, 80)]
     assert kinds[:40].count(True) == kinds[40:].count(True) == 20
     assert kinds[:40] != kinds[40:] and 10 < sum(a != b for a, b in pairwise(kinds)) < 70
@@ -77,15 +77,10 @@ def test_groups_are_mixed_within_an_epoch() -> None:
 @pytest.mark.parametrize("number", [0, 1, 7, 33, 400])
 @pytest.mark.parametrize("batch", [4, 50])
 def test_a_grouped_order_goes_on_from_anywhere(number: int, batch: int) -> None:
-    whole = keys(GroupedOrder(GROUPS, batch, seed=1), number + 20)[number:]
-    assert keys(GroupedOrder(GROUPS, batch, seed=1, start=number * batch), 20) == whole
-    assert keys(GroupedOrder(GROUPS, batch, seed=1, start=number * batch + 3), 20) == whole, "from within a batch"
-    assert keys(GroupedOrder(GROUPS, batch, seed=2, start=number * batch), 20) != whole
-
-
-def test_one_group_is_drawn_as_without_groups() -> None:
-    for start in (0, 12, 120):
-        assert keys(GroupedOrder([list(range(11))], 6, 5, start=start), 30) == keys(Order(11, 6, 5, start=start), 30)
+    whole = keys(Order(GROUPS, batch, seed=1), number + 20)[number:]
+    assert keys(Order(GROUPS, batch, seed=1, start=number * batch), 20) == whole
+    assert keys(Order(GROUPS, batch, seed=1, start=number * batch + 3), 20) == whole, "from within a batch"
+    assert keys(Order(GROUPS, batch, seed=2, start=number * batch), 20) != whole
 
 
 @pytest.mark.parametrize("start", [0, 24])
@@ -95,7 +90,7 @@ def test_ranks_share_the_batches_of_one(start: int, world: int) -> None:
         parts = [keys(make(rank, world), 30) for rank in range(world)]
         return [list(chain.from_iterable(each)) for each in zip(*parts, strict=True)] == keys(make(0, 1), 30)
 
-    assert split(lambda rank, world: GroupedOrder(GROUPS, 6, 5, rank, world, start))
+    assert split(lambda rank, world: Order(GROUPS, 6, 5, rank, world, start))
     assert split(lambda rank, world: JointOrder((GROUPS, [[50, 51, 52]]), 0.3, 6, 5, rank, world, start))
 
 
@@ -108,18 +103,18 @@ def test_the_share_of_pictures_is_exact_over_a_period(share: float) -> None:
         assert sum(shown[begin : begin + 20]) == round(20 * share)
     assert all(abs(sum(shown[:m]) - m * share) < 1 for m in range(200))
     clips = [each for each, other in zip(drawn, shown, strict=True) if not other]
-    assert clips == keys(GroupedOrder(GROUPS, 4, seed=3), len(clips)), "clips come as without pictures"
+    assert clips == keys(Order(GROUPS, 4, seed=3), len(clips)), "clips come as without pictures"
     for m in (1, 13, 100):
         assert keys(JointOrder((GROUPS, pictures), share, 4, seed=3, start=4 * m), 50) == drawn[m : m + 50]
 
 
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="the dataset is empty"):
-        GroupedOrder([], 4)
+        Order([], 4)
     with pytest.raises(ValueError, match="the dataset is empty"):
-        GroupedOrder([[1], []], 4)
+        Order([[1], []], 4)
     with pytest.raises(ValueError, match="choose a multiple of 4"):
-        GroupedOrder([[1]], 6, world=4)
+        Order([[1]], 6, world=4)
     with pytest.raises(ValueError, match=r"share is 1\.2"):
         JointOrder(([[1]], [[2]]), 1.2, 4)
 

@@ -202,7 +202,7 @@ def test_zoomed_frames_are_cropped_to_the_size(tmp_path: Path) -> None:
 
 def batches(index: Index, workers: int, count: int, start: int = 0) -> list[dict[str, Tensor]]:
     dataset = ClipDataset(index, frames=4, size=32, stride=Strides(1, 2), flip=True, seed=9)
-    return list(islice(make_loader(dataset, Order(len(dataset), 3, seed=9, start=start), workers), count))
+    return list(islice(make_loader(dataset, Order([range(len(dataset))], 3, seed=9, start=start), workers), count))
 
 
 def test_the_number_of_workers_changes_nothing(four: Index) -> None:
@@ -223,7 +223,7 @@ def test_the_number_of_workers_changes_nothing(four: Index) -> None:
 def test_a_file_that_vanishes_is_named_once_and_replaced(tmp_path: Path, workers: int) -> None:
     index = index_of(tmp_path, [8, 8, 8, 8])
     dataset = ClipDataset(index, frames=4, size=32, max_broken=0.25)
-    loader = iter(make_loader(dataset, Order(4, 2), workers))
+    loader = iter(make_loader(dataset, Order([range(4)], 2), workers))
     assert sorted(torch.cat([next(loader)["key"] for _ in range(2)]).tolist()) == [0, 1, 2, 3]
     (tmp_path / "2.mp4").unlink()
     with warnings.catch_warnings(record=True) as caught:

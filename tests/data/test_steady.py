@@ -64,7 +64,7 @@ def read(folder: Path, clips: int, warm: int) -> tuple[list[Use], dict[str, int]
     write_files(folder)
     index = build_index(folder, layout="flat", progress=False)
     kinds = [file.decoder for file in index.files]
-    batches: Any = iter(make_loader(ClipDataset(index, 16, 64), Order(len(index.files), BATCH), workers=2))
+    batches: Any = iter(make_loader(ClipDataset(index, 16, 64), Order([range(len(index.files))], BATCH), workers=2))
     workers = [worker.pid for worker in batches.iterator._workers]
     found: list[Use] = []
     for _ in range(warm // BATCH):

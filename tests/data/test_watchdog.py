@@ -30,7 +30,7 @@ def index_of(root: Path, names: list[str]) -> Index:
 
 
 def batches(dataset: Hanging, workers: int, count: int) -> list[dict[str, Tensor]]:
-    return list(islice(make_loader(dataset, Order(len(dataset), 2, seed=3), workers), count))
+    return list(islice(make_loader(dataset, Order([range(len(dataset))], 2, seed=3), workers), count))
 
 
 def watch_deaths(root: Path, deaths: dict[str, float], done: threading.Event) -> None:
@@ -99,7 +99,7 @@ def test_a_worker_that_the_system_kills_is_not_blamed_on_its_file(tmp_path: Path
 
 def test_a_quick_reader_is_left_alone(tmp_path: Path) -> None:
     dataset = Hanging(index_of(tmp_path, NAMES), 4, 32, patience=2)
-    loader = iter(make_loader(dataset, Order(6, 2), 1))
+    loader = iter(make_loader(dataset, Order([range(6)], 2), 1))
     for _ in range(6):
         next(loader)
         time.sleep(0.5)  # longer than the patience, all in all: between reads no alarm is set

@@ -156,7 +156,7 @@ def train(
             part = batch // settings.accumulate
             order: Any = Order(start, part, group.rank, group.world)
             if epoch:
-                order = Shuffled(epoch, part, 0, group.rank, group.world, start)
+                order = Shuffled([range(epoch)], part, 0, group.rank, group.world, start)
             return DataLoader(
                 Numbers(bad, loud, slow),
                 batch_sampler=order,

@@ -13,7 +13,7 @@ from vidiff.engine.log import read_metrics
 pytestmark = pytest.mark.faults
 
 EPOCH = 48  # six steps
-WANTED = Order(EPOCH, EPOCH).permutation(0)
+WANTED = Order([range(EPOCH)], EPOCH).permutation(0)
 
 
 def noted(file: Path, world: int = 1) -> list[int]:

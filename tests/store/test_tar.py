@@ -97,7 +97,7 @@ def test_training_sees_the_same_clips(tmp_path: Path, clips: Path) -> None:
     for place in range(len(names)):
         one, other = (each[0, place] for each in data)
         assert all(torch.equal(one[key], other[key]) for key in one)
-    orders = [Order(len(names), 4) for _ in data]
+    orders = [Order([range(len(names))], 4) for _ in data]
     batches = [make_loader(each, order, workers) for each, order, workers in zip(data, orders, (0, 1), strict=True)]
     for (one, other), _ in zip(zip(*batches, strict=True), range(2), strict=False):
         assert torch.equal(one["video"], other["video"])

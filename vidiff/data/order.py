@@ -1,7 +1,7 @@
 """The order in which samples are drawn: endless, shuffled anew each epoch, the same from any starting point.
 
-Of groups, such as the clips of one bucket, a batch holds one: `GroupedOrder`. Pictures come between the batches of
-clips, in a share of their own: `JointOrder`.
+A batch of an `Order` is of one group, such as the clips of one bucket. Pictures come between the batches of clips, in a
+share of their own: `JointOrder`.
 """
 
 from __future__ import annotations
@@ -18,66 +18,27 @@ Key = tuple[int, int]  # (epoch, index)
 
 
 class Order(Sampler[list[Key]]):
-    """A batch sampler without end.
+    """A batch sampler without end, each of whose batches is of one group.
 
-    Sample number n of a training is place `n % length` in the permutation of epoch `n // length`, which depends on
-    the seed and the epoch alone. So the order is the same however often a run is resumed, and however many processes
-    share a batch: each takes its part of it.
+    Sample number n of a group of `length` is place `n % length` in the group's permutation of epoch `n // length`. So
+    each sample comes once an epoch, and what does not fill a batch opens the group's first batch of the next epoch:
+    after e epochs, a group has given e * length // batch batches. The batches of an epoch come shuffled. All of this
+    depends on the seed, the epoch, the groups and the batch alone: the order is the same however often a run is
+    resumed, and however many processes share a batch, of which each takes its part.
 
-    Yields lists of (epoch, index), `batch / world` long: what a dataset's `__getitem__` takes.
+    It yields lists of (epoch, index), `batch / world` long: what a data set's `__getitems__` takes.
 
     Args:
-        length: number of samples of the dataset. A batch may be longer; it then holds parts of several epochs.
+        groups: indices of the samples of each. A batch may be longer than a group; it then holds parts of several
+            epochs.
         batch: samples of one batch, over all processes.
         seed: of the permutations.
         rank, world: number of this process, and of all.
-        start: number of samples that all processes together have drawn before.
+        start: number of samples that all processes together have drawn before. From within a batch, which happens where
+            another batch size was used before, a single group goes on there, and several with the whole of that batch.
 
     Raises:
-        ValueError: for an empty dataset, a batch that the processes cannot share evenly, or a start below 0.
-    """
-
-    def __init__(self, length: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> None:
-        _check(length, batch, rank, world, start)
-        self.length, self.batch, self.seed = length, batch, seed
-        self.rank, self.world, self.start = rank, world, start
-
-    def permutation(self, epoch: int) -> list[int]:
-        """All indices, in the order of an epoch."""
-        return torch.randperm(self.length, generator=seeded(self.seed, epoch)).tolist()
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        part = self.batch // self.world
-        current, places = -1, [0]
-        number = self.start
-        while True:
-            keys = []
-            for n in range(number + self.rank * part, number + (self.rank + 1) * part):
-                epoch, place = divmod(n, self.length)
-                if epoch != current:
-                    current, places = epoch, self.permutation(epoch)
-                keys.append((epoch, places[place]))
-            number += self.batch
-            yield keys
-
-
-class GroupedOrder(Sampler[list[Key]]):
-    """A batch sampler without end, each of whose batches is of one group.
-
-    Each group is drawn as by an `Order` of its own, so that each of its samples comes once an epoch, and what does not
-    fill a batch opens the group's first batch of the next epoch: after e epochs, a group of n samples has given
-    e * n // batch batches. The batches of an epoch come shuffled. All of this depends on the seed, the epoch, the
-    groups and the batch alone: the order is the same however often a run is resumed, and however many processes share a
-    batch.
-
-    Args:
-        groups: indices of the samples of each.
-        batch, seed, rank, world: as of `Order`.
-        start: number of samples that have been drawn before; from within a batch, which happens where another batch
-            size was used before, the order goes on with the whole of that batch.
-
-    Raises:
-        ValueError: as `Order`; where a group is empty.
+        ValueError: for an empty group, a batch that the processes cannot share evenly, or a start below 0.
     """
 
     def __init__(
@@ -89,25 +50,31 @@ class GroupedOrder(Sampler[list[Key]]):
         world: int = 1,
         start: int = 0,
     ) -> None:
-        _check(min(map(len, groups), default=0), batch, rank, world, start)
+        if min(map(len, groups), default=0) < 1:
+            raise ValueError("the dataset is empty: there is nothing to draw")
+        if batch < 1 or batch % world:
+            raise ValueError(f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}")
+        if start < 0:
+            raise ValueError(f"the order starts at sample {start}; give 0 or more")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank is {rank}; expected 0 to {world - 1}, one of {world} processes")
         self.groups, self.batch, self.seed = groups, batch, seed
         self.rank, self.world, self.start = rank, world, start
-        self.places = lru_cache(2 * len(groups))(self._places)  # a batch may lie in two epochs
+        self.permutation = lru_cache(2 * len(groups))(self._permutation)  # a batch may lie in two epochs
 
-    def _places(self, group: int, epoch: int) -> list[int]:
-        """The indices of a group in the order of an epoch; of the first as `Order` has them."""
-        generator = seeded(
-            self.seed, epoch, *([-group] if group else [])
-        )  # no sample's, whose numbers are not negative
+    def _permutation(self, epoch: int, group: int = 0) -> list[int]:
+        """The indices of a group in the order of an epoch."""
+        numbers = (self.seed, epoch, -group) if group else (self.seed, epoch)  # no sample's, whose numbers are positive
         own = self.groups[group]
-        return [own[place] for place in torch.randperm(len(own), generator=generator).tolist()]
+        return [own[place] for place in torch.randperm(len(own), generator=seeded(*numbers)).tolist()]
 
     def before(self, epoch: int) -> list[int]:
         """Batches that each group has given before an epoch."""
         return [epoch * len(group) // self.batch for group in self.groups]
 
     def __iter__(self) -> Iterator[list[Key]]:
-        number, part = self.start // self.batch, self.batch // self.world
+        (number, rest), part = divmod(self.start, self.batch), self.batch // self.world
+        within = rest if len(self.groups) == 1 else 0
         epoch = number * self.batch // sum(map(len, self.groups))  # or a later one, since parts of batches are left
         skipped = number - sum(self.before(epoch))
         while True:
@@ -117,8 +84,8 @@ class GroupedOrder(Sampler[list[Key]]):
             for turn, place in enumerate(shuffle):
                 group = groups[place]
                 if turn >= skipped:
-                    first = given[group] * self.batch + self.rank * part
-                    yield [self._key(group, n) for n in range(first, first + part)]
+                    first = given[group] * self.batch + within + self.rank * part
+                    yield [self._key(group, number) for number in range(first, first + part)]
                 given[group] += 1
             skipped = max(0, skipped - len(groups))
             epoch += 1
@@ -126,7 +93,7 @@ class GroupedOrder(Sampler[list[Key]]):
     def _key(self, group: int, number: int) -> Key:
         """Sample `number` of all that a group ever gives."""
         epoch, place = divmod(number, len(self.groups[group]))
-        return epoch, self.places(group, epoch)[place]
+        return epoch, self.permutation(epoch, group)[place]
 
 
 class JointOrder(Sampler[list[Key]]):
@@ -135,10 +102,10 @@ class JointOrder(Sampler[list[Key]]):
     Args:
         groups: of the first kind, and of the second.
         share: of the batches that are of the second kind, 0 to 1; a decimal fraction is taken as it is written.
-        batch, seed, rank, world, start: as of `GroupedOrder`.
+        batch, seed, rank, world, start: as of `Order`.
 
     Raises:
-        ValueError: as `GroupedOrder`; for a share outside of its range.
+        ValueError: as `Order`; for a share outside of its range.
     """
 
     def __init__(
@@ -156,9 +123,7 @@ class JointOrder(Sampler[list[Key]]):
         self.share, self.number = Fraction(str(share)), start // batch
         drawn = self.before(self.number)
         starts = (self.number - drawn) * batch, drawn * batch
-        self.kinds = [
-            GroupedOrder(each, batch, seed, rank, world, begin) for each, begin in zip(groups, starts, strict=True)
-        ]
+        self.kinds = [Order(kind, batch, seed, rank, world, first) for kind, first in zip(groups, starts, strict=True)]
 
     def before(self, number: int) -> int:
         """Batches of the second kind among the first `number`."""
@@ -169,17 +134,6 @@ class JointOrder(Sampler[list[Key]]):
         while True:
             yield next(kinds[self.before(number + 1) - self.before(number)])
             number += 1
-
-
-def _check(length: int, batch: int, rank: int, world: int, start: int) -> None:
-    if length < 1:
-        raise ValueError("the dataset is empty: there is nothing to draw")
-    if batch < 1 or batch % world:
-        raise ValueError(f"a batch of {batch} cannot be shared by {world} processes: choose a multiple of {world}")
-    if start < 0:
-        raise ValueError(f"the order starts at sample {start}; give 0 or more")
-    if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank}; expected 0 to {world - 1}, one of {world} processes")
 
 
 def seeded(*numbers: int, generator: torch.Generator | None = None) -> torch.Generator:

@@ -13,7 +13,7 @@ from vidiff.data.index import Index
 from vidiff.data.joint import Joint
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.options import DataConfig
-from vidiff.data.order import GroupedOrder, JointOrder, Key, Order
+from vidiff.data.order import JointOrder, Key, Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine.parallel import processes
 from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig
@@ -78,10 +78,8 @@ def batches(config: RunConfig, dataset: Samples) -> Batches:
             order: Iterable[list[Key]]
             if isinstance(dataset, Joint):
                 order = JointOrder(dataset.kinds, dataset.share, *place)
-            elif len(dataset.groups) > 1:
-                order = GroupedOrder(dataset.groups, *place)
             else:
-                order = Order(len(dataset), *place)
+                order = Order(dataset.groups, *place)
             return make_loader(dataset, order, config.data.workers)
 
     return make
@@ -92,7 +90,7 @@ def first_batches(config: RunConfig, dataset: ClipDataset | Cached, count: int) 
     workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
     found = []
     for indices in sorted(dataset.groups, key=len, reverse=True):
-        keys = next(iter(GroupedOrder([indices], count, config.train.seed)))
+        keys = next(iter(Order([indices], count, config.train.seed)))
         found.append(next(iter(make_loader(dataset, [keys], workers))))
     return found
 

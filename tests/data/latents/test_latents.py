@@ -134,7 +134,9 @@ def test_files_with_and_without_noise_share_a_batch(tmp_path: Path, index: Index
 
 def test_windows_are_random_and_the_same_for_any_number_of_workers(cache: LatentCache, index: Index) -> None:
     dataset = LatentDataset(cache, frames=3, stride=Strides(1, 2), seed=4)
-    alone, shared = (list(islice(make_loader(dataset, Order(4, 2, seed=4), workers), 12)) for workers in (0, 2))
+    alone, shared = (
+        list(islice(make_loader(dataset, Order([range(4)], 2, seed=4), workers), 12)) for workers in (0, 2)
+    )
     shift, scale = (x.view(-1, 1, 1, 1) for x in cache.statistics)
     found = set()
     for one, other in zip(alone, shared, strict=True):
@@ -208,7 +210,7 @@ def test_a_cache_elsewhere_is_read_through_copies(tmp_path: Path, index: Index, 
 def test_workers_share_the_copies_of_a_cache_elsewhere(tmp_path: Path, cache: LatentCache) -> None:
     url = f"file://{cache.folder}"
     remote = LatentCache(url, Copies(tmp_path / "copies", 10**9))
-    order = Order(4, 2, seed=4)
+    order = Order([range(4)], 2, seed=4)
     alone, shared = (
         list(islice(make_loader(LatentDataset(each, 3, seed=4), order, workers), 6))
         for each, workers in ((cache, 0), (remote, 2))
