@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.filter
@@ -54,12 +54,23 @@ class Converter:
         return rows[:, : 3 * width].reshape(self.shape)
 
 
-def _kind(frame: av.VideoFrame) -> tuple[int, int, str, int]:
-    return frame.width, frame.height, frame.format.name, frame.rotation
+class Kind(NamedTuple):
+    """What a converter depends on. An untagged frame would be taken for one of the colours that came before it."""
+
+    width: int
+    height: int
+    format: str
+    rotation: int
+    colours: tuple[int, int, int, int]  # matrix, range, primaries and transfer, as FFmpeg numbers them
+
+
+def _kind(frame: av.VideoFrame) -> Kind:
+    colours = int(frame.colorspace), int(frame.color_range), int(frame.color_primaries), int(frame.color_trc)
+    return Kind(frame.width, frame.height, frame.format.name, frame.rotation, colours)
 
 
 @lru_cache(maxsize=KEPT)
-def _kept(kind: tuple[int, int, str, int], size: tuple[int, int] | None) -> list[Converter]:
+def _kept(kind: Kind, size: tuple[int, int] | None) -> list[Converter]:
     return []
 
 
