@@ -93,7 +93,6 @@ EXCEPTIONS: set[str] = {
     "vidiff/data/clips.py: __init__ has more than 10 parameters",
     "vidiff/data/index.py: build_index has more than 10 parameters",
     "vidiff/data: a folder has 16 files at most",
-    "vidiff/diffusion: a folder has 16 files at most",
     "vidiff/engine/checkpoint.py: save has more than 10 parameters",
     "vidiff/engine: a folder has 16 files at most",
     "vidiff/evaluate: a folder has 16 files at most",

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 
-from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.condition import ASKED, Condition
 
 
 def full(count: int = 4) -> Condition:
@@ -75,6 +77,42 @@ def test_cat_repeat_and_rows() -> None:
         True,
         False,
     ]
+
+
+def test_a_name_is_asked_for_while_any_sample_asks_for_it() -> None:
+    condition = full()
+    assert ASKED == ("label", "text") and all(condition.asks(name) for name in ASKED)
+    assert not any(condition.null().asks(name) or Condition().asks(name) for name in ASKED)
+    silent = condition.without("text")
+    assert silent.asks("label") and not silent.asks("text") and silent.label is condition.label
+    assert condition.without("label", samples=torch.arange(4) < 3).label.tolist() == [-1, -1, -1, 3]
+    assert not condition.without("label", samples=torch.arange(4) < 3)[:3].asks("label")
+    assert Condition(text=torch.randn(2, 3, 4)).asks("text")  # without a mask all of it counts
+
+
+def test_frames_are_chosen_where_a_field_has_any() -> None:
+    condition = full()
+    window = condition.at(range(-1, 4))
+    assert torch.equal(window.lowres, condition.lowres[:, :, [0, 0, 1, 1, 1]])
+    assert torch.equal(condition.at(range(1, -1, -1)).lowres, condition.lowres.flip(2))
+    assert window.label is condition.label and window.text is condition.text and window.stride is condition.stride
+
+
+def test_a_new_field_is_dropped_stacked_and_cut_as_it_says_of_itself() -> None:
+    """Nothing but its metadata tells the methods of it."""
+
+    @dataclass(frozen=True)
+    class Acted(Condition):
+        actions: torch.Tensor | None = field(default=None, metadata={"asks": "actions", "null": 0.0, "frames": 1})
+
+    condition = Acted(label=torch.tensor([1, 2]), actions=1.0 + torch.arange(12.0).view(2, 3, 2))
+    assert condition.asks("actions") and not condition.without("actions").asks("actions")
+    assert condition.without("actions").label is condition.label
+    dropped = condition.without("actions", samples=torch.tensor([True, False]))
+    assert not dropped.actions[0].any() and torch.equal(dropped.actions[1], condition.actions[1])
+    assert torch.equal(condition.at(range(1, 4)).actions, condition.actions[:, [1, 2, 2]])
+    assert torch.equal(condition.cat(dropped).actions, torch.cat([condition.actions, dropped.actions]))
+    assert torch.equal(condition.repeat(2)[1:3].actions, condition.actions)
 
 
 def test_bad_input_is_named() -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vidiff.diffusion.denoise import flow_drift, reverse_drift, score_from
 from vidiff.diffusion.exact import Mixture
+from vidiff.diffusion.process import rates
 from vidiff.diffusion.schedule import SCHEDULES, VE, build_schedule
-from vidiff.diffusion.sde import flow_drift, rates, reverse_drift, score_from
 
 DOUBLE = torch.float64
 T = torch.linspace(0.1, 0.9, 9, dtype=DOUBLE)

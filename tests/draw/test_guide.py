@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from vidiff.cli.options import GUIDING, add_drawing, drawing
 from vidiff.codec.codec import Identity
-from vidiff.diffusion.composed import Composed
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
-from vidiff.diffusion.guidance import ClassifierFree, Projected
+from vidiff.diffusion.guidance import ClassifierFree, Projected, Threshold
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import draw_noise
 from vidiff.diffusion.schedule import Cosine, time_grid
-from vidiff.diffusion.threshold import Threshold
 from vidiff.draw.guide import Guide
 from vidiff.draw.window import Draw
 from vidiff.pipeline.pipeline import Pipeline
@@ -196,7 +194,7 @@ def test_scales_may_be_separate(pipe: Pipeline, text: float | None, history: flo
     if history is not None:
         scales["history"] = history
     given = {"history": mask} if history is not None else {}
-    guided = Composed(pipe.denoiser, scales, **given, generator=generator, interval=(0.1, 0.9), rescale=0.3)
+    guided = ClassifierFree(pipe.denoiser, scales, **given, generator=generator, interval=(0.1, 0.9), rescale=0.3)
     noise, times = draw_noise(frames, generator), time_grid(Cosine(), STEPS)
     condition = words(torch.tensor([0, 1]))
     wanted = DDIM()(Known(guided, frames, mask), start(Cosine(), noise, times), condition, times, generator)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidiff.data.shapes import ShapesSpec, make_clip
-from vidiff.diffusion.resize import enlarge, shrink
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.evaluate.upscaling import UpscalingProtocol, psnr, score_upscaling, side_by_side
 from vidiff.metrics.objects import LABELS
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec, Identity, VAECodec
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.process import expand_time
-from vidiff.diffusion.resize import enlarge, shrink
 from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.edit import upscale
 from vidiff.draw.window import Draw

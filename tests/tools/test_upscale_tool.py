@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity, VAECodec
-from vidiff.diffusion.resize import enlarge, shrink
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig

@@ -1,9 +1,15 @@
-"""What a clip is asked to be: label, text, low-resolution video, frame stride. Every field is optional."""
+"""What a clip is asked to be: label, text, low-resolution video, frame stride. Every field is optional.
+
+All that is done to conditions is written once, over the fields. Each says of itself in its metadata: "asks", the name
+that guidance has for it, if it says what a clip should show, with the "null" that asks for nothing; and "frames", the
+axis along which frames lie. So a new field is a line here, and where the network reads it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +19,8 @@ NO_LABEL = -1
 
 @dataclass(frozen=True)
 class Condition:
-    """
+    """What is asked of the clips of a batch, and which clips are meant.
+
     Args:
         label: `(b,)` int64; -1 is no label.
         text: `(b, n, d)` token embeddings, or `(b, n)` int64 numbers of words, which the network embeds.
@@ -24,17 +31,16 @@ class Condition:
         stride: `(b,)` int64, source frames per clip frame.
     """
 
-    label: Tensor | None = None
+    label: Tensor | None = field(default=None, metadata={"asks": "label", "null": NO_LABEL})
     text: Tensor | None = None
-    text_mask: Tensor | None = None
-    lowres: Tensor | None = None
+    text_mask: Tensor | None = field(default=None, metadata={"asks": "text", "null": False})
+    lowres: Tensor | None = field(default=None, metadata={"frames": 2})
     lowres_log_snr: Tensor | None = None
     stride: Tensor | None = None
 
     def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
-        """Drop label and text together, each sample on its own coin (Ho & Salimans 2022, algorithm 1).
-
-        `lowres`, its noise and `stride` stay: they say which clip is meant, not what it should show.
+        """Drop all that is asked for, label and text together, each sample on its own coin (Ho & Salimans 2022,
+        algorithm 1). The other fields stay: they say which clip is meant, not what it should show.
 
         Args:
             probability: for all samples, or `(b,)`, one for each.
@@ -45,57 +51,82 @@ class Condition:
         chance = torch.as_tensor(probability, dtype=torch.float32)
         if not isinstance(probability, Tensor) and not 0.0 <= probability <= 1.0:
             raise ValueError(f"drop probability {probability} is outside [0, 1]")
-        content = self.label if self.label is not None else self.text
-        if content is None or (not isinstance(probability, Tensor) and probability == 0.0):
+        asked = next((value for one, value in self._given() if "asks" in one.metadata), None)
+        if asked is None or (not isinstance(probability, Tensor) and probability == 0.0):
             return self
-        device = content.device if generator is None else generator.device
-        coin = torch.rand(content.shape[0], generator=generator, device=device)
-        return self._without((coin < chance.to(device)).to(content.device))
+        device = asked.device if generator is None else generator.device
+        coin = torch.rand(asked.shape[0], generator=generator, device=device)
+        return self.without(*ASKED, samples=(coin < chance.to(device)).to(asked.device))
 
     def null(self) -> Condition:
-        """Every sample's label and text dropped: the unconditional branch of guidance."""
-        content = self.label if self.label is not None else self.text
-        if content is None:
-            return self
-        return self._without(torch.ones(content.shape[0], dtype=torch.bool, device=content.device))
+        """The condition that asks for nothing: the unconditional branch of guidance."""
+        return self.without(*ASKED)
 
-    def _without(self, dropped: Tensor) -> Condition:
-        label, mask = self.label, self._mask()
-        if label is not None:
-            label = label.masked_fill(dropped, NO_LABEL)
-        if mask is not None:
-            mask = mask & ~dropped[:, None]
-        return replace(self, label=label, text_mask=mask)
+    def without(self, *names: str, samples: Tensor | None = None) -> Condition:
+        """The condition that does not ask for any of `names`, which are of `ASKED`.
+
+        Args:
+            samples: bool `(b,)`, those that no longer ask for it; by default all.
+        """
+        changed = {}
+        for one, value in self._given():
+            if one.metadata.get("asks") in names:
+                gone = torch.ones(len(value), dtype=torch.bool, device=value.device) if samples is None else samples
+                gone = gone.view(-1, *[1] * (value.ndim - 1))
+                changed[one.name] = value.masked_fill(gone, one.metadata["null"])
+        return replace(self, **changed) if changed else self
+
+    def asks(self, name: str) -> bool:
+        """Whether any sample asks for `name`, one of `ASKED`."""
+        parts = [(one, value) for one, value in self._given() if one.metadata.get("asks") == name]
+        return any(bool(value.ne(one.metadata["null"]).any()) for one, value in parts)
 
     def cat(self, *others: Condition) -> Condition:
         """Stack along the batch. Raises ValueError where one has a field that another lacks."""
-        stacked = {}
-        for field in fields(self):
-            parts = [getattr(condition, field.name) for condition in (self, *others)]
-            if field.name == "text_mask" and any(part is not None for part in parts):
-                parts = [condition._mask() for condition in (self, *others)]
-            given = [part for part in parts if part is not None]
-            if given and len(given) < len(parts):
-                raise ValueError(f"cannot stack conditions: only {len(given)} of {len(parts)} have {field.name!r}")
-            stacked[field.name] = torch.cat(given) if given else None
-        return Condition(**stacked)
-
-    def _mask(self) -> Tensor | None:
-        if self.text is None or self.text_mask is not None:
-            return self.text_mask
-        return torch.ones(self.text.shape[:2], dtype=torch.bool, device=self.text.device)
+        conditions = (self, *others)
+        masked = any(condition.text_mask is not None for condition in conditions)
+        given = [{one.name: value for one, value in condition._given(masked)} for condition in conditions]
+        for name in {name: None for values in given for name in values}:
+            count = sum(name in values for values in given)
+            if count < len(given):
+                raise ValueError(f"cannot stack conditions: only {count} of {len(given)} have {name!r}")
+        return type(self)(**{name: torch.cat([values[name] for values in given]) for name in given[0]})
 
     def to(self, device: torch.device | str) -> Condition:
-        return self._map(lambda value: value.to(device))
+        return self._map(lambda value, _: value.to(device))
 
     def repeat(self, count: int) -> Condition:
         """Each sample `count` times in a row: `(b, ...) -> (b * count, ...)`."""
-        return self._map(lambda value: value.repeat_interleave(count, dim=0))
+        return self._map(lambda value, _: value.repeat_interleave(count, dim=0))
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         """Some of the samples."""
-        return self._map(lambda value: value[rows])
+        return self._map(lambda value, _: value[rows])
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Condition(**{name: None if value is None else change(value) for name, value in values.items()})
+    def at(self, frames: range) -> Condition:
+        """Some of the frames, such as a window's. Beyond the ends of a field, its first or its last frame goes on."""
+
+        def chosen(value: Tensor, axis: int | None) -> Tensor:
+            if axis is None:
+                return value
+            index = torch.tensor(frames, device=value.device).clamp(0, value.shape[axis] - 1)
+            return value.index_select(axis, index)
+
+        return self._map(chosen) if any("frames" in one.metadata for one, _ in self._given()) else self
+
+    def _given(self, masked: bool = True) -> Iterator[tuple[Field[Any], Tensor]]:
+        """The fields that are there; where there is text, its mask too, unless `masked` is False."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "text_mask" and value is None and self.text is not None and masked:
+                value = torch.ones(self.text.shape[:2], dtype=torch.bool, device=self.text.device)
+            if value is not None:
+                yield one, value
+
+    def _map(self, change: Callable[[Tensor, int | None], Tensor]) -> Condition:
+        """`change(value, axis of frames)` of each field."""
+        values = {one.name: change(value, one.metadata.get("frames")) for one, value in self._given(masked=False)}
+        return type(self)(**values)
+
+
+ASKED = tuple(one.metadata["asks"] for one in fields(Condition) if "asks" in one.metadata)  # what guidance can drop

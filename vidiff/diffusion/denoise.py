@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
-from vidiff.diffusion.process import expand_time
+from vidiff.diffusion.process import expand_time, rates
 from vidiff.diffusion.schedule import Schedule
 
 Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -58,9 +58,27 @@ def prediction_scale(prediction: str, schedule: Schedule, t: Tensor) -> Tensor:
 
 
 def eps_from(schedule: Schedule, x0: Tensor, x_t: Tensor, t: float | Tensor) -> Tensor:
-    """The noise that `x_t` holds if its data is `x0`. The score is `-eps / sigma`."""
+    """The noise that `x_t` holds if its data is `x0`."""
     alpha, sigma = schedule(expand_time(t, x_t))
     return (x_t - alpha * x0) / sigma
+
+
+def score_from(schedule: Schedule, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+    """`grad log p(x_t)` by the posterior mean of the data: `-eps / sigma` (Song et al. 2021, section 3.3)."""
+    _, sigma = schedule(expand_time(t, x))
+    return -eps_from(schedule, x0, x, t) / sigma
+
+
+def reverse_drift(schedule: Schedule, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+    """`f x - g^2 score`: drift of the reverse SDE, whose noise is `g dw` (Song et al. 2021, equation 6)."""
+    f, g2 = rates(schedule, expand_time(t, x))
+    return f * x - g2 * score_from(schedule, x0, x, t)
+
+
+def flow_drift(schedule: Schedule, x0: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+    """`f x - g^2 score / 2`: the probability-flow ODE, which has no noise (Song et al. 2021, equation 13)."""
+    f, g2 = rates(schedule, expand_time(t, x))
+    return f * x - 0.5 * g2 * score_from(schedule, x0, x, t)
 
 
 def check_prediction(prediction: str, schedule: Schedule) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.condition import ASKED, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import check_mask
 from vidiff.diffusion.process import draw_noise, expand_time, transition
@@ -102,65 +105,89 @@ def forget(
     return torch.where(hidden, noised, x_t), torch.where(hidden, later, clock)
 
 
-class ClassifierFree(nn.Module):
-    """Classifier-free guidance: `x0 = null + scale * (conditional - null)` (Ho & Salimans 2022, eq. 6).
+@dataclass(frozen=True)
+class _Branch:
+    weight: float
+    condition: Condition
+    hidden: Tensor | None = None  # the known voxels that it forgets
 
-    Since `eps` is affine in `x0` this is the same as guiding `eps`. Both branches are one call of the
-    network, and where the scale is neutral the plain denoiser is called, once, so its estimate comes back bit
-    for bit.
+
+class ClassifierFree(nn.Module):
+    """Classifier-free guidance: `x0 = null + scale * (conditional - null)` (Ho & Salimans 2022, eq. 6), or with a scale
+    for each condition `x0 = null + sum of s_k * (with_k - with_(k-1))`, where `with_k` sees the first `k` of them and
+    `with_0` is null (Brooks et al. 2023, InstructPix2Pix, eq. 3).
+
+    Since `eps` is affine in `x0` this is the same as guiding `eps`. All branches are one call of the network. A branch
+    that the sum does not need is not computed: where a condition is absent, or two scales that follow each other are
+    equal. So with all scales 1 only the plain model is left, and its estimate comes back bit for bit.
 
     Args:
-        scale: 1 is the plain model under "cfg"; under "ho", the paper's own `w`, 0 is.
+        scale: of all conditions at once, `history` included; or one for any of "label", "text" and "history", the
+            condition nearest to null first, where one that is not named is seen by every branch. 1 is the plain model
+            under "cfg"; under "ho", the paper's own `w`, 0 is.
         convention: "cfg" or "ho".
-        interval: times `(low, high)` in which to guide; outside, the model is plain (Kynkäänniemi et al.
-            2024).
-        history: mask as `Known` has it, of the known voxels that the null branch forgets as well: their clock
-            goes to `history_level` and their content to noise, which is drawn with `generator` (Song et al. 2025,
-            history guidance). Put it inside: `Known(ClassifierFree(denoiser, scale, history=mask), frames, mask)`.
+        interval: times `(low, high)` in which to guide; outside, the model is plain (Kynkäänniemi et al. 2024).
+        history: mask as `Known` has it, of the known voxels that the null branch forgets as well: their clock goes to
+            `history_level` and their content to noise (Song et al. 2025, history guidance). Or parts of it, a list of
+            `(mask, weight)`, whose term is then `s * sum of weight_i * (with part i alone - without)` (the same paper,
+            across time). Put it inside: `Known(ClassifierFree(denoiser, scale, history=mask), frames, mask)`.
+        generator: of the noise that forgotten history is shown as.
         history_level: the diffusion time at which the null branch sees history; below 1 it sees it noised (the same
             paper's fractional history guidance).
-        rescale: share by which the standard deviation of the guided estimate is brought to the conditional one's,
-            as in `rescaled`; 0 is none.
-        apg: what to do to the difference of the branches; None is nothing.
+        rescale: share by which the standard deviation of the guided estimate is brought to the plain model's, as in
+            `rescaled`; 0 is none.
+        apg: what to do to the difference of two branches; None is nothing.
 
     `rescale` and `apg` measure the voxels that are guided and not known: a clock above 0, within the interval, and
     outside `history`.
 
     Raises:
-        ValueError: an unknown convention, an interval that is not within [0, 1], a history level or a share outside
-            [0, 1].
+        ValueError: no scales, or one for an unknown condition; history without its scale or a scale without history; a
+            mask of the wrong kind; an unknown convention; an interval, a level or a share outside [0, 1]; `apg` where
+            there are several differences.
     """
 
-    history: Tensor | None
+    hidden: Tensor
 
     def __init__(
         self,
         denoiser: Denoises,
-        scale: float,
+        scale: float | Mapping[str, float],
         convention: str = "cfg",
         *,
         interval: tuple[float, float] | None = None,
-        history: Tensor | None = None,
+        history: Tensor | Sequence[tuple[Tensor, float]] | None = None,
         generator: torch.Generator | None = None,
         history_level: float = 1.0,
         rescale: float = 0.0,
         apg: Projected | None = None,
     ) -> None:
         super().__init__()
+        added = choose("guidance convention", convention, CONVENTIONS)
         check_interval(interval)
-        check_level(history_level)
-        check_rescale(rescale)
+        check_shares(rescale, history_level)
+        parts = [(history, 1.0)] if isinstance(history, Tensor) else list(history or [])
+        for mask, _ in parts:
+            check_mask(mask, mask)
+        if isinstance(scale, Mapping):
+            _check_scales(scale, len(parts))
+            self.scales = {(name,): value + added for name, value in scale.items()}
+        else:
+            self.scales = {(*ASKED, "history"): scale + added}
+        if apg is not None and (len(self.scales) > 1 or len(parts) > 1):
+            raise ValueError("apg changes one difference of branches; give one scale, and history as one mask")
         self.denoiser = denoiser
-        self.scale = scale + choose("guidance convention", convention, CONVENTIONS)
-        self.interval = interval
-        self.generator = generator
-        self.history_level = history_level
-        self.rescale = rescale
-        self.apg = apg
+        self.interval, self.rescale, self.apg = interval, rescale, apg
+        self.history_level, self.generator = history_level, generator
         self.noise: Tensor | None = None
+        masks = torch.stack(torch.broadcast_tensors(*[mask for mask, _ in parts])) if parts else torch.tensor([False])
+        whole = masks.any(0, keepdim=True)  # 1 b 1 f h w
+        self.remembers = bool(whole.any())
+        self.register_buffer("hidden", torch.cat([whole & ~masks, whole]), persistent=False)  # by each part; by all
+        self.parts = [(weight, bool(rest.any())) for (_, weight), rest in zip(parts, self.hidden, strict=False)]
+        self._needed: tuple[Condition, list[_Branch]] | None = None  # by the condition that it was last called with
         self._begun: Tensor | None = None  # the clock at which the run began
         self._running: Tensor | None = None  # the difference and its momentum
-        self.register_buffer("history", history, persistent=False)
 
     @property
     def schedule(self) -> Schedule:
@@ -168,36 +195,70 @@ class ClassifierFree(nn.Module):
 
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
         t = expand_time(t, x_t)
-        scale: float | Tensor = self.scale
-        free = t > 0.0
-        if self.interval is not None:
-            inside = within(t, self.interval)
-            scale = torch.where(inside, t.new_tensor(scale), 1.0) if inside.any() else 1.0
-            free = free & inside
-        if self.scale == 1.0 or (not isinstance(scale, Tensor) and scale == 1.0):
+        inside = None if self.interval is None else within(t, self.interval)
+        if inside is not None and not inside.any():
             return self.denoiser(x_t, t, condition)
+        if self._needed is None or self._needed[0] is not condition:  # a look at content would stall each step on a GPU
+            self._needed = condition, self._branches(condition)
+        branches = self._needed[1]
+        if len(branches) == 1 and branches[0].hidden is None:
+            return self.denoiser(x_t, t, branches[0].condition)
         clock = t.expand(x_t.shape[0], *t.shape[1:])
-        null_x, null_clock = x_t, clock
-        if self.history is not None:
-            check_mask(self.history, x_t)
-            self.noise = same_noise(self.noise, x_t, self.generator)
-            null_x, null_clock = forget(self.schedule, x_t, clock, self.history, self.noise, self.history_level)
-            free = free & ~self.history
-        both = self.denoiser(
-            torch.cat([x_t, null_x]),
-            torch.cat([clock.expand_as(null_clock), null_clock]),
-            condition.cat(condition.null()),
+        seen = [self._show(x_t, clock, branch.hidden) for branch in branches]
+        every = self.denoiser(
+            torch.cat([x for x, _ in seen]),  # (n b) c f h w
+            torch.cat(torch.broadcast_tensors(*[at for _, at in seen])),
+            branches[0].condition.cat(*[branch.condition for branch in branches[1:]]),
         )
-        plain, null = both.x0.chunk(2)
-        difference = plain - null
-        x0 = null + scale * difference
-        if self.apg is not None:
+        estimates = every.x0.chunk(len(branches))
+        plain, x0 = estimates[0], estimates[-1]
+        scales = list(accumulate(branch.weight for branch in branches))
+        for scale, more, less in reversed(list(zip(scales, estimates, estimates[1:], strict=False))):
+            x0 = x0 + scale * (more - less)
+        free = (t > 0.0) & ~self.hidden[-1] if inside is None else (t > 0.0) & inside & ~self.hidden[-1]
+        if self.apg is not None and len(branches) > 1:
+            difference = plain - estimates[1]
             change = self.apg(self._with_momentum(difference, clock, self.apg.momentum), plain, free) - difference
-            x0 = x0 + (scale - 1.0) * change
+            x0 = x0 + (scales[0] - 1.0) * change
+        if inside is not None:
+            x0 = torch.where(inside, x0, plain)
         if self.rescale:
             x0 = rescaled(x0, plain, self.rescale, free)
-        variance = None if both.variance is None else both.variance.chunk(2)[0]
-        return Estimate(x0, variance)
+        return Estimate(x0, None if every.variance is None else every.variance.chunk(len(branches))[0])
+
+    def _branches(self, condition: Condition) -> list[_Branch]:
+        """What the sum needs, the fullest first: that is the plain model, where the options look at it."""
+        terms = [(names, scale) for names, scale in self.scales.items() if self._there(names, condition)]
+
+        def seeing(count: int) -> tuple[Condition, Tensor | None]:
+            """What a branch that sees the first `count` terms is shown, and which voxels it forgets."""
+            unseen = [name for names, _ in terms[count:] for name in names]
+            return condition.without(*unseen), self.hidden[-1] if self.remembers and "history" in unseen else None
+
+        weights, partial = [1.0] + [0.0] * len(terms), []
+        for k, (names, scale) in enumerate(terms, 1):
+            for i, (share, some) in enumerate(self.parts if "history" in names and self.remembers else [(1.0, False)]):
+                weights[k - 1] -= scale * share
+                if some:
+                    partial.append(_Branch(scale * share, seeing(k)[0], self.hidden[i]))
+                else:
+                    weights[k] += scale * share
+        null, *rest = [_Branch(weight, *seeing(count)) for count, weight in enumerate(weights)]
+        branches = [branch for branch in (*rest[::-1], *partial, null) if branch.weight]
+        compared = self.interval is not None or self.rescale or self.apg is not None
+        if compared and (branches[0].condition is not condition or branches[0].hidden is not None):
+            branches.insert(0, _Branch(0.0, condition))
+        return branches
+
+    def _there(self, names: Sequence[str], condition: Condition) -> bool:
+        return any(self.remembers if name == "history" else condition.asks(name) for name in names)
+
+    def _show(self, x_t: Tensor, clock: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        if hidden is None:
+            return x_t, clock
+        check_mask(hidden, x_t)
+        self.noise = same_noise(self.noise, x_t, self.generator)
+        return forget(self.schedule, x_t, clock, hidden, self.noise, self.history_level)
 
     def _with_momentum(self, difference: Tensor, clock: Tensor, momentum: float) -> Tensor:
         if not momentum:
@@ -209,6 +270,41 @@ class ClassifierFree(nn.Module):
             difference = difference + momentum * before
         self._running = difference.detach()
         return difference
+
+
+class Threshold(nn.Module):
+    """Dynamic thresholding: `x0` clamped to `[-s, s]` and scaled by `floor / s`, where `s` is a percentile of `|x0|`
+    in each sample, or `floor` if that is larger (Saharia et al. 2022, Imagen, section 2.3, where `floor` is 1).
+
+    A sample that lies within the floor comes back bit for bit.
+
+    Args:
+        denoiser: the inner denoiser, guided or not.
+        percentile: from 50 to 100, of the values in a sample, by nearest rank.
+        floor: the largest `|x0|` of good data: 1 for video in [-1, 1].
+
+    Raises:
+        ValueError: a percentile outside [50, 100], or a floor that is not positive.
+    """
+
+    def __init__(self, denoiser: Denoises, percentile: float = 99.5, floor: float = 1.0) -> None:
+        super().__init__()
+        check_threshold(percentile, floor)
+        self.denoiser = denoiser
+        self.percentile = percentile
+        self.floor = floor
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+        estimate = self.denoiser(x_t, t, condition)
+        size = estimate.x0.abs().flatten(1)  # b (c f h w)
+        rank = math.ceil(self.percentile / 100.0 * size.shape[1])
+        limit = size.kthvalue(rank, dim=1).values.clamp(min=self.floor)  # b
+        limit = limit.view(-1, *[1] * (x_t.ndim - 1))  # b 1 1 1 1
+        return Estimate(estimate.x0.clamp(-limit, limit) * (self.floor / limit), estimate.variance)
 
 
 def same_noise(noise: Tensor | None, x_t: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -227,16 +323,30 @@ def check_interval(interval: tuple[float, float] | None) -> None:
         raise ValueError(f"interval = {interval} must satisfy 0 <= low <= high <= 1, in diffusion time")
 
 
-def check_rescale(rescale: float) -> None:
-    """Raises ValueError for a share `rescale` outside [0, 1]."""
+def check_shares(rescale: float, history_level: float) -> None:
+    """Raises ValueError for a `rescale` or a `history_level` outside [0, 1]."""
     if not 0.0 <= rescale <= 1.0:
-        raise ValueError(f"rescale = {rescale} is outside [0, 1]; 0 is none, 1 the conditional standard deviation")
+        raise ValueError(f"rescale = {rescale} is outside [0, 1]; 0 is none, 1 the plain model's standard deviation")
+    if not 0.0 <= history_level <= 1.0:
+        raise ValueError(f"history_level = {history_level} is outside [0, 1]; 1 forgets history, below 1 it is noised")
 
 
-def check_level(level: float) -> None:
-    """Raises ValueError for a `history_level` outside [0, 1]."""
-    if not 0.0 <= level <= 1.0:
-        raise ValueError(f"history_level = {level} is outside [0, 1]; 1 forgets history, below 1 it is noised")
+def check_threshold(percentile: float = 99.5, floor: float = 1.0) -> None:
+    """Raises ValueError for a percentile outside [50, 100], or a floor that is not positive."""
+    if not 50.0 <= percentile <= 100.0:
+        raise ValueError(f"percentile = {percentile} must be from 50 to 100; the usual value is 99.5")
+    if not floor > 0.0:
+        raise ValueError(f"floor = {floor} must be positive; for video in [-1, 1] it is 1")
+
+
+def _check_scales(scales: Mapping[str, float], masks: int) -> None:
+    names = {*ASKED, "history"}
+    if not scales:
+        raise ValueError(f"scales = {dict(scales)} is empty; give one for any of {', '.join(sorted(names))}")
+    for name in scales:
+        choose("condition to guide on", name, dict.fromkeys(names))
+    if bool(masks) != ("history" in scales):
+        raise ValueError(f"history needs a mask and a scale: scales = {dict(scales)}, with {masks} masks")
 
 
 def _dot(a: Tensor, b: Tensor, free: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The noising process between any two times: forward, transition, posterior, Gaussian KL."""
+"""The noising process between any two times, and its rates: forward, transition, posterior, Gaussian KL."""
 
 from __future__ import annotations
 
@@ -54,6 +54,24 @@ def transition(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor
     alpha_t, sigma_t = schedule(t)
     alpha_s, _ = schedule(s)
     return alpha_t / alpha_s, -(sigma_t**2) * torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+
+
+def rates(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The process in continuous time, `dx = f x dt + g dw`: `(f, g^2)` at `t`, of its shape.
+
+    Every schedule has them: `f = d log(alpha) / dt` and `g^2 = d sigma^2 / dt - 2 f sigma^2`. For a variance-preserving
+    schedule that is `f = -beta / 2`, `g^2 = beta`; for VE it is `f = 0`, `g^2 = d sigma^2 / dt` (Song et al. 2021,
+    equations 9 and 11). `g^2` is written as `-sigma^2 dlog_snr / dt`, which is the same and never negative. Both are 0
+    where the log-SNR is clamped.
+    """
+    with torch.enable_grad():
+        t = t.detach().requires_grad_()
+        log_snr = schedule.log_snr(t)
+        alpha, sigma = schedule.scales(log_snr)
+        log_alpha = alpha.log() + 0.0 * log_snr  # VE's alpha is constant, and has no graph of its own
+        (f,) = torch.autograd.grad(log_alpha.sum(), t, retain_graph=True)
+        (fall,) = torch.autograd.grad(log_snr.sum(), t)
+    return f, -(sigma.detach() ** 2) * fall
 
 
 def posterior(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec
+from vidiff.diffusion.cascade import enlarge, with_lowres
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
-from vidiff.diffusion.lowres import with_lowres
-from vidiff.diffusion.resize import enlarge
 from vidiff.draw.long import Clean, Strategy, final
 from vidiff.draw.masks import check_pixels, hide, known_latents
 from vidiff.draw.window import Backwards, Draw

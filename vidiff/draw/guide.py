@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.classifier_guidance import Classifier, ClassifierGuidance
-from vidiff.diffusion.composed import PRESENT, Composed
-from vidiff.diffusion.condition import NO_LABEL, Condition
+from vidiff.diffusion.condition import ASKED, NO_LABEL, Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.guidance import (
     CONVENTIONS,
     ClassifierFree,
     Projected,
+    Threshold,
     check_interval,
-    check_level,
-    check_rescale,
+    check_shares,
+    check_threshold,
 )
-from vidiff.diffusion.threshold import Threshold, check_threshold
 
 
 @dataclass(kw_only=True)
@@ -49,8 +47,7 @@ class Guide:
                 raise ValueError(f"interval is {list(self.interval)}; give two times, such as [0.2, 0.8]")
             self.interval = [float(time) for time in self.interval]
             check_interval(self.times)
-        check_rescale(self.rescale)
-        check_level(self.history_level)
+        check_shares(self.rescale, self.history_level)
         if self.apg:
             _check_keys("apg", self.apg, ("eta", "radius", "momentum"))
             try:
@@ -97,25 +94,25 @@ class Guide:
             known: mask as `Known` has it, which goes outside.
             generator: of the noise that forgotten frames are shown as.
         """
-        text = guidance if self.text_guidance is None else self.text_guidance
-        scales = {name: scale for name, scale in (("label", guidance), ("text", text)) if PRESENT[name](condition)}
+        scales = {name: guidance for name in ASKED if condition.asks(name)}
+        if self.text_guidance is not None and "text" in scales:
+            scales["text"] = self.text_guidance
         if history is not None and known is not None:
             scales["history"] = history
         if not scales:
             return denoiser
-        mask = known if "history" in scales else None
-        common: dict[str, Any] = {
-            "convention": self.convention,
-            "interval": self.times,
-            "rescale": self.rescale,
-            "history": mask,
-            "history_level": self.history_level,
-            "generator": generator,
-        }
-        if len(scales) > 1 and (self.separate or self.text_guidance is not None):
-            return Composed(denoiser, scales, **common)
-        scale = scales.get("history", next(iter(scales.values())))
-        return ClassifierFree(denoiser, scale, apg=Projected(**self.apg) if self.apg else None, **common)
+        apart = len(scales) > 1 and (self.separate or self.text_guidance is not None)
+        return ClassifierFree(
+            denoiser,
+            scales if apart else scales.get("history", next(iter(scales.values()))),
+            self.convention,
+            interval=self.times,
+            history=known if "history" in scales else None,
+            generator=generator,
+            history_level=self.history_level,
+            rescale=self.rescale,
+            apg=Projected(**self.apg) if self.apg else None,
+        )
 
     def judged(self, denoiser: Denoises, classifier: Classifier, label: Tensor, scale: float) -> Denoises:
         """A denoiser guided to `label` `(b,)` by a classifier's gradient; itself where no sample has one."""

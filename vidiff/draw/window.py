@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vidiff.diffusion.classifier_guidance import Classifier
-from vidiff.diffusion.composed import without
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.known import Known
@@ -64,7 +63,7 @@ class Draw:
     def told(self, condition: Condition) -> Condition:
         """What the network is told: not the label, where a classifier stands for it."""
         judged = self.classifier is not None and self.classifier_scale
-        return without(condition, ["label"]) if judged else condition
+        return condition.without("label") if judged else condition
 
     def guided(self, known: Tensor | None, condition: Condition) -> Denoises:
         """The model as it is guided to `condition` in a window of which the frames of `known` are known."""

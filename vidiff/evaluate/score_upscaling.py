@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vidiff.diffusion.resize import enlarge, shrink
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaling, side_by_side
 from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline

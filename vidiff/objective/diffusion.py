@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidiff.diffusion.cascade import draw_level, with_lowres
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
-from vidiff.diffusion.lowres import draw_level, with_lowres
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.latents import normalised
 from vidiff.objective.task import Tasks, draw_clock, draw_known

@@ -15,7 +15,7 @@ from vidiff.sample.ode import Heun
 
 
 class EulerMaruyama(Sampler):
-    """Euler-Maruyama on the reverse SDE of `vidiff.diffusion.sde`: weak order 1.
+    """Euler-Maruyama on the reverse SDE, `vidiff.diffusion.denoise.reverse_drift`: weak order 1.
 
     The integrals of `f` and of `g^2` over a step are `log(alpha_s / alpha_t)` and `sigma_t^2` times the change of
     log-SNR, so a step needs no derivative of the schedule and does not depend on how it measures time.

@@ -26,7 +26,7 @@ from vidiff.data.options import BucketConfig
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.root import copies_of, name_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
-from vidiff.diffusion.resize import enlarge, shrink
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast

@@ -16,7 +16,7 @@ from vidiff.codec.codec import TILE, Codec, Identity, VAECodec
 from vidiff.codec.diffusers import DiffusersCodec
 from vidiff.data.index import Index
 from vidiff.data.joint import JointClips, JointLatents
-from vidiff.diffusion.resize import enlarge, shrink
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit

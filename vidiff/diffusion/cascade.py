@@ -1,4 +1,4 @@
-"""A low-resolution video as a condition, noised so that a model does not trust its finest traits.
+"""A low-resolution video as a condition: how one is made, and noised so that a model does not trust its finest traits.
 
 What conditions a super-resolution model in training is a shrunken real clip; when it is used, another model's work.
 Noise hides how they differ (Ho et al. 2022, cascaded diffusion models, section 4.2).
@@ -9,11 +9,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.process import add_noise, draw_noise
 from vidiff.diffusion.schedule import Schedule
+
+
+def shrink(video: Tensor, factor: int) -> Tensor:
+    """`(b, c, f, h, w)` in [-1, 1] to `(b, c, f, h / factor, w / factor)`: bicubic, without aliasing.
+
+    Raises:
+        ValueError: a height or width that `factor` does not divide.
+    """
+    height, width = video.shape[3:]
+    if height % factor or width % factor:
+        raise ValueError(f"frames of {height}x{width} cannot be shrunk by {factor}: it must divide both")
+    return _resize(video, (height // factor, width // factor))
+
+
+def enlarge(video: Tensor, factor: int) -> Tensor:
+    """`(b, c, f, h, w)` in [-1, 1] to `(b, c, f, factor * h, factor * w)`: bicubic."""
+    height, width = video.shape[3:]
+    return _resize(video, (factor * height, factor * width))
 
 
 def with_lowres(
@@ -43,3 +62,9 @@ def with_lowres(
 def draw_level(batch: int, noise: float, device: torch.device) -> Tensor:
     """Each sample's level in training, `(b,)`: 0 for half of them, else uniform up to `noise`."""
     return noise * (2 * torch.rand(batch, device=device) - 1).clamp(min=0)
+
+
+def _resize(video: Tensor, size: tuple[int, int]) -> Tensor:
+    frames = video.transpose(1, 2).flatten(0, 1)  # (b f) c h w
+    frames = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    return frames.unflatten(0, (len(video), -1)).transpose(1, 2).contiguous()
