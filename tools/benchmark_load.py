@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidiff.store.files import draft_of
 from vidiff.video.reader import VideoReader
 from vidiff.video.torchcodec import why_not
 
@@ -72,8 +73,7 @@ def write_film(path: Path, row: Row) -> None:
                 cut = av.VideoFrame.from_ndarray(part, format="rgb24")
                 shape = {"width": row.source[1], "height": row.source[0]}
                 frames.append(cut.reformat(**shape, format="yuv420p", interpolation="AREA").to_ndarray())
-    draft = path.with_name(f".{path.name}")
-    with av.open(str(draft), "w", format="mp4") as file:
+    with draft_of(path) as draft, av.open(str(draft), "w", format="mp4") as file:
         options = {"g": str(row.keys), "keyint_min": str(row.keys), "sc_threshold": "0"}
         stream = file.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width = row.source
@@ -81,7 +81,6 @@ def write_film(path: Path, row: Row) -> None:
         for pixels in (frames + frames[::-1])[: row.length]:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="yuv420p")))
         file.mux(stream.encode(None))
-    draft.replace(path)
 
 
 def files_of(folder: Path, row: Row) -> list[Path]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vidiff.engine.publish import write_tensors
 from vidiff.engine.snapshots import found, synthesise
+from vidiff.store.files import draft_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"out is {out}; give a name that ends in .safetensors")
         show = partial(tqdm, desc="snapshots", unit="snapshot", disable=None)
         tensors, step = synthesise(found(options.run / "ema"), options.width, options.step, show)
-        draft = out.with_name(f".{out.name}")
-        write_tensors(tensors, draft, {"width": str(options.width), "step": str(step)})
-        draft.replace(out)
+        with draft_of(out) as draft:
+            write_tensors(tensors, draft, {"width": str(options.width), "step": str(step)})
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

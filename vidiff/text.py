@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from vidiff.store.files import draft_of
+
 Encoded = tuple[Tensor, Tensor]  # text, and which tokens count: as `vidiff.diffusion.condition.Condition` has them
 FORMAT = 1  # of cached embeddings: goes up with any change to how they are made
 
@@ -256,9 +258,7 @@ def encode_captions(encoder: TextEncoder, captions: Sequence[str], folder: Path,
             "text": torch.cat([torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1])) for x, _ in parts]),
             "mask": torch.cat([torch.nn.functional.pad(mask, (0, longest - mask.shape[1])) for _, mask in parts]),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.partial")
-        save_file(tensors, draft)
-        draft.replace(path)
+        with draft_of(path) as draft:
+            save_file(tensors, draft)
     found = load_file(path)
     return found["text"], found["mask"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidiff.metrics.features import I3D, Declaration, Features, file_sha256
+from vidiff.metrics.features import I3D, Declaration, Features
 from vidiff.metrics.motion_network import KINDS, MotionNetwork, save_motion, train_motion
 from vidiff.metrics.transnet import _package, save_transnet
+from vidiff.store.files import sha256
 
 
 class Means(nn.Module):
@@ -63,7 +64,7 @@ def test_only_i3d_is_called_fvd(tmp_path: Path) -> None:
     network = Features.load(saved(tmp_path / "a"))
     assert network.called("frechet") == "frechet_video[means]"
     assert network.called("kernel") == "kernel_video[means]"
-    assert network.sha256 == file_sha256(tmp_path / "a" / "means.pt")
+    assert network.sha256 == sha256(tmp_path / "a" / "means.pt")
     frames = Features.load(saved(tmp_path / "b", layout="bchw"))
     assert frames.called("frechet") == "frechet_frame[means]"
     known = Features(Means(), Declaration("anything", "i3d_torchscript.pt"), I3D, torch.device("cpu"))

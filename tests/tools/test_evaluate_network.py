@@ -16,13 +16,14 @@ import torch
 from vidiff.codec.codec import Identity
 from vidiff.engine import checkpoint
 from vidiff.evaluate.card import read_card
-from vidiff.metrics.features import Features, file_sha256
+from vidiff.metrics.features import Features
 from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import save_codec
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.recipe.load import dump
+from vidiff.store.files import sha256
 from vidiff.video.writer import write_video
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,7 @@ def test_a_run_is_scored_with_a_card_and_a_page(place: Path, capsys: pytest.Capt
         "checkpoint": 3,
         "weights": "ema",
         "ema": "decay 0.999, warm-up 10",
-        "weights_sha256": file_sha256(Path("runs/tiny/checkpoints/step-0000003/ema.safetensors")),
+        "weights_sha256": sha256(Path("runs/tiny/checkpoints/step-0000003/ema.safetensors")),
         "sampler": {"name": "ddim"},
         "steps": 2,
         "guidance": 1.5,

@@ -30,10 +30,8 @@ from vidiff.engine.moments import write as write_moments
 from vidiff.engine.publish import (
     CheckpointError,
     begin,
-    flush,
     hidden,
     is_step,
-    measured_file,
     metadata_of,
     name_of,
     publish,
@@ -44,7 +42,9 @@ from vidiff.engine.publish import (
     write_tensors,
 )
 from vidiff.engine.retention import retain
+from vidiff.store.files import sha256, write_whole
 
+LATEST = "latest"
 NEEDED = ("model.safetensors", "ema.safetensors")
 
 
@@ -111,7 +111,7 @@ def save(
             write_tensors(tensors, draft / f"ema-{width:.3f}.safetensors")
         (draft / "state.json").write_text(json.dumps(state))
         publish(draft, step, best=best)
-        _point(folder, name_of(step))
+        write_whole(folder / LATEST, name_of(step) + "\n", durable=True)
         retain(folder, step, keep, keep_every, best)
 
     try:
@@ -229,8 +229,11 @@ def describe_weights(path: Path | str, which: str = "ema") -> dict[str, Any]:
     path = Path(path)
     if which.endswith(".safetensors"):
         step = metadata_of(Path(which)).get("step")
-        digest = measured_file(Path(which))["sha256"]
-        return {"checkpoint": int(step) if step else None, "weights": which, "weights_sha256": digest}
+        return {
+            "checkpoint": int(step) if step else None,
+            "weights": which,
+            "weights_sha256": sha256(Path(which)),
+        }
     found = path if is_step(path) else newest(path if path.name == "checkpoints" else path / "checkpoints")
     if found is None:
         raise CheckpointError(f"{path} has no checkpoints; train it first, or name another run")
@@ -249,16 +252,8 @@ def _best(newest: Path) -> Path:
     return found
 
 
-def _point(folder: Path, name: str) -> None:
-    draft = folder / ".latest"
-    draft.write_text(name + "\n")
-    flush(draft)
-    draft.replace(folder / "latest")
-    flush(folder)
-
-
 def _latest(folder: Path) -> str | None:
     try:
-        return (folder / "latest").read_bytes()[:100].decode(errors="replace").strip()
+        return (folder / LATEST).read_bytes()[:100].decode(errors="replace").strip()
     except FileNotFoundError:
         return None

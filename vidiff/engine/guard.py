@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO, TypeVar
+
+from vidiff.store.files import lock
 
 T = TypeVar("T")
 
@@ -155,14 +156,12 @@ def locked(run: Path) -> Iterator[None]:
         return
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file, wait=False):
             file.seek(0)
             raise RunBusy(
                 f"{run} is held by another training ({file.read().strip() or 'just starting'}); "
                 "wait for it, stop it, or give this one another run folder"
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from vidiff.engine.parallel import Group
+from vidiff.store.files import write_whole
 from vidiff.store.plain import parse_json, read_json
 
 Line = dict[str, Any]
@@ -53,9 +54,7 @@ def trim_metrics(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = [line for line in read_metrics(file) if (line["step"] or 0) <= step]
-    draft = file.with_name(f".{file.name}")
-    draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    draft.replace(file)
+    write_whole(file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def memory_used(device: torch.device) -> int:
@@ -92,9 +91,7 @@ def write_environment(run: Path, group: Group, precision: str, seed: int, step: 
         "seed": seed,
         "starts": [*_earlier_starts(file), start],
     }
-    draft = file.with_name(f".{file.name}")
-    draft.write_text(json.dumps(record, indent=1) + "\n")
-    draft.replace(file)
+    write_whole(file, json.dumps(record, indent=1) + "\n")
 
 
 def device_name(device: torch.device) -> str:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from vidiff.store.files import DRAFT, delete, put, sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -67,24 +66,14 @@ def publish(draft: Path, step: int, **facts: Any) -> Path:
 
     A folder that has the name already is replaced.
     """
-    folder = draft.parent
     files = sorted(file for file in draft.rglob("*") if file.is_file())
-    measured = {file.relative_to(draft).as_posix(): measured_file(file) for file in files}
+    measured = {file.relative_to(draft).as_posix(): _measured(file) for file in files}
     manifest = draft / MANIFEST
     manifest.write_bytes(_manifest({"format": FORMAT, "step": step, "files": measured, **facts}))
-    for file in [*files, manifest]:
+    for file in files:
         file.chmod(manifest.stat().st_mode)  # safetensors makes its files private; as readable as the rest, rather
-        flush(file)
-    for place in [*filter(Path.is_dir, draft.rglob("*")), draft]:
-        flush(place)
-    path = folder / name_of(step)
-    replaced = _aside(path) if path.exists() else None
-    if replaced:
-        path.rename(replaced)
-    draft.rename(path)
-    flush(folder)
-    if replaced:
-        _delete(replaced)
+    path = draft.with_name(name_of(step))
+    put(draft, path, durable=True)
     return path
 
 
@@ -105,7 +94,7 @@ def verify(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
         raise CheckpointError(f"{path} is corrupt: {MANIFEST} is not as it was written")
     for name, expected in files.items():
         try:
-            measured = measured_file(path / name)
+            measured = _measured(path / name)
         except OSError as error:
             raise CheckpointError(f"{path} is incomplete: {name} cannot be read ({error.strerror})") from error
         if measured != expected:
@@ -113,33 +102,10 @@ def verify(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     return content
 
 
-def remove(path: Path) -> None:
-    """Takes a folder away: out of sight at once, its files as they can be. Where that fails it is told, and stays."""
-    try:
-        aside = _aside(path)
-        path.rename(aside)
-    except OSError:
-        aside = path
-    _delete(aside)
-
-
 def sweep(folder: Path) -> None:
     """Removes what earlier writers left behind, or what has been replaced."""
-    for path in [*folder.glob(".writing-*"), *folder.glob(".old-*")]:
-        _delete(path)
-
-
-def _delete(path: Path) -> None:
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        warnings.warn(f"could not remove {path}: {error}", stacklevel=3)
-
-
-def _aside(path: Path) -> Path:
-    """A hidden name beside `path` that is free: what could not be deleted before may have the first."""
-    names = (path.with_name(f".old-{path.name}{'-' * n}") for n in range(100))
-    return next((name for name in names if not name.exists()), path)
+    for path in [*folder.glob(".writing-*"), *folder.glob(".old-*"), *folder.glob(f".*{DRAFT}")]:
+        delete(path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -179,24 +145,9 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def flush(path: Path) -> None:
-    """Puts a file's or a folder's content on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def measured_file(file: Path) -> dict[str, Any]:
-    """Its size, `bytes`, and `sha256`."""
-    digest = hashlib.sha256()
-    size = 0
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _measured(file: Path) -> dict[str, Any]:
+    """What a manifest holds of a file."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _manifest(content: Mapping[str, Any]) -> bytes:

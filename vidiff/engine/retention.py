@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vidiff.engine.publish import published, remove, step_of
+from vidiff.engine.publish import published, step_of
+from vidiff.store.files import remove
 
 
 def retain(folder: Path, step: int, keep: int, every: int = 0, best: int = 0) -> None:

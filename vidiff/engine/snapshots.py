@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from vidiff.engine.power import gamma_of, synthesis
-from vidiff.engine.publish import CheckpointError, begin, publish, published, read_tensors, remove, step_of, verify
+from vidiff.engine.publish import CheckpointError, begin, publish, published, read_tensors, step_of, verify
 from vidiff.engine.publish import write_tensors as write_file
+from vidiff.store.files import remove
 
 
 def write(folder: Path, step: int, updates: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.engine.log import git_revision, versions
+from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 
 PROTOCOL = (
@@ -106,11 +107,7 @@ def write_card(path: str | Path, card: Card) -> None:
     bad = [name for name, value in card.scores.items() if not all(map(math.isfinite, numbers(value)))]
     if bad:
         raise ValueError(f"{', '.join(bad)} is not finite: such a score belongs into left_out, with the reason")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
-    draft.replace(path)
+    write_whole(Path(path), json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
 
 
 def read_card(path: str | Path) -> Card:

@@ -9,7 +9,6 @@ vidiff has. Nothing is downloaded. The JSON declares all preprocessing, since nu
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from vidiff.metrics.motion_network import MotionNetwork
 from vidiff.metrics.transnet import build_transnet
+from vidiff.store.files import sha256
 from vidiff.store.plain import parse_json
 
 I3D = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -118,7 +118,7 @@ class Features:
         file = path.parent / declaration.file
         if not file.is_file():
             raise ValueError(f"{path} names {declaration.file}, which is not beside it: put it there")
-        digest = file_sha256(file)
+        digest = sha256(file)
         if declaration.sha256 not in (None, digest):
             raise ValueError(f"{file} has SHA-256 {digest}, but {declaration.sha256} is declared: it is another file")
         if declaration.name == "i3d" and digest != I3D:
@@ -228,11 +228,3 @@ def read_declaration(path: Path) -> Declaration:
         return Declaration(**content)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

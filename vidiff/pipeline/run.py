@@ -20,6 +20,7 @@ from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.nn.vae import VAEConfig
 from vidiff.recipe.kinds import KINDS, ConfigError, DiffusionRun, RunConfig
 from vidiff.recipe.load import load
+from vidiff.store.files import put, write_whole
 from vidiff.store.plain import read_json
 
 Kind = TypeVar("Kind", bound=RunConfig)
@@ -90,10 +91,8 @@ def save_codec(folder: Path, codec: Codec) -> None:
             save_file(state, Path(scratch) / "codec.safetensors")
             facts = vars(codec.network.config) if isinstance(codec, VAECodec) else None
         for path in sorted(Path(scratch).iterdir()):
-            path.replace(folder / path.name)
-        draft = Path(scratch) / "codec.json"
-        draft.write_text(json.dumps(facts))
-        draft.replace(folder / "codec.json")
+            put(path, folder / path.name)
+    write_whole(folder / "codec.json", json.dumps(facts))
 
 
 def load_codec(folder: Path, tile: int = TILE) -> Codec:

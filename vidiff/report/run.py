@@ -13,6 +13,7 @@ from typing import Any
 
 from vidiff.engine import log
 from vidiff.report.chart import COLOURS, Series, line_chart, number
+from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 
 LARGEST = 8 << 20
@@ -63,9 +64,7 @@ def write_report(
         _section("Environment", _folded("environment.json", _table(_json(run / "environment.json")))),
     ]
     file = run / "report.html"
-    draft = run / ".report.html"
-    draft.write_text(page(name, "\n".join(filter(None, sections))))
-    draft.replace(file)
+    write_whole(file, page(name, "\n".join(filter(None, sections))))
     return file
 
 

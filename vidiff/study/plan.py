@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.metrics.degrade import blur, noise
+from vidiff.store.files import sha256, write_whole
 from vidiff.store.plain import parse_json
 from vidiff.video.writer import write_video
 
@@ -171,10 +171,8 @@ def make_study(
                 _write(study, kind, source, which, fps)
                 bar.update(len(which))
     files = sorted((folder / "clips").glob("*.mp4"))
-    content = asked | {"sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}}
-    draft = folder / ".study.json.partial"
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(known)
+    content = asked | {"sha256": {file.name: sha256(file) for file in files}}
+    write_whole(known, json.dumps(content, indent=1) + "\n")
     return study
 
 
@@ -187,7 +185,7 @@ def open_study(folder: Path) -> Study:
     content = _read(folder / "study.json")
     for name, digest in content["sha256"].items():
         file = folder / "clips" / name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        if not file.is_file() or sha256(file) != digest:
             raise StudyError(f"{file} is missing or was changed since the study was made: make a new study")
     return Study(folder, content["labels"], content["checks"], content["seed"], content["a"], content["b"])
 

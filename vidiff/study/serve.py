@@ -13,6 +13,7 @@ from typing import Any
 from flask import render_template
 from waitress.server import create_server
 
+from vidiff.store.files import write_whole
 from vidiff.study.app import make_app
 from vidiff.study.plan import Study, StudyError
 from vidiff.study.results import results
@@ -72,21 +73,15 @@ def write_results(study: Study) -> dict[str, Any]:
     """Write results.json and results.html, of the votes so far, into a study's folder. Returns what the first holds."""
     votes = votes_of(study)
     found = results(study, votes.all(), votes.raters())
-    _replace(study.folder / "results.json", json.dumps(found, indent=1) + "\n")
+    write_whole(study.folder / "results.json", json.dumps(found, indent=1) + "\n")
     app = make_app(study, votes, None, "")
     with app.test_request_context():
         page = render_template("results.html", found=found, key="")
     style = (Path(app.static_folder or "") / "study.css").read_text()
     link = '<link rel="stylesheet" href="/static/study.css">'
     assert link in page
-    _replace(study.folder / "results.html", page.replace(link, f"<style>\n{style}</style>"))
+    write_whole(study.folder / "results.html", page.replace(link, f"<style>\n{style}</style>"))
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,8 +17,9 @@ from vidiff.data.order import JointOrder, Key, Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine.parallel import processes
 from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig
+from vidiff.store.files import claimed
 from vidiff.text import TextEncoder, encode_captions
-from vidiff.training.prepare import Latents, buckets_of, captions_of, one_at_a_time
+from vidiff.training.prepare import Latents, buckets_of, captions_of
 
 Cached = LatentDataset | Captioned
 Samples = ClipDataset | Cached | Joint
@@ -102,6 +103,6 @@ def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder
     captions = captions_of(config, index)
     each = sorted(set(captions))
     folder = Path(config.runs) / "latents"
-    with one_at_a_time(folder):
+    with claimed(folder / ".turn"):
         text, mask = encode_captions(encoder, each, folder)
     return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from vidiff.engine.precision import Precision, autocast
 from vidiff.pipeline.run import load_codec
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.recipe.load import dump, load
+from vidiff.store.files import claimed
 from vidiff.store.plain import read_json
 from vidiff.store.remote import is_url, shown
 from vidiff.text import TextEncoder
@@ -45,7 +43,7 @@ FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier
 def make_index(config: RunConfig, split: str) -> Index:
     """The clips of a split. The shapes set is drawn first where a config wants it and it is not there."""
     data = config.data
-    with one_at_a_time(Path(config.runs) / "index"):
+    with claimed(Path(config.runs) / "index" / ".turn"):
         layout = data.layout
         if layout == "shapes":
             layout = "folders"
@@ -59,7 +57,7 @@ def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
     root = config.data.images
     if not root:
         return None
-    with one_at_a_time(Path(config.runs) / "index"):
+    with claimed(Path(config.runs) / "index" / ".turn"):
         layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
         found = _index(config, root, layout, config.data.split)
     numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
@@ -303,7 +301,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def record(config: RunConfig, given: str) -> None:
     """Keep the config as given and as resolved."""
-    with one_at_a_time(config.folder):
+    with claimed(config.folder / ".turn"):
         (config.folder / "config.yaml").write_text(given)
         (config.folder / "resolved.yaml").write_text(dump(config))
 
@@ -359,12 +357,3 @@ def make_latents(
     """All that a model learns of an index, encoded first if it is not cached. Arguments as of `plan_latents`."""
     found = [cache_latents(config, codec, key, index, precision, split, of, pictures) for of in kinds(config)]
     return Latents(found[0], found[1] if len(found) == 2 else None, codec.fixed)
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Processes that share a folder take turns; who comes second finds the work done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".turn", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

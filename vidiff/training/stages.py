@@ -43,6 +43,7 @@ from vidiff.recipe.kinds import (
     build_vae_objective,
 )
 from vidiff.recipe.load import dump, load_codec_config
+from vidiff.store.files import claimed
 from vidiff.training.begin import begin, begin_vae
 from vidiff.training.datasets import Samples, batches, clip_dataset, first_batches, latent_dataset, with_text
 from vidiff.training.prepare import (
@@ -55,7 +56,6 @@ from vidiff.training.prepare import (
     make_index,
     make_latents,
     make_pictures,
-    one_at_a_time,
     plan_latents,
     record,
     refuse_another_model,
@@ -131,7 +131,7 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     resolve(config, codec, index, encoder)
     refuse_another_model(config, codec, encoder)
     record(config, given)
-    with one_at_a_time(config.folder):
+    with claimed(config.folder / ".turn"):
         save_codec(config.folder / "codec", codec)
         labels = index.labels if config.unet.labels else []
         fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
@@ -203,7 +203,7 @@ def train_classifier(config: ClassifierRun, given: str, folder: Path) -> None:
     resolve(config, codec, index)
     refuse_another_model(config, codec)
     record(config, given)
-    with one_at_a_time(config.folder):
+    with claimed(config.folder / ".turn"):
         save_codec(config.folder / "codec", codec)
         (config.folder / "classifier.json").write_text(json.dumps({"labels": index.labels}))
 

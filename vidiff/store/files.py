@@ -1,0 +1,166 @@
+"""Files and folders that are whole or not there, locks that die with their process, and hashes: once, for everyone.
+
+What is written gets a hidden name beside its own first, and its own by renaming. So a process killed at any moment, or
+a disk that fills up, leaves what was there before or what is new, and at most a hidden draft, which nobody reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+DRAFT = ".partial"
+
+
+@contextmanager
+def draft_of(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A hidden name to write a file or a folder to, which takes the name `path` at the end of the block.
+
+    If the block fails, nothing stays of the draft, and what `path` was before stays as it is. Processes that write the
+    same path at once do not meet: each has a draft of its own, and the last one stands.
+
+    Args:
+        durable: flush it to the disk itself before it gets its name, and the name after: it outlives a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{DRAFT}")
+    delete(draft)  # of an earlier process that had this number
+    try:
+        yield draft
+        put(draft, path, durable)
+    except BaseException:
+        delete(draft)
+        raise
+
+
+def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None:
+    """Write a file, text as UTF-8, so that nobody ever sees a part of it. Raises OSError where the disk refuses."""
+    with draft_of(path, durable) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def put(draft: Path, path: Path, durable: bool = False) -> None:
+    """Rename a finished draft, a file or a folder, to `path`; what had that name is replaced.
+
+    A folder cannot be replaced in one step: the old one is renamed out of sight first.
+    """
+    if durable:
+        for part in draft.rglob("*") if draft.is_dir() else ():
+            flush(part)
+        flush(draft)
+    replaced = _aside(path) if path.is_dir() else None
+    if replaced:
+        path.rename(replaced)
+    draft.replace(path)
+    if durable:
+        flush(path.parent)
+    if replaced:
+        delete(replaced)
+
+
+def flush(path: Path) -> None:
+    """Put a file's or a folder's content on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(folder: Path) -> None:
+    """Take a folder away: out of sight at once, its files as they can be. Where that fails, a warning says so."""
+    try:
+        aside = _aside(folder)
+        folder.rename(aside)
+    except OSError:
+        aside = folder
+    delete(aside)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it is there. Where that fails, a warning says so."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(f"could not remove {path}: {error}", stacklevel=3)
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Delete the drafts of `name`, a glob, that killed processes of this computer have left in a folder."""
+    for draft in folder.glob(f".{name}-*{DRAFT}"):
+        host, _, process = draft.name.removesuffix(DRAFT).rpartition("-")
+        if host.endswith(f".{socket.gethostname()}") and process.isdigit() and not _lives(int(process)):
+            delete(draft)
+
+
+def _aside(path: Path) -> Path:
+    """A hidden name beside `path` that is free: what could not be deleted before may have the first."""
+    names = (path.with_name(f".old-{path.name}{'-' * n}") for n in range(100))
+    return next((name for name in names if not name.exists()), path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def lock(file: IO[str] | IO[bytes] | int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file, or a descriptor of one, until it is closed, or its process has ended, however that was.
+
+    Args:
+        shared: with others who want it shared; who does not, waits for all of them.
+        wait: for those who hold it in a way that excludes this one.
+
+    Returns:
+        Whether it is locked: always, if `wait`.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def claimed(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Whether what the file `path` stands for is this process's to do, until the end of the block.
+
+    It is not where another process is at it; with `wait`, that one is waited for. Where the file system has no locks,
+    it always is: this spares work, and guards no data. The file is made if it is not there, and stays, which means
+    nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            mine = lock(file, wait=wait)
+        except OSError:
+            mine = True
+        yield mine
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
