@@ -103,7 +103,6 @@ EXCEPTIONS: set[str] = {
     "vidiff/store/spans.py: store may not import vidiff.video.decode, which stands on a higher floor",
     "vidiff/store/tar.py: store may not import vidiff.video.decode, which stands on a higher floor",
     "vidiff/store/tar.py: store may not import vidiff.video.pictures, which stands on a higher floor",
-    "vidiff/video/fit.py: video may not import vidiff.data.clips, which stands on a higher floor",
 }
 
 

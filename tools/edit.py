@@ -13,7 +13,7 @@ from torch import Tensor
 from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.diffusion.known import box
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.video.fit import read_square, size_of, stream_square
+from vidiff.video.fit import read_fitted, size_of, stream_fitted
 from vidiff.video.writer import VideoWriter
 
 TASKS = {
@@ -38,7 +38,7 @@ def make(pipe: Pipeline, clip: Tensor, asked: argparse.Namespace, rest: dict[str
         case "rewind":
             return pipe.extend(clip, asked.frames, backwards=True, **rest)
         case "interpolate":
-            return pipe.interpolate(clip, read_square(asked.last, size)[0], asked.between, **rest)
+            return pipe.interpolate(clip, read_fitted(asked.last, size)[0], asked.between, **rest)
         case "loop":
             return pipe.loop(clip, asked.between, **rest)
         case "inpaint":
@@ -65,7 +65,7 @@ def wanted(options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
     if options.mask is None:
         top, left, bottom, right = corners(options.box)
         return box(*size, top=top, left=left, bottom=bottom, right=right)
-    mask = read_square(options.mask, size)[0].mean(1, keepdim=True) > 0
+    mask = read_fitted(options.mask, size)[0].mean(1, keepdim=True) > 0
     if not mask.any():
         raise ValueError(f"{options.mask} is white nowhere, so there is nothing to make: paint what is to be new white")
     return mask
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         run, pipeline = load_run(options, enlarges=upscales)
         settings = drawing(options) | ({"level": options.level} if upscales else {})
         size = pipeline.nearest(*size_of(options.input), (pipeline.lowres.factor or 1) if upscales else 1)
-        clip, fps = stream_square(options.input, size)
+        clip, fps = stream_fitted(options.input, size)
         fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
         given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
         with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:

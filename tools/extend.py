@@ -7,21 +7,14 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
-from vidiff.data.clips import fit_size
 from vidiff.draw.long import STRATEGIES
+from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import VideoWriter
 
 CHUNK = 64  # frames of the given clip that are copied at once
-
-
-def crop(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of each frame, as the model's training clips were cropped."""
-    top, left = (video.shape[2] - size[0]) // 2, (video.shape[3] - size[1]) // 2
-    return video[:, :, top : top + size[0], left : left + size[1]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,15 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
         settings = {**drawing(options), "strategy": options.strategy}
         with VideoReader(options.clip) as reader:
             wanted = pipeline.nearest(*reader.size)
-            fitted = fit_size(*reader.size, wanted)
-            size = None if fitted == reader.size else fitted
+            fit = Fit(reader.size, wanted)
             given = reader.frames if options.given is None else options.given
             if not 1 <= given <= reader.frames:
                 raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
             if options.frames <= given:
                 raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
             reach = min(given, pipeline.reach(options.strategy, options.context, wanted))
-            last = crop(reader.read(range(given - reach, given), size), wanted)
+            last = fit.read(reader, range(given - reach, given))
             new = pipeline.stream(
                 options.frames - given + reach,
                 options.label,
@@ -67,8 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             }
             with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:
                 for start in range(0, given, CHUNK):
-                    part = reader.read(range(start, min(start + CHUNK, given)), size)
-                    writer.write(crop(part, wanted))
+                    writer.write(fit.read(reader, range(start, min(start + CHUNK, given))))
                 for part in new:
                     writer.write(part[0].cpu())
     except (ValueError, OSError, torch.OutOfMemoryError) as error:

@@ -14,6 +14,7 @@ from vidiff.diffusion.likelihood import surprise
 from vidiff.diffusion.schedule import time_grid
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
+from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 
 matplotlib.use("Agg")
@@ -38,11 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
         with VideoReader(options.clip) as reader:
             count = reader.frames if options.frames is None else min(options.frames, reader.frames)
-            scale = pipeline.size / min(reader.size)
-            size = tuple(max(pipeline.size, round(side * scale)) for side in reader.size)
-            video = reader.read(range(count), (size[0], size[1]))  # 3 f h w
-        top, left = ((side - pipeline.size) // 2 for side in video.shape[2:])
-        video = video[None, :, :, top : top + pipeline.size, left : left + pipeline.size]
+            video = Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, range(count))[None]  # 1 3 f h w
         found = surprise(
             pipeline.denoiser,
             pipeline.codec.encode(video.to(pipeline.device)).mean,

@@ -14,7 +14,6 @@ from vidiff.data.clips import (
     Strides,
     change_colours,
     draw_window,
-    fit_size,
     long_enough,
     make_loader,
     uniform,
@@ -49,23 +48,6 @@ def test_a_window_fits_and_every_one_comes() -> None:
     assert draw_window(7, 4, Strides(2, 5), generator) == (0, 2)
     steps = [draw_window(64, 16, Strides(1, 4, share=0.6), generator)[1] for _ in range(2000)]
     assert [steps.count(step) / 2000 for step in (1, 2, 3, 4)] == pytest.approx([0.7, 0.1, 0.1, 0.1], abs=0.03)
-
-
-@pytest.mark.parametrize(
-    ("given", "size", "expected"),
-    [
-        ((240, 320), (240, 240), (240, 320)),
-        ((240, 320), (128, 128), (128, 171)),
-        ((50, 20), (10, 10), (25, 10)),
-        ((3, 2), (64, 64), (96, 64)),
-        ((240, 320), (48, 80), (60, 80)),
-        ((240, 426), (48, 80), (48, 85)),
-        ((100, 100), (80, 48), (80, 80)),
-        ((240, 320), (120, 240), (180, 240)),
-    ],
-)
-def test_a_size_is_just_covered(given: tuple[int, int], size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert fit_size(*given, size) == expected
 
 
 def test_files_too_short_are_told() -> None:

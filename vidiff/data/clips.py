@@ -20,6 +20,7 @@ from vidiff.data.quarantine import Quarantine
 from vidiff.data.watchdog import Watch, Watched, WatchedLoader, start_alarm_clock
 from vidiff.engine.guard import shield_worker
 from vidiff.video.decode import VideoError
+from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 
 Sample = dict[str, Tensor]
@@ -75,12 +76,6 @@ def long_enough(lengths: list[int], frames: int | Sequence[int], stride: int, wh
         short = f"{len(lengths) - len(kept)} of {len(lengths)} files in {where}"
         warnings.warn(f"{short} are left out: a clip needs {needed} frames, and they have fewer", stacklevel=3)
     return kept
-
-
-def fit_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a frame once it just covers `size` (h, w), in pixels: one side fits, the other is rounded."""
-    scale = max(size[0] / height, size[1] / width)
-    return max(size[0], round(height * scale)), max(size[1], round(width * scale))
 
 
 def change_colours(video: Tensor, most: float, generator: torch.Generator) -> Tensor:
@@ -174,20 +169,17 @@ class ClipDataset(Dataset[Sample]):
     def read(self, number: int, generator: torch.Generator) -> Sample:
         """One random clip of one file."""
         file = self.index.files[number]
-        frames, (tall, wide) = self.frames[number], self.sizes[number]
+        frames = self.frames[number]
         start, step = draw_window(file.frames, frames, self.stride, generator)
-        times = uniform(*self.zoom, generator)
-        height, width = fit_size(file.height, file.width, (round(tall * times), round(wide * times)))
-        top, left = draw(0, height - tall, generator), draw(0, width - wide, generator)
+        fit = Fit((file.height, file.width), self.sizes[number], uniform(*self.zoom, generator))
+        corner = draw(0, fit.spare[0], generator), draw(0, fit.spare[1], generator)
         mirrored = self.flip and draw(0, 1, generator) == 1
-        resize = None if (height, width) == (file.height, file.width) else (height, width)
         path = self.index.path(number)
         if self.lost[number]:
             raise VideoError(f"{path}: its decoder hung or crashed")
         with self.watch.over(self.first + number):
             indices = range(start, start + frames * step, step)
-            video = self.decode(path, indices, resize, file.decoder)  # 3 f height width
-        video = video[..., top : top + tall, left : left + wide]  # 3 f tall wide
+            video = fit.crop(self.decode(path, indices, fit.resize, file.decoder), corner)  # 3 f h w
         video = video.flip(-1) if mirrored else video
         return {
             "video": change_colours(video, self.jitter, generator).contiguous(),

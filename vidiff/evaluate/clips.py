@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.data.clips import fit_size, long_enough
+from vidiff.data.clips import long_enough
 from vidiff.data.index import Index
 from vidiff.engine.parallel import Group
+from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 
 BATCH = 8
@@ -54,12 +55,9 @@ class Windows:
         clips = []
         for number, start in (self.places[i] for i in which):
             file = self.index.files[number]
-            size = fit_size(file.height, file.width, (self.size, self.size))
-            resize = None if size == (file.height, file.width) else size
+            fit = Fit((file.height, file.width), (self.size, self.size))
             with VideoReader(self.index.path(number), self.index.fps, file.decoder) as reader:
-                video = reader.read(range(start, start + self.frames * self.stride, self.stride), resize)
-            top, left = ((side - self.size) // 2 for side in size)
-            clips.append(video[:, :, top : top + self.size, left : left + self.size])
+                clips.append(fit.read(reader, range(start, start + self.frames * self.stride, self.stride)))
         return torch.stack(clips)
 
 

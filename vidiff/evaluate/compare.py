@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from vidiff.data.clips import fit_size
 from vidiff.data.index import build_index
 from vidiff.data.shapes import Clip, read_clips
 from vidiff.draw.long import STRATEGIES
@@ -25,6 +24,7 @@ from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import DataConfig, build_strategy, read_slot
 from vidiff.store.plain import read_json
+from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import sheet, write_image
 
@@ -106,10 +106,8 @@ class Clips:
 
     def _read(self, path: Path, frames: int) -> Tensor:
         with VideoReader(path, self.fps) as reader:
-            size = fit_size(*reader.size, (self.side, self.side))
-            video = reader.read(range(0, frames * self.stride, self.stride), None if size == reader.size else size)
-        top, left = (video.shape[2] - self.side) // 2, (video.shape[3] - self.side) // 2
-        return video[..., top : top + self.side, left : left + self.side]
+            fit = Fit(reader.size, (self.side, self.side))
+            return fit.read(reader, range(0, frames * self.stride, self.stride))
 
 
 def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol) -> Clips:

@@ -14,7 +14,7 @@ from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.training.prepare import make_index
-from vidiff.video.fit import read_square
+from vidiff.video.fit import read_fitted
 from vidiff.video.writer import write_image
 
 
@@ -40,7 +40,7 @@ def score_run(run: Path, pipeline: Pipeline, data: Path | None, protocol: Upscal
     files = files[:: max(len(files) // protocol.clips, 1)][: protocol.clips]
     if not files:
         raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
-    clips = [read_square(index.path(number), pipeline.size, index.fps)[0][:, :, : protocol.frames] for number in files]
+    clips = [read_fitted(index.path(number), pipeline.size, index.fps)[0][:, :, : protocol.frames] for number in files]
     truth, factor = torch.cat(clips), pipeline.lowres.factor
     small = shrink(truth, factor)
     bicubic = enlarge(small, factor)

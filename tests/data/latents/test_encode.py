@@ -15,13 +15,13 @@ from cached import BYTES, LENGTHS, ONE_FILE, certain, contents, direct, encode, 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vidiff.data.clips import fit_size
 from vidiff.data.index import DataError, Index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.latents.encode import Share, discard, encode_latents
 from vidiff.data.latents.stale import stale
 from vidiff.data.processes import decoding_processes
+from vidiff.video.fit import Fit
 from vidiff.video.reader import read_video
 
 
@@ -81,7 +81,7 @@ def test_crops_are_even_along_the_longer_side(index: Index) -> None:
     wide, high = replace(index.files[0], height=20, width=40), replace(index.files[1], height=45, width=20)
     files = Index(index.root, [wide, high, index.files[2]], [])
     found = plan(files, sizes=[(16, 16)] * 3, crops=3)
-    assert [found.fitted(number) for number in range(3)] == [(16, 32), (36, 16), (16, 19)]
+    assert [found.fit(number).whole for number in range(3)] == [(16, 32), (36, 16), (16, 19)]
     assert [found.corners(number) for number in range(3)] == [
         [(0, 0), (0, 8), (0, 16)],
         [(0, 0), (10, 0), (20, 0)],
@@ -124,7 +124,7 @@ def test_each_file_has_its_own_size(tmp_path: Path, index: Index) -> None:
     sizes = [(16, 16), (12, 20), (20, 12), (16, 16)]
     cache = LatentCache(make(tmp_path, index, sizes=sizes))
     for number, (height, width) in enumerate(sizes):
-        fitted = fit_size(20, 24, (height, width))
+        fitted = Fit((20, 24), (height, width)).whole
         top, left = (fitted[0] - height) // 2, (fitted[1] - width) // 2
         video = read_video(index.path(number), size=fitted)[None, ..., top : top + height, left : left + width]
         found, _ = cache.read(number, 0, LENGTHS[number])

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vidiff.data.clips import fit_size
 from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.doctor.record import Record, read_records, write_records
 from vidiff.data.helper import Lost, ask_all
@@ -21,6 +20,7 @@ from vidiff.data.quarantine import Quarantine, place
 from vidiff.data.tars import clips_in_tars, is_tars, tars_in, tars_of
 from vidiff.store.mirror import is_there
 from vidiff.video.decode import VideoError
+from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 from vidiff.video.sources import CLIP_SUFFIXES, DataError, clips_in, size_and_change
 
@@ -145,10 +145,9 @@ def thumbnails(paths: Sequence[Path], size: int, frames: int, patience: float = 
 def _thumbnail(path: Path, size: int, frames: int) -> np.ndarray | None:
     try:
         with VideoReader(path) as reader:
-            height, width = fit_size(*reader.size, (size, size))
+            fit = Fit(reader.size, (size, size))
             chosen = [round(i * (reader.frames - 1) / max(frames - 1, 1)) for i in range(frames)]
-            pixels = reader.pixels(chosen, size=(height, width))
+            pixels = reader.pixels(chosen, fit.resize)
     except VideoError:
         return None
-    top, left = (height - size) // 2, (width - size) // 2
-    return pixels[:, top : top + size, left : left + size]
+    return fit.crop(pixels.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)

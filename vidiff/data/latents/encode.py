@@ -243,26 +243,25 @@ class _Encoding:
         frames = plan.read(number)
         if not frames:  # shorter than a segment
             return {}
-        fitted, (height, width) = plan.fitted(number), plan.sizes[number]
-        resize = None if fitted == (file.height, file.width) else fitted
+        fit = plan.fit(number)
         copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
         path, fps = plan.index.path(number), plan.index.fps
         step = plan.segment or self.chunk
-        for video in self.reader.read(path, frames, step, resize, fps, file.decoder):  # 3 f h w
-            for ((top, left), mirrored), part in zip(copies, parts, strict=True):
-                crop = video[None, :, :, top : top + height, left : left + width]  # 1 3 f height width
+        for video in self.reader.read(path, frames, step, fit.resize, fps, file.decoder):  # 3 f h w
+            for (corner, mirrored), part in zip(copies, parts, strict=True):
+                crop = fit.crop(video, corner)[None]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if mirrored else crop)
                 part.append((self.kept(mean[0], number), self.kept(std[0], number)))
-        found = {}
+        tensors = {}
         for place, part in enumerate(parts):
-            corner, flipped = divmod(place, 1 + plan.flips)
-            mean, std = (torch.cat(each, dim=1) for each in zip(*part, strict=True))  # c f h' w'
+            crop_number, flipped = divmod(place, 1 + plan.flips)
+            mean, std = (torch.cat(pieces, dim=1) for pieces in zip(*part, strict=True))  # c f h' w'
             if not flipped:
                 moments.add(mean, std)
             latent = torch.stack([mean, std] if std.any() else [mean])  # p c f h' w'
-            found[name_of(number, corner, bool(flipped))] = latent.permute(2, 0, 1, 3, 4).contiguous()
-        return found
+            tensors[name_of(number, crop_number, bool(flipped))] = latent.permute(2, 0, 1, 3, 4).contiguous()
+        return tensors
 
     def kept(self, latent: Tensor, number: int) -> Tensor:
         """A latent as the cache keeps it. Raises DataError where it is not finite."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidiff.data.clips import fit_size
 from vidiff.data.index import Index
 from vidiff.data.latents.shard import DTYPES
+from vidiff.video.fit import Fit
 
 FORMAT = 3  # of a cache: goes up with any change to what is written
 
@@ -103,14 +103,14 @@ class Plan:
         """Latent frames of a file."""
         return self.read(number) // self.segment * self.latents_each if self.segment else self.read(number)
 
-    def fitted(self, number: int) -> tuple[int, int]:
-        """Height and width that the frames of a file are resized to."""
+    def fit(self, number: int) -> Fit:
+        """How the frames of a file come to their size."""
         file = self.index.files[number]
-        return fit_size(file.height, file.width, self.sizes[number])
+        return Fit((file.height, file.width), self.sizes[number])
 
     def corners(self, number: int) -> list[tuple[int, int]]:
         """Where each crop of a file's resized frames begins: row and column."""
-        spare = [whole - kept for whole, kept in zip(self.fitted(number), self.sizes[number], strict=True)]
+        spare = self.fit(number).spare
         count = min(self.crops, max(spare) + 1)
         if count == 1:
             return [(spare[0] // 2, spare[1] // 2)]
