@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from vidiff.codec.codec import Codec
 from vidiff.codec.diffusers import DiffusersCodec, read
+from vidiff.codec.files import load_codec, save_codec
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import load_codec, save_codec
 from vidiff.train import main
 from vidiff.video.reader import read_video
 

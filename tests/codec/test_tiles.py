@@ -120,7 +120,7 @@ def test_large_frames_go_in_smaller_chunks() -> None:
 
 MEASURE = """
 import json, resource, sys, torch
-from vidiff.codec import VAECodec
+from vidiff.codec.codec import VAECodec
 from vidiff.nn.vae import VAEConfig
 torch.set_num_threads(1)
 codec, found = VAECodec(VAEConfig(width=16)), []
@@ -153,7 +153,7 @@ def test_memory_grows_neither_with_frames_nor_with_their_size() -> None:
 STREAM = """
 import json, resource, sys, torch
 from pathlib import Path
-from vidiff.codec import VAECodec
+from vidiff.codec.codec import VAECodec
 from vidiff.data.latents.chunks import ChunkReader
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import VideoWriter

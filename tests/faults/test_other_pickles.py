@@ -13,9 +13,9 @@ import torch
 from test_pickles import Bomb, plain, zipped
 from torch import nn
 
+from vidiff.codec.files import load_codec
 from vidiff.data.latents.shard import Shard, facts_of
 from vidiff.metrics.features import Features
-from vidiff.pipeline.run import load_codec
 
 pytestmark = pytest.mark.faults
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vidiff.codec.codec import Identity, VAECodec
+from vidiff.codec.files import save_codec
 from vidiff.diffusion.classifier_guidance import ClassifierGuidance
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.process import draw_noise
@@ -20,7 +21,7 @@ from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.classifier import TrainedClassifier
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, save_codec
+from vidiff.pipeline.run import latest_run
 from vidiff.recipe.kinds import (
     ClassifierRun,
     CodecConfig,

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Codec, Identity, VAECodec
+from vidiff.codec.files import load_codec, save_codec
 from vidiff.draw.guide import Guide
 from vidiff.draw.long import STRATEGIES
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, load_codec, read_config, save_codec
+from vidiff.pipeline.run import latest_run, read_config
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser
 from vidiff.recipe.load import dump
 from vidiff.training.begin import begin

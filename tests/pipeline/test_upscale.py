@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec, Identity, VAECodec
+from vidiff.codec.files import save_codec
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
@@ -21,7 +22,7 @@ from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, save_codec
+from vidiff.pipeline.run import latest_run
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, LowresConfig, SamplingConfig, build_denoiser
 from vidiff.recipe.load import dump
 from vidiff.sample import build_sampler

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity, VAECodec
+from vidiff.codec.files import save_codec
 from vidiff.data.index import build_index
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
@@ -22,7 +23,6 @@ from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.metrics.prediction import psnr
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
-from vidiff.pipeline.run import save_codec
 from vidiff.recipe.kinds import DataConfig, VAERun
 from vidiff.recipe.load import dump
 from vidiff.video.reader import read_image

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity
+from vidiff.codec.files import save_codec
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
-from vidiff.pipeline.run import save_codec
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.recipe.load import dump
 from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video

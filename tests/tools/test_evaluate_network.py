@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity
+from vidiff.codec.files import save_codec
 from vidiff.engine import checkpoint
 from vidiff.evaluate.card import read_card
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import save_codec
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.recipe.load import dump
 from vidiff.store.files import sha256

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity, VAECodec
+from vidiff.codec.files import save_codec
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.latents import normalised
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import save_codec
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.recipe.load import dump, load
 from vidiff.train import main

@@ -221,6 +221,12 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
     return weights | tensors
 
 
+def load_part(path: Path | str, part: str, which: str = "ema") -> dict[str, Tensor]:
+    """The state dict of one module of the trained objective, such as "denoiser"; otherwise as `load_weights`."""
+    weights, prefix = load_weights(path, which), f"{part}."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
 def describe_weights(path: Path | str, which: str = "ema") -> dict[str, Any]:
     """Which weights `load_weights` reads: `checkpoint`, its step; `weights`, as asked for; and `weights_sha256`.
 

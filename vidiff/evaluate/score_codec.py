@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec, VAECodec
-from vidiff.engine.checkpoint import load_weights
+from vidiff.codec.files import fill, load_codec
+from vidiff.engine.checkpoint import load_part
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.clips import Windows, gathered
 from vidiff.evaluate.measure import Scores, measure
@@ -19,7 +20,7 @@ from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, frechet_distance
 from vidiff.metrics.prediction import psnr
 from vidiff.metrics.sets import kernel_distance
-from vidiff.pipeline.run import fill, load_codec, read_run
+from vidiff.pipeline.run import read_run
 from vidiff.recipe.kinds import VAERun
 
 SHOWN = 6
@@ -38,10 +39,8 @@ def open_codec(folder: Path) -> Codec:
     for place in (folder, folder / "codec"):
         if (place / "codec.json").is_file():
             return load_codec(place)
-    codec, own = VAECodec(read_run(folder, VAERun).vae), "network."
-    weights = load_weights(folder)
-    state = {key.removeprefix(own): value for key, value in weights.items() if key.startswith(own)}
-    fill(codec.network, state, folder)
+    codec = VAECodec(read_run(folder, VAERun).vae)
+    fill(codec.network, load_part(folder, "network"), folder)
     return codec.eval().requires_grad_(False)
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
+from vidiff.codec.files import fill
 from vidiff.data.index import Index, build_index
 from vidiff.data.root import name_of
-from vidiff.engine.checkpoint import describe_weights, newest
+from vidiff.engine.checkpoint import describe_weights, load_part, newest
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group
 from vidiff.engine.publish import metadata_of, published, step_of
@@ -40,7 +41,7 @@ from vidiff.metrics.prediction import predicted
 from vidiff.metrics.sensitivity import damaged
 from vidiff.metrics.sets import nearest
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import fill_denoiser, read_config
+from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import DataConfig
 
 
@@ -277,7 +278,7 @@ def score(asked: Asked, origin: Path, run: Pipeline | None, group: Group) -> lis
             cards.append(kept)
             continue
         if run and path and len(paths) > 1:
-            fill_denoiser(run.denoiser, path, run.weights)
+            fill(run.denoiser, load_part(path, "denoiser", run.weights), path)
         made, scores = scoring.measure_made()
         card = Card(protocol, how, circumstances, scores.values, scores.left_out, tuple(scores.cautions))
         cards.append(card)

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from vidiff.codec.codec import Codec
-from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.codec.files import fill, load_codec, same_codec
+from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.nn.classifier import Classifier
-from vidiff.pipeline.run import fill, load_codec, read_run
+from vidiff.pipeline.run import read_run
 from vidiff.recipe.kinds import ClassifierRun
 from vidiff.store.plain import read_json
 
@@ -61,8 +62,7 @@ class TrainedClassifier:
         if checkpoint is None:
             raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first")
         network = Classifier(config.classifier)
-        state, own = load_weights(checkpoint, weights), "network."
-        fill(network, {key.removeprefix(own): state[key] for key in state if key.startswith(own)}, checkpoint)
+        fill(network, load_part(checkpoint, "network", weights), checkpoint)
         network = network.eval().requires_grad_(False).to(choose_device(device))
         labels = read_json(run / "classifier.json")["labels"]
         codec = load_codec(run / "codec")
@@ -83,6 +83,5 @@ class TrainedClassifier:
             differ = sorted({*labels} ^ {*self.labels})
             found = f"such as {differ[0]!r}" if differ else "in their order"
             raise ValueError(f"{self.name} has other labels than the model, {found}: {advice}")
-        mine, its = self.codec.state_dict(), codec.state_dict()
-        if mine.keys() != its.keys() or not all(torch.equal(mine[key].cpu(), its[key].cpu()) for key in mine):
+        if not same_codec(self.codec, codec, statistics=True):
             raise ValueError(f"{self.name} was trained on latents of another codec than the model's: {advice}")

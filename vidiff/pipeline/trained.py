@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec
+from vidiff.codec.files import fill, load_codec
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.draw.guide import Guide
 from vidiff.draw.long import Strategy
 from vidiff.draw.window import Draw
-from vidiff.engine.checkpoint import newest
+from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision
 from vidiff.pipeline.classifier import TrainedClassifier
-from vidiff.pipeline.run import fill_denoiser, load_codec, read_config, trained_precision
+from vidiff.pipeline.run import read_config, trained_precision
 from vidiff.recipe.kinds import LowresConfig, SamplingConfig, build_denoiser, build_sampler, build_strategy, build_text
 from vidiff.store.plain import read_json
 from vidiff.text import TextEncoder
@@ -121,7 +122,7 @@ class Trained:
             )
         facts = read_json(run / "data.json")
         denoiser = build_denoiser(config)
-        fill_denoiser(denoiser.eval().requires_grad_(False), checkpoint, weights)
+        fill(denoiser.eval().requires_grad_(False), load_part(checkpoint, "denoiser", weights), checkpoint)
         return cls(
             denoiser,
             load_codec(run / "codec", config.codec.tile),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from vidiff.codec.codec import Codec
+from vidiff.codec.files import load_codec, same_codec
 from vidiff.diffusion.denoise import Denoiser
-from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.checkpoint import load_part, newest
 from vidiff.nn.vae import VAE
-from vidiff.pipeline.run import load_codec, read_config, read_run
+from vidiff.pipeline.run import read_config, read_run
 from vidiff.recipe.kinds import DiffusionRun, VAERun
-from vidiff.training.prepare import same_codec
 
 
 def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
@@ -29,10 +29,8 @@ def begin(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
         raise ValueError(
             f"start={source} was trained on the latents of another codec, so its weights mean other things"
         )
-    own = "denoiser."
-    state = {key.removeprefix(own): value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
     try:
-        found = denoiser.load_state_dict(state, strict=False)
+        found = denoiser.load_state_dict(load_part(checkpoint, "denoiser"), strict=False)
     except RuntimeError as error:
         raise ValueError(f"start={source} has another network: {str(error).splitlines()[-1].strip()}") from None
     if found.unexpected_keys:
@@ -48,8 +46,7 @@ def begin_vae(config: VAERun, network: VAE) -> None:
     if not config.start:
         return
     source = Path(config.start)
-    own, shape = "network.", read_run(source, VAERun).vae
+    shape = read_run(source, VAERun).vae
     if shape != config.vae:
         raise ValueError(f"start={source} has an autoencoder of another shape, {shape}: set vae as it is there")
-    weights = load_weights(source)
-    network.load_state_dict({key.removeprefix(own): value for key, value in weights.items() if key.startswith(own)})
+    network.load_state_dict(load_part(source, "network"))

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.codec.codec import Codec
+from vidiff.codec.files import load_codec, same_codec
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import read_captions
 from vidiff.data.index import Index, build_index
@@ -27,7 +28,6 @@ from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
-from vidiff.pipeline.run import load_codec
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, RunConfig
 from vidiff.recipe.load import dump, load
 from vidiff.store.files import claimed
@@ -282,13 +282,6 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
         return
     if not same_codec(load_codec(folder / "codec"), codec):
         raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
-
-
-def same_codec(one: Codec, other: Codec) -> bool:
-    """Whether two codecs have the same weights. Their statistics follow the data, and may differ."""
-    old, new = one.state_dict(), other.state_dict()
-    weights = {key for key in (*old, *new) if key.startswith("network.")}
-    return all(key in old and key in new and torch.equal(old[key].cpu(), new[key].cpu()) for key in weights)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,10 +14,11 @@ import torch
 
 from vidiff.codec.codec import TILE, Codec, Identity, VAECodec
 from vidiff.codec.diffusers import DiffusersCodec
+from vidiff.codec.files import save_codec
 from vidiff.data.index import Index
 from vidiff.data.joint import JointClips, JointLatents
 from vidiff.diffusion.cascade import enlarge, shrink
-from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device, processes
@@ -28,7 +29,7 @@ from vidiff.objective.classifier import ClassifierObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import save_codec, trained_precision
+from vidiff.pipeline.run import trained_precision
 from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import (
     ClassifierRun,
@@ -363,10 +364,9 @@ def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE) -> tuple[VAECodec
     checkpoint = newest(vae.folder / "checkpoints")
     assert checkpoint is not None
     codec = VAECodec(vae.vae, tile)
-    own = "network."  # and not what helped to train it
-    weights = {key: value for key, value in load_weights(checkpoint).items() if key.startswith(own)}
-    codec.network.load_state_dict({key.removeprefix(own): value for key, value in weights.items()})
+    weights = load_part(checkpoint, "network")  # and not what helped to train it
+    codec.network.load_state_dict(weights)
     digest = hashlib.sha256(repr(vae.vae).encode())
     for key in sorted(weights):
-        digest.update(key.encode() + weights[key].contiguous().numpy().tobytes())
+        digest.update(f"network.{key}".encode() + weights[key].contiguous().numpy().tobytes())
     return codec.eval().requires_grad_(False), digest.hexdigest()
