@@ -94,6 +94,11 @@ def peer(dim: int, multipliers: list[int]) -> Side:
     return Side("Unet3D", f"dim {dim}, {multipliers}", network, lambda x: network(x, t))
 
 
+def head_dim(width: int) -> int:
+    """Channels of a head of `config(width, ...)`: even, at most 64, and as many as divide the width."""
+    return max(d for d in range(2, 65, 2) if width % d == 0)
+
+
 def config(width: int, multipliers: list[int]) -> UNetConfig:
     """vidiff's usual plan: joint attention at the lowest level, attention over time above it."""
     lowest = len(multipliers) - 1
@@ -104,23 +109,32 @@ def config(width: int, multipliers: list[int]) -> UNetConfig:
         blocks=[2] * len(multipliers),
         temporal_attention=list(range(lowest)),
         joint_attention=[lowest],
-        head_dim=max(d for d in range(2, 65, 2) if width % d == 0),
+        head_dim=head_dim(width),
     )
 
 
-def ours(size: int, multipliers: list[int]) -> Side:
-    """vidiff's U-Net with `size` parameters, or nearly: of the widths within the tolerance, the roundest."""
+def matching_width(size: int, multipliers: list[int]) -> int:
+    """The width at which vidiff's U-Net has `size` parameters, or nearly: of those within the tolerance, the roundest.
+
+    Raises:
+        ValueError: no width comes near enough.
+    """
 
     def size_at(width: int) -> int:
         with torch.device("meta"):
             return parameters(UNet(config(width, multipliers)))
 
-    widths = range(8, 1024, 2)
+    widths = [width for width in range(8, 1024, 2) if head_dim(width) >= 4]  # a head of two channels is refused
     first = bisect_left(widths, size * (1 - TOLERANCE), key=size_at)
     last = bisect_right(widths, size * (1 + TOLERANCE), key=size_at)
     if first == last:
         raise ValueError(f"no width gives {multipliers} levels {size:,} parameters: choose another --dim")
-    width = max(widths[first:last], key=lambda width: (width & -width, -abs(size_at(width) - size)))
+    return max(widths[first:last], key=lambda width: (width & -width, -abs(size_at(width) - size)))
+
+
+def ours(size: int, multipliers: list[int]) -> Side:
+    """vidiff's U-Net with `size` parameters, or nearly."""
+    width = matching_width(size, multipliers)
     network = UNet(config(width, multipliers))
     log_snr = torch.linspace(-4, 4, CLIPS)[:, None, None, None, None].expand(-1, 1, FRAMES, SIZE, SIZE)
     return Side("vidiff", f"width {width}, {multipliers}", network, lambda x: network(x, log_snr, Condition()))
