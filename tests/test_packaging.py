@@ -26,6 +26,7 @@ EXTRAS = {
     "wandb": "wandb",
     "torchcodec": "torchcodec",
     "diffusers": "diffusers",
+    "matplotlib": "plot",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }
@@ -49,8 +50,8 @@ def test_core_dependencies_are_what_vidiff_imports() -> None:
 @pytest.mark.parametrize(("name", "extra"), EXTRAS.items())
 def test_what_an_extra_brings_is_not_needed_to_import_vidiff(name: str, extra: str) -> None:
     assert DISTRIBUTION.get(name, name) in PROJECT["optional-dependencies"][extra]
-    # None in sys.modules: cannot be imported
-    code = f"import sys; sys.modules['{name}'] = None; import vidiff.training.stages, vidiff.pipeline.pipeline"
+    commands = ", ".join(f"vidiff.cli.{path.stem}" for path in sorted((ROOT / "vidiff" / "cli").glob("[a-z]*.py")))
+    code = f"import sys; sys.modules['{name}'] = None; import vidiff.train, {commands}"  # None: cannot be imported
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

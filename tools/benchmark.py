@@ -32,6 +32,7 @@ import torch
 from benchmark_load import load  # beside this file
 from torch import Tensor, nn
 
+from vidiff.cli.command import exit_code
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.index import Index, VideoFile
 from vidiff.data.latents.cache import LatentCache
@@ -303,7 +304,7 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("train", help="a training step against video-diffusion-pytorch's Unet3D")
@@ -332,17 +333,22 @@ def main() -> None:
     command.add_argument("--scratch", type=Path, help="folder for videos and caches, of 2 GB, which are removed again")
     command.add_argument("--seed", type=int, default=0, help="of windows and values")
     command.add_argument("--json", type=Path, help="write the figures here as well")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def measure(args: argparse.Namespace) -> None:
     try:
         result = args.measure(args)
     except ImportError as error:
-        parser.error(f"{error.name} is not installed; `make bench` installs what the comparison needs")
-    except ValueError as error:
-        parser.error(str(error))
+        raise ValueError(f"{error.name} is not installed; `make bench` installs what the comparison needs") from None
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(measure, parse(arguments))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,72 +1,8 @@
-"""Look at every file of a data set once: what it holds, whether it can be read, and why not.
+"""Look at every file of a data set once: what it holds, whether it can be read, and why not."""
 
-Files that cannot be read go to a list that training leaves out. A second scan looks only at what has changed.
-"""
-
-from __future__ import annotations
-
-import argparse
-import shlex
 import sys
-from pathlib import Path
 
-from vidiff.data.doctor.page import write_page, write_sheet
-from vidiff.data.doctor.scan import scan, summarise, thumbnails
-from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import GIGABYTES, copies_of, local_root, name_of
-from vidiff.store.remote import shown
-
-SHOWN = 24  # files in the sheet of thumbnails
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("data", help="the data set's folder, a list of clips (.csv, .jsonl), tars, or a URL of these")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="as in the config: where its list is")
-    parser.add_argument("--out", type=Path, help="for page and index; by default where training finds it")
-    parser.add_argument("--images", action="store_true", help="single pictures are clips, as with data.layout=images")
-    parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a decoder counts as hanging")
-    parser.add_argument("--remote-cache-gb", type=float, default=GIGABYTES, help="as data.remote_cache_gb")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
-    parser.add_argument("--size", type=int, default=64, help="side of the thumbnails in pixels, as data.size")
-    parser.add_argument("--frames", type=int, default=8, help="thumbnails of a file")
-    options = parser.parse_args(arguments)
-    for name in ("patience", "workers", "size", "frames", "remote_cache_gb"):
-        if not getattr(options, name) > 0:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give a number above 0")
-    folder = options.out or options.runs / "index" / name_of(options.data)
-    quarantine = Quarantine(quarantine_list(options.runs))
-    try:
-        data = local_root(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
-        records = scan(data, folder, quarantine, options.whole, options.workers, options.patience, options.images)
-        root = data if data.is_dir() else data.parent
-        readable = [record.path for record in records if record.readable]
-        chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
-        paths = [root / name for name in chosen]
-        found = thumbnails(paths, options.size, options.frames, options.patience)
-        rows = [(name, found[path]) for name, path in zip(chosen, paths, strict=True) if path in found]
-        sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
-        page = write_page(folder / "doctor.html", data, records, [name for name, _ in rows], sheet)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(summarise(records)))
-    print(f"page, to open in a browser   {page}")
-    print(f"facts of each file           {folder / 'index.jsonl'}")
-    if sheet:
-        print(f"what a model will see        {sheet}")
-    if len(readable) < len(records):
-        print(f"what training leaves out     {quarantine.file}")
-    if not readable:
-        print("error: none of the files can be read: there is nothing to train on", file=sys.stderr)
-        return 2
-    print(f"next: python -m vidiff.train CONFIG data.root={shlex.quote(shown(options.data))} runs={options.runs}")
-    return 0
-
+from vidiff.cli.doctor import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,76 +1,8 @@
 """Extend a clip with a trained run: its frames come first, new ones follow."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-import torch
-
-from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
-from vidiff.draw.long import STRATEGIES
-from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
-from vidiff.video.writer import VideoWriter
-
-CHUNK = 64  # frames of the given clip that are copied at once
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    parser.add_argument("clip", type=Path, help="a video file")
-    parser.add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
-    add_run(parser)
-    parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
-    parser.add_argument("--label", help="what the clip shows, where the model has labels")
-    parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
-    parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
-    add_output(parser, "extended.mp4", "the clip's")
-    add_drawing(parser)
-    options = parser.parse_args(arguments)
-    try:
-        run, pipeline = load_run(options)
-        settings = {**drawing(options), "strategy": options.strategy}
-        with VideoReader(options.clip) as reader:
-            wanted = pipeline.nearest(*reader.size)
-            fit = Fit(reader.size, wanted)
-            given = reader.frames if options.given is None else options.given
-            if not 1 <= given <= reader.frames:
-                raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
-            if options.frames <= given:
-                raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
-            reach = min(given, pipeline.reach(options.strategy, options.context, wanted))
-            last = fit.read(reader, range(given - reach, given))
-            new = pipeline.stream(
-                options.frames - given + reach,
-                options.label,
-                text=options.text,
-                clip=last[None],
-                progress=True,
-                **settings,
-            )
-            metadata = {
-                "run": str(run),
-                "clip": str(options.clip),
-                "given": given,
-                "text": options.text,
-                **pipeline.settings(**settings),
-            }
-            with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:
-                for start in range(0, given, CHUNK):
-                    writer.write(fit.read(reader, range(start, min(start + CHUNK, given))))
-                for part in new:
-                    writer.write(part[0].cpu())
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
-        return 130
-    print(f"{options.out}: {given} given frames and {writer.frames - given} new ones, from {run}")
-    return 0
-
+from vidiff.cli.extend import main
 
 if __name__ == "__main__":
     sys.exit(main())

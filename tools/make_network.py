@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from vidiff.cli.command import exit_code
 from vidiff.data.index import build_index
 from vidiff.evaluate.clips import choose_windows
 from vidiff.metrics.motion_network import SIZE, save_motion, train_motion
 from vidiff.metrics.transnet import save_transnet
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=["motion", "transnetv2"])
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -28,31 +29,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, default=768, help="most clips to learn from (default: 768)")
     parser.add_argument("--steps", type=int, default=400, help="of training (default: 400, two minutes on one core)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        if options.network == "transnetv2":
-            save_transnet(options.out)
-        else:
-            if options.data is None or options.steps < 20:
-                raise ValueError("motion is trained on clips: name them with --data, and take 20 or more --steps")
-            index = build_index(options.data, split="train")
-            found = choose_windows(index, 2 * options.frames, SIZE)
-            if len(found) > options.clips:
-                found = choose_windows(index, 2 * options.frames, SIZE, count=options.clips)
-            parts = tqdm(range(0, len(found), 8), desc="clips", unit="batch")
-            read = (found.read(range(start, min(start + 8, len(found)))) for start in parts)
-            clips = torch.cat([part.add(1).mul(127.5).round().byte() for part in read])
-            network, right = train_motion(clips, found.labels, options.seed, options.steps)
-            save_motion(options.out, network, {**right, "clips": found.sha256, "seed": options.seed})
-            print(", ".join(f"{name} {value:.3f}" for name, value in right.items()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; no network was written", file=sys.stderr)
-        return 130
+    return parser.parse_args(arguments)
+
+
+def make(options: argparse.Namespace) -> None:
+    if options.network == "transnetv2":
+        save_transnet(options.out)
+    else:
+        if options.data is None or options.steps < 20:
+            raise ValueError("motion is trained on clips: name them with --data, and take 20 or more --steps")
+        index = build_index(options.data, split="train")
+        found = choose_windows(index, 2 * options.frames, SIZE)
+        if len(found) > options.clips:
+            found = choose_windows(index, 2 * options.frames, SIZE, count=options.clips)
+        parts = tqdm(range(0, len(found), 8), desc="clips", unit="batch")
+        read = (found.read(range(start, min(start + 8, len(found)))) for start in parts)
+        clips = torch.cat([part.add(1).mul(127.5).round().byte() for part in read])
+        network, right = train_motion(clips, found.labels, options.seed, options.steps)
+        save_motion(options.out, network, {**right, "clips": found.sha256, "seed": options.seed})
+        print(", ".join(f"{name} {value:.3f}" for name, value in right.items()))
     print(options.out)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(make, parse(arguments), "no network was written")
 
 
 if __name__ == "__main__":

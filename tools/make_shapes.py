@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from vidiff.cli.command import exit_code
 from vidiff.data.shapes import ShapesSpec, make_shapes
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = ShapesSpec()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
@@ -23,15 +24,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--held-out", type=int, default=0, help="pairs of label and direction that training leaves out, with --straight"
     )
     parser.add_argument("--force", action="store_true", help="replace a set that was made with other options")
-    options = vars(parser.parse_args(arguments))
-    out, force = options.pop("out"), options.pop("force")
-    try:
-        written = make_shapes(out, ShapesSpec(**options), force=force)
-    except (ValueError, OSError) as error:
-        print(f"make_shapes: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(arguments)
+
+
+def make(options: argparse.Namespace) -> None:
+    settings = dict(vars(options))
+    out, force = settings.pop("out"), settings.pop("force")
+    written = make_shapes(out, ShapesSpec(**settings), force=force)
     print(f"{out}: {f'wrote {written} clips' if written else 'up to date'}")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(make, parse(arguments), "the set is not whole, and the same command draws it anew")
 
 
 if __name__ == "__main__":

@@ -1,74 +1,8 @@
-"""What a training would take, before it is launched: parameters, memory by part, FLOPs, time and cost.
+"""What a training would take, before it is launched: parameters, memory by part, FLOPs, time and cost."""
 
-Nothing is computed or allocated: the step is followed by shape alone. Where the config does not fit as it is,
-settings with which it does are proposed, as changes to the command.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
 import sys
-from dataclasses import replace
-from pathlib import Path
 
-from vidiff.plan.estimate import GB
-from vidiff.plan.plan import GPUS, Planner, this_cpu
-from vidiff.recipe.load import load
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50"
-    )
-    parser.add_argument("config", type=Path, help="a YAML file, such as configs/ucf.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, such as data.size=128")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many train; default 1")
-    parser.add_argument("--gpu", choices=[*GPUS, "cpu"], default="a100", help="which; cpu is this machine, timed now")
-    parser.add_argument("--local", type=int, default=8, metavar="N", help="GPUs in one machine; default 8")
-    parser.add_argument("--memory", type=float, metavar="GB", help="of each, in place of that which such a one has")
-    parser.add_argument("--mfu", type=float, metavar="PART", help="of its peak rate that is reached, such as 0.3")
-    parser.add_argument("--price", type=float, metavar="MONEY", help="of an hour of one, for the cost")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
-    options = parser.parse_intermixed_args(arguments)
-    for name in ("gpus", "local", "memory", "mfu", "price"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name} is {value}; give a number above 0")
-    if options.mfu is not None and options.mfu > 1:
-        parser.error(f"--mfu is {options.mfu}; give a part of 1, such as 0.3")
-    try:
-        device = this_cpu() if options.gpu == "cpu" else GPUS[options.gpu]
-        device = replace(
-            device,
-            memory=device.memory if options.memory is None else int(options.memory * GB),
-            used=dict.fromkeys(device.rate, options.mfu) if options.mfu else device.used,
-        )
-        config = load(options.config, options.overrides)
-        planner = Planner(config, options.config.parent, device, options.gpus, options.local, options.price)
-        for unknown in planner.sketch.unknown:
-            print(f"note: {unknown}", file=sys.stderr)
-        given = planner.given()
-        chosen = given if given is not None and given.fits else None
-        if given is None:
-            print(f"batch={config.batch} does not divide among {options.gpus}; the nearest that does:\n")
-        elif chosen is None:
-            print("\n".join([*given.lines(), "\nwhat fits:\n"]))
-        chosen = chosen or planner.proposal()
-        print("\n".join(chosen.lines()))
-        if chosen.changes:
-            print(f"\nadd to the command: {' '.join(chosen.changes)}")
-        if options.json:
-            facts = {"given": given and given.facts(), "proposal": chosen.facts() if chosen.changes else None}
-            options.json.write_text(json.dumps(facts, indent=1) + "\n")
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+from vidiff.cli.plan import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from vidiff.cli.command import exit_code
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
@@ -66,15 +67,17 @@ def w2(sampler: Sampler, steps: int, count: int = 200) -> float:
     return float((x.flatten().sort().values - last).square().mean().sqrt())
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/w2.png"))
     parser.add_argument("--most", type=int, default=STEPS[-1], help="the largest number of steps")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def plot(options: argparse.Namespace) -> None:
     steps = [count for count in STEPS if count <= options.most]
     if len(steps) < 2:
-        print(f"error: --most is {options.most}; give {STEPS[1]} or more", file=sys.stderr)
-        return 2
+        raise ValueError(f"--most is {options.most}; give {STEPS[1]} or more")
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for name, (sampler, order) in SAMPLERS.items():
         axes.loglog(steps, [w2(sampler, count) for count in steps], marker=".", label=f"{name}: order {order}")
@@ -82,7 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
     axes.legend()
     figure.savefig(options.out, dpi=110)
     print(f"{options.out}: {', '.join(SAMPLERS)} at {steps[0]} to {steps[-1]} steps")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(plot, parse(arguments))
 
 
 if __name__ == "__main__":

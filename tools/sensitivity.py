@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from vidiff.cli.command import exit_code
 from vidiff.data.index import build_index
 from vidiff.data.root import name_of
 from vidiff.engine.log import git_revision
@@ -19,7 +20,7 @@ from vidiff.metrics.features import Features
 from vidiff.metrics.sensitivity import page, sensitivity
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", required=True, help="the data set: a folder, a list, tars, or a URL of these")
     parser.add_argument("--network", type=Path, nargs="+", required=True, help="folders of networks")
@@ -30,31 +31,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn to make clips worse (default: 0)")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0")
-    options = parser.parse_args(arguments)
-    try:
-        if options.clips and len(options.clips) != len(options.network):
-            raise ValueError(f"{len(options.clips)} numbers of clips for {len(options.network)} networks")
-        networks = [Features.load(folder, options.device) for folder in options.network]
-        index = build_index(options.real, split=options.split)
-        parts = []
-        for network, count in zip(networks, options.clips or [None] * len(networks), strict=True):
-            chosen = choose_windows(index, options.frames, options.size, count=count)
-            if len(chosen) < 4:
-                raise ValueError(f"{options.real} has {len(chosen)} clips of {options.frames} frames; 4 are needed")
-            video = torch.cat([chosen.read(range(n, min(n + 8, len(chosen)))) for n in range(0, len(chosen), 8)])
-            found = sensitivity(network, video[::2], video[1::2], chosen.labels[1::2], seed=options.seed)
-            parts.append((network, len(chosen) // 2, found))
-        about = f"{name_of(options.real)}, split {options.split}, {options.frames} frames of {options.size} pixels"
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(page(parts, about, str(git_revision())))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
-        return 130
+    return parser.parse_args(arguments)
+
+
+def tabulate(options: argparse.Namespace) -> None:
+    if options.clips and len(options.clips) != len(options.network):
+        raise ValueError(f"{len(options.clips)} numbers of clips for {len(options.network)} networks")
+    networks = [Features.load(folder, options.device) for folder in options.network]
+    index = build_index(options.real, split=options.split)
+    parts = []
+    for network, count in zip(networks, options.clips or [None] * len(networks), strict=True):
+        chosen = choose_windows(index, options.frames, options.size, count=count)
+        if len(chosen) < 4:
+            raise ValueError(f"{options.real} has {len(chosen)} clips of {options.frames} frames; 4 are needed")
+        video = torch.cat([chosen.read(range(n, min(n + 8, len(chosen)))) for n in range(0, len(chosen), 8)])
+        found = sensitivity(network, video[::2], video[1::2], chosen.labels[1::2], seed=options.seed)
+        parts.append((network, len(chosen) // 2, found))
+    about = f"{name_of(options.real)}, split {options.split}, {options.frames} frames of {options.size} pixels"
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(page(parts, about, str(git_revision())))
     print(options.out)
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(tabulate, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def test_the_command_makes_the_set_and_tells_errors_in_one_line(
     assert capsys.readouterr().out == f"{tmp_path}: up to date\n"
     assert main([*small, "--seed", "1"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"make_shapes: {tmp_path} holds a shapes set made with ")
+    assert error.startswith(f"error: {tmp_path} holds a shapes set made with ")
     assert error.count("\n") == 1
     assert main([*small, "--seed", "1", "--force"]) == 0
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from vidiff.cli import surprise
 from vidiff.codec.codec import Identity
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
@@ -17,20 +17,16 @@ from vidiff.video.reader import read_image
 from vidiff.video.writer import write_video
 
 pytest.importorskip("matplotlib")
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "surprise.py"
 
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """With a model that knows clips of four dark frames."""
-    spec = importlib.util.spec_from_file_location("surprise", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     data = Mixture(torch.full((1, 3, 4, 16, 16), -0.5), torch.tensor([0.2]))
     denoiser = Denoiser(ExactNetwork(data, Cosine(), "v"), Cosine(), "v")
     pipeline = Pipeline(denoiser, Identity(), 4, 16, sampling=SamplingConfig(context=2), device="cpu")
-    monkeypatch.setattr(module.Pipeline, "from_pretrained", lambda run, device: pipeline)
-    return module
+    monkeypatch.setattr(surprise.Pipeline, "from_pretrained", lambda run, device: pipeline)
+    return surprise
 
 
 def test_the_frame_that_is_unlike_the_rest_is_named_and_plotted(tool: ModuleType, tmp_path: Path, capsys) -> None:

@@ -81,6 +81,12 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+def add_config(parser: argparse.ArgumentParser, config: str, changes: str) -> None:
+    """A config's file and the changes to it, each with its part of the help."""
+    parser.add_argument("config", type=Path, help=config)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"changes to it, {changes}")
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Which run draws, and on what."""
     parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")

@@ -1,0 +1,103 @@
+"""Measure what a codec loses of held-out clips, what its latents are like, and the ceiling that it puts on any score.
+
+python tools/codec.py runs/shapes --data data/shapes --network networks/motion
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from vidiff.cli.command import exit_code
+from vidiff.data.index import build_index
+from vidiff.engine.parallel import Group, processes
+from vidiff.evaluate.card import MADE, Card, measured, write_card
+from vidiff.evaluate.card import lines as card_lines
+from vidiff.evaluate.clips import Windows, choose_windows
+from vidiff.evaluate.score_codec import ceiling, look_twice, open_codec, score_codec
+from vidiff.metrics.codec import lines, strip
+from vidiff.metrics.features import Features
+from vidiff.recipe.load import load
+from vidiff.video.writer import write_image
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a trained run's folder: of a model, or of an autoencoder")
+    parser.add_argument("--data", type=Path, required=True, help="the data set: a folder, or a .csv or .jsonl list")
+    parser.add_argument("--split", default="test", help="of the data set (default: test)")
+    parser.add_argument("--clips", type=int, help="how many; by default as many as there are")
+    parser.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
+    parser.add_argument("--stride", type=int, default=1, help="source frames per clip frame (default: 1)")
+    parser.add_argument("--size", type=int, help="of the frames, in pixels; by default the run's, or 64")
+    parser.add_argument("--seed", type=int, default=0, help="of samples of latents, and of resampling (default: 0)")
+    parser.add_argument("--network", type=Path, help="a feature network's folder, for the ceiling")
+    parser.add_argument("--out", type=Path, help="folder for picture and card (default: RUN/codec-scores)")
+    parser.add_argument("--json", type=Path, help="file to write all numbers to")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    return parser.parse_args(arguments)
+
+
+def score(options: argparse.Namespace) -> None:
+    with processes(options.device) as group:
+        score_in(group, options)
+
+
+def score_in(group: Group, options: argparse.Namespace) -> None:
+    codec = open_codec(options.run)
+    network = Features.load(options.network, group.device) if options.network else None
+    if options.size is None:
+        options.size = (
+            load(options.run / "resolved.yaml").data.size if (options.run / "resolved.yaml").is_file() else 64
+        )
+    clips = windows(options, group, options.split, options.clips)
+    scores, found = score_codec(codec, clips, group, options.seed, network)
+    train = None
+    if network and options.split != "train":
+        with suppress(ValueError):  # no such split, or too few clips: the card says that the floor is left out
+            train = windows(options, group, "train", len(clips))
+    known = look_twice(codec, train, group, network) if network and train else None
+    if not group.main:
+        return
+    out = options.out or options.run / "codec-scores"
+    picture = out / "real-decoded-error.png"
+    write_image(picture, strip(found["shown real"], found["shown decoded"]))
+    told = [f"{options.run}: {len(clips)} clips of {options.frames} frames of {options.size} pixels", *lines(scores)]
+    if network:
+        result = ceiling(network, found, known, options.seed)
+        protocol = {
+            "network": network.name,
+            "network_sha256": network.sha256,
+            "preprocessing": network.preprocessing,
+            "data": options.data.resolve().name,
+            "data_sha256": clips.sha256,
+            "split": options.split,
+            "real_clips": len(clips),
+            "clips": len(clips),
+            "frames": options.frames,
+            "stride": options.stride,
+            "size": options.size,
+            "seed": options.seed,
+        }
+        how = {**dict.fromkeys(MADE), "source": f"real clips after the codec of {options.run}"}
+        card = Card(protocol, how, measured(str(group.device), group.world), result.values, result.left_out)
+        write_card(out / "card.json", card)
+        scores["ceiling"] = {"scores": result.values, "left out": result.left_out}
+        told += ["", f"ceiling, real clips after the codec against themselves ({out / 'card.json'})", *card_lines(card)]
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"run": str(options.run), "clips": len(clips), **scores}, indent=1) + "\n")
+    print("\n".join([*told, "", str(picture)]))
+
+
+def windows(options: argparse.Namespace, group: Group, split: str, count: int | None) -> Windows:
+    """Of a split of the data set; one process looks for the files."""
+    index = group.share(build_index(options.data, split=split) if group.main else None)
+    assert index is not None  # the main process shares it
+    return choose_windows(index, options.frames, options.size, options.stride, count)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(score, parse(arguments), "no scores were written")

@@ -1,0 +1,81 @@
+"""Continue held-out clips of a run by every strategy, and compare what becomes of them: a table, a page, pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from torch.nn.functional import pad
+
+from vidiff.cli.command import exit_code
+from vidiff.draw.long import STRATEGIES
+from vidiff.evaluate.compare import GAP, PICTURED, Protocol, compare, held_out, ways
+from vidiff.evaluate.comparison import markdown, write_page
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run, read_config
+from vidiff.video.reader import read_image
+from vidiff.video.writer import write_image
+
+SHOWN = (8, 32, 64, 128, 256)  # frames in the pictures, the first of a video being 1
+HELP = {
+    "clips": "held-out clips, evenly chosen",
+    "given": "frames that each begins with",
+    "frames": "that each has in the end",
+    "chunk": "frames of a stretch, by which drift is measured",
+    "batch": "clips drawn at once",
+    "seed": "same seed, same frames",
+    "steps": "of the sampler; by default the run's own",
+    "context": "frames on which each window looks back; by default the run's own",
+}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--data", type=Path, help="held-out clips; by default of the data that the run was trained on")
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        help=f"of {', '.join(STRATEGIES)}, or with options: '{{name: noisy, level: 0.02}}'; by default all",
+    )
+    parser.add_argument("--history", type=float, help="scale of guidance on what is continued; by default the run's")
+    for option in fields(Protocol):
+        default = "" if option.default is None else f" (default: {option.default})"
+        parser.add_argument(f"--{option.name}", type=int, default=option.default, help=HELP[option.name] + default)
+    parser.add_argument("--out", type=Path, help="folder for all results; by default compare_extend/ in the run's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    return parser.parse_args(arguments)
+
+
+def continue_clips(options: argparse.Namespace) -> None:
+    protocol = Protocol(**{option.name: getattr(options, option.name) for option in fields(Protocol)})
+    run = options.run or latest_run()
+    pipeline = Pipeline.from_pretrained(run, options.device)
+    every = ways(pipeline, options.strategies, options.history)
+    data = read_config(run).data
+    clips = held_out(pipeline, data if options.data is None else replace(data, root=str(options.data)), protocol)
+    out = options.out or run / "compare_extend"
+    show = sorted({min(frame, protocol.frames) - 1 for frame in SHOWN})
+    origin = f"{run}, {(run / 'checkpoints' / 'latest').read_text().strip()}"
+    results, pictures = [], {}
+    for result, picture in compare(pipeline, clips, every, protocol, show, out, origin):
+        results.append(result)
+        pictures[result["name"]] = picture
+    frames = ", ".join(str(frame + 1) for frame in show)
+    told = f"{len(clips.paths)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
+    caption = f"Frames {frames} of {min(PICTURED, len(clips.paths))} clips side by side."
+    shown = {name: file.read_bytes() for name, file in pictures.items()}
+    (out / "comparison.json").write_text(json.dumps(results, indent=2) + "\n")
+    (out / "comparison.md").write_text(markdown(results))
+    (out / "comparison.html").write_text(write_page("Long videos", told, results, shown, caption))
+    strips = [pad(read_image(file), (0, 0, 0, GAP), value=1.0) for file in pictures.values()]
+    write_image(out / "comparison.png", torch.cat(strips, dim=1))
+    print(markdown(results))
+    print(f"{out / 'comparison.html'}; pictures, from top to bottom: {', '.join(pictures)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(continue_clips, parse(arguments), "what is there is kept, and the same command goes on from it")

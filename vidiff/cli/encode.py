@@ -1,0 +1,49 @@
+"""Encode the latents that a model is trained on, before its training or beside others that do.
+
+Any number of processes may share the work: under torchrun, by --shard on machines that share a folder, or simply by
+running the same command several times. The same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+
+from vidiff.cli.command import exit_code
+from vidiff.cli.options import add_config
+from vidiff.recipe.load import load
+from vidiff.training import stages
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Of "i/n"."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: give i/n with i from 0 to n - 1, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python tools/encode.py configs/shapes.yaml --shard 0/2"
+    )
+    add_config(parser, "a model's YAML file, such as configs/shapes.yaml", "as for python -m vidiff.train")
+    parser.add_argument(
+        "--shard", type=part_of, default=(0, 1), metavar="i/n", help="encode shards i, i + n, ... of the cache alone"
+    )
+    parser.add_argument("--split", choices=["train", "test", "all"], default="all", help="of which clips; default all")
+    return parser.parse_intermixed_args(arguments)
+
+
+def encode(options: argparse.Namespace) -> None:
+    config = load(options.config, options.overrides)
+    splits = {"train": [config.data.split], "test": [config.data.test_split]}
+    chosen = splits.get(options.split, splits["train"] + splits["test"])
+    lines = stages.encode(config, options.config.parent, chosen, options.shard)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(lines))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(encode, parse(arguments), "the same command goes on from what is finished")

@@ -1,0 +1,126 @@
+"""Score a trained run, or a folder of clips, with a page and a card that says how.
+
+python tools/evaluate.py --run runs/ucf --network networks/motion     by a feature network, against held-out clips
+python tools/evaluate.py --made clips --data data/ucf --network networks/motion
+python tools/evaluate.py --run runs/shapes                            by the oracle of the shapes set, as it was trained
+
+The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
+several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
+takes --run for its own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from vidiff.cli.command import exit_code
+from vidiff.cli.options import Help, add_weights
+from vidiff.engine.parallel import processes
+from vidiff.evaluate import score_editing, score_guidance, score_network, score_shapes, score_upscaling
+from vidiff.evaluate.protocol import ShapesProtocol
+from vidiff.evaluate.upscaling import UpscalingProtocol
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run, read_config
+from vidiff.report.run import write_report
+
+
+class Plain(Help, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description."""
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Plain)
+    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--data", help="the data set, or a URL of it; by default the one that the run was trained on")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_weights(parser)
+    oracle = parser.add_argument_group("by the oracle")
+    oracle.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
+    which = oracle.add_mutually_exclusive_group()
+    which.add_argument("--editing", action="store_true", help="score inpainting, interpolation and loops instead")
+    which.add_argument("--classifier", type=Path, help="a classifier's run: score how it guides the run to labels")
+    oracle.add_argument("--json", type=Path, help="file for the scores")
+    network = parser.add_argument_group("by a feature network; None is the run's own, or as many as there are")
+    network.add_argument("--network", type=Path, help="its folder; see tools/make_network.py")
+    network.add_argument("--made", type=Path, help="a folder of clips, one a file, in place of a run")
+    network.add_argument("--split", help="of the data set; by default the held-out one")
+    network.add_argument("--clips", type=int, help="real clips, and made ones")
+    network.add_argument("--frames", type=int, help="of a clip; 16 for a folder of clips")
+    network.add_argument("--stride", type=int, help="source frames per clip frame")
+    network.add_argument("--size", type=int, help="of the frames, in pixels; 64 for a folder of clips")
+    network.add_argument("--seed", type=int, default=0, help="of the made clips and of resampling")
+    network.add_argument("--guidance", type=float)
+    network.add_argument("--steps", type=int, help="of the sampler")
+    network.add_argument("--sampler")
+    network.add_argument("--predict", type=int, metavar="GIVEN", help="also continue real clips from so many frames")
+    network.add_argument("--tries", type=int, default=1, help="of each prediction; the best counts")
+    network.add_argument("--extend", type=int, metavar="FRAMES", help="also show how clips continued so far drift")
+    network.add_argument("--checkpoints", metavar="N|all", help="also score earlier ones, evenly chosen: N in all")
+    network.add_argument("--lpips", type=Path, help="a network of two pictures, for predictions")
+    network.add_argument("--clip", type=Path, help="a CLIP model's folder, to score clips against their labels")
+    network.add_argument("--against", type=Path, help="another card.json, to compare with")
+    network.add_argument("--out", type=Path, help="folder for card, scores and page; by default scores-NETWORK in RUN")
+    options = parser.parse_args(arguments)
+    names = ("made", *(each.name for each in fields(score_network.Asked) if each.name not in ("network", "data")))
+    unread = ("editing", "classifier", "json") if options.network else names
+    odd = [name for name in unread if getattr(options, name) != parser.get_default(name)]
+    if odd:
+        told = "goes with the oracle, not with --network" if options.network else "needs a --network"
+        parser.error(f"--{odd[0]} {told}")
+    if options.run and options.made:
+        parser.error("--made stands in place of --run: give one of them")
+    return options
+
+
+def by_network(options: argparse.Namespace) -> None:
+    asked = score_network.Asked(**{each.name: getattr(options, each.name) for each in fields(score_network.Asked)})
+    with processes(options.device) as group:
+        origin = options.made or options.run or latest_run()
+        run = None if options.made else Pipeline.from_pretrained(origin, group.device, options.weights)
+        for line in score_network.score(asked, origin, run, group):
+            print(line)
+
+
+def by_oracle(options: argparse.Namespace) -> None:
+    run = options.run or latest_run()
+    if options.weights != "ema" and options.json is None:
+        raise ValueError(f"weights is {options.weights}: name a file with --json, since scores.json is of the ema's")
+    pipeline = Pipeline.from_pretrained(run, options.device, options.weights, options.classifier)
+    scores, own = score(run, pipeline, options)
+    for path in {own, options.json or own} if options.weights == "ema" else {options.json}:  # the report shows own
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(scores, indent=2) + "\n")
+    write_report(own.parent)
+    for part, values in scores.items():
+        if part == "run" or part.startswith(("protocol", "sampling")):
+            continue
+        print(part)
+        for key, value in values.items():
+            if not isinstance(value, list):
+                print(f"  {key:24}{value:.3f}" if isinstance(value, float) else f"  {key:24}{value}")
+
+
+def score(run: Path, pipeline: Pipeline, asked: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The oracle's scores that are asked for, and where they belong."""
+    data = None if asked.data is None else Path(asked.data)
+    if pipeline.lowres.factor:
+        return score_upscaling.score_run(run, pipeline, data, UpscalingProtocol()), run / "scores.json"
+    if asked.editing:
+        return score_editing.score_edits(run, pipeline, read_config(run), data), run / "editing.json"
+    if asked.classifier is not None:
+        return score_guidance.score_run(run, pipeline, ShapesProtocol()), asked.classifier / "scores.json"
+    return score_shapes.score_run(run, pipeline, data), run / "scores.json"
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    (by_network if options.network else by_oracle)(options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    kept = ", but each earlier checkpoint that is done has its card" if options.checkpoints else ""
+    return exit_code(evaluate, options, f"no scores were written{kept}")

@@ -1,0 +1,119 @@
+"""Which of two models do people prefer? Serves blind pairs of their clips on a local page, and counts the votes.
+
+python tools/study.py --a runs/x --b runs/y                    clips of both for the same labels, then the page
+python tools/study.py --a runs/x --b others/clips --real data  a folder of clips, one a file, is a model as well
+python tools/study.py --out studies/x-y --results              what the votes so far say
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vidiff.cli.command import exit_code
+from vidiff.data.captions import read_captions
+from vidiff.data.index import build_index
+from vidiff.evaluate.clips import Windows, choose_windows
+from vidiff.evaluate.folder import index_folder
+from vidiff.evaluate.made import Made
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import read_config
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--a", type=Path, help="a trained run's folder, or a folder of clips, one a file")
+    parser.add_argument("--b", type=Path, help="the other")
+    parser.add_argument("--real", type=Path, help="real clips, for checks of attention (default: the data of a run)")
+    parser.add_argument("--split", default="test", help="of the real clips (default: test)")
+    parser.add_argument("--pairs", type=int, default=40, help="that each rater sees (default: 40)")
+    parser.add_argument("--checks", type=int, default=6, help="real clips beside spoilt ones, besides (default: 6)")
+    parser.add_argument("--frames", type=int, help="of a clip; by default a window of the runs, or 16")
+    parser.add_argument("--size", type=int, help="of the frames in pixels; by default the run's, or 64")
+    parser.add_argument("--fps", type=float, help="at which clips are shown; by default the run's, or 8")
+    parser.add_argument("--text", action="store_true", help="ask for the real clips' captions, not their labels")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips, their order and their sides (default: 0)")
+    parser.add_argument("--out", type=Path, help="the study's folder (default: studies/A-B)")
+    parser.add_argument("--host", default="127.0.0.1", help="any but the default wants a token of each visitor")
+    parser.add_argument("--port", type=int, default=8765, help="0 for any that is free (default: 8765)")
+    parser.add_argument("--token", help="for raters to know; by default one is made where it is needed")
+    parser.add_argument("--results", action="store_true", help="serve nothing; write and print what the votes say")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    return parser.parse_args(arguments)
+
+
+def study(options: argparse.Namespace) -> None:
+    try:
+        from vidiff.study.plan import make_study, open_study
+        from vidiff.study.results import lines
+        from vidiff.study.serve import serve, write_results
+    except ImportError as error:
+        raise ValueError(f"{error.name} is not installed; run: pip install -e .[study]") from None
+    if options.pairs < 1 or options.checks < 0:
+        raise ValueError(f"--pairs {options.pairs} and --checks {options.checks}: give 1 or more, and 0 or more")
+    if (options.a is None) != (options.b is None) or options.a is options.out is None:
+        raise ValueError("give --a and --b, the two models, or --out alone, a study made before")
+    if options.a is None:
+        asked = open_study(options.out)
+    else:
+        folder = options.out or Path("studies") / f"{options.a.resolve().name}-{options.b.resolve().name}"
+        asked = make_study(folder, **parts(options))
+    if options.results:
+        results = write_results(asked)
+    else:
+        results = serve(asked, options.host, options.port, options.token, lambda line: print(line, flush=True))
+    print("\n".join(["", *lines(results), str(asked.folder / "results.html")]))
+
+
+def parts(options: argparse.Namespace) -> dict[str, Any]:
+    """The study that the options describe, as `make_study` takes it."""
+    runs = {
+        name: Pipeline.from_pretrained(path, options.device) if (path / "resolved.yaml").is_file() else None
+        for name, path in (("a", options.a), ("b", options.b))
+    }
+    known = [run for run in runs.values() if run is not None]
+    one = known[0] if known else None
+    frames = options.frames or (min(run.frames for run in known) if known else 16)
+    size = options.size or (one.size if one else 64)
+    if options.real is None and one is None:
+        raise ValueError("neither model is a trained run, which would name its data: give --real, for the checks")
+    root = options.real or Path(read_config(options.a if runs["a"] else options.b).data.root)
+    index = build_index(root, split=options.split)
+    real = choose_windows(index, frames, size, 1, options.pairs)
+    some = real.places[:: max(1, len(real) // max(1, options.checks))][: options.checks]
+    checks = Windows(index, some, frames, 1, size)
+    told, shown = (told_of(windows, options.text) for windows in (checks, real))
+    sources: dict[str, Any] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, path in (("a", options.a), ("b", options.b)):
+        run = runs[name]
+        if run is None:
+            clips = choose_windows(index_folder(path, index.labels), frames, size, 1, options.pairs)
+            sources[name], facts[name] = clips, {"source": str(path), "sha256": clips.sha256}
+            continue
+        if run.size != size:
+            raise ValueError(f"{path} makes clips of {run.size} px, but the study is of {size} px: compare like sizes")
+        maker = Made(run, shown, frames, options.seed, captions=options.text)
+        sources[name], facts[name] = maker, maker.how(str(path))
+    return {
+        **sources,
+        "real": checks,
+        "labels": shown,
+        "check_labels": told,
+        "seed": options.seed,
+        "facts": facts,
+        "fps": options.fps or (one.fps if one else 8.0),
+    }
+
+
+def told_of(windows: Windows, captions: bool) -> list[str | None]:
+    """What each real clip shows: its caption or its label, None for none."""
+    index = windows.index
+    if captions:
+        return [*read_captions(index.root, [index.files[number].path for number, _ in windows.places], "auto")]
+    return [index.labels[label] if label >= 0 else None for label in windows.labels.tolist()]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(study, parse(arguments), "the same command goes on with the clips that are made")

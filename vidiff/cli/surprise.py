@@ -1,0 +1,64 @@
+"""Plot how unexpected each frame of a clip is to a trained run, in bits a latent number."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from vidiff.cli.command import exit_code
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.likelihood import surprise
+from vidiff.diffusion.schedule import time_grid
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import latest_run
+from vidiff.video.fit import Fit
+from vidiff.video.reader import VideoReader
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("clip", type=Path, help="a video file, as wide and high as the model's clips or larger")
+    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--label", help="what the clip shows, where the model has labels")
+    parser.add_argument("--frames", type=int, help="look at the first so many; by default at all")
+    parser.add_argument("--context", type=int, help="frames that each further window is given")
+    parser.add_argument("--steps", type=int, default=20, help="of the ODE's solver, at four evaluations each")
+    parser.add_argument("--seed", type=int, default=0, help="of the random probes")
+    parser.add_argument("--out", type=Path, default=Path("surprise.png"))
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    return parser.parse_args(arguments)
+
+
+def plot(options: argparse.Namespace) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("matplotlib is not installed; run: pip install -e .[plot]") from None
+    pipeline = Pipeline.from_pretrained(options.run or latest_run(), options.device)
+    if pipeline.codec.temporal > 1:
+        raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
+    with VideoReader(options.clip) as reader:
+        count = reader.frames if options.frames is None else min(options.frames, reader.frames)
+        video = Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, range(count))[None]  # 1 3 f h w
+    found = surprise(
+        pipeline.denoiser,
+        pipeline.codec.encode(video.to(pipeline.device)).mean,
+        Condition(label=pipeline.label_tensor(options.label, 1)).to(pipeline.device),
+        time_grid(pipeline.denoiser.schedule, options.steps, dtype=torch.float64),
+        window=pipeline.frames,
+        context=pipeline.sampling.context if options.context is None else options.context,
+        generator=torch.Generator().manual_seed(options.seed),
+    )[0].tolist()
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(found, marker=".")
+    axes.set(xlabel="frame", ylabel="bits a latent number", title=options.clip.name)
+    figure.savefig(options.out, dpi=120)
+    most = max(range(len(found)), key=found.__getitem__)
+    print(f"{options.out}: {len(found)} frames, {sum(found) / len(found):.3f} bits a number; most at frame {most}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(plot, parse(arguments))
