@@ -11,7 +11,7 @@ import torch
 from vidiff.codec.codec import Identity
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.evaluate.compare import Protocol, Way, compare, held_out, ways
-from vidiff.evaluate.comparison import finite, markdown, table, write_page
+from vidiff.evaluate.comparison import comparison_page, comparison_table, finite, markdown
 from vidiff.evaluate.continuation import score, watch
 from vidiff.metrics.drift import look
 from vidiff.metrics.objects import LABELS
@@ -161,18 +161,18 @@ def test_the_table_leaves_out_what_was_not_measured(shapes: DataConfig) -> None:
     drift = {"chunk": 4, "seam": None, "frozen": [0.0, 0.25]}
     drift |= {name: [1.0, 0.5] for name in ("sharpness", "contrast", "colour", "motion")}
     plain = {"name": "a | b", "drift": drift, "seconds": 0.25}
-    rows = table([plain])
+    rows = comparison_table([plain])
     assert rows[0] == ["strategy", "sharpness", "contrast", "colour off", "motion", "frozen", "s a frame"]
     assert rows[1][1:] == ["0.5", "0.5", "0.5", "0.5", "25%", "0.25"]
     told = {**plain, "name": "<c>", "shapes": {"right_last": 0.875, "error": 3.25, "kept": [1.0, None]}}
-    both = table([plain, told])
+    both = comparison_table([plain, told])
     assert both[0][1:3] == ["right at the end", "error, px"]
     assert both[1][1:3] == ["", ""] and both[2][1:3] == ["88%", "3.25"]
     lines = markdown([plain, told]).splitlines()
     assert (
         lines[1].count("---") == len(both[0]) and len({line.replace(r"\|", "").count("|") for line in lines[:4]}) == 1
     )
-    page = write_page("A & B", "told", [plain, told], {"<c>": b"png"}, "frames")
+    page = comparison_page("A & B", "told", [plain, told], {"<c>": b"png"}, "frames")
     assert "<title>A &amp; B</title>" in page and "&lt;c&gt;" in page and "data:image/png;base64,cG5n" in page
     assert page.count("<svg") == 6 and "<c>" not in page and "http" not in page.replace("http-equiv", "")
 

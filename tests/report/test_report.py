@@ -112,10 +112,10 @@ def test_metrics_that_are_alike_share_a_chart(tmp_path: Path) -> None:
 
 def test_given_media(tmp_path: Path) -> None:
     (tmp_path / "grid.png").write_bytes(PNG)
-    text = write_report(tmp_path, media=[tmp_path / "grid.png"]).read_text()
+    text = write_report(tmp_path, samples=[tmp_path / "grid.png"]).read_text()
     assert "<figcaption>grid</figcaption>" in text
     with pytest.raises(ValueError, match=r"notes.txt"):
-        write_report(tmp_path, media=[tmp_path / "notes.txt"])
+        write_report(tmp_path, samples=[tmp_path / "notes.txt"])
 
 
 def places(svg: str) -> list[list[tuple[float, float]]]:

@@ -150,7 +150,7 @@ def test_two_raters_at_once_a_reload_and_a_forger(folder: Path, server, contexts
 
     page = contexts[0].new_page()
     page.goto(results)
-    assert "a is preferred in 100.0 %" in page.text_content("#rate")
+    assert "a is preferred in 100.0 %" in page.text_content("h1")
     assert f"{2 * PAIRS} : 0 : 0" in page.text_content("tbody tr")
     process.send_signal(signal.SIGTERM)
     said, complaints = process.communicate(timeout=20)

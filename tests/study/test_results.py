@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest
 
 from vidiff.study.plan import Study
-from vidiff.study.results import attention, lines, results, summarise, wilson
+from vidiff.study.results import attentiveness, result_lines, results, tally, wilson
 from vidiff.study.votes import Rater, Vote, Votes
 
 
@@ -38,7 +38,7 @@ def test_its_coverage_is_what_it_says() -> None:
 
 def test_a_pair_counts_once_whoever_saw_it() -> None:
     votes = [vote(rater, 0, "a") for rater in range(1, 10)] + [vote(1, 1, "b"), vote(1, 2, "equal")]
-    found = summarise(study(), votes)
+    found = tally(study(), votes)
     assert (found.votes, found.pairs, found.raters, found.wins) == (11, 3, 9, (9, 1, 1))
     assert found.rate == pytest.approx((1 + 0 + 0.5) / 3)
     assert found.interval == wilson(0.5, 3)
@@ -50,7 +50,7 @@ def test_agreement_is_that_of_krippendorff_s_example() -> None:
     one, other = "0100000000", "1110010010"
     values = {"0": "a", "1": "b"}
     votes = [vote(rater, item, values[v]) for rater, row in ((1, one), (2, other)) for item, v in enumerate(row)]
-    found = summarise(study(10), votes)
+    found = tally(study(10), votes)
     assert found.alpha == pytest.approx(0.095, abs=5e-4)
     assert found.same == pytest.approx(0.6)
 
@@ -59,25 +59,25 @@ def test_who_does_not_look_is_not_counted() -> None:
     votes = [vote(1, 0, "a"), vote(1, 4, "real"), vote(1, 5, "real")]
     votes += [vote(2, 0, "b"), vote(2, 1, "b"), vote(2, 4, "worse"), vote(2, 5, "equal")]
     raters = [Rater(1, "s", "Ann"), Rater(2, "t", ""), Rater(3, "u", "never voted")]
-    assert [(a.rater, a.answered, a.right, a.counts) for a in attention(study(), votes, raters)] == [
+    assert [(a.rater, a.answered, a.right, a.counts) for a in attentiveness(study(), votes, raters)] == [
         (1, 2, 2, True),
         (2, 2, 0, False),
     ]
     found = results(study(), votes, raters)
     assert (found["attentive"]["rate"], found["all"]["pairs"], found["all"]["rate"]) == (1.0, 2, 0.25)
     assert found["by_label"]["red"]["votes"] == 1 and found["by_label"]["blue"]["rate"] is None
-    assert "1 of 2 raters left out: under 75% of the checks right" in lines(found)
+    assert "1 of 2 raters left out: under 75% of the checks right" in result_lines(found)
 
 
 def test_a_side_that_is_always_chosen_shows() -> None:
     votes = [vote(1, 0, "a", "left"), vote(1, 1, "b", "left"), vote(1, 2, "a", "left"), vote(1, 3, "equal")]
-    assert summarise(study(), votes).left == 1.0
+    assert tally(study(), votes).left == 1.0
 
 
 def test_no_votes_are_no_numbers() -> None:
     found = results(study(), [], [])
     assert found["all"]["rate"] is found["all"]["interval"] is found["all"]["alpha"] is None
-    assert lines(found)[-1] == "no votes yet"
+    assert result_lines(found)[-1] == "no votes yet"
 
 
 def test_votes_of_many_threads_are_all_kept_and_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from vidiff.cli.command import exit_code
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.compare import GAP, PICTURED, Protocol, compare, held_out, ways
-from vidiff.evaluate.comparison import markdown, write_page
+from vidiff.evaluate.comparison import comparison_page, markdown
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run, read_config
 from vidiff.video.reader import read_image
@@ -70,7 +70,7 @@ def continue_clips(options: argparse.Namespace) -> None:
     shown = {name: file.read_bytes() for name, file in pictures.items()}
     (out / "comparison.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "comparison.md").write_text(markdown(results))
-    (out / "comparison.html").write_text(write_page("Long videos", told, results, shown, caption))
+    (out / "comparison.html").write_text(comparison_page("Long videos", told, results, shown, caption))
     strips = [pad(read_image(file), (0, 0, 0, GAP), value=1.0) for file in pictures.values()]
     write_image(out / "comparison.png", torch.cat(strips, dim=1))
     print(markdown(results))

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.data.doctor.page import write_page, write_sheet
+from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.scan import scan, summarise, thumbnails
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.root import GIGABYTES, copies_of, local_root, name_of
@@ -50,7 +50,7 @@ def examine(options: argparse.Namespace) -> None:
     found = thumbnails(paths, options.size, options.frames, options.patience)
     rows = [(name, found[path]) for name, path in zip(chosen, paths, strict=True) if path in found]
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
-    page = write_page(folder / "doctor.html", data, records, [name for name, _ in rows], sheet)
+    page = write_scan(folder / "doctor.html", data, records, [name for name, _ in rows], sheet)
     print("\n".join(summarise(records)))
     print(f"page, to open in a browser   {page}")
     print(f"facts of each file           {folder / 'index.jsonl'}")

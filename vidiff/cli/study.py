@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def study(options: argparse.Namespace) -> None:
     try:
         from vidiff.study.plan import make_study, open_study
-        from vidiff.study.results import lines
+        from vidiff.study.results import result_lines
         from vidiff.study.serve import serve, write_results
     except ImportError as error:
         raise ValueError(f"{error.name} is not installed; run: pip install -e .[study]") from None
@@ -63,7 +63,7 @@ def study(options: argparse.Namespace) -> None:
         results = write_results(asked)
     else:
         results = serve(asked, options.host, options.port, options.token, lambda line: print(line, flush=True))
-    print("\n".join(["", *lines(results), str(asked.folder / "results.html")]))
+    print("\n".join(["", *result_lines(results), str(asked.folder / "results.html")]))
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:

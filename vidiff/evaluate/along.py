@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from vidiff.evaluate.card import Card, numbers
 from vidiff.metrics.drift import Looks, after, drift
 from vidiff.report.chart import Series, figure, number
+from vidiff.report.page import group, table
 
 STRETCH = 16
 """Frames of a stretch, of which the last is compared with the first."""
@@ -24,18 +24,18 @@ def checkpoint_curves(cards: Sequence[Card]) -> str:
             points = _points(steps, cards, f"{kind} {name}")
             series += [Series(kind, points)] if points else []
         charts.append(figure(name, series))
-    return f'<div class="charts">{"".join(charts)}</div>'
+    return group("charts", charts)
 
 
 def checkpoint_table(cards: Sequence[Card]) -> str:
     """HTML: a row for each score, a column for each card; of a score with several numbers, the first."""
-    names = [name for name in cards[-1].scores if not name.startswith(("floor ", "ceiling ", "real ", "sensit"))]
-    rows = [("weights", [escape(str(card.made["weights"])) for card in cards])]
-    for name in names:
-        rows.append((name, [number(numbers(c.scores[name])[0]) if name in c.scores else "" for c in cards]))
-    head = "<tr><th>step</th>" + "".join(f"<td>{card.made['checkpoint']:,}</td>" for card in cards) + "</tr>"
-    body = (f"<tr><th>{escape(name)}</th>{''.join(f'<td>{v}</td>' for v in values)}</tr>" for name, values in rows)
-    return f'<div style="overflow-x: auto; margin-top: .75rem"><table>{head}{"".join(body)}</table></div>'
+    rows = [
+        ("step", *(f"{card.made['checkpoint']:,}" for card in cards)),
+        ("weights", *(str(card.made["weights"]) for card in cards)),
+    ]
+    for name in (name for name in cards[-1].scores if not name.startswith(("floor ", "ceiling ", "real ", "sensit"))):
+        rows.append((name, *(number(numbers(c.scores[name])[0]) if name in c.scores else "" for c in cards)))
+    return table(rows)
 
 
 def drift_scores(looks: Looks, given: int) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def drift_curves(sets: Mapping[str, Looks], given: int) -> str:
     for part, heading in TITLES.items():
         series = [Series(name, list(enumerate(values[part]))) for name, values in seen.items()]
         charts.append(figure(heading, [Series(s.name, [(float(n), v) for n, v in s.points if v == v]) for s in series]))
-    return f'<div class="charts">{"".join(charts)}</div>'
+    return group("charts", charts)
 
 
 def _points(steps: Sequence[float], cards: Sequence[Card], name: str) -> list[tuple[float, float]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vidiff.evaluate.card import Card, Comparison, write_card
+from vidiff.report.page import bullets
 from vidiff.report.run import write_report
 from vidiff.video.writer import grid, sheet, write_image, write_video
 
@@ -63,6 +63,5 @@ def write_page(
             rows.append(torch.cat([sheet(x[:, :: max(1, x.shape[1] // 4)]) for x in (clip, *known)], dim=2))
         media.append(folder / "made-then-nearest-training-clips.png")
         write_image(media[1], torch.cat(rows, dim=1))
-    mind = "".join(f"<li>{escape(caution)}</li>" for caution in card.cautions)
-    sections = {"Mind": f"<ul>{mind}</ul>" if mind else "", **(further or {})}
+    sections = {"Mind": bullets(card.cautions), **(further or {})}
     return write_report(folder, f"Scores of {card.made['source']}", media, sections)

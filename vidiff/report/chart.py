@@ -22,10 +22,11 @@ class Series:
 
 
 def line_chart(series: list[Series], log: bool = False, smooth: bool = True) -> str:
-    """The series over common axes. Values that are not finite, or with `log` not above 0, are left out.
+    """The series over common axes, as SVG; "" where there is nothing to draw.
 
-    With `smooth`, a line of many points is drawn smoothed and, unless it has much company, faintly as it is.
-    Returns "" where there is nothing to draw.
+    Args:
+        log: the y axis is logarithmic. Values not above 0 are left out then, and those that are not finite always.
+        smooth: a line of many points is drawn smoothed and, unless it has much company, faintly as it is.
     """
     shown = [Series(s.name, [p for p in s.points if _drawable(p[1], log)]) for s in series]
     shown = [s for s in shown if s.points]
@@ -44,24 +45,32 @@ def line_chart(series: list[Series], log: bool = False, smooth: bool = True) -> 
         x = x_axis(value)
         anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
         parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{number(value)}</text>')
-    for place, one in enumerate(shown):
-        noisy = smooth and len(one.points) > 40
+    for index, line in enumerate(shown):
+        colour, noisy = f"s{index % COLOURS}", smooth and len(line.points) > 40
         if noisy and len(shown) <= 2:
-            parts.append(_path(_thinned(one.points), x_axis, y_axis, f"line faint s{place % COLOURS}"))
-        drawn = _thinned(_smoothed(one.points, log)) if noisy else _thinned(one.points)
-        parts.append(_path(drawn, x_axis, y_axis, f"line s{place % COLOURS}"))
-        step, value = one.points[-1]
-        tip = f"<title>{escape(one.name)} at step {number(step)}: {number(value)}</title>"
+            parts.append(_path(_thinned(line.points), x_axis, y_axis, f"line faint {colour}"))
+        drawn = _thinned(_smoothed(line.points, log)) if noisy else _thinned(line.points)
+        parts.append(_path(drawn, x_axis, y_axis, f"line {colour}"))
+        step, value = line.points[-1]
+        tip = f"<title>{escape(line.name)} at step {number(step)}: {number(value)}</title>"
         x, y = x_axis(drawn[-1][0]), y_axis(drawn[-1][1])
-        parts.append(f'<circle class="dot s{place % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="3">{tip}</circle>')
+        parts.append(f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">{tip}</circle>')
     return "".join([*parts, "</svg>"])
 
 
-def figure(heading: str, series: list[Series], log: bool = False) -> str:
-    """A chart of unsmoothed lines under a heading, with their names and colours; "" where there is nothing to draw."""
-    chart = line_chart(series, log=log, smooth=False)
-    key = "".join(f'<span><i class="s{n % COLOURS}"></i>{escape(one.name)}</span>' for n, one in enumerate(series))
-    named = f"<figcaption><b>{escape(heading)}</b>{key}</figcaption>"
+def figure(heading: str, series: list[Series], log: bool = False, smooth: bool = False, last: bool = False) -> str:
+    """A chart under a heading, with the lines' names and colours; "" where there is nothing to draw.
+
+    Args:
+        last: also tell each line's last value, and leave out the name of one that is alone.
+    """
+    chart = line_chart(series, log=log, smooth=smooth)
+    key = []
+    for index, line in enumerate(series):
+        alone = last and len(series) == 1
+        name = "" if alone else f'<i class="s{index % COLOURS}"></i>{escape(line.name)}'
+        key.append(f"<span>{name}{'' if alone or not last else ' '}{number(line.points[-1][1]) if last else ''}</span>")
+    named = f"<figcaption><b>{escape(heading)}</b>{''.join(key)}</figcaption>"
     return f'<figure class="chart">{named}{chart}</figure>' if chart else ""
 
 
@@ -142,13 +151,13 @@ def _smoothed(points: list[tuple[float, float]], log: bool) -> list[tuple[float,
     sums = list(itertools.accumulate((math.log(y) if log else y for _, y in points), initial=0.0))
     half = max(2, len(points) // 60)
     smooth = []
-    for place, (step, _) in enumerate(points):
-        first, end = max(0, place - half), min(len(points), place + half + 1)
+    for index, (step, _) in enumerate(points):
+        first, end = max(0, index - half), min(len(points), index + half + 1)
         mean = (sums[end] - sums[first]) / (end - first)
         smooth.append((step, math.exp(mean) if log else mean))
     return smooth
 
 
 def _path(points: list[tuple[float, float]], x_axis: _Axis, y_axis: _Axis, kind: str) -> str:
-    places = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in points)
-    return f'<polyline class="{kind}" points="{places}"/>'
+    corners = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in points)
+    return f'<polyline class="{kind}" points="{corners}"/>'

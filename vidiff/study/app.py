@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,14 +12,16 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, abort, g, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from vidiff.report.page import STYLE
 from vidiff.study.plan import Study, Trial
-from vidiff.study.results import results
+from vidiff.study.results import results, results_page
 from vidiff.study.votes import CHOICES, NAME_LENGTH, Rater, Vote, Votes
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST = 86_400.0  # seconds that a vote may have taken
 RATER, GUEST = "vidiff_rater", "vidiff_guest"  # cookies: who votes, and that the token was given
 POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; media-src 'self'; form-action 'self'"
+RESULTS_POLICY = f"default-src 'none'; style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 Answer = str | AnyResponse
 
@@ -71,7 +74,7 @@ def make_app(study: Study, votes: Votes, token: str | None, key: str) -> Flask:
 
     @app.after_request
     def guard(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = POLICY
+        response.headers.setdefault("Content-Security-Policy", POLICY)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Frame-Options"] = "DENY"
         response.headers["Referrer-Policy"] = "same-origin"
@@ -135,11 +138,14 @@ def make_app(study: Study, votes: Votes, token: str | None, key: str) -> Flask:
 
     @app.get("/results")
     def show() -> Answer:
+        """The results so far, as a page, or with format=json as data."""
         _check_key(server)
-        found = results(study, votes.all(), votes.raters())
+        content = results(study, votes.all(), votes.raters())
         if request.args.get("format") == "json":
-            return make_response(found)
-        return render_template("results.html", found=found, key=key)
+            return make_response(content)
+        response = make_response(results_page(content))
+        response.headers["Content-Security-Policy"] = RESULTS_POLICY
+        return response
 
     @app.errorhandler(400)
     @app.errorhandler(403)

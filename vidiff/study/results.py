@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import krippendorff
 import numpy as np
 
+from vidiff.report.page import header, page, paragraph, scale, section, table
 from vidiff.study.plan import Study
 from vidiff.study.votes import Rater, Vote
 
@@ -49,7 +51,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attentiveness:
     """How one rater did on the checks: `right` of `answered`, and whether their votes count."""
 
     rater: int
@@ -71,9 +73,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def attention(study: Study, votes: Sequence[Vote], raters: Sequence[Rater]) -> list[Attention]:
-    """Of each rater who voted."""
-    found = []
+def attentiveness(study: Study, votes: Sequence[Vote], raters: Sequence[Rater]) -> list[Attentiveness]:
+    """How each rater who voted did on the checks."""
+    voters = []
     for rater in raters:
         own = [vote for vote in votes if vote.rater == rater.number]
         checks = [vote for vote in own if vote.item >= study.pairs]
@@ -81,24 +83,21 @@ def attention(study: Study, votes: Sequence[Vote], raters: Sequence[Rater]) -> l
         counts = right >= PASS * len(checks)
         seconds = float(np.median([vote.seconds for vote in own])) if own else None
         if own:
-            found.append(Attention(rater.number, rater.name, len(own), len(checks), right, counts, seconds))
-    return found
+            voters.append(Attentiveness(rater.number, rater.name, len(own), len(checks), right, counts, seconds))
+    return voters
 
 
-def summarise(study: Study, votes: Sequence[Vote]) -> Result:
-    """The votes on pairs; those on checks are left out."""
+def tally(study: Study, votes: Sequence[Vote]) -> Result:
+    """What the votes on pairs say; those on checks are left out."""
     votes = [vote for vote in votes if vote.item < study.pairs]
     by_pair: dict[int, list[Vote]] = defaultdict(list)
     for vote in votes:
         by_pair[vote.item].append(vote)
-    shares = [float(np.mean([_VALUES[vote.preferred] for vote in each])) for each in by_pair.values()]
+    shares = [float(np.mean([_VALUES[vote.preferred] for vote in own])) for own in by_pair.values()]
     rate = float(np.mean(shares)) if shares else None
     sided = [vote.side for vote in votes if vote.side != "equal"]
     both = [
-        one.preferred == other.preferred
-        for each in by_pair.values()
-        for place, one in enumerate(each)
-        for other in each[:place]
+        one.preferred == other.preferred for own in by_pair.values() for one, other in itertools.combinations(own, 2)
     ]
     return Result(
         votes=len(votes),
@@ -115,14 +114,14 @@ def summarise(study: Study, votes: Sequence[Vote]) -> Result:
 
 def results(study: Study, votes: Sequence[Vote], raters: Sequence[Rater]) -> dict[str, Any]:
     """All that a result page shows, as JSON can hold it: of the raters who passed, of all, by label and by rater."""
-    seen = attention(study, votes, raters)
-    passed = {each.rater for each in seen if each.counts}
+    voters = attentiveness(study, votes, raters)
+    passed = {voter.rater for voter in voters if voter.counts}
     counted = [vote for vote in votes if vote.rater in passed]
     by_label = {}
     if len(set(study.labels)) > 1:
         for label in sorted({label for label in study.labels[: study.pairs] if label is not None}):
             own = [vote for vote in counted if vote.item < study.pairs and study.labels[vote.item] == label]
-            by_label[label] = asdict(summarise(study, own))
+            by_label[label] = asdict(tally(study, own))
     return {
         "a": dict(study.a),
         "b": dict(study.b),
@@ -130,41 +129,94 @@ def results(study: Study, votes: Sequence[Vote], raters: Sequence[Rater]) -> dic
         "checks": study.checks,
         "seed": study.seed,
         "confidence": CONFIDENCE,
-        "attentive": asdict(summarise(study, counted)),
-        "all": asdict(summarise(study, votes)),
+        "attentive": asdict(tally(study, counted)),
+        "all": asdict(tally(study, votes)),
         "by_label": by_label,
-        "raters": [asdict(each) for each in seen],
+        "raters": [asdict(voter) for voter in voters],
     }
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """The results to read in a terminal."""
-    result = found["attentive"]
-    left_out = sum(not rater["counts"] for rater in found["raters"])
-    told = [f"a: {found['a'].get('source')}", f"b: {found['b'].get('source')}"]
+def result_lines(content: Mapping[str, Any]) -> list[str]:
+    """What `results` returns, to read in a terminal."""
+    result = content["attentive"]
+    left_out = sum(not rater["counts"] for rater in content["raters"])
+    lines = [f"a: {content['a'].get('source')}", f"b: {content['b'].get('source')}"]
     if result["rate"] is None:
-        return [*told, "no votes yet"]
+        return [*lines, "no votes yet"]
     low, high = result["interval"]
     a, b, equal = result["wins"]
-    told.append(f"a is preferred in {result['rate']:.1%} of the pairs ({low:.1%} to {high:.1%} at 95 %)")
-    told.append(f"votes: {a} for a, {b} for b, {equal} equal, on {result['pairs']} pairs by {result['raters']} raters")
+    lines.append(f"a is preferred in {result['rate']:.1%} of the pairs ({low:.1%} to {high:.1%} at 95 %)")
+    lines.append(f"votes: {a} for a, {b} for b, {equal} equal, on {result['pairs']} pairs by {result['raters']} raters")
     if result["alpha"] is not None:
-        told.append(f"two raters agree on {result['same']:.1%}; Krippendorff's alpha {result['alpha']:.2f}")
+        lines.append(f"two raters agree on {result['same']:.1%}; Krippendorff's alpha {result['alpha']:.2f}")
     if result["left"] is not None:
-        told.append(f"the left clip was chosen in {result['left']:.1%}")
+        lines.append(f"the left clip was chosen in {result['left']:.1%}")
     if left_out:
-        told.append(f"{left_out} of {len(found['raters'])} raters left out: under {PASS:.0%} of the checks right")
-    return told
+        lines.append(f"{left_out} of {len(content['raters'])} raters left out: under {PASS:.0%} of the checks right")
+    return lines
+
+
+def results_page(content: Mapping[str, Any]) -> str:
+    """What `results` returns, as a page."""
+    best = content["attentive"]
+    rate = "No votes yet." if best["rate"] is None else f"a is preferred in {_share(best['rate'])} of the pairs"
+    by_label = content["by_label"].items()
+    rows = [_row(*part) for part in (("attentive raters", best), ("all raters", content["all"]), *by_label)]
+    raters = [
+        (
+            f"{rater['rater']} {rater['name']}".strip(),
+            str(rater["votes"]),
+            f"{rater['right']} of {rater['answered']}",
+            f"{rater['seconds']:.1f}",
+            "yes" if rater["counts"] else "no",
+        )
+        for rater in content["raters"]
+    ]
+    return page(
+        "Results",
+        header(rate, f"a: {content['a'].get('source')}; b: {content['b'].get('source')}"),
+        scale(best["rate"], *best["interval"]) if best["rate"] is not None else "",
+        section("Votes", table(rows, VOTES, "figures")),
+        section("Raters", table(raters, RATERS, "figures")),
+        section("How to read this", paragraph(HOW_TO_READ)),
+    )
+
+
+VOTES = ("", "a preferred", "95 % interval", "a : b : equal", "pairs", "raters", "same answer", "alpha", "left chosen")
+RATERS = ("rater", "answers", "checks right", "median seconds", "counted")
+HOW_TO_READ = """A pair counts once, as the mean of its votes; "equal" is half a vote. The interval is Wilson's, over
+pairs. Alpha is Krippendorff's: 1 is full agreement between raters, 0 that of chance. A rater who answers under three
+quarters of the checks right, a real clip beside the same one spoilt, is not counted in the first line."""
+
+
+def _row(name: str, result: Mapping[str, Any]) -> list[str]:
+    """A row of VOTES."""
+    interval, alpha = result["interval"], result["alpha"]
+    return [
+        name,
+        _share(result["rate"]),
+        f"{_share(interval[0])} to {_share(interval[1])}" if interval else "-",
+        " : ".join(map(str, result["wins"])),
+        str(result["pairs"]),
+        str(result["raters"]),
+        _share(result["same"]),
+        "-" if alpha is None else f"{alpha:.2f}",
+        _share(result["left"]),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _alpha(votes: Sequence[Vote]) -> float:
     """Krippendorff's alpha of raters by pairs; 1 where everyone always says the same, which it does not define."""
     raters = sorted({vote.rater for vote in votes})
     pairs = sorted({vote.item for vote in votes})
-    table = np.full((len(raters), len(pairs)), np.nan)
+    values = np.full((len(raters), len(pairs)), np.nan)
     for vote in votes:
-        table[raters.index(vote.rater), pairs.index(vote.item)] = _VALUES[vote.preferred]
-    several = table[:, (~np.isnan(table)).sum(0) > 1]
+        values[raters.index(vote.rater), pairs.index(vote.item)] = _VALUES[vote.preferred]
+    several = values[:, (~np.isnan(values)).sum(0) > 1]
     if len(np.unique(several[~np.isnan(several)])) < 2:
         return 1.0
-    return float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
+    return float(krippendorff.alpha(reliability_data=values, level_of_measurement="nominal"))

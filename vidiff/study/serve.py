@@ -7,16 +7,14 @@ import json
 import secrets
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from flask import render_template
 from waitress.server import create_server
 
 from vidiff.store.files import write_whole
 from vidiff.study.app import make_app
 from vidiff.study.plan import Study, StudyError
-from vidiff.study.results import results
+from vidiff.study.results import results, results_page
 from vidiff.study.votes import Votes
 
 THREADS = 8  # requests that are answered at once
@@ -72,16 +70,10 @@ def votes_of(study: Study) -> Votes:
 def write_results(study: Study) -> dict[str, Any]:
     """Write results.json and results.html, of the votes so far, into a study's folder. Returns what the first holds."""
     votes = votes_of(study)
-    found = results(study, votes.all(), votes.raters())
-    write_whole(study.folder / "results.json", json.dumps(found, indent=1) + "\n")
-    app = make_app(study, votes, None, "")
-    with app.test_request_context():
-        page = render_template("results.html", found=found, key="")
-    style = (Path(app.static_folder or "") / "study.css").read_text()
-    link = '<link rel="stylesheet" href="/static/study.css">'
-    assert link in page
-    write_whole(study.folder / "results.html", page.replace(link, f"<style>\n{style}</style>"))
-    return found
+    content = results(study, votes.all(), votes.raters())
+    write_whole(study.folder / "results.json", json.dumps(content, indent=1) + "\n")
+    write_whole(study.folder / "results.html", results_page(content))
+    return content
 
 
 def _is_loopback(host: str) -> bool:

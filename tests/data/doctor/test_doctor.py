@@ -12,7 +12,7 @@ from messy import BREAK, FRAMES, SIDE, WAYS, look, with_edit_list, write_broken,
 from vidiff.data.doctor import scan as doctor
 from vidiff.data.doctor.container import is_text, missing_bytes, read_container
 from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
-from vidiff.data.doctor.page import write_page, write_sheet
+from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.record import VERSION, Record, read_records, write_records
 from vidiff.data.doctor.scan import find_all, scan, summarise, thumbnails
 from vidiff.data.index import DataError, build_index
@@ -288,7 +288,7 @@ def test_the_page_names_every_file(tmp_path: Path) -> None:
         Record("a/<odd>.mp4", notes=["odd size: 33x31"], frames=8, fps=8, height=31, width=33, codec="h264"),
         Record("b.mp4", problem="text", reason="text, not a video: it begins '<html>'"),
     ]
-    page = write_page(tmp_path / "page.html", tmp_path, records, [], None).read_text()
+    page = write_scan(tmp_path / "page.html", tmp_path, records, [], None).read_text()
     assert "a/&lt;odd&gt;.mp4" in page and "begins &#x27;&lt;html&gt;" in page
     assert "<html>'" not in page
     assert PROBLEMS["text"][0] in page and "33x31" in page and "8 to 15" in page
