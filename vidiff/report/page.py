@@ -88,7 +88,11 @@ def columns(content: Mapping[str, str]) -> str:
 
 
 def group(kind: str, content: Iterable[str]) -> str:
-    """Figures that are laid out together: "charts", "newest", "earlier", "strips" or "strips sheet"; "" where there is none."""
+    """Figures that are laid out together; "" where there is none.
+
+    Args:
+        kind: "charts"; "newest" and "earlier" for samples; "strips" for wide pictures, "strips sheet" for small ones.
+    """
     figures = "".join(content)
     return f'<div class="{kind}">{figures}</div>' if figures else ""
 
