@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from itertools import zip_longest
 
 VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
 IMAGES = {".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
@@ -48,7 +47,7 @@ def folded(summary: str, content: str, count: int | None = None, note: str = "")
     return f"<details><summary>{line}</summary>{content}</details>" if content else ""
 
 
-def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "", marks: Sequence[str] = ()) -> str:
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = (), kind: str = "", marks: Sequence[str] = ()) -> str:
     """Rows of text, each with its name first; "" without rows.
 
     Args:
@@ -59,7 +58,7 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "
     """
     body = "".join(
         f"<tr{f' class={mark!r}' if mark else ''}><th>{escape(name)}</th>{_cells(cells)}</tr>"
-        for (name, *cells), mark in zip_longest(rows, marks, fillvalue="")
+        for (name, *cells), mark in zip(rows, marks or [""] * len(rows), strict=True)
     )
     above = f"<thead><tr>{''.join(f'<th>{escape(text)}</th>' for text in head)}</tr></thead>" if head else ""
     return f'<div class="wide"><table class="{kind}">{above}<tbody>{body}</tbody></table></div>' if body else ""
