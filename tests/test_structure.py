@@ -323,9 +323,9 @@ ELEVEN = ", ".join(f"x{i}" for i in range(11))
             ":2: nn may not import vidiff.recipe.load, which stands on a higher floor",
         ),
         (
-            "engine/log.py",
+            "nn/new.py",
             "import vidiff.train",
-            ":1: engine may not import vidiff.train, which stands on a higher floor",
+            ":1: nn may not import vidiff.train, which stands on a higher floor",
         ),
         (
             "train.py",
