@@ -1,0 +1,1 @@
+"""The commands. Each file of tools/ calls one of them."""

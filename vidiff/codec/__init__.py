@@ -1,0 +1,1 @@
+"""Video to latent and back: our autoencoder, diffusers' ones, identity; tiles and chunks."""

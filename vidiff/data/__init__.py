@@ -1,0 +1,1 @@
+"""Clips: found, indexed, examined, captioned, put in order, and handed out in batches."""

@@ -1,0 +1,1 @@
+"""From a denoiser to clips: one window, guidance as it is asked for, long videos, editing, masks."""

@@ -1,0 +1,1 @@
+"""What is trained: diffusion, variational bound, autoencoder, classifier; tasks and weightings."""

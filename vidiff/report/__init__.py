@@ -1,0 +1,1 @@
+"""Charts and pages, each one HTML file that opens anywhere."""

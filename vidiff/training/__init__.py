@@ -1,0 +1,1 @@
+"""One stage for each kind of run, and what it needs first: index, codec, latents."""
