@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from vidiff.cli.command import exit_code
-from vidiff.data.index import build_index
+from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.evaluate.clips import choose_windows
 from vidiff.metrics.motion_network import SIZE, save_motion, train_motion
 from vidiff.metrics.transnet import save_transnet
@@ -38,7 +39,7 @@ def make(options: argparse.Namespace) -> None:
     else:
         if options.data is None or options.steps < 20:
             raise ValueError("motion is trained on clips: name them with --data, and take 20 or more --steps")
-        index = build_index(options.data, split="train")
+        index = index_of(DataConfig(options.data), Path("runs"), "train")
         found = choose_windows(index, 2 * options.frames, SIZE)
         if len(found) > options.clips:
             found = choose_windows(index, 2 * options.frames, SIZE, count=options.clips)

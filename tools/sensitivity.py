@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from vidiff.cli.command import exit_code
-from vidiff.data.index import build_index
+from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.root import name_of
 from vidiff.engine.log import git_revision
 from vidiff.evaluate.clips import choose_windows
@@ -38,7 +39,7 @@ def tabulate(options: argparse.Namespace) -> None:
     if options.clips and len(options.clips) != len(options.network):
         raise ValueError(f"{len(options.clips)} numbers of clips for {len(options.network)} networks")
     networks = [Features.load(folder, options.device) for folder in options.network]
-    index = build_index(options.real, split=options.split)
+    index = index_of(DataConfig(options.real), Path("runs"), options.split)
     parts = []
     for network, count in zip(networks, options.clips or [None] * len(networks), strict=True):
         chosen = choose_windows(index, options.frames, options.size, count=count)

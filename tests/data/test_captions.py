@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vidiff.data.captions import read_captions
-from vidiff.data.index import DataError
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
+from vidiff.store.error import DataError
 
 PATHS = ["train/a.mp4", "train/b.mp4"]
 GOOD = {

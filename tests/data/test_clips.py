@@ -18,8 +18,9 @@ from vidiff.data.clips import (
     make_loader,
     uniform,
 )
-from vidiff.data.index import DataError, Index, VideoFile
+from vidiff.data.index import Index, VideoFile
 from vidiff.data.order import Order, seeded
+from vidiff.store.error import DataError
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import write_video
 

@@ -6,12 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from indexes import build_index
 from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
 from vidiff.data.find import find_files
-from vidiff.data.index import DataError, Index, build_index
+from vidiff.data.index import Index
 from vidiff.data.probe import probe_all
+from vidiff.store.error import DataError
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from indexes import build_index
 
-from vidiff.data.index import DataError, build_index
 from vidiff.data.quarantine import HEADER, Entry, Quarantine, place, stamp
+from vidiff.store.error import DataError
 
 
 def test_a_line_holds_until_its_file_changes(tmp_path: Path) -> None:

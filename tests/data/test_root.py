@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexes import build_index
 from messy import write_clip
 from server import Server, serving
 from tars import latents_of, pack
@@ -21,7 +22,7 @@ from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.doctor.scan import find_all, scan
 from vidiff.data.find import find_files
-from vidiff.data.index import DataError, Index, build_index
+from vidiff.data.index import Index
 from vidiff.data.order import Order
 from vidiff.data.probe import fingerprint, probe
 from vidiff.data.quarantine import Quarantine
@@ -29,8 +30,9 @@ from vidiff.data.root import copies_of, local_root, name_of
 from vidiff.store import copies as copies_module
 from vidiff.store import remote
 from vidiff.store.copies import Copies
+from vidiff.store.error import DataError, Unreachable
 from vidiff.store.mirror import FACTS, is_there, link_of
-from vidiff.store.remote import Unfetched, Unreachable
+from vidiff.store.remote import Unfetched
 from vidiff.video.reader import read_video
 from vidiff.video.sources import size_and_change
 from vidiff.video.writer import write_video

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from indexes import build_index
 from messy import write_clip, write_twice
 
 from vidiff.data.clips import ClipDataset, make_loader
-from vidiff.data.index import build_index
 from vidiff.data.order import Order
 
 FILES, BATCH = 24, 8

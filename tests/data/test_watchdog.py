@@ -11,12 +11,12 @@ from messy import Hanging, write_clip
 from torch import Tensor
 
 from vidiff.data.clips import make_loader
-from vidiff.data.index import DataError, Index, VideoFile
+from vidiff.data.index import Index, VideoFile
 from vidiff.data.latents import chunks
 from vidiff.data.latents.chunks import ChunkReader
 from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine
-from vidiff.video.decode import VideoError
+from vidiff.store.error import DataError, VideoError
 from vidiff.video.reader import read_video
 
 NAMES = ["0", "1", "2", "3", "4", "5"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexes import build_index
 
-from vidiff.data.index import build_index
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.clips import BATCH, choose_windows, gathered
 from vidiff.evaluate.folder import index_folder

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from vidiff.codec.codec import Identity
+from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.evaluate.compare import Protocol, Way, compare, held_out, ways
 from vidiff.evaluate.comparison import comparison_page, comparison_table, finite, markdown
@@ -39,18 +41,18 @@ def build(size: int = 32, stride: int | None = None, labels: tuple[str, ...] = t
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     root = tmp_path_factory.mktemp("shapes")
     make_shapes(root, ShapesSpec(size=32, frames=6, train=0, test=1), progress=False)
-    return DataConfig(str(root), "shapes", size=32, frames=4)
+    return DataConfig(str(root), layout="shapes", size=32, frames=4)
 
 
-def test_held_out_shapes_come_with_the_truth(shapes: DataConfig) -> None:
-    clips = held_out(build(), shapes, Protocol(clips=4))
+def test_held_out_shapes_come_with_the_truth(shapes: DataConfig, tmp_path: Path) -> None:
+    clips = held_out(build(), shapes, Protocol(clips=4), tmp_path)
     truth = read_clips(shapes.root)
     assert [path.parts[-3] for path in clips.paths] == ["test"] * 4
     assert clips.labels == [truth[path].label for path in clips.paths] and len(set(clips.labels)) == 4
     assert torch.equal(clips.read(slice(1, 2), 5)[0], read_video(clips.paths[1], range(5)))
     assert torch.equal(clips.real(slice(1, 2), 40)[0], truth[clips.paths[1]].video(40))
     with pytest.raises(ValueError, match="must have frames of 64 px"):
-        held_out(build(64), shapes, FEW)
+        held_out(build(64), shapes, FEW, tmp_path)
 
 
 def test_other_held_out_clips_are_cropped_as_for_training_and_have_no_truth(tmp_path: Path) -> None:
@@ -58,13 +60,26 @@ def test_other_held_out_clips_are_cropped_as_for_training_and_have_no_truth(tmp_
         (tmp_path / "test" / name).mkdir(parents=True)
         write_video(tmp_path / "test" / name / "0.mp4", torch.full((3, 9 + number, 24, 48), number - 0.5))
     data = DataConfig(str(tmp_path), size=16, frames=4, stride=[2, 4])
-    clips = held_out(build(16, 2, ("cat", "dog")), data, FEW)
+    clips = held_out(build(16, 2, ("cat", "dog")), data, FEW, tmp_path)
     assert clips.labels == ["cat", "dog"] and not clips.truth and clips.length == 5 and clips.stride == 2
     video = clips.read(slice(0, 2), 5)
     assert video.shape == (2, 3, 5, 16, 16) and torch.equal(clips.real(slice(0, 2), 5), video)
     torch.testing.assert_close(video.mean((1, 2, 3, 4)), torch.tensor([-0.5, 0.5]), atol=0.02, rtol=0)
     with pytest.raises(ValueError, match=r"given is 6, but a held-out clip in .* has only 5 frames: give fewer"):
-        held_out(build(16), data, Protocol(given=6))
+        held_out(build(16), data, Protocol(given=6), tmp_path)
+
+
+@pytest.mark.parametrize("told", [True, False])  # whether captions.jsonl tells the truth about each clip
+def test_held_out_clips_are_those_that_training_would_read(tmp_path: Path, shapes: DataConfig, told: bool) -> None:
+    """What the quarantine holds is left out, and the decoder is that of the config."""
+    data, runs = replace(shapes, decoder="decord", stride=[1, 1] if told else [2, 2]), tmp_path / "runs"
+    protocol = Protocol(clips=12, given=2)
+    first = held_out(build(), data, protocol, runs)
+    assert len(first.paths) == 12 and set(first.decoders) == {"decord"} and bool(first.truth) == told
+    Quarantine(quarantine_list(runs)).add(first.paths[5], "its decoder hung in a training")
+    second = held_out(build(), data, replace(protocol, clips=11), runs)
+    assert sorted(second.paths) == sorted({*first.paths} - {first.paths[5]})
+    assert {*held_out(build(), replace(data, decoder="pyav"), FEW, runs).decoders} == {"pyav"}
 
 
 def test_every_strategy_is_tried_with_guidance_on_history_and_without() -> None:
@@ -87,7 +102,7 @@ def test_every_strategy_is_tried_with_guidance_on_history_and_without() -> None:
 
 
 def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, tmp_path: Path, monkeypatch) -> None:
-    pipeline, clips = build(), held_out(build(), shapes, FEW)
+    pipeline, clips = build(), held_out(build(), shapes, FEW, tmp_path)
     calls: list[dict] = []
     stream = Pipeline.stream
 
@@ -118,7 +133,7 @@ def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, t
 
 
 def test_real_clips_have_the_figures_of_the_truth(shapes: DataConfig, tmp_path: Path) -> None:
-    pipeline, clips = build(), held_out(build(), shapes, FEW)
+    pipeline, clips = build(), held_out(build(), shapes, FEW, tmp_path)
     (result, picture), *_ = compare(pipeline, clips, [], FEW, SHOW, tmp_path, "")
     assert result["shapes"]["right_last"] == 1.0 and result["shapes"]["error"] < 0.5
     assert result["shapes"]["kept"] == [1.0, 1.0] and "seconds" not in result

@@ -14,9 +14,9 @@ from videos import run
 from vidiff.store import copies as module
 from vidiff.store import remote
 from vidiff.store.copies import Copies, local_copy
+from vidiff.store.error import Unreachable, VideoError
 from vidiff.store.patience import heard_by
-from vidiff.store.remote import Identity, Unreachable, identity, is_url, resolve, shown
-from vidiff.video.decode import VideoError
+from vidiff.store.remote import Identity, identity, is_url, resolve, shown
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexes import build_index
 from messy import BREAK, write_clip
 from tars import Parts, latents_of, pack
 from videos import number_of, numbered, write_numbered
@@ -19,15 +20,15 @@ from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.doctor.scan import scan
 from vidiff.data.find import find_files
-from vidiff.data.index import DataError, Index, build_index
+from vidiff.data.index import Index
 from vidiff.data.order import Order
 from vidiff.data.probe import fingerprint, probe
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.tars import expand
 from vidiff.store import tar as module
+from vidiff.store.error import DataError, VideoError
 from vidiff.store.spans import Span, contents_of, member_of
 from vidiff.store.tar import TarError, split_path
-from vidiff.video.decode import VideoError
 from vidiff.video.reader import VideoReader, read_video
 from vidiff.video.sources import size_and_change
 from vidiff.video.writer import write_image, write_video

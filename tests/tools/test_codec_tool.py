@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexes import build_index
 
 from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
-from vidiff.data.index import build_index
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.card import read_card

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.data.index import DataError
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.load import load
+from vidiff.store.error import DataError
 from vidiff.train import main as train
 from vidiff.training.datasets import latent_dataset
 from vidiff.training.stages import prepare_latents

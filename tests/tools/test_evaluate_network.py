@@ -15,12 +15,17 @@ import torch
 
 from vidiff.codec.codec import Identity
 from vidiff.codec.files import save_codec
+from vidiff.data.index import VideoFile
+from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine import checkpoint
+from vidiff.engine.parallel import Group
+from vidiff.evaluate import score_network
 from vidiff.evaluate.card import read_card
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
 from vidiff.recipe.load import dump
 from vidiff.store.files import sha256
@@ -76,6 +81,28 @@ RUN = ("--run", "runs/tiny")
 def score(*arguments: str) -> int:
     main = runpy.run_path(str(ROOT / "tools" / "evaluate.py"))["main"]
     return int(main([*COMMON, *arguments]))
+
+
+def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the quarantine holds is left out, and the decoder is that of the config."""
+    config = read_config(place / "runs" / "tiny")
+    config.data.decoder = "decord"
+    monkeypatch.setattr(score_network, "read_config", lambda run: config)
+    asked = score_network.Asked(place / "network")
+    group = Group(torch.device("cpu"))
+
+    def real() -> list[VideoFile]:
+        run = Pipeline.from_pretrained(place / "runs" / "tiny", device="cpu")
+        return score_network.Scoring(asked, place / "runs" / "tiny", run, group).real.index.files
+
+    first = real()
+    assert len(first) == 6 and {file.decoder for file in first} == {"decord"}
+    quarantine = Quarantine(quarantine_list(place / "runs"))
+    try:
+        quarantine.add(place / "data" / first[2].path, "its decoder hung in a training")
+        assert [file.path for file in real()] == [file.path for file in first if file != first[2]]
+    finally:
+        quarantine.file.unlink()
 
 
 def test_a_run_is_scored_with_a_card_and_a_page(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-
-from vidiff.data.index import build_index
+from indexes import build_index
 
 TOOL = Path(__file__).parents[2] / "tools" / "list_real.py"
 

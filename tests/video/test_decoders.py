@@ -11,12 +11,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from indexes import build_index
 from messy import turned, with_edit_list, write_clip, write_twice
 from videos import smooth
 
-from vidiff.data.index import build_index
+from vidiff.store.error import VideoError
 from vidiff.video import pyav, timetable
-from vidiff.video.decode import Decoder, DecordFile, VideoError
+from vidiff.video.decode import Decoder, DecordFile
 from vidiff.video.decoders import AUTO, BY_NAME, FirstThatReads, check_decoder, video_file
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.reader import VideoReader

@@ -8,12 +8,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from indexes import build_index
 from PIL import Image
 from videos import number_of, numbered, write_avi, write_numbered
 
 from vidiff.data.clips import ClipDataset
-from vidiff.data.index import DataError, build_index
 from vidiff.data.latents.chunks import ChunkReader
+from vidiff.store.error import DataError
 from vidiff.video.reader import VideoReader, read_video
 from vidiff.video.retime import shown_at
 from vidiff.video.writer import write_video

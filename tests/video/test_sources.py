@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from indexes import build_index
 from messy import write_clip
 from PIL import Image
 from torch import Tensor
@@ -15,12 +16,11 @@ from vidiff.data.clips import ClipDataset
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.doctor.scan import find_all
 from vidiff.data.find import find_files
-from vidiff.data.index import DataError, build_index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.encode import encode_latents
 from vidiff.data.latents.spec import Plan
 from vidiff.data.probe import Facts, fingerprint, probe
-from vidiff.video.decode import VideoError
+from vidiff.store.error import DataError, VideoError
 from vidiff.video.reader import VideoReader, read_video
 from vidiff.video.sources import clips_in, is_frame_folder, size_and_change
 from vidiff.video.writer import write_image, write_video

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vidiff.video.decode import VideoError
+from vidiff.store.error import VideoError
 from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video
 from vidiff.video.writer import VideoWriter, grid, sheet, write_image, write_video
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.data.index import build_index
+from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.engine.parallel import Group, processes
 from vidiff.evaluate.card import MADE, Card, measured, write_card
 from vidiff.evaluate.card import lines as card_lines
@@ -94,7 +95,7 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
 
 def windows(options: argparse.Namespace, group: Group, split: str, count: int | None) -> Windows:
     """Of a split of the data set; one process looks for the files."""
-    index = group.share(build_index(options.data, split=split) if group.main else None)
+    index = group.share(index_of(DataConfig(str(options.data)), Path("runs"), split) if group.main else None)
     assert index is not None  # the main process shares it
     return choose_windows(index, options.frames, options.size, options.stride, count)
 

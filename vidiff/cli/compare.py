@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch.nn.functional import pad
 
 from vidiff.cli.command import exit_code
+from vidiff.data.index import other_data
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.compare import GAP, PICTURED, Protocol, compare, held_out, ways
 from vidiff.evaluate.comparison import comparison_page, markdown
@@ -56,7 +57,8 @@ def continue_clips(options: argparse.Namespace) -> None:
     pipeline = Pipeline.from_pretrained(run, options.device)
     every = ways(pipeline, options.strategies, options.history)
     data = read_config(run).data
-    clips = held_out(pipeline, data if options.data is None else replace(data, root=str(options.data)), protocol)
+    data = data if options.data is None else other_data(data, options.data)
+    clips = held_out(pipeline, data, protocol, run.parent)
     out = options.out or run / "compare_extend"
     show = sorted({min(frame, protocol.frames) - 1 for frame in SHOWN})
     origin = f"{run}, {(run / 'checkpoints' / 'latest').read_text().strip()}"

@@ -8,12 +8,14 @@ python tools/study.py --out studies/x-y --results              what the votes so
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vidiff.cli.command import exit_code
 from vidiff.data.captions import read_captions
-from vidiff.data.index import build_index
+from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.evaluate.clips import Windows, choose_windows
 from vidiff.evaluate.folder import index_folder
 from vidiff.evaluate.made import Made
@@ -78,8 +80,11 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     size = options.size or (one.size if one else 64)
     if options.real is None and one is None:
         raise ValueError("neither model is a trained run, which would name its data: give --real, for the checks")
-    root = options.real or Path(read_config(options.a if runs["a"] else options.b).data.root)
-    index = build_index(root, split=options.split)
+    if options.real is None:
+        trained = options.a if runs["a"] else options.b
+        index = index_of(replace(read_config(trained).data, limit=0), trained.parent, options.split)
+    else:
+        index = index_of(DataConfig(str(options.real)), Path("runs"), options.split)
     real = choose_windows(index, frames, size, 1, options.pairs)
     some = real.places[:: max(1, len(real) // max(1, options.checks))][: options.checks]
     checks = Windows(index, some, frames, 1, size)

@@ -1,4 +1,4 @@
-"""What clips show, in words: captions of files, and data sets that hand them out beside the clips."""
+"""What clips show, in words: the captions of files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-
-from vidiff.data.clips import Sample
-from vidiff.data.index import DataError
-from vidiff.data.latents.dataset import LatentDataset
-from vidiff.data.order import Key
+from vidiff.store.error import DataError
 from vidiff.store.mirror import held, is_there
 from vidiff.store.plain import parse_json
 from vidiff.store.spans import member_of
@@ -130,32 +123,3 @@ def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
                 "columns: put a caption that holds a comma in double quotes"
             )
         yield row["path"], row["caption"]
-
-
-class Captioned(Dataset[Sample]):
-    """A data set of cached clips with the text of each beside it, as "text" and "text_mask".
-
-    Attributes:
-        groups: as of the clips.
-
-    Args:
-        clips: gives batches by `__getitems__`; they have "key", the numbers of the files in the index.
-        text, mask: as an encoder of `vidiff.text` makes them.
-        rows: where in these each file of the index has its own.
-    """
-
-    def __init__(self, clips: LatentDataset, text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
-        self.clips, self.text, self.mask, self.rows = clips, text, mask, torch.tensor(rows)
-        self.groups = clips.groups
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, key: Key) -> Sample:
-        return {name: value[0] for name, value in self.__getitems__([key]).items()}
-
-    def __getitems__(self, keys: Sequence[Key]) -> Sample:
-        """A batch."""
-        batch = self.clips.__getitems__(keys)
-        rows = self.rows[batch["key"]]
-        return {**batch, "text": self.text[rows], "text_mask": self.mask[rows]}

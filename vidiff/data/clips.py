@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vidiff.data.buckets import group
-from vidiff.data.index import DataError, Index
+from vidiff.data.index import Index
 from vidiff.data.order import Key, seeded
 from vidiff.data.processes import decoding_processes
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.watchdog import Watch, Watched, WatchedLoader, start_alarm_clock
 from vidiff.engine.guard import shield_worker
-from vidiff.video.decode import VideoError
+from vidiff.store.error import DataError, VideoError
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 

@@ -8,8 +8,9 @@ from tqdm import tqdm
 
 from vidiff.data.lists import LIST_SUFFIXES, find_listed
 from vidiff.data.tars import SPLITS, find_in_tars, holds_tars, is_tars
+from vidiff.store.error import DataError
 from vidiff.store.mirror import held, is_there
-from vidiff.video.sources import CLIP_SUFFIXES, DataError, clips_in
+from vidiff.video.sources import CLIP_SUFFIXES, clips_in
 
 LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "shapes")
 HELD_OUT = 20  # one file in so many is for testing, where the folders do not tell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from tqdm import tqdm
 
 from vidiff.data.doctor.record import read_records
 from vidiff.data.find import Found, find_files
+from vidiff.data.options import DataConfig
 from vidiff.data.probe import Facts, Outcome, probe, probe_all
-from vidiff.data.quarantine import Quarantine
-from vidiff.data.root import copies_of, local_root
+from vidiff.data.quarantine import Quarantine, quarantine_list
+from vidiff.data.root import copies_of, local_root, name_of
+from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.store.copies import Copies
+from vidiff.store.error import DataError
+from vidiff.store.files import claimed
 from vidiff.store.plain import parse_json
 from vidiff.store.remote import Unfetched
 from vidiff.video.decode import DecordFile
-from vidiff.video.sources import DataError, size_and_change
+from vidiff.video.sources import size_and_change
 
 IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
 NAMED = 20  # files of the quarantine, each with its reason, where more are left out
@@ -80,58 +84,84 @@ class Index:
         return self.root / self.files[number].path
 
 
+def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progress: bool = True) -> Index:
+    """The clips of a split: the one way from a config's data to an index, for training and for evaluation.
+
+    Files that the quarantine holds are left out, and what is known of a file is not looked up again. The shapes set is
+    drawn first where a config wants it and it is not there.
+
+    Args:
+        runs: folder of runs, in which the quarantine, the doctor's records and what is known of files are kept.
+        workers: processes that open files.
+
+    Raises:
+        DataError: as `build_index`.
+    """
+    folder, name = runs / "index", name_of(data.root)  # shared by all runs on the same data
+    with claimed(folder / ".turn"):
+        if data.layout == "shapes":
+            if data.shapes or not (Path(data.root) / "spec.json").is_file():
+                make_shapes(data.root, ShapesSpec(**data.shapes))
+            data = replace(data, layout="folders")
+        return build_index(
+            data,
+            split,
+            cache=folder / f"{name}-{split}.jsonl",
+            quarantine=Quarantine(quarantine_list(runs)),
+            records=folder / name / "index.jsonl",
+            copies=copies_of(runs, data.remote_cache_gb),
+            workers=workers,
+            progress=progress,
+        )
+
+
+def other_data(data: DataConfig, root: str | Path) -> DataConfig:
+    """The options of a data set for another one that is laid out alike; the shapes set is not drawn there."""
+    return replace(data, root=str(root), layout="folders" if data.layout == "shapes" else data.layout)
+
+
 def build_index(
-    root: str | Path,
-    layout: str = "auto",
+    data: DataConfig,
     split: str = "train",
-    fold: int = 1,
-    limit: int = 0,
-    max_broken: float = 0.05,
     cache: Path | None = None,
-    workers: int = 2,
-    patience: float = 300.0,
     quarantine: Quarantine | None = None,
     records: Path | None = None,
-    progress: bool = True,
-    fps: float = 0.0,
-    decoder: str = "auto",
     copies: Copies | None = None,
+    workers: int = 2,
+    progress: bool = True,
 ) -> Index:
     """Find the videos of a split and look into each.
 
     Args:
-        root: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.lists` describes; tars, as
+        data: `root`: the data set's folder; a list: a .csv or .jsonl file, as `vidiff.data.lists` describes; tars, as
             `vidiff.data.tars` does; or the URL of any of these, as `vidiff.data.root` does.
-        layout: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
+            `layout`: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
             "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
             with some; "auto": whichever of these is there, but for "images". Where nothing names splits, every
             twentieth file is held out as "test"; a single file is both. A clip is a video file, an animated GIF or
             WebP, or a folder of numbered pictures.
-        fold: of UCF-101's lists, 1 to 3.
-        limit: take this many files, evenly chosen; 0 for all.
-        max_broken: fraction of files that may be unreadable; each is named.
+            `fold`: of UCF-101's lists, 1 to 3. `limit`: take this many files, evenly chosen; 0 for all. `max_broken`:
+            fraction of files that may be unreadable; each is named. `patience`: seconds that a file may take; then its
+            decoder is ended, and it counts as unreadable. `fps`: see every file at this rate, by the time stamps of its
+            frames; 0 for their own frames. `decoder`: of video files, one of `vidiff.video.decoders.DECODERS`.
         cache: file that keeps what was found, even if the search is interrupted; files that have not changed since
             are not opened again.
-        workers: processes that open files.
-        patience: seconds that a file may take; then its decoder is ended, and it counts as unreadable.
         quarantine: names files to leave out; they count neither as broken nor towards `limit`.
-        copies: where copies of remote files are kept; by default in `runs`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
-        fps: see every file at this rate, by the time stamps of its frames; 0 for their own frames.
-        decoder: of video files, one of `vidiff.video.decoders.DECODERS`.
+        copies: where copies of remote files are kept; by default in `runs`.
+        workers: processes that open files.
 
     Raises:
         DataError: for a folder, split or list that is missing, no videos, or too many broken ones (named).
+        ValueError: options out of range.
     """
-    root = local_root(root, copies or copies_of(Path("runs")))
-    found, labels = find_files(root, layout, split, fold)
+    data.check()
+    fps, decoder, limit, max_broken = data.fps, data.decoder, data.limit, data.max_broken
+    root = local_root(data.root, copies or copies_of(Path("runs")))
+    found, labels = find_files(root, data.layout, split, data.fold)
     root = root if root.is_dir() else root.parent
     found = _without_held(root, found, quarantine)
-    if not 0 <= fps < float("inf"):
-        raise DataError(f"data.fps is {fps}; give frames per second, such as 8, or 0 for the files' own")
-    if limit < 0:
-        raise DataError(f"data.limit is {limit}; give a number of files, or 0 for all")
     if 0 < limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     known = _read_cache(cache)
@@ -149,7 +179,7 @@ def build_index(
     new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
     in_a_row = 0
     try:
-        with closing(probe_all(list(new), workers, patience, **look)) as outcomes:
+        with closing(probe_all(list(new), workers, data.patience, **look)) as outcomes:
             for path, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):

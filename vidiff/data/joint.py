@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from torch.utils.data import Dataset
 
 from vidiff.data.buckets import Grouped
-from vidiff.data.captions import Captioned
 from vidiff.data.clips import ClipDataset, Sample
-from vidiff.data.latents.dataset import LatentDataset
+from vidiff.data.latents.dataset import Captioned, LatentDataset
 from vidiff.data.order import Key
 
 Batched = LatentDataset | Captioned

@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidiff.store.error import DataError
 from vidiff.store.mirror import held
 from vidiff.store.plain import parse_json
-from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES, DataError
+from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 LIST_SUFFIXES = frozenset({".csv", ".jsonl"})
 PATHS = ("path", "file_name", "video")  # columns that name a clip

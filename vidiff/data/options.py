@@ -13,8 +13,8 @@ from vidiff.data.find import LAYOUTS
 from vidiff.data.latents.shard import DTYPES
 from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
+from vidiff.store.error import DataError
 from vidiff.video.decoders import check_decoder
-from vidiff.video.sources import DataError
 
 
 @dataclass

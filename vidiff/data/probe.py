@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vidiff.data.helper import Lost, ask_all
-from vidiff.store.remote import Unfetched, Unreachable
+from vidiff.store.error import Unreachable, VideoError
+from vidiff.store.remote import Unfetched
 from vidiff.store.spans import bytes_of, size_and_change_of_file
-from vidiff.video.decode import VideoError
 from vidiff.video.pictures import numbered
 from vidiff.video.reader import VideoReader
 

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from vidiff.data.lists import LIST_SUFFIXES, PATHS, Row, read_rows
 from vidiff.data.tars import PACKED, expand
 from vidiff.store.copies import Copies, local_copy
+from vidiff.store.error import DataError, Unreachable, VideoError
 from vidiff.store.mirror import FACTS, read_facts, write_mirror
-from vidiff.store.remote import Identity, Unreachable, find_below, is_url, look_at, resolve, shown
-from vidiff.video.decode import VideoError
-from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES, DataError
+from vidiff.store.remote import Identity, find_below, is_url, look_at, resolve, shown
+from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 GIGABYTES = 50.0  # of copies, unless a config says otherwise
 SERVES = 3600.0  # seconds for which a listing is not made anew

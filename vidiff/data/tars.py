@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from vidiff.store.error import DataError
 from vidiff.store.spans import contents_of
 from vidiff.store.tar import Member, TarError
-from vidiff.video.sources import DataError
 
 SPLITS = frozenset({"train", "test", "val", "valid", "validation"})  # as parts of a data set are commonly named
 MOST_LABELS = 100_000

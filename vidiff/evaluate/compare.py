@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from vidiff.data.index import build_index
+from vidiff.data.index import index_of
 from vidiff.data.shapes import Clip, read_clips
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import finite
@@ -81,6 +81,7 @@ class Clips:
         stride: source frames per frame.
         side: height and width in pixels.
         fps: frames a second at which the files are seen; 0 for their own.
+        decoders: what reads each file.
     """
 
     paths: list[Path]
@@ -90,6 +91,7 @@ class Clips:
     stride: int
     side: int
     fps: float = 0.0
+    decoders: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -102,22 +104,26 @@ class Clips:
 
     def read(self, rows: slice, frames: int) -> Tensor:
         """The first frames of some clips, `(b, 3, frames, side, side)`, resized and cropped as for training."""
-        return torch.stack([self._read(path, frames) for path in self.paths[rows]])
+        pairs = zip(self.paths[rows], self.decoders[rows], strict=True)
+        return torch.stack([self._read(path, decoder, frames) for path, decoder in pairs])
 
-    def _read(self, path: Path, frames: int) -> Tensor:
-        with VideoReader(path, self.fps) as reader:
+    def _read(self, path: Path, decoder: str, frames: int) -> Tensor:
+        with VideoReader(path, self.fps, decoder) as reader:
             fit = Fit(reader.size, (self.side, self.side))
             return fit.read(reader, range(0, frames * self.stride, self.stride))
 
 
-def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol) -> Clips:
+def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol, runs: Path) -> Clips:
     """Held-out clips of the data that a run was trained on, evenly chosen.
 
+    Args:
+        runs: folder of runs, of which the quarantine is left out.
+
     Raises:
-        ValueError: as `read_clips` and `build_index`; shapes of another size than the model's; files with fewer frames
+        ValueError: as `read_clips` and `index_of`; shapes of another size than the model's; files with fewer frames
             than the protocol gives.
     """
-    clips = _find(pipeline, data, protocol.clips)
+    clips = _find(pipeline, data, protocol.clips, runs)
     if not clips.truth and clips.length < protocol.given:
         raise ValueError(
             f"given is {protocol.given}, but a held-out clip in {data.root} has only {clips.length} frames: give fewer"
@@ -125,10 +131,12 @@ def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol) -> Clips:
     return clips
 
 
-def _find(pipeline: Pipeline, data: DataConfig, count: int) -> Clips:
+def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> Clips:
     stride, root = data.stride[0], Path(data.root)
     if (root / "captions.jsonl").is_file() and stride == 1 and not data.fps:
-        truth = {path: clip for path, clip in read_clips(root).items() if path.parts[-3] == data.test_split}
+        index = index_of(replace(data, limit=0), runs, data.test_split)
+        decoders = {root / file.path: file.decoder for file in index.files}
+        truth = {path: clip for path, clip in read_clips(root).items() if path in decoders}
         files = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]
         files = [files[(2 * i + 1) * len(files) // (2 * count)] for i in range(count if files else 0)]
         wrong = [path for path in files if truth[path].side != pipeline.size]
@@ -136,12 +144,13 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int) -> Clips:
             found = f"{wrong[0]} has {truth[wrong[0]].side}" if wrong else "there are none"
             raise ValueError(f"held-out clips in {root} must have frames of {pipeline.size} px: {found}")
         labels = [truth[path].label for path in files] if set(LABELS) <= set(pipeline.labels) else None
-        return Clips(files, labels, [truth[path] for path in files], 0, 1, pipeline.size)
-    layout = "folders" if data.layout == "shapes" else data.layout
-    index = build_index(data.root, layout, data.test_split, data.fold, count, data.max_broken, fps=data.fps)
+        known = [truth[path] for path in files]
+        return Clips(files, labels, known, 0, 1, pipeline.size, decoders=[decoders[path] for path in files])
+    index = index_of(replace(data, limit=count), runs, data.test_split)
     labels = [index.labels[file.label] for file in index.files] if pipeline.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
-    return Clips([index.root / file.path for file in index.files], labels, [], length, stride, pipeline.size, data.fps)
+    paths, read_by = [index.root / file.path for file in index.files], [file.decoder for file in index.files]
+    return Clips(paths, labels, [], length, stride, pipeline.size, data.fps, read_by)
 
 
 def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:

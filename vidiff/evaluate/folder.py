@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vidiff.data.index import Index, VideoFile
 from vidiff.data.probe import probe_all
-from vidiff.video.sources import CLIP_SUFFIXES, DataError
+from vidiff.store.error import DataError
+from vidiff.video.sources import CLIP_SUFFIXES
 
 
 def index_folder(root: str | Path, labels: list[str], workers: int = 2) -> Index:

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from vidiff.codec.files import fill
-from vidiff.data.index import Index, build_index
+from vidiff.data.index import Index, index_of
 from vidiff.data.root import name_of
 from vidiff.engine.checkpoint import describe_weights, load_part, newest
 from vidiff.engine.options import TrainOptions
@@ -133,13 +133,12 @@ class Scoring:
         """Of a split of the data set; one process looks for the files."""
         asked, run, config = self.asked, self.run, self.config
         data = config.data if config else DataConfig()
-        how: dict[str, Any] = {"split": split, "fps": data.fps}
-        if asked.data is None:
-            if config is None:
-                raise ValueError("name the real clips with --data: a folder of made ones knows of none")
-            layout = "folders" if data.layout == "shapes" else data.layout
-            how |= {"layout": layout, "fold": data.fold, "max_broken": data.max_broken}
-        index = self._shared(lambda: build_index(self.root, **how))
+        if asked.data is not None:
+            data = DataConfig(asked.data, fps=data.fps, decoder=data.decoder)
+        elif config is None:
+            raise ValueError("name the real clips with --data: a folder of made ones knows of none")
+        runs = self.origin.parent if config else Path("runs")
+        index = self._shared(lambda: index_of(replace(data, limit=0), runs, split))
         frames = frames or asked.frames or (run.frames if run else 16)
         size = asked.size or (run.size if run else 64)
         return choose_windows(index, frames, size, asked.stride or data.stride[0], count)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from vidiff.data.index import index_of, other_data
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaling, side_by_side
 from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
-from vidiff.training.prepare import make_index
 from vidiff.video.fit import read_fitted
 from vidiff.video.writer import write_image
 
@@ -33,14 +33,16 @@ def score_run(run: Path, pipeline: Pipeline, data: Path | None, protocol: Upscal
     """
     config = read_config(run)
     if data is not None:
-        config.data.root = str(data)
-        config.data.layout = "folders" if config.data.layout == "shapes" else config.data.layout  # none is drawn there
-    index = make_index(config, config.data.test_split)
+        config.data = other_data(config.data, data)
+    index = index_of(config.data, run.parent, config.data.test_split)
     files = [number for number, file in enumerate(index.files) if file.frames >= protocol.frames]
     files = files[:: max(len(files) // protocol.clips, 1)][: protocol.clips]
     if not files:
         raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
-    clips = [read_fitted(index.path(number), pipeline.size, index.fps)[0][:, :, : protocol.frames] for number in files]
+    clips = [
+        read_fitted(index.path(n), pipeline.size, index.fps, index.files[n].decoder)[0][:, :, : protocol.frames]
+        for n in files
+    ]
     truth, factor = torch.cat(clips), pipeline.lowres.factor
     small = shrink(truth, factor)
     bicubic = enlarge(small, factor)

@@ -31,7 +31,7 @@ from vidiff.recipe.kinds import (
     build_text,
 )
 from vidiff.recipe.load import load_codec_config
-from vidiff.video.sources import DataError
+from vidiff.store.error import DataError
 
 UCF_LABELS = 101
 TEXT_DIM, TOKENS, VOCABULARY = 768, 64, 1000  # of a text encoder and captions that are not looked at

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vidiff.store.error import Unreachable
 from vidiff.store.patience import still_at_work
-from vidiff.store.remote import Identity, Place, Unreachable, download, is_url, look_at, resolve
+from vidiff.store.remote import Identity, Place, download, is_url, look_at, resolve
 
 DRAFT = ".partial"
 TURN = 0.1  # seconds between looks at whether another process has fetched a file
@@ -41,7 +42,7 @@ class Copies:
         once it is whole. What came of an interrupted one is used by the next.
 
         Raises:
-            vidiff.video.decode.VideoError: as `vidiff.store.remote.download`; `Unreachable` also for a file larger than
+            vidiff.store.error.VideoError: as `vidiff.store.remote.download`; `Unreachable` also for a file larger than
                 the limit, and where the folder cannot be written to.
         """
         path = self.folder / name

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vidiff.store.copies import Copies, copy_name
+from vidiff.store.error import VideoError
 from vidiff.store.remote import Identity, Place, resolve
-from vidiff.video.decode import VideoError
 
 FACTS = ".mirror.json"
 _COPY = re.compile(r"[0-9a-f]{32}\.(-?\d+)\.(\d+)(\.\w+)?")

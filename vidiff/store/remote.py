@@ -15,8 +15,8 @@ from queue import Empty, Full, Queue
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from vidiff.store.error import Unreachable, VideoError, reason_of
 from vidiff.store.patience import still_at_work
-from vidiff.video.decode import VideoError, reason_of
 
 Found = TypeVar("Found")
 
@@ -27,10 +27,6 @@ TICK = 0.5
 _URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/@\s'\"]*@)?([^\s'\"?#]*)[^\s'\"]*", re.IGNORECASE)
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", *_TIMES)
-
-
-class Unreachable(VideoError):
-    """A remote file that cannot be fetched now, and may be at another time: a matter of network, server or disk."""
 
 
 class Unfetched(str):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
+from vidiff.store.error import VideoError
 from vidiff.store.mirror import held, is_mirrored_folder, link_of
 from vidiff.store.tar import Contents, Member, TarError, find_member, read_contents, split_path
-from vidiff.video.decode import Decoder, VideoError
 
 
 @dataclass(frozen=True)
@@ -137,49 +135,3 @@ def size_and_change_of_file(path: Path) -> tuple[int, int]:
 
 def _stamp(tar: Path) -> str:
     return "{}:{}".format(*size_and_change_of_file(tar))
-
-
-class Apart:
-    """Decodes a clip that is no file of its own.
-
-    Args:
-        make: a decoder of these bytes, which it names by the path.
-    """
-
-    def __init__(self, path: Path, make: Callable[[Path, Span], Decoder]) -> None:
-        self.path, self._make = path, make
-        self._decoder: Decoder | None = None
-        self._held = ExitStack()
-
-    @property
-    def name(self) -> str:
-        return self._open().name
-
-    @property
-    def frames(self) -> int:
-        return self._open().frames
-
-    @property
-    def fps(self) -> float:
-        return self._open().fps
-
-    @property
-    def times(self) -> np.ndarray:
-        return self._open().times
-
-    def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
-        return self._open().decode(indices, size)
-
-    def close(self) -> None:
-        if self._decoder is not None:
-            self._decoder.close()
-        self._decoder = None
-        self._held.close()
-
-    def _open(self) -> Decoder:
-        if self._decoder is None:
-            span = self._held.enter_context(bytes_of(self.path))
-            if not span.size:
-                raise VideoError(f"{self.path}: is empty (0 bytes)")
-            self._decoder = self._make(self.path, span)
-        return self._decoder

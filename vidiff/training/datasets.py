@@ -7,11 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vidiff.data.captions import Captioned
 from vidiff.data.clips import ClipDataset, Strides, make_loader
 from vidiff.data.index import Index
 from vidiff.data.joint import Joint
-from vidiff.data.latents.dataset import LatentDataset
+from vidiff.data.latents.dataset import Captioned, LatentDataset
 from vidiff.data.options import DataConfig
 from vidiff.data.order import JointOrder, Key, Order
 from vidiff.data.quarantine import Quarantine, quarantine_list

@@ -14,16 +14,14 @@ from vidiff.codec.codec import Codec
 from vidiff.codec.files import load_codec, same_codec
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import read_captions
-from vidiff.data.index import Index, build_index
+from vidiff.data.index import Index, index_of
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.encode import Share, discard, encode_latents
 from vidiff.data.latents.spec import Plan
 from vidiff.data.latents.stale import stale
 from vidiff.data.lists import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
-from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import copies_of, name_of
-from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.data.root import copies_of
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
@@ -41,15 +39,8 @@ FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier
 
 
 def make_index(config: RunConfig, split: str) -> Index:
-    """The clips of a split. The shapes set is drawn first where a config wants it and it is not there."""
-    data = config.data
-    with claimed(Path(config.runs) / "index" / ".turn"):
-        layout = data.layout
-        if layout == "shapes":
-            layout = "folders"
-            if data.shapes or not (Path(data.root) / "spec.json").is_file():
-                make_shapes(data.root, ShapesSpec(**data.shapes))
-        return _index(config, data.root, layout, split, data.fps)
+    """The clips of a split, as `index_of`."""
+    return index_of(config.data, Path(config.runs), split)
 
 
 def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
@@ -57,31 +48,12 @@ def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
     root = config.data.images
     if not root:
         return None
-    with claimed(Path(config.runs) / "index" / ".turn"):
-        layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
-        found = _index(config, root, layout, config.data.split)
+    layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
+    pictures = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0)
+    found = index_of(pictures, Path(config.runs), config.data.split)
     numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
     files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in found.files]
     return replace(found, files=files, labels=labels)
-
-
-def _index(config: RunConfig, root: str, layout: str, split: str, fps: float = 0.0) -> Index:
-    data, folder = config.data, Path(config.runs) / "index"  # shared by all runs on the same data
-    return build_index(
-        root,
-        layout=layout,
-        split=split,
-        fold=data.fold,
-        limit=data.limit,
-        max_broken=data.max_broken,
-        cache=folder / f"{name_of(root)}-{split}.jsonl",
-        patience=data.patience,
-        quarantine=Quarantine(quarantine_list(Path(config.runs))),
-        records=folder / name_of(root) / "index.jsonl",
-        copies=copies_of(Path(config.runs), data.remote_cache_gb),
-        fps=fps,
-        decoder=data.decoder,
-    )
 
 
 def buckets_of(config: RunConfig, index: Index, pictures: bool = False) -> list[Bucket]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import decord
 import numpy as np
+
+from vidiff.store.error import VideoError, reason_of
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg"})
 
@@ -17,10 +18,6 @@ decord.logging.set_level(decord.logging.QUIET)  # every failure is raised, with 
 # decord silently puts its neighbour in place of a frame that does not decode; with next to no tolerance it raises.
 _NO_PATCHED_FRAMES = 1e-9
 _REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
-
-
-class VideoError(ValueError):
-    """A video file that cannot be read or written. The message names the file and the reason."""
 
 
 class Decoder(Protocol):
@@ -133,9 +130,3 @@ def _unpadded(frame: np.ndarray) -> np.ndarray:
     """
     height, width, _ = frame.shape
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def reason_of(error: BaseException) -> str:
-    """What a library says, without the time and the line of its source."""
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r".*(Check failed: |\.cc:\d+: )", "", message)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vidiff.video.decode import Decoder, DecordFile, VideoError
+from vidiff.store.error import VideoError
+from vidiff.video.decode import Decoder, DecordFile
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.torchcodec import TorchcodecFile, why_not
 

@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from vidiff.video.decode import VideoError, check_indices, reason_of
+from vidiff.store.error import VideoError, reason_of
+from vidiff.video.decode import check_indices
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})

@@ -16,9 +16,10 @@ from typing import cast
 import av
 import numpy as np
 
+from vidiff.store.error import VideoError, reason_of
 from vidiff.store.spans import size_and_change_of_file
 from vidiff.video.convert import Converter, converter
-from vidiff.video.decode import VideoError, check_indices, reason_of
+from vidiff.video.decode import check_indices
 from vidiff.video.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
 
 REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC

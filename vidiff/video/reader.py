@@ -17,8 +17,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from vidiff.store.error import VideoError, reason_of
 from vidiff.store.plain import parse_json
-from vidiff.video.decode import VideoError, reason_of
 from vidiff.video.retime import Retimed
 from vidiff.video.sources import make_decoder
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from vidiff.store.spans import Apart, Span, is_apart, size_and_change_of_file
+import numpy as np
+
+from vidiff.store.error import VideoError
+from vidiff.store.spans import Span, bytes_of, is_apart, size_and_change_of_file
 from vidiff.video.decode import VIDEO_SUFFIXES, Decoder
 from vidiff.video.decoders import video_file
 from vidiff.video.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, numbered
 
 CLIP_SUFFIXES = VIDEO_SUFFIXES | ANIMATION_SUFFIXES
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what to do."""
 
 
 def make_decoder(path: Path, decoder: str = "auto") -> Decoder:
@@ -76,3 +76,49 @@ def size_and_change(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return sum(size for size, _ in inner), max((change for _, change in inner), default=changed)
+
+
+class Apart:
+    """Decodes a clip that is no file of its own.
+
+    Args:
+        make: a decoder of these bytes, which it names by the path.
+    """
+
+    def __init__(self, path: Path, make: Callable[[Path, Span], Decoder]) -> None:
+        self.path, self._make = path, make
+        self._decoder: Decoder | None = None
+        self._held = ExitStack()
+
+    @property
+    def name(self) -> str:
+        return self._open().name
+
+    @property
+    def frames(self) -> int:
+        return self._open().frames
+
+    @property
+    def fps(self) -> float:
+        return self._open().fps
+
+    @property
+    def times(self) -> np.ndarray:
+        return self._open().times
+
+    def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
+        return self._open().decode(indices, size)
+
+    def close(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = None
+        self._held.close()
+
+    def _open(self) -> Decoder:
+        if self._decoder is None:
+            span = self._held.enter_context(bytes_of(self.path))
+            if not span.size:
+                raise VideoError(f"{self.path}: is empty (0 bytes)")
+            self._decoder = self._make(self.path, span)
+        return self._decoder

@@ -15,7 +15,8 @@ from typing import Any
 import av
 import numpy as np
 
-from vidiff.video.decode import VideoError, check_file
+from vidiff.store.error import VideoError
+from vidiff.video.decode import check_file
 
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
 

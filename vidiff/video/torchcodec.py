@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidiff.store.error import VideoError, reason_of
 from vidiff.video.convert import resized
-from vidiff.video.decode import VideoError, check_file, check_indices, reason_of
+from vidiff.video.decode import check_file, check_indices
 from vidiff.video.pyav import PyAVFile
 
 _REFUSALS = (RuntimeError, ValueError, IndexError, TypeError)

@@ -26,7 +26,7 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vidiff.video.decode import VideoError
+from vidiff.store.error import VideoError
 from vidiff.video.reader import VideoReader
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from indexes import build_index
 from messy import BREAK, FRAMES, SIDE, WAYS, look, with_edit_list, write_broken, write_clip, write_uncommon
 
 from vidiff.data.doctor import scan as doctor
@@ -15,8 +16,8 @@ from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.record import VERSION, Record, read_records, write_records
 from vidiff.data.doctor.scan import find_all, scan, summarise, thumbnails
-from vidiff.data.index import DataError, build_index
 from vidiff.data.quarantine import Quarantine
+from vidiff.store.error import DataError
 from vidiff.video.reader import read_image, read_video
 
 TOOL = Path(__file__).parents[3] / "tools" / "doctor.py"

@@ -15,12 +15,13 @@ from cached import BYTES, LENGTHS, ONE_FILE, certain, contents, direct, encode, 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vidiff.data.index import DataError, Index
+from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.latents.encode import Share, discard, encode_latents
 from vidiff.data.latents.stale import stale
 from vidiff.data.processes import decoding_processes
+from vidiff.store.error import DataError
 from vidiff.video.fit import Fit
 from vidiff.video.reader import read_video
 

@@ -12,14 +12,14 @@ from cached import LENGTHS, ONE_FILE, certain, direct, encode, make, make_index
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
-from vidiff.data.captions import Captioned
 from vidiff.data.clips import Sample, Strides, draw, draw_window, make_loader
-from vidiff.data.index import DataError, Index
+from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
-from vidiff.data.latents.dataset import LatentDataset
+from vidiff.data.latents.dataset import Captioned, LatentDataset
 from vidiff.data.order import Order, seeded
 from vidiff.objective.latents import normalised
 from vidiff.store.copies import Copies
+from vidiff.store.error import DataError
 
 
 @pytest.fixture(scope="module")

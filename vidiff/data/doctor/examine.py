@@ -21,9 +21,8 @@ from vidiff.data.doctor.container import (
 )
 from vidiff.data.doctor.record import Record
 from vidiff.data.probe import fingerprint
-from vidiff.store.remote import Unreachable
+from vidiff.store.error import Unreachable, VideoError
 from vidiff.store.spans import bytes_of, is_apart
-from vidiff.video.decode import VideoError
 from vidiff.video.reader import VideoReader
 from vidiff.video.sources import is_video, size_and_change
 

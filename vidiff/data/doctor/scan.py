@@ -18,11 +18,11 @@ from vidiff.data.helper import Lost, ask_all
 from vidiff.data.lists import LIST_SUFFIXES, find_listed
 from vidiff.data.quarantine import Quarantine, place
 from vidiff.data.tars import clips_in_tars, is_tars, tars_in, tars_of
+from vidiff.store.error import DataError, VideoError
 from vidiff.store.mirror import is_there
-from vidiff.video.decode import VideoError
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
-from vidiff.video.sources import CLIP_SUFFIXES, DataError, clips_in, size_and_change
+from vidiff.video.sources import CLIP_SUFFIXES, clips_in, size_and_change
 
 
 def find_all(root: Path, pictures: bool = False) -> list[Path]:

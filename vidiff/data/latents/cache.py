@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidiff.data.index import DataError
 from vidiff.data.latents.shard import DTYPES, Shard, sha256
 from vidiff.store.copies import Copies, local_copy
+from vidiff.store.error import DataError, Unreachable
 from vidiff.store.plain import read_json
-from vidiff.store.remote import Unreachable, is_url, shown
+from vidiff.store.remote import is_url, shown
 
 
 class LatentCache:
@@ -41,7 +41,7 @@ class LatentCache:
 
     Raises:
         DataError: if the folder is no finished cache, or a shard is missing or cut short.
-        vidiff.store.remote.Unreachable: a store that does not answer.
+        vidiff.store.error.Unreachable: a store that does not answer.
     """
 
     def __init__(self, folder: Path | str, copies: Copies | None = None) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from vidiff.data.helper import Helper, Lost
-from vidiff.store.remote import Unfetched, Unreachable
-from vidiff.video.decode import VideoError
+from vidiff.store.error import Unreachable, VideoError
+from vidiff.store.remote import Unfetched
 from vidiff.video.reader import VideoReader, to_float
 
 

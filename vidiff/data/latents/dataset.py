@@ -1,4 +1,4 @@
-"""Random windows of cached latents, a batch at a time."""
+"""Random windows of cached latents, a batch at a time, and the text of each beside it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from vidiff.data.buckets import group
 from vidiff.data.clips import EVERY, Sample, Strides, draw, draw_window, long_enough
-from vidiff.data.index import DataError
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.order import Key, seeded
+from vidiff.store.error import DataError
 from vidiff.store.remote import shown
 
 
@@ -134,3 +134,32 @@ def gather(cache: LatentCache, windows: Sequence[Window]) -> Tensor:
         else:  # a file whose std is 0, among others
             row[:, :1], row[:, 1:] = found, 0
     return torch.from_numpy(bits).view(cache.dtype)
+
+
+class Captioned(Dataset[Sample]):
+    """A data set of cached clips with the text of each beside it, as "text" and "text_mask".
+
+    Attributes:
+        groups: as of the clips.
+
+    Args:
+        clips: gives batches by `__getitems__`; they have "key", the numbers of the files in the index.
+        text, mask: as an encoder of `vidiff.text` makes them.
+        rows: where in these each file of the index has its own.
+    """
+
+    def __init__(self, clips: LatentDataset, text: Tensor, mask: Tensor, rows: Sequence[int]) -> None:
+        self.clips, self.text, self.mask, self.rows = clips, text, mask, torch.tensor(rows)
+        self.groups = clips.groups
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: Key) -> Sample:
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        """A batch."""
+        batch = self.clips.__getitems__(keys)
+        rows = self.rows[batch["key"]]
+        return {**batch, "text": self.text[rows], "text_mask": self.mask[rows]}

@@ -26,13 +26,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.data.index import DataError
 from vidiff.data.latents.chunks import ChunkReader
 from vidiff.data.latents.shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
 from vidiff.data.latents.spec import Plan
+from vidiff.store.error import DataError, Unreachable, VideoError
 from vidiff.store.plain import read_json
-from vidiff.store.remote import Unreachable
-from vidiff.video.decode import VideoError
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -88,7 +86,7 @@ def encode_latents(
 
     Raises:
         DataError: where too many files no longer decode, or latents are not finite.
-        vidiff.store.remote.Unreachable: a file is elsewhere, and cannot be fetched now. What is encoded stays.
+        vidiff.store.error.Unreachable: a file is elsewhere, and cannot be fetched now. What is encoded stays.
     """
     folder = plan.folder(out)
     if _finished(folder):
