@@ -33,6 +33,7 @@ from benchmark_load import load  # beside this file
 from torch import Tensor, nn
 
 from vidiff.cli.command import exit_code
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.index import Index, VideoFile
 from vidiff.data.latents.cache import LatentCache
@@ -228,8 +229,8 @@ def against_decoding(folder: Path, args: argparse.Namespace) -> dict[str, float]
     orders = [Order([range(args.files)], each, args.seed) for each in (args.files, WINDOWS)]
     speeds = []
     for dataset, order, batches in (
-        (ClipDataset(index, FRAMES, size, seed=args.seed), orders[0], 2),
-        (LatentDataset(cache, FRAMES, seed=args.seed), orders[1], 200),
+        (ClipDataset(index, View(Bucket(FRAMES, size, size)), args.seed), orders[0], 2),
+        (LatentDataset(cache, View(Bucket(FRAMES, size, size)), args.seed), orders[1], 200),
     ):
         loader = iter(make_loader(dataset, order, workers=0))
         next(loader)
@@ -249,7 +250,8 @@ def against_memcpy(folder: Path, channels: int, noisy: bool, args: argparse.Name
     folder.mkdir()
     write_video(folder / "clip.mp4", torch.zeros(3, clip, 16, 16), fps=24)
     file = VideoFile("clip.mp4", 0, clip, 24, 16, 16, bytes=1, fingerprint="")
-    dataset = LatentDataset(encoded(folder, Index(folder, [file] * count, ["a"]), channels, noisy, side), FRAMES)
+    cache = encoded(folder, Index(folder, [file] * count, ["a"]), channels, noisy, side)
+    dataset = LatentDataset(cache, View(Bucket(FRAMES, args.size, args.size)))
     memory = np.random.default_rng(args.seed).integers(0, 99, (count * clip, frame), dtype=np.int16)
     target = np.empty((windows, FRAMES, frame), np.int16)
     loader = iter(make_loader(dataset, Order([range(count)], windows, args.seed), workers=0))

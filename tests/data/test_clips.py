@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from videos import number_of, write_numbered
 
+from vidiff.data.buckets import Bucket, Strides, View
 from vidiff.data.clips import (
     ClipDataset,
-    Strides,
     change_colours,
     draw_window,
     long_enough,
@@ -23,6 +23,8 @@ from vidiff.data.order import Order, seeded
 from vidiff.store.error import DataError
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import write_video
+
+SQUARE, WIDE = Bucket(4, 32, 32), Bucket(4, 16, 24)
 
 
 def index_of(root: Path, lengths: list[int], height: int = 32, width: int = 48) -> Index:
@@ -61,7 +63,8 @@ def test_files_too_short_are_told() -> None:
 
 
 def test_a_clip_is_a_window_of_its_file(four: Index) -> None:
-    dataset = ClipDataset(four, frames=4, size=32, stride=Strides(1, 3))
+    view = View(SQUARE, Strides(1, 3))
+    dataset = ClipDataset(four, view)
     strides = set()
     for epoch in range(12):
         for place in range(4):
@@ -76,7 +79,7 @@ def test_a_clip_is_a_window_of_its_file(four: Index) -> None:
     assert torch.equal(dataset[3, 2]["video"], dataset[3, 2]["video"])
     windows = [tuple(number_of(dataset[epoch, 2]["video"])) for epoch in range(12)]
     assert len(set(windows)) > 3  # every epoch has its own
-    other = ClipDataset(four, frames=4, size=32, stride=Strides(1, 3), seed=1)
+    other = ClipDataset(four, view, seed=1)
     assert [tuple(number_of(other[epoch, 2]["video"])) for epoch in range(12)] != windows
 
 
@@ -86,7 +89,7 @@ def test_crop_and_flip_are_of_the_resized_frame(tmp_path: Path) -> None:
     write_video(tmp_path / "0.mp4", ramp)
     with VideoReader(tmp_path / "0.mp4") as reader:
         resized = reader.read(size=(32, 48))
-    dataset = ClipDataset(index, frames=3, size=32, flip=True)
+    dataset = ClipDataset(index, View(Bucket(3, 32, 32), flip=True))
     found = set()
     for epoch in range(40):
         video = dataset[epoch, 0]["video"]
@@ -100,12 +103,12 @@ def test_crop_and_flip_are_of_the_resized_frame(tmp_path: Path) -> None:
 
 
 def test_each_file_has_clips_of_its_own_shape(four: Index) -> None:
-    sizes = [(32, 32), (16, 24), (32, 32), (16, 24)]
-    dataset = ClipDataset(four, frames=[4, 4, 4, 3], size=sizes, stride=Strides(1, 2), flip=True)
+    shapes = [SQUARE, WIDE, SQUARE, WIDE._replace(frames=3)]
+    dataset = ClipDataset(four, View(shapes, Strides(1, 2), flip=True))
     assert dataset.groups == [[0, 2], [1], [3]]
-    plain = ClipDataset(four, frames=4, size=32, stride=Strides(1, 2), flip=True)
+    plain = ClipDataset(four, View(SQUARE, Strides(1, 2), flip=True))
     for epoch in range(3):
-        for place, shape in enumerate([(4, 32, 32), (4, 16, 24), (4, 32, 32), (3, 16, 24)]):
+        for place, shape in enumerate(shapes):
             clip = dataset[epoch, place]
             assert clip["video"].shape == (3, *shape)
             assert number_of(clip["video"])[0] + (shape[0] - 1) * int(clip["stride"]) < four.files[place].frames
@@ -115,14 +118,14 @@ def test_each_file_has_clips_of_its_own_shape(four: Index) -> None:
 @pytest.mark.faults
 def test_a_broken_file_is_replaced_by_one_of_its_group(tmp_path: Path) -> None:
     index = index_of(tmp_path, [8, 8, 8, 8, 8])
-    dataset = ClipDataset(index, frames=4, size=[(32, 32), (16, 24)] * 2 + [(32, 32)], max_broken=0.5)
+    dataset = ClipDataset(index, View([SQUARE, WIDE, SQUARE, WIDE, SQUARE]), max_broken=0.5)
     (tmp_path / "2.mp4").unlink()
     (tmp_path / "1.mp4").unlink()
     with pytest.warns(UserWarning, match="no such file"):
         assert {int(dataset[epoch, 2]["key"]) for epoch in range(12)} == {0, 4}
         assert {int(dataset[epoch, 1]["key"]) for epoch in range(3)} == {3}
     (tmp_path / "3.mp4").unlink()
-    dataset = ClipDataset(index, frames=4, size=[(32, 32), (16, 24)] * 2 + [(32, 32)], max_broken=0.5)
+    dataset = ClipDataset(index, View([SQUARE, WIDE, SQUARE, WIDE, SQUARE]), max_broken=0.5)
     with (
         pytest.warns(UserWarning, match="no such file"),
         pytest.raises(DataError, match=r"2 of 5 files failed to decode, all with clips of one shape; the last was"),
@@ -152,7 +155,7 @@ def test_colours_change_by_their_closed_form() -> None:
 
 
 def test_a_clip_changes_as_a_whole_and_after_all_else_is_drawn(four: Index) -> None:
-    plain, changed = (ClipDataset(four, frames=4, size=32, flip=True, jitter=jitter) for jitter in (0.0, 0.4))
+    plain, changed = (ClipDataset(four, View(SQUARE, flip=True, jitter=jitter)) for jitter in (0.0, 0.4))
     ratios = set()
     for epoch in range(6):
         one, other = plain[epoch, 1], changed[epoch, 1]
@@ -169,7 +172,7 @@ def test_a_clip_changes_as_a_whole_and_after_all_else_is_drawn(four: Index) -> N
 def test_zoomed_frames_are_cropped_to_the_size(tmp_path: Path) -> None:
     index = index_of(tmp_path, [3], height=64, width=96)
     write_video(tmp_path / "0.mp4", torch.linspace(-1, 1, 96).expand(3, 3, 64, 96))
-    dataset = ClipDataset(index, frames=3, size=32, zoom=(1.0, 2.0))
+    dataset = ClipDataset(index, View(Bucket(3, 32, 32), zoom=(1.0, 2.0)))
     slopes = []
     for epoch in range(40):
         video = dataset[epoch, 0]["video"]
@@ -184,7 +187,7 @@ def test_zoomed_frames_are_cropped_to_the_size(tmp_path: Path) -> None:
 
 
 def batches(index: Index, workers: int, count: int, start: int = 0) -> list[dict[str, Tensor]]:
-    dataset = ClipDataset(index, frames=4, size=32, stride=Strides(1, 2), flip=True, seed=9)
+    dataset = ClipDataset(index, View(SQUARE, Strides(1, 2), flip=True), seed=9)
     return list(islice(make_loader(dataset, Order([range(len(dataset))], 3, seed=9, start=start), workers), count))
 
 
@@ -205,7 +208,7 @@ def test_the_number_of_workers_changes_nothing(four: Index) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_vanishes_is_named_once_and_replaced(tmp_path: Path, workers: int) -> None:
     index = index_of(tmp_path, [8, 8, 8, 8])
-    dataset = ClipDataset(index, frames=4, size=32, max_broken=0.25)
+    dataset = ClipDataset(index, View(SQUARE), max_broken=0.25)
     loader = iter(make_loader(dataset, Order([range(4)], 2), workers))
     assert sorted(torch.cat([next(loader)["key"] for _ in range(2)]).tolist()) == [0, 1, 2, 3]
     (tmp_path / "2.mp4").unlink()
@@ -225,7 +228,7 @@ def test_a_file_that_vanishes_is_named_once_and_replaced(tmp_path: Path, workers
 
 @pytest.mark.faults
 def test_training_stops_where_no_file_is_left(tmp_path: Path) -> None:
-    dataset = ClipDataset(index_of(tmp_path, [4]), frames=4, size=32, max_broken=1.0)
+    dataset = ClipDataset(index_of(tmp_path, [4]), View(SQUARE), max_broken=1.0)
     (tmp_path / "0.mp4").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of 1 files failed.*is empty"), pytest.warns(UserWarning, match="is empty"):
         dataset[0, 0]

@@ -17,6 +17,7 @@ from videos import numbered, run
 
 from vidiff.data import index as index_module
 from vidiff.data import root as module
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.captions import read_captions
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.doctor.examine import Case, examine
@@ -127,7 +128,7 @@ def test_training_sees_the_same_clips(tmp_path: Path, clips: Path, server: Serve
     count = len(server.gets)
     assert facts(build_index(server.url, progress=False, copies=small, cache=cache)) == facts(plain)
     assert len(server.gets) == count  # neither listed nor fetched again
-    data = [ClipDataset(index, frames=4, size=16, flip=True) for index in (plain, far)]
+    data = [ClipDataset(index, View(Bucket(4, 16, 16), flip=True)) for index in (plain, far)]
     batches = [
         make_loader(each, Order([range(len(each))], 5), workers) for each, workers in zip(data, (0, 1), strict=True)
     ]
@@ -330,7 +331,7 @@ def test_fetching_takes_nobodys_patience(tmp_path: Path, clips: Path, copies: Co
     for file in index.files[:2]:
         server.faults[file.path] = ["slow"]
     server.pause = 3.0
-    dataset = ClipDataset(index, frames=4, size=16, patience=2.0, quarantine=Quarantine(tmp_path / "q.txt"))
+    dataset = ClipDataset(index, View(Bucket(4, 16, 16)), patience=2.0, quarantine=Quarantine(tmp_path / "q.txt"))
     batch = next(iter(make_loader(dataset, [[(0, 0), (0, 1)]], 1)))
     assert batch["key"].tolist() == [0, 1] and not (tmp_path / "q.txt").exists()
     shutil.rmtree(copies.folder)

@@ -12,6 +12,7 @@ import pytest
 from indexes import build_index
 from messy import write_clip, write_twice
 
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.order import Order
 
@@ -64,7 +65,8 @@ def read(folder: Path, clips: int, warm: int) -> tuple[list[Use], dict[str, int]
     write_files(folder)
     index = build_index(folder, layout="flat", progress=False)
     kinds = [file.decoder for file in index.files]
-    batches: Any = iter(make_loader(ClipDataset(index, 16, 64), Order([range(len(index.files))], BATCH), workers=2))
+    dataset = ClipDataset(index, View(Bucket(16, 64, 64)))
+    batches: Any = iter(make_loader(dataset, Order([range(len(index.files))], BATCH), workers=2))
     workers = [worker.pid for worker in batches.iterator._workers]
     found: list[Use] = []
     for _ in range(warm // BATCH):

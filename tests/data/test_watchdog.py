@@ -10,6 +10,7 @@ import torch
 from messy import Hanging, write_clip
 from torch import Tensor
 
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import make_loader
 from vidiff.data.index import Index, VideoFile
 from vidiff.data.latents import chunks
@@ -21,6 +22,7 @@ from vidiff.video.reader import read_video
 
 NAMES = ["0", "1", "2", "3", "4", "5"]
 PATIENCE = 3.0
+VIEW = View(Bucket(4, 32, 32))
 
 
 def index_of(root: Path, names: list[str]) -> Index:
@@ -52,8 +54,7 @@ def test_a_hang_costs_one_file(tmp_path: Path, workers: int) -> None:
     names = ["0", "hang", "2", "3", "4", "5"]
     dataset = Hanging(
         index_of(tmp_path, names),
-        4,
-        32,
+        VIEW,
         max_broken=0.2,
         patience=PATIENCE,
         quarantine=Quarantine(tmp_path / "runs" / "list.txt"),
@@ -80,7 +81,7 @@ def test_a_hang_costs_one_file(tmp_path: Path, workers: int) -> None:
 
 @pytest.mark.faults
 def test_a_crash_costs_one_file_and_too_many_end_the_training(tmp_path: Path) -> None:
-    dataset = Hanging(index_of(tmp_path, ["0", "crash", "2", "crash2"]), 4, 32, max_broken=0.25, patience=60)
+    dataset = Hanging(index_of(tmp_path, ["0", "crash", "2", "crash2"]), VIEW, max_broken=0.25, patience=60)
     with (
         pytest.warns(UserWarning, match=r"crash2?\.mp4: its decoder crashed \(exit code -11\)"),
         pytest.raises(DataError, match=r"2 of 4 files failed to decode, more than data\.max_broken=0\.25 allows"),
@@ -91,14 +92,14 @@ def test_a_crash_costs_one_file_and_too_many_end_the_training(tmp_path: Path) ->
 
 @pytest.mark.faults
 def test_a_worker_that_the_system_kills_is_not_blamed_on_its_file(tmp_path: Path) -> None:
-    dataset = Hanging(index_of(tmp_path, ["starved", "1"]), 4, 32, max_broken=1, patience=60)
+    dataset = Hanging(index_of(tmp_path, ["starved", "1"]), VIEW, max_broken=1, patience=60)
     with pytest.raises(RuntimeError, match="exited unexpectedly"):
         batches(dataset, 1, 4)
     assert not dataset.lost.any()
 
 
 def test_a_quick_reader_is_left_alone(tmp_path: Path) -> None:
-    dataset = Hanging(index_of(tmp_path, NAMES), 4, 32, patience=2)
+    dataset = Hanging(index_of(tmp_path, NAMES), VIEW, patience=2)
     loader = iter(make_loader(dataset, Order([range(6)], 2), 1))
     for _ in range(6):
         next(loader)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import VAECodec
-from vidiff.data.clips import Strides
+from vidiff.data.buckets import Bucket, Strides, View
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.shapes import ShapesSpec, make_shapes
@@ -81,13 +81,13 @@ def test_files_are_cached_segment_by_segment(place: Path, pipeline: Pipeline) ->
 
 def test_windows_are_the_segments(place: Path) -> None:
     cache = cache_of(place, 24)
-    dataset = LatentDataset(cache, 3)
+    dataset = LatentDataset(cache, View(Bucket(3, 16, 16)))
     keys = [(epoch, index) for epoch in range(8) for index in (0, 5)]
     starts = [dataset.draw(key, torch.Generator().manual_seed(key[0])).start for key in keys]
     assert set(starts) == {0, 3}
     for frames, stride in ((2, Strides()), (3, Strides(1, 2))):
         with pytest.raises(ValueError, match="holds segments of 3 latents"):
-            LatentDataset(cache, frames, stride)
+            LatentDataset(cache, View(Bucket(frames, 16, 16), stride))
 
 
 def test_it_goes_on_where_it_stopped(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

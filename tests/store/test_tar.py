@@ -15,6 +15,7 @@ from messy import BREAK, write_clip
 from tars import Parts, latents_of, pack
 from videos import number_of, numbered, write_numbered
 
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.captions import read_captions
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.doctor.examine import Case, examine
@@ -94,7 +95,7 @@ def test_training_sees_the_same_clips(tmp_path: Path, clips: Path) -> None:
     facts = [{**vars(file), "path": ""} for file in packed.files]
     assert facts == [{**vars(by_name[name.name]), "path": ""} for name in names]
     same = Index(plain.root, [by_name[name.name] for name in names], plain.labels)
-    data = [ClipDataset(index, frames=4, size=16, flip=True) for index in (same, packed)]
+    data = [ClipDataset(index, View(Bucket(4, 16, 16), flip=True)) for index in (same, packed)]
     for place in range(len(names)):
         one, other = (each[0, place] for each in data)
         assert all(torch.equal(one[key], other[key]) for key in one)
@@ -449,7 +450,7 @@ def test_a_damaged_member_costs_one_clip(tmp_path: Path, whole: bytes) -> None:
     parts: Parts = {f"{name}.mp4": whole for name in "abcd"}
     tar = pack(tmp_path / "0.tar", parts)
     index = build_index(tar, layout="webdataset", progress=False)
-    dataset = ClipDataset(index, frames=8, size=32, max_broken=0.6)
+    dataset = ClipDataset(index, View(Bucket(8, 32, 32)), max_broken=0.6)
     pack(tar, {**parts, "b.mp4": BREAK["damaged"](whole)})
     broken = next(n for n, file in enumerate(index.files) if file.path == "0.tar/b.mp4")
     with pytest.warns(UserWarning, match=r"another clip is drawn .* .*0\.tar/b\.mp4: damaged or truncated"):

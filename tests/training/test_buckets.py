@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vidiff.data.buckets import Bucket
-from vidiff.data.joint import JointClips, JointLatents
+from vidiff.data.clips import Joint
 from vidiff.data.watchdog import Watched
 from vidiff.engine.log import read_metrics
 from vidiff.objective.latents import normalised
@@ -98,12 +98,12 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def dataset_of(config: VAERun) -> JointClips:
+def dataset_of(config: VAERun) -> Joint:
     index = make_index(config, "train")
     pictures = make_pictures(config, index.labels)
     assert pictures is not None
     clips = clip_dataset(config, index, changed=True)
-    return JointClips(clips, clip_dataset(config, pictures, changed=True, pictures=True), config.data.images_share)
+    return Joint(clips, clip_dataset(config, pictures, changed=True, pictures=True), config.data.images_share)
 
 
 def drawn(workers: int, count: int, start: int = 0) -> list[dict[str, Tensor]]:
@@ -152,7 +152,7 @@ def test_batches_of_latents_are_the_same_for_any_number_of_workers(place: Path) 
     assert found.pictures is not None and found.shown is not None
     clips = latent_dataset(config, found.index, found.seen, found.seen)
     pictures = latent_dataset(config, found.pictures, found.shown, found.seen, pictures=True)
-    dataset = JointLatents(clips, pictures, len(found.index.files), 0.25)
+    dataset = Joint(clips, pictures, 0.25)
     drawn = {}
     for config.data.workers in (0, 2):
         drawn[config.data.workers] = list(islice(batches(config, dataset)(0), 16))
@@ -172,8 +172,8 @@ def test_a_picture_whose_decoder_hangs_is_left_out(place: Path) -> None:
     config = load("vae.yaml", ["data.max_broken=0.5", "runs=elsewhere"])
     assert isinstance(config, VAERun)
     dataset = dataset_of(config)
-    assert isinstance(dataset, Watched) and dataset.files == 8
-    clips, pictures = dataset.watched
+    assert isinstance(dataset, Watched) and dataset.clips.files == 8
+    clips, pictures = dataset.clips, dataset.pictures
     keys = {int(dataset[0, index]["key"]) for index in range(len(dataset))}
     assert keys == set(range(8 + 6))
     with pytest.warns(UserWarning, match=r"pictures/.*: its decoder hung"):

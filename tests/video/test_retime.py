@@ -12,6 +12,7 @@ from indexes import build_index
 from PIL import Image
 from videos import number_of, numbered, write_avi, write_numbered
 
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import ClipDataset
 from vidiff.data.latents.chunks import ChunkReader
 from vidiff.store.error import DataError
@@ -114,7 +115,7 @@ def test_an_index_counts_the_frames_that_are_seen(tmp_path: Path) -> None:
     assert [file.frames for file in seen[8].files] == [lengths[name] for name in names]
     assert [file.fps for file in seen[8].files] == [8.0] * len(names)
     assert len({own.digest, seen[8].digest, seen[16].digest}) == 3
-    dataset = ClipDataset(seen[8], frames=7, size=32)
+    dataset = ClipDataset(seen[8], View(Bucket(7, 32, 32)))
     place = names.index("0.mp4")
     clip = dataset[0, place]
     assert number_of(clip["video"]) == SHOWN[30, 8] and int(clip["stride"]) == 1

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from videos import number_of, numbered, write_numbered
 
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import ClipDataset
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.doctor.scan import find_all
@@ -143,7 +144,7 @@ def test_every_kind_is_trained_on_alike(tmp_path: Path) -> None:
     index = build_index(tmp_path, progress=False)
     assert [(Path(f.path).name, f.label, f.frames) for f in index.files] == [
         ("clip.gif", 0, 9), ("video.mp4", 0, 9), ("clip.webp", 1, 9), ("clip", 2, 9), ("clip", 3, 9)]  # fmt: skip
-    dataset = ClipDataset(index, frames=4, size=16)
+    dataset = ClipDataset(index, View(Bucket(4, 16, 16)))
     for place in range(5):
         numbers = number_of(dataset[0, place]["video"])
         assert numbers == list(range(numbers[0], numbers[0] + 4))
@@ -167,7 +168,7 @@ def test_pictures_in_folders_of_classes(tmp_path: Path) -> None:
     assert [(f.path, f.label, f.frames) for f in index.files] == [
         ("train/cat/1.jpg", 0, 1), ("train/cat/2.jpg", 0, 1), ("train/dog/1.jpg", 1, 1), ("train/dog/2.jpg", 1, 1)
     ]  # fmt: skip
-    assert ClipDataset(index, frames=1, size=16)[0, 3]["video"].shape == (3, 1, 16, 16)
+    assert ClipDataset(index, View(Bucket(1, 16, 16)))[0, 3]["video"].shape == (3, 1, 16, 16)
     found, labels = find_files(tmp_path, "auto", "train", 1)
     assert (found, labels) == ([("train/cat", -1), ("train/dog", -1)], [])  # else they are the frames of two clips
 

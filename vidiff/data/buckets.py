@@ -1,12 +1,11 @@
-"""Buckets: lengths, sizes and aspects of clips, of which a batch holds one."""
+"""What a model sees of files: clips of a length, a size and an aspect, of which a batch holds one, and how changed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple, Protocol
-
-from torch import Tensor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Bucket(NamedTuple):
@@ -25,19 +24,43 @@ class Bucket(NamedTuple):
 
     @property
     def picture(self) -> Bucket:
-        """Of one frame, and as large."""
+        """The shape of a picture as large as these clips."""
         return self._replace(frames=1)
 
 
-class Grouped(Protocol):
-    """A data set, and the indices of those of its samples that are of equal shape, together."""
+@dataclass(frozen=True)
+class Strides:
+    """Source frames per clip frame: any number from `least` to `most`, but `least` for at least a `share` of clips."""
 
-    @property
-    def groups(self) -> list[list[int]]: ...
+    least: int = 1
+    most: int = 1
+    share: float = 0.0
 
-    def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int], /) -> dict[str, Tensor]: ...
+EVERY = Strides()
+
+
+@dataclass(frozen=True)
+class View:
+    """What a model sees of files: clips of a shape, and what is changed in them at random.
+
+    Args:
+        shape: of the clips of every file, or of those of each.
+        strides: source frames per clip frame.
+        flip: mirror half of the clips.
+        jitter: change brightness, contrast and saturation of each clip by up to this share.
+        zoom: least and most of a number by which frames are larger than the shape before they are cropped.
+    """
+
+    shape: Bucket | Sequence[Bucket]
+    strides: Strides = EVERY
+    flip: bool = False
+    jitter: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+    def shapes(self, files: int) -> Sequence[Bucket]:
+        """The shape of the clips of each of so many files."""
+        return [self.shape] * files if isinstance(self.shape, Bucket) else self.shape
 
 
 def assign(files: Iterable[tuple[int, int, int]], buckets: Sequence[Bucket], stride: int = 1) -> list[Bucket]:
@@ -70,13 +93,13 @@ def _bucket_of(frames: int, height: int, width: int, buckets: Sequence[Bucket], 
 
 def longest_of(buckets: Sequence[Bucket], size: tuple[int, int]) -> int:
     """Most frames of a clip of `size` (h, w). Raises ValueError where no bucket has that."""
-    found = [bucket.frames for bucket in buckets if bucket.size == tuple(size)]
-    if not found:
+    lengths = [bucket.frames for bucket in buckets if bucket.size == tuple(size)]
+    if not lengths:
         sizes = dict.fromkeys(f"{bucket.height}x{bucket.width}" for bucket in buckets)
         raise ValueError(
             f"size is {size[0]}x{size[1]}; this model was trained on clips of {', '.join(sizes)}: ask for one of these"
         )
-    return max(found)
+    return max(lengths)
 
 
 def nearest_size(buckets: Sequence[Bucket], height: int, width: int) -> tuple[int, int]:
@@ -85,13 +108,13 @@ def nearest_size(buckets: Sequence[Bucket], height: int, width: int) -> tuple[in
 
 
 def shrunk(buckets: Sequence[Bucket], factor: int) -> list[Bucket]:
-    """The same, smaller by `factor`."""
+    """Buckets whose frames are smaller by `factor`."""
     return [Bucket(bucket.frames, bucket.height // factor, bucket.width // factor) for bucket in buckets]
 
 
 def group(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Places of equal keys together, in the order in which each first comes."""
+    """The indices of equal keys together, in the order in which each first comes."""
     groups: dict[Hashable, list[int]] = {}
-    for place, key in enumerate(keys):
-        groups.setdefault(key, []).append(place)
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
     return list(groups.values())

@@ -1,20 +1,19 @@
-"""Clips of pixels: random windows of files, decoded in worker processes."""
+"""Data sets, the batches that loaders make of them, and the one that decodes: random windows of files, as pixels."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from vidiff.data.buckets import group
+from vidiff.data.buckets import Strides, View, group
 from vidiff.data.index import Index
-from vidiff.data.order import Key, seeded
+from vidiff.data.order import JointOrder, Key, Order, seeded
 from vidiff.data.processes import decoding_processes
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.watchdog import Watch, Watched, WatchedLoader, start_alarm_clock
@@ -24,18 +23,7 @@ from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 
 Sample = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Strides:
-    """Source frames per clip frame: any number from `least` to `most`, but `least` for at least a `share` of clips."""
-
-    least: int = 1
-    most: int = 1
-    share: float = 0.0
-
-
-EVERY = Strides()
+"""A sample, or a batch of them: tensors by name. What conditions a model has the name of its field of `Condition`."""
 
 
 def draw(low: int, high: int, generator: torch.Generator) -> int:
@@ -63,9 +51,9 @@ def long_enough(lengths: list[int], frames: int | Sequence[int], stride: int, wh
     Args:
         frames: of a clip, or of each file's clips.
     """
-    each = [frames] * len(lengths) if isinstance(frames, int) else frames
-    kept = [number for number, length in enumerate(lengths) if length >= (each[number] - 1) * stride + 1]
-    least = min(each)
+    wanted = [frames] * len(lengths) if isinstance(frames, int) else frames
+    kept = [number for number, length in enumerate(lengths) if length >= (wanted[number] - 1) * stride + 1]
+    least = min(wanted)
     needed = (least - 1) * stride + 1
     if not kept:
         raise DataError(
@@ -98,26 +86,48 @@ def change_colours(video: Tensor, most: float, generator: torch.Generator) -> Te
     return (grey + saturation * (light - grey)).clamp(0, 1) * 2 - 1
 
 
-class ClipDataset(Dataset[Sample]):
+class Samples(Dataset[Sample]):
+    """A data set of windows of files, which come in batches: `dataset.__getitems__([(epoch, index), ...])`.
+
+    What is drawn depends on the seed, the epoch and the index alone.
+
+    Attributes:
+        groups: the indices of samples of equal shape, together.
+        files: number of the files that it draws from.
+        first: "key" of the first of them: its number among all files that a loader draws from.
+    """
+
+    groups: list[list[int]]
+    files: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
+
+    def __getitem__(self, key: Key) -> Sample:
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        """A batch, of one group."""
+        raise NotImplementedError
+
+    def order(self, batch: int, seed: int, rank: int = 0, world: int = 1, start: int = 0) -> Iterable[list[Key]]:
+        """The order in which a training draws samples. Arguments as of `Order`."""
+        return Order(self.groups, batch, seed, rank, world, start)
+
+
+class ClipDataset(Samples):
     """Random clips of the files of an index: `dataset[epoch, index]`.
 
     Each is {"video": float32 `(3, frames, height, width)` in [-1, 1], "label": int64, -1 for none, "stride": int64,
-    source frames per clip frame, "key": int64, the file's number in the index}. What is drawn depends on (seed, epoch,
-    index) alone. A file that fails to decode is named once, and another with clips of the same shape takes its place;
-    so is one whose decoder hangs or crashes in a worker of `make_loader`.
-
-    Attributes:
-        groups: the indices of clips of equal shape, together.
+    source frames per clip frame, "key": int64, the file's number}. A file that fails to decode is named once, and
+    another with clips of the same shape takes its place; so is one whose decoder hangs or crashes in a worker of
+    `make_loader`.
 
     Args:
-        frames: of a clip, or of each file's clips.
-        size: height and width in pixels, or (height, width) of each file's clips; the decoder resizes frames so that
-            they just cover it, then it is cropped.
-        stride: source frames per clip frame.
-        flip: mirror half of the clips.
+        view: what is seen of the files; the decoder resizes frames so that they just cover the clip's size, then they
+            are cropped.
         max_broken: fraction of files that may fail before training stops.
-        jitter: change brightness, contrast and saturation of each clip by up to this share.
-        zoom: least and most of a number by which frames are larger than `size` before they are cropped.
         patience: seconds that a worker may take to read a clip before it is killed, and its file left out.
         quarantine: where such a file is listed.
 
@@ -129,31 +139,22 @@ class ClipDataset(Dataset[Sample]):
     def __init__(
         self,
         index: Index,
-        frames: int | Sequence[int],
-        size: int | Sequence[tuple[int, int]],
-        stride: Strides = EVERY,
-        flip: bool = False,
+        view: View,
         seed: int = 0,
         max_broken: float = 0.05,
         patience: float = 60.0,
         quarantine: Quarantine | None = None,
-        jitter: float = 0.0,
-        zoom: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self.index, self.stride, count = index, stride, len(index.files)
-        self.frames = [frames] * count if isinstance(frames, int) else frames
-        self.sizes = [(size, size)] * count if isinstance(size, int) else size
-        self.flip, self.seed, self.max_broken, self.jitter, self.zoom = flip, seed, max_broken, jitter, zoom
-        self.kept = long_enough([f.frames for f in index.files], frames, stride.least, str(index.root))
-        self.groups = group([(self.frames[number], self.sizes[number]) for number in self.kept])
+        self.index, self.view, self.files = index, view, len(index.files)
+        self.shapes = view.shapes(self.files)
+        self.seed, self.max_broken = seed, max_broken
+        lengths = [file.frames for file in index.files]
+        self.kept = long_enough(lengths, [s.frames for s in self.shapes], view.strides.least, str(index.root))
+        self.groups = group([self.shapes[number] for number in self.kept])
         self.alike = {self.kept[n]: alike for alike in self.groups for n in alike}  # by number, its group
-        self.first = 0  # the number of the first file among all that a loader watches
-        self.failed = torch.zeros(len(index.files), dtype=torch.bool).share_memory_()  # by any loader worker
+        self.failed = torch.zeros(self.files, dtype=torch.bool).share_memory_()  # by any loader worker
         self.lost = torch.zeros_like(self.failed).share_memory_()  # of those, not to be opened again
         self.watch, self.quarantine = Watch(patience), quarantine
-
-    def __len__(self) -> int:
-        return len(self.kept)
 
     def __getitem__(self, key: Key) -> Sample:
         generator = seeded(self.seed, *key)
@@ -166,14 +167,17 @@ class ClipDataset(Dataset[Sample]):
             alike = self.alike[number]
             number = self.kept[alike[draw(0, len(alike) - 1, generator)]]
 
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        return default_collate([self[key] for key in keys])
+
     def read(self, number: int, generator: torch.Generator) -> Sample:
         """One random clip of one file."""
         file = self.index.files[number]
-        frames = self.frames[number]
-        start, step = draw_window(file.frames, frames, self.stride, generator)
-        fit = Fit((file.height, file.width), self.sizes[number], uniform(*self.zoom, generator))
+        frames, view = self.shapes[number].frames, self.view
+        start, step = draw_window(file.frames, frames, view.strides, generator)
+        fit = Fit((file.height, file.width), self.shapes[number].size, uniform(*view.zoom, generator))
         corner = draw(0, fit.spare[0], generator), draw(0, fit.spare[1], generator)
-        mirrored = self.flip and draw(0, 1, generator) == 1
+        mirrored = view.flip and draw(0, 1, generator) == 1
         path = self.index.path(number)
         if self.lost[number]:
             raise VideoError(f"{path}: its decoder hung or crashed")
@@ -182,10 +186,10 @@ class ClipDataset(Dataset[Sample]):
             video = fit.crop(self.decode(path, indices, fit.resize, file.decoder), corner)  # 3 f h w
         video = video.flip(-1) if mirrored else video
         return {
-            "video": change_colours(video, self.jitter, generator).contiguous(),
+            "video": change_colours(video, view.jitter, generator).contiguous(),
             "label": torch.tensor(file.label),
             "stride": torch.tensor(step),
-            "key": torch.tensor(number),
+            "key": torch.tensor(self.first + number),
         }
 
     def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
@@ -207,7 +211,7 @@ class ClipDataset(Dataset[Sample]):
         if not self.failed[number]:
             self.failed[number] = True
             warnings.warn(f"another clip is drawn wherever this file's turn comes: {error}", stacklevel=3)
-        failed, alike = int(self.failed.sum()), [self.kept[place] for place in self.alike[number]]
+        failed, alike = int(self.failed.sum()), [self.kept[index] for index in self.alike[number]]
         many = failed > self.max_broken * len(self.kept)
         if many or self.failed[alike].all():
             why = f"more than data.max_broken={self.max_broken} allows" if many else "all with clips of one shape"
@@ -216,16 +220,48 @@ class ClipDataset(Dataset[Sample]):
             ) from None
 
 
-def make_loader(dataset: Dataset[Sample], order: Iterable[list[Key]], workers: int) -> Iterable[dict[str, Tensor]]:
-    """A loader in the given order, of batches as `torch.utils.data.default_collate` makes them, or as a dataset does
-    itself that has `__getitems__`.
+class Joint(Samples):
+    """Clips and pictures, which are clips of one frame, as one data set: the samples of the clips come first.
+
+    Their files are counted, and their decoders watched, together.
+
+    Args:
+        share: of the batches that are of pictures, for `vidiff.data.order.JointOrder`.
+    """
+
+    def __init__(self, clips: Samples, pictures: Samples, share: float) -> None:
+        self.clips, self.pictures, self.share = clips, pictures, share
+        self.kinds = clips.groups, [[index + len(clips) for index in group] for group in pictures.groups]
+        self.groups = [*self.kinds[0], *self.kinds[1]]
+        self.files, pictures.first = clips.files + pictures.files, clips.files
+        if isinstance(clips, ClipDataset) and isinstance(pictures, ClipDataset):
+            self.watch = pictures.watch = clips.watch
+
+    def __getitems__(self, keys: Sequence[Key]) -> Sample:
+        before = len(self.clips)
+        if keys[0][1] < before:
+            return self.clips.__getitems__(keys)
+        return self.pictures.__getitems__([(epoch, index - before) for epoch, index in keys])
+
+    def order(self, batch: int, seed: int, rank: int = 0, world: int = 1, start: int = 0) -> Iterable[list[Key]]:
+        return JointOrder(self.kinds, self.share, batch, seed, rank, world, start)
+
+    def lose(self, number: int, reason: str) -> None:
+        """Leave out a file whose decoder ended a worker, as `ClipDataset` does."""
+        dataset = self.clips if number < self.clips.files else self.pictures
+        assert isinstance(dataset, ClipDataset)
+        dataset.lose(number, reason)
+
+
+def make_loader(dataset: Samples, order: Iterable[list[Key]], workers: int) -> Iterable[Sample]:
+    """A loader of a data set's batches in the given order.
 
     Its workers leave signals to the training, so that it can save. One that hangs or crashes while it reads a clip of
     a `ClipDataset`, or another data set that is `Watched`, is replaced, and the file left out.
     """
     options: dict[str, Any] = {
         "num_workers": workers,
-        "collate_fn": _as_it_is if hasattr(dataset, "__getitems__") else None,
+        "collate_fn": _as_it_is,
         "multiprocessing_context": decoding_processes() if workers else None,
         "worker_init_fn": _begin_worker if workers else None,
         "pin_memory": torch.cuda.is_available(),

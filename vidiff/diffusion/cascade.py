@@ -64,6 +64,14 @@ def draw_level(batch: int, noise: float, device: torch.device) -> Tensor:
     return noise * (2 * torch.rand(batch, device=device) - 1).clamp(min=0)
 
 
+def augment(condition: Condition, schedule: Schedule, noise: float) -> Condition:
+    """The condition with its low-resolution video, if it has one, noised as in training, up to the time `noise`."""
+    if condition.lowres is None:
+        return condition
+    level = draw_level(len(condition.lowres), noise, condition.lowres.device)
+    return with_lowres(condition, condition.lowres, schedule, level)
+
+
 def _resize(video: Tensor, size: tuple[int, int]) -> Tensor:
     frames = video.transpose(1, 2).flatten(0, 1)  # (b f) c h w
     frames = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(-1, 1)

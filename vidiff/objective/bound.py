@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.likelihood import prior_term, reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise, expand_time
-from vidiff.objective.latents import normalised
+from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
 
 
 class BoundObjective(nn.Module):
@@ -34,8 +33,9 @@ class BoundObjective(nn.Module):
         self.denoiser, self.steps = denoiser, steps
         self.variance = variance or ("learned" if denoiser.variance else "small")
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """An estimate of the bound of a batch.
+
         Args:
             batch: as for `DiffusionObjective`.
 
@@ -43,13 +43,12 @@ class BoundObjective(nn.Module):
             "loss", and apart "L_0", "L_t" and "L_T", all in bits a number.
         """
         batch = normalised(batch)
-        x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
-        condition = Condition(**{name: batch.get(name) for name in ("label", "text", "text_mask", "stride")})
+        x0, condition = draw_clips(batch), condition_of(batch)
         count, denoiser, schedule = len(x0), self.denoiser, self.denoiser.schedule
-        place = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count
-        number = 2 + (place * (self.steps - 1)).long().clamp(max=self.steps - 2)  # from 2 to steps
+        quantile = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count
+        number = 2 + (quantile * (self.steps - 1)).long().clamp(max=self.steps - 2)  # from 2 to steps
         t, s = (expand_time(end / self.steps, x0) for end in (number, number - 1))
-        first = expand_time(torch.full_like(place, 1.0 / self.steps), x0)
+        first = expand_time(torch.full_like(quantile, 1.0 / self.steps), x0)
 
         x_t, x_1 = (add_noise(schedule, x0, torch.randn_like(x0), time) for time in (t, first))
         step = step_term(denoiser, x0, x_t, denoiser(x_t, t, condition), t, s, self.variance)

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.process import add_noise
 from vidiff.diffusion.schedule import Schedule
-from vidiff.objective.latents import normalised
+from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
 from vidiff.objective.task import Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES
 
@@ -40,11 +39,10 @@ class ClassifierObjective(nn.Module):
         self.network, self.schedule, self.options = network, schedule, loss  # the network: as `Classifier`
         self.times = choose("time distribution", loss.times, TIMES)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """
-        Args:
-            batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn; "label" `(b,)`, and "stride"
-                `(b,)` where there is one. Or as `vidiff.data.latents.dataset.LatentDataset` gives it.
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of a batch, which has a label for each clip.
+
+        The network is told all that came with the clips but the label.
 
         Returns:
             "loss"; "accuracy", the share of clips whose label has the largest log-probability, all frames together; and
@@ -52,7 +50,7 @@ class ClassifierObjective(nn.Module):
             known, since what is known tells the label at any time (NaN where none was drawn).
         """
         batch = normalised(batch)
-        x0 = batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
+        label, x0 = batch.pop("label"), draw_clips(batch)
         drawn = draw_known(self.options.tasks, x0.shape, x0.device)
 
         def times(count: int) -> Tensor:
@@ -63,10 +61,9 @@ class ClassifierObjective(nn.Module):
         x_t = add_noise(self.schedule, x0, torch.randn_like(x0), clock)
         alpha, sigma = self.schedule(clock)
         log_snr = self.schedule.log_snr(clock).expand(-1, 1, *x0.shape[2:])  # b 1 f h w
-        logits = self.network(x_t / (alpha**2 + sigma**2).sqrt(), log_snr, Condition(stride=batch.get("stride")))
-        label = batch["label"]
-        each = label[:, None].expand(logits.shape[:2])  # b f
-        loss = F.cross_entropy(logits.flatten(0, 1), each.flatten(), label_smoothing=self.options.smoothing)
+        logits = self.network(x_t / (alpha**2 + sigma**2).sqrt(), log_snr, condition_of(batch))
+        wanted = label[:, None].expand(logits.shape[:2])  # b f
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), label_smoothing=self.options.smoothing)
         with torch.no_grad():
             right = (logits.log_softmax(-1).sum(1).argmax(1) == label).float()  # b
             result = {"loss": loss, "accuracy": right.mean()}

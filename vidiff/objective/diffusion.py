@@ -8,22 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidiff.diffusion.cascade import draw_level, with_lowres
+from vidiff.diffusion.cascade import augment
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise
-from vidiff.objective.latents import normalised
-from vidiff.objective.task import Tasks, draw_clock, draw_known
+from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
+from vidiff.objective.task import Drawn, Tasks, draw_clock, draw_known
 from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
 
 DISTANCES = {
-    "l2": lambda found, wanted: (found - wanted).square(),
-    "l1": lambda found, wanted: (found - wanted).abs(),
-    "huber": lambda found, wanted: F.huber_loss(found, wanted, reduction="none"),
+    "l2": lambda output, wanted: (output - wanted).square(),
+    "l1": lambda output, wanted: (output - wanted).abs(),
+    "huber": lambda output, wanted: F.huber_loss(output, wanted, reduction="none"),
 }
-
 
 BOUND_STEPS = 1000  # that the bound is divided into
 
@@ -63,29 +62,19 @@ class DiffusionObjective(nn.Module):
                 "train it with BoundObjective, or choose linear, cosine, ve or flow"
             )
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """
-        Args:
-            batch: latents as "mean" and "std" `(b, c, f, h, w)`, of which one is drawn, or pixels as "video"
-                `(b, 3, f, h, w)`; "label" and "stride" `(b,)`, "text" and "text_mask" as `Condition` has them, and
-                "lowres" `(b, c, f, h, w)`, where there are. Or as `vidiff.data.latents.dataset.LatentDataset` gives it.
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of a batch.
 
         Returns:
             "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
         """
         batch = normalised(batch)
-        x0 = batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
+        x0, schedule, prediction = draw_clips(batch), self.denoiser.schedule, self.denoiser.prediction
         drawn = draw_known(self.options.tasks, x0.shape, x0.device)
-        nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
-        drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
-        given = {name: batch.get(name) for name in ("label", "text", "text_mask", "stride")}
-        condition = Condition(**given).drop(drop)
-        if "lowres" in batch:
-            shown = draw_level(len(x0), self.lowres_noise, x0.device)
-            condition = with_lowres(condition, batch["lowres"], self.denoiser.schedule, shown)
+        condition = self._condition(batch, drawn)
 
         def times(count: int) -> Tensor:
-            return self.times(count, x0.device, self.denoiser.schedule)
+            return self.times(count, x0.device, schedule)
 
         t = times(len(x0))
         if self.options.bound:
@@ -93,35 +82,39 @@ class DiffusionObjective(nn.Module):
         clock, learned = draw_clock(self.options.tasks, t, drawn, times)  # b 1 f 1 1, or b 1 f h w
 
         eps = torch.randn_like(x0)
-        schedule = self.denoiser.schedule
         x_t = add_noise(schedule, x0, eps, clock)
         output, head = self.denoiser.output(x_t, clock, condition)
-        wanted = target(self.denoiser.prediction, schedule, x0, eps, clock)
-        weight = self.weighting(schedule.log_snr(clock), prediction_scale(self.denoiser.prediction, schedule, clock))
-        weight = weight * learned
+        wanted = target(prediction, schedule, x0, eps, clock)
+        log_snr = schedule.log_snr(clock)
+        weight = self.weighting(log_snr, prediction_scale(prediction, schedule, clock)) * learned
 
         over = (1, 3, 4) if learned.shape[3:] == (1, 1) else (1,)
         error = self.distance(output.float(), wanted).mean(dim=over, keepdim=True) * weight  # as the clock
         if self.uncertainty is not None:
-            expected = self.uncertainty(schedule.log_snr(clock))
+            expected = self.uncertainty(log_snr)
             error = error / expected.exp() + expected * learned
         counted = learned.flatten(1).sum(1).clamp(min=1)  # b
-        each = error.flatten(1).sum(1)  # b
-        result = {"loss": each.sum() / counted.sum()}
+        errors = error.flatten(1).sum(1)  # b
+        loss, extra = errors.sum() / counted.sum(), dict[str, Tensor]()
         if self.options.bound:
             term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))
             term = BOUND_STEPS * term.mean(dim=over, keepdim=True)  # as the clock
             limit = (term * learned).sum() / counted.sum()
-            result = {"loss": result["loss"] + self.options.bound * limit, "bound": limit.detach()}
-        with torch.no_grad():
-            each = each / counted
-            for number, name in enumerate(Tasks.NAMES):
-                if not getattr(self.options.tasks, name):
-                    continue
-                result[f"loss/{name}"] = each[drawn.task == number].mean()
-            for quarter in range(4):
-                result[f"loss/t{quarter}"] = each[(t * 4).long().clamp(max=3) == quarter].mean()
-        return result
+            loss, extra = loss + self.options.bound * limit, {"bound": limit.detach()}
+        return {"loss": loss, **extra, **self._report(errors.detach() / counted, drawn, t)}
+
+    def _condition(self, batch: Batch, drawn: Drawn) -> Condition:
+        """The condition of a batch, with what it asks for dropped at random and its low resolution noised."""
+        nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
+        drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
+        return augment(condition_of(batch).drop(drop), self.denoiser.schedule, self.lowres_noise)
+
+    def _report(self, errors: Tensor, drawn: Drawn, t: Tensor) -> dict[str, Tensor]:
+        """The mean of the samples' errors `(b,)` over each task and over each quarter of the time axis."""
+        names = [name for name in Tasks.NAMES if getattr(self.options.tasks, name)]
+        report = {f"loss/{name}": errors[drawn.task == Tasks.NAMES.index(name)].mean() for name in names}
+        quarters = (t * 4).long().clamp(max=3)
+        return report | {f"loss/t{quarter}": errors[quarters == quarter].mean() for quarter in range(4)}
 
     def _bound(self, output: Tensor, head: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The bound's term at `t`, in nats: `(b, c, f, h, w)`.

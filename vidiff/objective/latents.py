@@ -1,32 +1,49 @@
-"""From latents as a cache keeps them to latents as a model sees them."""
+"""From a batch, as a data set gives it, to what a model sees: the clips, and the condition that comes with them."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
+from vidiff.diffusion.condition import Condition
 
-def normalised(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+Batch = dict[str, Tensor]
+"""Latents as "mean" and "std" `(b, c, f, h, w)`, or as a cache keeps them, or pixels as "video" `(b, 3, f, h, w)`; and
+fields of `Condition` under their own names, where there are any."""
+
+
+def normalised(batch: Batch) -> Batch:
     """A batch of `vidiff.data.latents.dataset.LatentDataset` as objectives take it; any other batch as it is.
 
-    In place of "latent", "low" and their shifts and scales it has "mean" and "std", of zero mean and unit variance per
-    channel, and "lowres", where there was one: each float32 `(b, c, f, h, w)`. This is done where the model is, since a
-    GPU does it in no time, and is sent half of the bytes.
+    In place of "latent", "shift" and "scale" it has "mean" and "std", of zero mean and unit variance per channel; and
+    whatever came with a shift and a scale of its own, such as "lowres_scale", is normalised under its name: each
+    float32 `(b, c, f, h, w)`. This is done where the model is, since a GPU does it in no time, and is sent half of the
+    bytes.
     """
+    rest = dict(batch)
     if "latent" not in batch:
-        return batch
-    raw = ("latent", "shift", "scale", "low", "low_shift", "low_scale")
-    more = {name: value for name, value in batch.items() if name not in raw}
-    scale = batch["scale"][:, :, None, None, None]
-    mean = (_part(batch["latent"], 0) - batch["shift"][:, :, None, None, None]) / scale
-    noisy = batch["latent"].shape[2] == 2
-    std = _part(batch["latent"], 1) / scale if noisy else torch.zeros_like(mean)
-    if "low" in batch:
-        low_shift, low_scale = (batch[name][:, :, None, None, None] for name in ("low_shift", "low_scale"))
-        more["lowres"] = (_part(batch["low"], 0) - low_shift) / low_scale
-    return {"mean": mean, "std": std, **more}
+        return rest
+    latent, shift, scale = (rest.pop(name) for name in ("latent", "shift", "scale"))
+    mean = _normal(latent, 0, shift, scale)
+    std = _normal(latent, 1, torch.zeros_like(shift), scale) if latent.shape[2] == 2 else torch.zeros_like(mean)
+    for name in [name.removesuffix("_scale") for name in rest if name.endswith("_scale")]:
+        rest[name] = _normal(rest[name], 0, rest.pop(f"{name}_shift"), rest.pop(f"{name}_scale"))
+    return {"mean": mean, "std": std, **rest}
 
 
-def _part(latent: Tensor, part: int) -> Tensor:
-    """One part of `(b, f, p, c, h, w)`, in float32."""
-    return latent[:, :, part].transpose(1, 2).contiguous().float()  # b c f h w
+def draw_clips(batch: Batch) -> Tensor:
+    """The clips of a normalised batch, `(b, c, f, h, w)`: its pixels, or latents drawn by their mean and std."""
+    return batch["video"] if "video" in batch else batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
+
+
+def condition_of(batch: Batch) -> Condition:
+    """The condition that came with the clips of a normalised batch."""
+    return Condition(**{field.name: batch[field.name] for field in fields(Condition) if field.name in batch})
+
+
+def _normal(latent: Tensor, part: int, shift: Tensor, scale: Tensor) -> Tensor:
+    """One part of `(b, f, p, c, h, w)`, normalised, in float32: `(b, c, f, h, w)`."""
+    own = latent[:, :, part].transpose(1, 2).contiguous().float()  # b c f h w
+    return (own - shift[:, :, None, None, None]) / scale[:, :, None, None, None]

@@ -3,105 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
-from vidiff.data.clips import ClipDataset, Strides, make_loader
+from vidiff.data.buckets import Strides, View
+from vidiff.data.clips import ClipDataset, Sample, Samples, make_loader
 from vidiff.data.index import Index
-from vidiff.data.joint import Joint
-from vidiff.data.latents.dataset import Captioned, LatentDataset
-from vidiff.data.options import DataConfig
-from vidiff.data.order import JointOrder, Key, Order
+from vidiff.data.latents.dataset import LatentDataset, Texts
+from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine.parallel import processes
-from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig
+from vidiff.recipe.kinds import LatentRun, RunConfig
 from vidiff.store.files import claimed
 from vidiff.text import TextEncoder, encode_captions
 from vidiff.training.prepare import Latents, buckets_of, captions_of
 
-Cached = LatentDataset | Captioned
-Samples = ClipDataset | Cached | Joint
-Batches = Callable[[int], Iterable[dict[str, Tensor]]]
 
-
-def clip_dataset(config: RunConfig, index: Index, changed: bool = False, pictures: bool = False) -> ClipDataset:
-    """Random clips of pixels, or pictures.
+def view_of(config: RunConfig, index: Index, pictures: bool = False, changed: bool = False) -> View:
+    """What a model sees of the files of an index, or of its pictures.
 
     Args:
         changed: in colours and zoom, as `data.jitter` and `data.zoom` say; for training alone.
     """
-    data, buckets = config.data, buckets_of(config, index, pictures)
-    return ClipDataset(
-        index,
-        [bucket.frames for bucket in buckets],
-        [bucket.size for bucket in buckets],
-        strides(data, pictures),
-        data.flip,
-        config.train.seed,
-        data.max_broken,
-        data.patience,
-        Quarantine(quarantine_list(Path(config.runs))),
-        data.jitter if changed else 0.0,
-        (data.zoom[0], data.zoom[1]) if changed else (1.0, 1.0),
-    )
+    data, (least, most) = config.data, config.data.stride
+    strides = Strides(least, least if pictures else most, data.least_stride)
+    view = View(buckets_of(config, index, pictures), strides, data.flip)
+    return replace(view, jitter=data.jitter, zoom=(data.zoom[0], data.zoom[1])) if changed else view
 
 
-def strides(data: DataConfig, pictures: bool = False) -> Strides:
-    most = data.stride[0] if pictures else data.stride[1]
-    return Strides(data.stride[0], most, data.least_stride)
+def clip_dataset(config: RunConfig, index: Index, changed: bool = False, pictures: bool = False) -> ClipDataset:
+    """Random clips of pixels, or pictures; the arguments are those of `view_of`."""
+    data, quarantine = config.data, Quarantine(quarantine_list(Path(config.runs)))
+    view = view_of(config, index, pictures, changed)
+    return ClipDataset(index, view, config.train.seed, data.max_broken, data.patience, quarantine)
 
 
 def latent_dataset(
-    config: LatentRun, index: Index, of: Latents, moments: Latents, pictures: bool = False
+    config: LatentRun,
+    index: Index,
+    of: Latents,
+    moments: Latents,
+    encoder: TextEncoder | None = None,
+    pictures: bool = False,
 ) -> LatentDataset:
-    """Random windows of an index's cached latents, normalised by the statistics of `moments`, the training split."""
-    buckets = buckets_of(config, index, pictures)
-    return LatentDataset(
-        of.content,
-        [of.content.segment or bucket.frames for bucket in buckets],
-        strides(config.data, pictures),
-        config.train.seed,
-        moments.moments,
-        of.lowres,
-        moments.codec_moments,
-        [bucket.size for bucket in buckets],
-    )
+    """Random windows of an index's cached latents, with all that a model is told of them.
+
+    Args:
+        moments: the training split, by whose statistics latents are normalised.
+        encoder: of the clips' text, which is encoded first if it is not cached; None for a model without text.
+    """
+    view, segment = view_of(config, index, pictures), of.content.segment
+    if segment:
+        view = replace(view, shape=[shape._replace(frames=segment) for shape in view.shapes(len(index.files))])
+    beside = of.beside(moments)
+    if encoder is not None:
+        captions, folder = captions_of(config, index), Path(config.runs) / "latents"
+        rows = {caption: row for row, caption in enumerate(sorted(set(captions)))}
+        with claimed(folder / ".turn"):
+            text, mask = encode_captions(encoder, list(rows), folder)
+        beside.append(Texts(text, mask, [rows[caption] for caption in captions]))
+    return LatentDataset(of.content, view, config.train.seed, moments.moments, beside)
 
 
-def batches(config: RunConfig, dataset: Samples) -> Batches:
+def batches(config: RunConfig, dataset: Samples) -> Callable[[int], Iterable[Sample]]:
     """This process's batches of a data set, without end, from a given sample of the order on."""
 
-    def make(start: int) -> Iterable[dict[str, Tensor]]:
+    def make(start: int) -> Iterable[Sample]:
         with processes(config.device) as group:
-            place = config.batch // config.train.accumulate, config.train.seed, group.rank, group.world, start
-            order: Iterable[list[Key]]
-            if isinstance(dataset, Joint):
-                order = JointOrder(dataset.kinds, dataset.share, *place)
-            else:
-                order = Order(dataset.groups, *place)
+            batch = config.batch // config.train.accumulate
+            order = dataset.order(batch, config.train.seed, group.rank, group.world, start)
             return make_loader(dataset, order, config.data.workers)
 
     return make
 
 
-def first_batches(config: RunConfig, dataset: ClipDataset | Cached, count: int) -> list[dict[str, Tensor]]:
+def first_batches(config: RunConfig, dataset: Samples, count: int) -> list[Sample]:
     """`count` samples of each bucket to validate on, the same ones each time and in every process; most clips first."""
     workers = min(config.data.workers, 1) if isinstance(dataset, ClipDataset) else 0  # where a decoder may hang
-    found = []
-    for indices in sorted(dataset.groups, key=len, reverse=True):
-        keys = next(iter(Order([indices], count, config.train.seed)))
-        found.append(next(iter(make_loader(dataset, [keys], workers))))
-    return found
-
-
-def with_text(config: DiffusionRun, dataset: LatentDataset, encoder: TextEncoder | None, index: Index) -> Cached:
-    """A data set of an index's clips, with their text where the model has any; encoded first if it is not cached."""
-    if encoder is None:
-        return dataset
-    captions = captions_of(config, index)
-    each = sorted(set(captions))
-    folder = Path(config.runs) / "latents"
-    with claimed(folder / ".turn"):
-        text, mask = encode_captions(encoder, each, folder)
-    return Captioned(dataset, text, mask, [each.index(caption) for caption in captions])
+    groups = sorted(dataset.groups, key=len, reverse=True)
+    keys = [next(iter(Order([indices], count, config.train.seed))) for indices in groups]
+    return [next(iter(make_loader(dataset, [batch], workers))) for batch in keys]

@@ -16,6 +16,7 @@ from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import read_captions
 from vidiff.data.index import Index, index_of
 from vidiff.data.latents.cache import LatentCache
+from vidiff.data.latents.dataset import Beside, CachedVideo
 from vidiff.data.latents.encode import Share, discard, encode_latents
 from vidiff.data.latents.spec import Plan
 from vidiff.data.latents.stale import stale
@@ -298,6 +299,10 @@ class Latents:
         """Shift and scale `(c,)` by which the codec's latents are normalised."""
         shift, scale = (self.content if self.lowres is None else self.lowres).statistics
         return (torch.zeros_like(shift), torch.ones_like(scale)) if self.fixed else (shift, scale)
+
+    def beside(self, moments: Latents) -> list[Beside]:
+        """What a model is shown besides, normalised by the statistics of `moments`."""
+        return [] if self.lowres is None else [CachedVideo("lowres", self.lowres, moments.codec_moments)]
 
     @property
     def detail(self) -> Tensor | None:

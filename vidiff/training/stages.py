@@ -15,8 +15,8 @@ import torch
 from vidiff.codec.codec import TILE, Codec, Identity, VAECodec
 from vidiff.codec.diffusers import DiffusersCodec
 from vidiff.codec.files import save_codec
+from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
-from vidiff.data.joint import JointClips, JointLatents
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.guard import locked
@@ -46,7 +46,7 @@ from vidiff.recipe.kinds import (
 from vidiff.recipe.load import dump, load_codec_config
 from vidiff.store.files import claimed
 from vidiff.training.begin import begin, begin_vae
-from vidiff.training.datasets import Samples, batches, clip_dataset, first_batches, latent_dataset, with_text
+from vidiff.training.datasets import batches, clip_dataset, first_batches, latent_dataset
 from vidiff.training.prepare import (
     Latents,
     captions_of,
@@ -117,7 +117,7 @@ def train_vae(config: VAERun, given: str) -> None:
     dataset: Samples = clips
     if pictures is not None:
         shown = clip_dataset(config, pictures, changed=True, pictures=True)
-        dataset = JointClips(clips, shown, config.data.images_share)
+        dataset = Joint(clips, shown, config.data.images_share)
     fit_run(config, objective, dataset, validate, sample, indexes=[index, pictures])
 
 
@@ -161,14 +161,12 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
         longest=config.data.stride[1],
         buckets=config.data.drawn(),
     )
-    clips = with_text(config, latent_dataset(config, index, seen, seen), encoder, index)
+    clips = latent_dataset(config, index, seen, seen, encoder)
     dataset: Samples = clips
     if found.pictures is not None and found.shown is not None:
-        pictures = latent_dataset(config, found.pictures, found.shown, seen, pictures=True)
-        shown = with_text(config, pictures, encoder, found.pictures)
-        dataset = JointLatents(clips, shown, len(index.files), config.data.images_share)
-    held = with_text(config, latent_dataset(config, found.held_out, found.unseen, seen), encoder, found.held_out)
-    tests = first_batches(config, held, 16)
+        pictures = latent_dataset(config, found.pictures, found.shown, seen, encoder, pictures=True)
+        dataset = Joint(clips, pictures, config.data.images_share)
+    tests = first_batches(config, latent_dataset(config, found.held_out, found.unseen, seen, encoder), 16)
     prompts = [caption for caption in sorted(set(captions)) if encoder is not None and encoder.fits(caption)]
     real = first_batches(config, clip_dataset(config, found.held_out), config.sampling.count)[0]["video"]
 

@@ -15,6 +15,7 @@ from cached import BYTES, LENGTHS, ONE_FILE, certain, contents, direct, encode, 
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vidiff.data.buckets import Bucket, View
 from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
@@ -132,7 +133,7 @@ def test_each_file_has_its_own_size(tmp_path: Path, index: Index) -> None:
         assert found.shape[2:] == (height // 2, width // 2)
         assert torch.equal(found, encode(video)[0][0].half().float())
     with pytest.raises(ValueError, match=r"files 0 and 1 .* have latents of \(8, 8\) and \(6, 10\), which one batch"):
-        LatentDataset(cache, 3).__getitems__([(0, 0), (0, 1)])
+        LatentDataset(cache, View(Bucket(3, 16, 16))).__getitems__([(0, 0), (0, 1)])
 
 
 def test_latents_too_large_for_float16_fit_into_bfloat16(tmp_path: Path, index: Index) -> None:
@@ -369,7 +370,7 @@ def test_a_file_that_breaks_is_named_and_left_out(
     assert "2.mp4: frames" in "".join(capsys.readouterr())
     assert cache.frames == [7, 5, 0, 6]
     with pytest.warns(UserWarning, match="1 of 4 files"):
-        assert LatentDataset(cache, frames=2).kept == [0, 1, 3]
+        assert LatentDataset(cache, View(Bucket(2, 16, 16))).kept == [0, 1, 3]
     with pytest.raises(DataError, match=r"1 of 4 files"):  # found when all the others are there
         make(tmp_path / "parts", lying, max_broken=0.2, shard_bytes=ONE_FILE)
     left = {path.name for path in (tmp_path / "parts").glob("*/latents-*")}

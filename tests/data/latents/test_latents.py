@@ -12,14 +12,20 @@ from cached import LENGTHS, ONE_FILE, certain, direct, encode, make, make_index
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
-from vidiff.data.clips import Sample, Strides, draw, draw_window, make_loader
+from vidiff.data.buckets import Bucket, Strides, View
+from vidiff.data.clips import Sample, draw, draw_window, make_loader
 from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
-from vidiff.data.latents.dataset import Captioned, LatentDataset
+from vidiff.data.latents.dataset import CachedVideo, LatentDataset, Texts
 from vidiff.data.order import Order, seeded
 from vidiff.objective.latents import normalised
 from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
+
+
+def view(frames: int, most: int = 1) -> View:
+    """Clips of so many frames, at any stride up to `most`."""
+    return View(Bucket(frames, 16, 16), Strides(1, most))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def test_normalised_latents_have_unit_variance(tmp_path: Path, index: Index) -> 
     cache = LatentCache(make(tmp_path, index))
     shift, scale = (x.view(-1, 1, 1, 1) for x in cache.statistics)
     with pytest.warns(UserWarning, match="3 of 4 files"):
-        longest = seen(LatentDataset(cache, frames=9)[0, 0])  # the whole of file 2
+        longest = seen(LatentDataset(cache, view(9))[0, 0])  # the whole of file 2
     assert torch.equal(longest["mean"], (cache.read(2, 0, 9)[0] - shift) / scale)
     assert torch.equal(longest["std"], cache.read(2, 0, 9)[1] / scale)
     samples = []
@@ -77,7 +83,7 @@ def test_normalised_latents_have_unit_variance(tmp_path: Path, index: Index) -> 
 
 def test_a_model_sees_the_windows_that_a_seed_stands_for(cache: LatentCache) -> None:
     """To the bit: start, stride and side as they are drawn one after the other, and latents normalised in float32."""
-    dataset = LatentDataset(cache, 3, Strides(1, 2), seed=5)
+    dataset = LatentDataset(cache, view(3, 2), seed=5)
     keys = [(epoch, place) for epoch in range(3) for place in range(4)]
     batch = normalised(dataset.__getitems__(keys))
     shift, scale = (x.view(-1, 1, 1, 1) for x in cache.statistics)
@@ -94,13 +100,13 @@ def test_a_model_sees_the_windows_that_a_seed_stands_for(cache: LatentCache) -> 
 
 
 def test_each_crop_comes_and_one_crop_draws_nothing(tmp_path: Path, index: Index) -> None:
-    crops = LatentDataset(LatentCache(make(tmp_path, index, crops=3)), frames=5)
+    crops = LatentDataset(LatentCache(make(tmp_path, index, crops=3)), view(5))
     drawn = [crops.draw((epoch, 1), seeded(0, epoch)) for epoch in range(60)]
     assert {window.crop for window in drawn} == {0, 1, 2}
     window = next(window for window in drawn if window.crop == 2)
     latent = crops.cache.window(1, 0, 5, crop=2)
     assert torch.equal(torch.from_numpy(latent.copy()), torch.from_numpy(crops.cache.window(*window).copy()))
-    one = LatentDataset(LatentCache(make(tmp_path, index)), frames=5)
+    one = LatentDataset(LatentCache(make(tmp_path, index)), view(5))
     generator = seeded(0, 3)
     one.draw((0, 1), generator)
     expected = seeded(0, 3)
@@ -114,7 +120,7 @@ def test_a_channel_that_never_changes_stays_finite(tmp_path: Path, index: Index)
         mean[:, 3], std[:, 3] = 0.3, 0
         return mean, std
 
-    sample = seen(LatentDataset(LatentCache(make(tmp_path, index, encode=still)), frames=5)[0, 0])
+    sample = seen(LatentDataset(LatentCache(make(tmp_path, index, encode=still)), view(5))[0, 0])
     assert sample["mean"][3].abs().max() < 1e-3
 
 
@@ -127,13 +133,13 @@ def test_files_with_and_without_noise_share_a_batch(tmp_path: Path, index: Index
 
     cache = LatentCache(make(tmp_path, index, encode=mixed))
     assert cache.parts == 2
-    batch = normalised(LatentDataset(cache, frames=5).__getitems__([(0, place) for place in range(4)]))
+    batch = normalised(LatentDataset(cache, view(5)).__getitems__([(0, place) for place in range(4)]))
     assert batch["std"].flatten(1).any(1).tolist() == [True, False, True, False]
-    assert not normalised(LatentDataset(cache, frames=5).__getitems__([(0, 1)]))["std"].any()
+    assert not normalised(LatentDataset(cache, view(5)).__getitems__([(0, 1)]))["std"].any()
 
 
 def test_windows_are_random_and_the_same_for_any_number_of_workers(cache: LatentCache, index: Index) -> None:
-    dataset = LatentDataset(cache, frames=3, stride=Strides(1, 2), seed=4)
+    dataset = LatentDataset(cache, view(3, 2), seed=4)
     alone, shared = (
         list(islice(make_loader(dataset, Order([range(4)], 2, seed=4), workers), 12)) for workers in (0, 2)
     )
@@ -163,27 +169,31 @@ def test_the_low_resolution_is_of_the_same_frames(tmp_path: Path, index: Index) 
         for way in (encode, low)
     ]
     unit, other = (torch.zeros(4), torch.ones(4)), (torch.full((4,), 0.25), torch.full((4,), 0.5))
-    both = LatentDataset(caches[0], 3, Strides(1, 2), 5, unit, caches[1], other)
-    alone = LatentDataset(caches[0], 3, Strides(1, 2), 5, unit)
+    both = LatentDataset(caches[0], view(3, 2), 5, unit, [CachedVideo("lowres", caches[1], other)])
+    alone = LatentDataset(caches[0], view(3, 2), 5, unit)
     for epoch in range(4):
         for number in range(len(both)):
             found, expected = seen(both[epoch, number]), seen(alone[epoch, number])
             assert {**found, "lowres": 0}.keys() == {**expected, "lowres": 0}.keys()
             assert all(torch.equal(found[key], expected[key]) for key in expected), "the same windows as without"
             torch.testing.assert_close(found["lowres"], found["mean"], atol=2e-3, rtol=2e-3)  # float16
+    fewer = LatentCache(make(tmp_path, index, encode=low, made_of={"kind": "c"}))
     with pytest.raises(DataError, match="are not of the same files"):
-        LatentDataset(caches[0], 3, lowres=LatentCache(make(tmp_path, index, encode=low, made_of={"kind": "c"})))
+        LatentDataset(caches[0], view(3), beside=[CachedVideo("lowres", fewer, other)])
 
 
 def test_each_clip_comes_with_the_text_of_its_file(cache: LatentCache) -> None:
     text, mask = torch.tensor([[5, 6], [7, 0]]), torch.tensor([[True, True], [True, False]])
-    dataset = Captioned(LatentDataset(cache, 3), text, mask, rows=[0, 0, 1, 1])  # two files share a caption
+    plain = LatentDataset(cache, view(3))
+    dataset = LatentDataset(cache, view(3), beside=[Texts(text, mask, rows=[0, 0, 1, 1])])  # two files share a caption
     assert len(dataset) == 4
     batch = dataset.__getitems__([(9, 2), (9, 0)])
     assert batch["key"].tolist() == [2, 0]
     assert torch.equal(batch["text"], text[[1, 0]]) and torch.equal(batch["text_mask"], mask[[1, 0]])
     assert torch.equal(dataset[9, 2]["text"], text[1]) and torch.equal(dataset[9, 0]["text_mask"], mask[0])
-    assert torch.equal(batch["latent"], dataset.clips.__getitems__([(9, 2), (9, 0)])["latent"])
+    assert torch.equal(batch["latent"], plain.__getitems__([(9, 2), (9, 0)])["latent"])
+    with pytest.raises(DataError, match="3 captions for the 4 files of"):
+        LatentDataset(cache, view(3), beside=[Texts(text, mask, rows=[0, 0, 1])])
 
 
 def test_a_cache_elsewhere_is_read_through_copies(tmp_path: Path, index: Index, cache: LatentCache) -> None:
@@ -194,7 +204,7 @@ def test_a_cache_elsewhere_is_read_through_copies(tmp_path: Path, index: Index, 
     remote = LatentCache("memory://elsewhere/cache", copies)
     assert (remote.frames, remote.labels, remote.flips) == (cache.frames, cache.labels, cache.flips)
     assert len(list(copies.folder.iterdir())) == 1, "the index, and no shard before it is touched"
-    datasets = [LatentDataset(each, frames=3, stride=Strides(1, 2), seed=4) for each in (cache, remote)]
+    datasets = [LatentDataset(each, view(3, 2), seed=4) for each in (cache, remote)]
     for epoch in range(3):
         for place in range(4):
             one, other = (dataset[epoch, place] for dataset in datasets)
@@ -212,7 +222,7 @@ def test_workers_share_the_copies_of_a_cache_elsewhere(tmp_path: Path, cache: La
     remote = LatentCache(url, Copies(tmp_path / "copies", 10**9))
     order = Order([range(4)], 2, seed=4)
     alone, shared = (
-        list(islice(make_loader(LatentDataset(each, 3, seed=4), order, workers), 6))
+        list(islice(make_loader(LatentDataset(each, view(3), seed=4), order, workers), 6))
         for each, workers in ((cache, 0), (remote, 2))
     )
     for one, other in zip(alone, shared, strict=True):
@@ -241,7 +251,7 @@ def test_mistakes(tmp_path: Path, index: Index) -> None:
     with pytest.raises(ValueError, match=r"made without data\.flip"):
         cache.read(0, 0, 1, mirrored=True)
     with pytest.raises(DataError, match="a clip of 10 frames at stride 1 needs 10 frames, but the longest file"):
-        LatentDataset(cache, frames=10)
+        LatentDataset(cache, view(10))
     shard = folder / "latents-00002.safetensors"
     content = shard.read_bytes()
     for damaged in (content[:-1], content[:20], b""):
