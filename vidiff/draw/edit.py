@@ -13,7 +13,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
 from vidiff.draw.long import Clean, Strategy, final
 from vidiff.draw.masks import check_pixels, hide, known_latents
-from vidiff.draw.window import Backwards, Draw
+from vidiff.draw.window import Backwards, Draw, windows
 
 CLEAN = Clean()
 
@@ -55,17 +55,20 @@ def extend(
     frame, this is image to video.
 
     Args:
+        condition: of frames, where it has any, those of the whole result, in the order of time.
         backwards: continue it into its past, from its first frames.
 
     Yields:
         the new frames, `(b, 3, n, h, w)`, `frames` in sum over n; backwards, the latest come first.
     """
-    reach = strategy.reach(context)
+    reach, total = strategy.reach(context), clip.shape[2] + frames
     past = codec.encode((clip[:, :, :reach] if backwards else final(clip, reach)).to(codec.shift)).mean
     if not backwards:
+        condition = condition.at(range(clip.shape[2] - past.shape[2], total))
         for z in strategy(draw, past, frames, context, condition):
             yield codec.decode(z)
         return
+    condition = condition.at(range(frames + past.shape[2] - 1, -1, -1))
     for z in strategy(Backwards(**vars(draw)), past.flip(2), frames, context, condition):
         yield codec.decode(z.flip(2))
 
@@ -85,21 +88,14 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
         the new frames, `(b, 3, n, h, w)`, `frames` in sum over n.
     """
     past = past.to(codec.shift)
-    size = past.shape[0], codec.channels, draw.window, past.shape[3] // codec.factor, past.shape[4] // codec.factor
-    while frames > 0:
-        past = final(past, context)
-        given = past.shape[2] - (past.shape[2] - 1) % codec.temporal if past.shape[2] else 0
-        if given:
-            known = codec.encode(final(past, given)).mean
-            window, count = known.new_zeros(size), known.shape[2]
-            window[:, :, :count] = known
-            window = draw(window, first_frames(draw.window, count), condition)
-        else:
-            least = 1 - (1 - frames) // codec.temporal  # latents that hold as many frames
-            window = draw(past.new_zeros(size)[:, :, :least], None, condition)
-        made = codec.decode(window)[:, :, given : given + frames]
-        past = torch.cat([past, made], dim=2)
-        frames -= made.shape[2]
+    nothing = past.new_zeros(len(past), codec.channels, 0, past.shape[3] // codec.factor, past.shape[4] // codec.factor)
+    size = 1 + codec.temporal * (draw.window - 1)
+    for window in windows(size, past.shape[2] + frames, context, past.shape[2], unit=codec.temporal):
+        known = codec.encode(final(past, window.known)).mean if window.known else nothing
+        latents = draw.window if window.known else 1 - (1 - window.new) // codec.temporal  # that hold as many frames
+        z = draw.after(known, latents, condition.at(range(window.first, window.first + size)))
+        made = codec.decode(z)[:, :, window.known : window.known + window.new]
+        past = final(torch.cat([past, made], dim=2), context)
         yield made
 
 
@@ -119,22 +115,21 @@ def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Con
     Raises:
         ValueError: where the context fills a window.
     """
-    if context >= draw.window:
-        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
     total = frames.shape[2]
-    size = draw.window if known.any() else min(draw.window, total)
     known = known.expand(-1, -1, total, -1, -1)
-    past = frames[:, :, :0]
-    for begin in range(0, max(total - context, 1), draw.window - context):
-        given, count = past.shape[2], min(size, total - begin)
-        window = frames.new_zeros(*frames.shape[:2], size, *frames.shape[3:])
+    blank, past = not known.any(), frames[:, :, :0]
+    for window in windows(draw.window, total, context):
+        given, count = window.known, window.known + window.new
+        size = window.new if blank and not given else draw.window
+        z = frames.new_zeros(*frames.shape[:2], size, *frames.shape[3:])
         mask = known.new_zeros(*known.shape[:2], size, *known.shape[3:])
-        window[:, :, :count], mask[:, :, :count] = (x[:, :, begin : begin + count] for x in (frames, known))
-        window[:, :, :given], mask[:, :, :given] = past, True
+        z[:, :, :count], mask[:, :, :count] = (x[:, :, window.first : window.end] for x in (frames, known))
+        z[:, :, :given], mask[:, :, :given] = past, True
         if not mask[:, :, :count].all():
-            window = draw(window, mask if mask.any() else None, condition)
-        past = window[:, :, size - context :]
-        yield window[:, :, given:count]
+            shown = condition.at(range(window.first, window.first + size))
+            z = draw(z, mask if mask.any() else None, shown)
+        past = z[:, :, size - context :]
+        yield z[:, :, given:count]
 
 
 def inpaint(
@@ -236,17 +231,13 @@ def edit(
     """
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength is {strength}; give 0, which keeps the clip, to 1, which keeps nothing of it")
-    if context >= draw.window:
-        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
     z = codec.encode(clip.to(codec.shift)).mean
-    total, size, end = z.shape[2], min(draw.window, z.shape[2]), 0
-    while end < total:
-        begin = min(max(end - context, 0), total - size)
-        window = slice(begin, begin + size)
-        known = first_frames(size, end - begin) if end else None
-        z[:, :, window] = draw(z[:, :, window].contiguous(), known, condition, strength)
-        yield codec.decode(z[:, :, end : begin + size]).to(clip)
-        end = begin + size
+    for window in windows(draw.window, z.shape[2], context, back=True):
+        here = slice(window.first, window.end)
+        known = first_frames(window.known + window.new, window.known) if window.known else None
+        shown = condition.at(range(window.first, window.end))
+        z[:, :, here] = draw(z[:, :, here].contiguous(), known, shown, strength)
+        yield codec.decode(z[:, :, window.begin : window.end]).to(clip)
 
 
 def upscale(
@@ -280,40 +271,28 @@ def upscale(
     """
     if not 0.0 <= level <= 1.0:
         raise ValueError(f"level is {level}; give 0, which shows the clip as it is, to 1, which shows only noise")
-    if context >= draw.window:
-        raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
     scale, noisy = detail.view(-1, 1, 1, 1), torch.tensor([level], device=detail.device)
-    low: Tensor | None = None  # enlarged latents, as far as they are still needed
-    made: Tensor | None = None  # the detail of the first of them
-    for piece, last in _pieces(parts, draw.window):
-        z = codec.encode(enlarge(piece.to(codec.shift), factor)).mean
-        if low is None or made is None:
-            low, made = z, z[:, :, :0]
-        else:
-            low = torch.cat([low, z], dim=2)
-        while made.shape[2] < low.shape[2]:
-            done, total = made.shape[2], low.shape[2]
-            begin = max(done - context, 0)
-            if total - begin < draw.window:
-                if not last:
-                    break  # for the frames to come
-                begin = max(total - draw.window, 0)
-            shown, known = low[:, :, begin : begin + draw.window], made[:, :, begin:]
-            told = with_lowres(condition, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
-            given = known.shape[2]
-            x = torch.cat([known, torch.zeros_like(shown[:, :, given:])], dim=2)
-            x = draw(x, first_frames(x.shape[2], given) if given else None, told)
-            made = torch.cat([made, x[:, :, given:]], dim=2)
-            yield codec.decode(low[:, :, done : made.shape[2]] + scale * made[:, :, done:])
-            old = max(made.shape[2] - draw.window, 0)
-            low, made = low[:, :, old:], made[:, :, old:]
+    pieces = (piece for part in parts for piece in part.split(draw.window, dim=2))
+    latents = (codec.encode(enlarge(piece.to(codec.shift), factor)).mean for piece in pieces)
+    low = next(latents, None)  # of the enlarged clip, as far as they are still needed
+    if low is None:
+        return
+    made, gone = low[:, :, :0], 0  # the detail of the first of them, and the number of frames that are not kept
 
+    def read_to(count: int) -> int:
+        """Frames that are there once `count` are, or the clip ends."""
+        nonlocal low
+        assert low is not None
+        while gone + low.shape[2] < count and (more := next(latents, None)) is not None:
+            low = torch.cat([low, more], dim=2)
+        return gone + low.shape[2]
 
-def _pieces(parts: Iterable[Tensor], most: int) -> Iterator[tuple[Tensor, bool]]:
-    """A clip in pieces of at most `most` frames, and of each whether it is the last."""
-    pieces = (piece for part in parts for piece in part.split(most, dim=2))
-    held = next(pieces, None)
-    while held is not None:
-        after = next(pieces, None)
-        yield held, after is None
-        held = after
+    for window in windows(draw.window, read_to, context, back=True):
+        shown, known = low[:, :, window.first - gone : window.end - gone], made[:, :, window.first - gone :]
+        asked = condition.at(range(window.first, window.end))
+        asked = with_lowres(asked, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
+        new = draw.after(known, shown.shape[2], asked)[:, :, window.known :]
+        yield codec.decode(shown[:, :, window.known :] + scale * new)
+        made = torch.cat([made, new], dim=2)
+        old = max(made.shape[2] - draw.window, 0)
+        low, made, gone = low[:, :, old:], made[:, :, old:], gone + old

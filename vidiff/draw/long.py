@@ -23,7 +23,7 @@ from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import Known, first_frames, some_frames
 from vidiff.diffusion.process import draw_noise
 from vidiff.diffusion.schedule import Schedule, time_grid
-from vidiff.draw.window import Backwards, Draw
+from vidiff.draw.window import Backwards, Draw, check_context, windows
 from vidiff.sample import State, start
 from vidiff.sample.resample import Resampled
 
@@ -47,6 +47,7 @@ class Strategy:
         Args:
             past: `(b, c, p, h, w)`; p may be 0, and only the last `reach(context)` frames are looked at.
             context: frames on which each window looks back.
+            condition: of frames, where it has any, those of `past` and then those of the new ones.
 
         Yields:
             `(b, c, n, h, w)`, `frames` in sum over n. Memory does not grow with `frames`.
@@ -54,11 +55,10 @@ class Strategy:
         Raises:
             ValueError: a context that fills a window, and what a strategy cannot do.
         """
-        if context >= draw.window:
-            raise ValueError(f"context is {context}; windows of {draw.window} frames then have no room for new ones")
+        check_context(context, draw.window)
         if not past.shape[2]:
-            window = past.new_zeros(*past.shape[:2], min(draw.window, frames), *past.shape[3:])
-            past = draw(window, None, condition)
+            size = min(draw.window, frames)
+            past = draw.after(past, size, condition.at(range(size)))
             yield past
             frames -= past.shape[2]
         if frames > 0:
@@ -80,15 +80,10 @@ class Clean(Strategy):
 
     def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
         draw = self.prepared(draw)
-        while frames > 0:
-            past = final(past, context)
-            given = past.shape[2]
-            window = past.new_zeros(*past.shape[:2], draw.window, *past.shape[3:])
-            window[:, :, :given] = past
-            past = draw(window, first_frames(draw.window, given) if given else None, condition)
-            made = past[:, :, given : given + frames]
-            frames -= made.shape[2]
-            yield made
+        for window in windows(draw.window, past.shape[2] + frames, context, past.shape[2]):
+            shown = condition.at(range(window.first, window.first + draw.window))
+            past = draw.after(final(past, window.known), draw.window, shown)
+            yield past[:, :, window.known : window.known + window.new]
 
 
 @dataclass(frozen=True)
@@ -192,23 +187,27 @@ class Keyframes(Strategy):
     def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
         self._check(draw, condition)
         assert condition.stride is not None
-        sparse = replace(condition, stride=self.stride * condition.stride)
-        while frames > 0:
+        sparse, done, total = replace(condition, stride=self.stride * condition.stride), past.shape[2], 0
+        while total < frames:
             past = final(past, self.reach(context))
             keys = past.flip(2)[:, :, :: self.stride][:, :, :context].flip(2)  # the last frame is one
             given = keys.shape[2]
-            window = past.new_zeros(*past.shape[:2], draw.window, *past.shape[3:])
-            window[:, :, :given] = keys
-            keys = draw(window, first_frames(draw.window, given), sparse)[:, :, given:]
+            first = done + total - 1 - self.stride * (given - 1)
+            shown = sparse.at(range(first, first + self.stride * draw.window, self.stride))
+            keys = draw.after(keys, draw.window, shown)[:, :, given:]
             for part in keys.split(max(1, (draw.window - context) // self.stride), dim=2):
-                if frames > 0:
-                    made = self._between(draw, final(past, context), part, condition)
+                if total < frames:
+                    made = self._between(draw, final(past, context), part, condition, done + total)
                     past = final(torch.cat([past, made], dim=2), self.reach(context))
-                    yield made[:, :, :frames]
-                    frames -= made.shape[2]
+                    yield made[:, :, : frames - total]
+                    total += made.shape[2]
 
-    def _between(self, draw: Draw, past: Tensor, keys: Tensor, condition: Condition) -> Tensor:
-        """The frames up to the last of some `keys`, and they themselves, `(b, c, stride * k, h, w)`."""
+    def _between(self, draw: Draw, past: Tensor, keys: Tensor, condition: Condition, done: int) -> Tensor:
+        """The frames up to the last of some `keys`, and they themselves, `(b, c, stride * k, h, w)`.
+
+        Args:
+            done: frames before those, of which the last are `past`.
+        """
         new = self.stride * keys.shape[2]
         past = final(past, draw.window - new)
         given = past.shape[2]
@@ -216,7 +215,8 @@ class Keyframes(Strategy):
         places = range(self.stride - 1, new, self.stride)
         ahead[:, :, places] = keys
         known = some_frames(given + new, [*range(given), *(given + place for place in places)])
-        return draw(torch.cat([past, ahead], dim=2), known, condition)[:, :, given:]
+        shown = condition.at(range(done - given, done + new))
+        return draw(torch.cat([past, ahead], dim=2), known, shown)[:, :, given:]
 
     def _check(self, draw: Draw, condition: Condition) -> None:
         if condition.stride is None:
@@ -262,11 +262,11 @@ class Rolling(Strategy):
         self._check(draw, moving)
         each = ceil((draw.steps + 1) / moving)  # steps in which a frame takes the place of the one before it
         times = time_grid(draw.denoiser.schedule, moving * each - 1)
-        keep = min(context, draw.window - moving)
+        keep, done = min(context, draw.window - moving), past.shape[2]
         past = final(past, keep)
         x = torch.cat([past, self._noise(draw, past, moving, times)], dim=2)
         step, state, guided = 0, State(draw.generator), draw.denoiser
-        mask = first_frames(0, 0)
+        mask, asked = first_frames(0, 0), draw.told(condition.at(range(done - past.shape[2], done + moving)))
         with tqdm(total=frames, disable=not draw.progress, desc="sampling", unit="frame", leave=False) as bar:
             while frames > 0:
                 given = past.shape[2]
@@ -277,7 +277,7 @@ class Rolling(Strategy):
                 seen = _Seen(draw.show(guided, content, mask, generator=draw.generator))
                 t, s = (self._clock(times, given, moving, each, at).to(x) for at in (step, step + 1))
                 with torch.no_grad(), draw.arithmetic(x.device):
-                    x, state = draw.sampler.step(seen, x, t, s, draw.told(condition), state)
+                    x, state = draw.sampler.step(seen, x, t, s, asked, state)
                 step += 1
                 if step < len(times):
                     continue
@@ -285,7 +285,8 @@ class Rolling(Strategy):
                 past = final(torch.cat([past, made], dim=2), keep)
                 x = torch.cat([past, rest, self._noise(draw, past, 1, times)], dim=2)
                 step, state = step - each, state.slide(given + 1 - past.shape[2], 1)
-                frames -= 1
+                frames, done = frames - 1, done + 1
+                asked = draw.told(condition.at(range(done - past.shape[2], done + moving)))
                 bar.update()
                 yield made
 

@@ -1,8 +1,8 @@
-"""Drawing one window of latents: the sampler, and the model as it is guided and as it knows part of the clip."""
+"""Windows: how a video is walked over by them, and how one is drawn, by the sampler and the model as it is guided."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,11 +11,79 @@ from torch import Tensor
 from vidiff.diffusion.classifier_guidance import Classifier
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
-from vidiff.diffusion.known import Known
+from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise
 from vidiff.diffusion.schedule import time_grid
 from vidiff.draw.guide import Guide
 from vidiff.sample import Sampler, start
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of a video that are drawn at once.
+
+    Args:
+        first: the number of the first of them.
+        known: how many there were before, at the beginning of the window.
+        new: how many follow, which it adds.
+    """
+
+    first: int
+    known: int
+    new: int
+
+    @property
+    def begin(self) -> int:
+        """The number of the first new frame."""
+        return self.first + self.known
+
+    @property
+    def end(self) -> int:
+        """The number of the frame after its last."""
+        return self.first + self.known + self.new
+
+
+def windows(
+    size: int,
+    frames: int | Callable[[int], int],
+    context: int,
+    done: int = 0,
+    *,
+    unit: int = 1,
+    back: bool = False,
+) -> Iterator[Window]:
+    """Walk over a video window by window, each looking back on the last frames before those that it adds.
+
+    Args:
+        size: frames that fit a window.
+        frames: of the whole video. Or, of one that comes piece by piece, what reads on until a number of frames is
+            there, or else to its end, and returns how many there are.
+        context: how many frames each window looks back on, as far as there are that many.
+        done: frames that are there from the start.
+        unit: known frames are a multiple of it, and one more.
+        back: the last window moves back to end with the video, and knows more; else it may end before it is full.
+
+    Raises:
+        ValueError: where the context fills a window.
+    """
+    check_context(context, size)
+    while True:
+        known = min(done, context)
+        known -= (known - 1) % unit if known else 0
+        there = frames(done - known + size) if callable(frames) else frames
+        if there <= done:
+            return
+        new = min(size - known, there - done)
+        if back:
+            known = min(size - new, done)
+        yield Window(done - known, known, new)
+        done += new
+
+
+def check_context(context: int, size: int) -> None:
+    """Raises ValueError where `context` frames fill a window of `size`."""
+    if context >= size:
+        raise ValueError(f"context is {context}; windows of {size} frames then have no room for new ones")
 
 
 @dataclass(frozen=True)
@@ -116,12 +184,20 @@ class Draw:
         with self.arithmetic(frames.device):
             return self.sampler(denoiser, x, self.told(condition), times, self.generator, progress=self.progress)
 
+    def after(self, past: Tensor, size: int, condition: Condition) -> Tensor:
+        """Draw a window of `size` frames that begins with `past` `(b, c, p, h, w)`, where p may be 0."""
+        given = past.shape[2]
+        frames = past.new_zeros(*past.shape[:2], size, *past.shape[3:])
+        frames[:, :, :given] = past
+        return self(frames, first_frames(size, given) if given else None, condition)
+
 
 class Backwards(Draw):
     """A `Draw` of latents given and returned from the last frame to the first; the model sees them forwards."""
 
     def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
         known = None if known is None else known.flip(2)
+        condition = condition.at(range(frames.shape[2] - 1, -1, -1))
         return super().__call__(frames.flip(2), known, condition, strength).flip(2)
 
 
