@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vidiff.draw.guide import Guide
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
+from vidiff.sample import SAMPLERS
 
 
 def pairs(text: str) -> dict[str, float]:
@@ -27,9 +30,17 @@ def size(text: str) -> tuple[int, int]:
     return height, width
 
 
+READERS: dict[str, dict[str, Any]] = {  # type of an option in a config -> how its flag is read
+    "str": {},
+    "float": {"type": float},
+    "float | None": {"type": float},
+    "list[float] | None": {"type": float, "nargs": 2},
+    "dict[str, float]": {"type": pairs},
+    "bool": {"action": "store_const", "const": True},
+}
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "steps": {"type": int, "help": "of the sampler"},
-    "sampler": {"help": "such as ddpm, ddim, euler, heun or dpmpp_2m"},
+    "sampler": {"help": f"one of {', '.join(SAMPLERS)}"},
     "lag": {"type": int, "help": "steps by which each new frame follows the one before; 0: all at once"},
     "context": {"type": int, "help": "frames on which each further window looks back"},
     "seed": {"type": int, "default": 0, "help": "same seed, same frames"},
@@ -37,35 +48,7 @@ DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its f
 GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
     "guidance": {"type": float, "help": "scale of classifier-free guidance; 1 is the plain model"},
     "history": {"type": float, "help": "where frames are known: scale on them, label and text, in place of --guidance"},
-    "convention": {"help": "of scales: cfg, where 1 is the plain model, or ho, where 0 is"},
-    "interval": {
-        "type": float,
-        "nargs": 2,
-        "metavar": ("LOW", "HIGH"),
-        "help": "diffusion times, 0 to 1, in which to guide; at others the model is plain",
-    },
-    "rescale": {"type": float, "help": "0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7"},
-    "apg": {
-        "type": pairs,
-        "metavar": "eta=0,...",
-        "help": "adaptive projected guidance, against glaring colours: eta, radius, momentum",
-    },
-    "threshold": {
-        "type": pairs,
-        "metavar": "floor=5,...",
-        "help": "dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5",
-    },
-    "history_level": {
-        "type": float,
-        "metavar": "TIME",
-        "help": "time at which --history shows known frames to its other branch; 1 forgets them",
-    },
-    "separate": {
-        "action": "store_const",
-        "const": True,
-        "help": "--guidance on the label alone and --history on known frames alone, not on all at once",
-    },
-    "text_guidance": {"type": float, "metavar": "SCALE", "help": "scale on the text alone, which is then separate"},
+    **{option.name: {**READERS[str(option.type)], **option.metadata} for option in fields(Guide)},
     "classifier_scale": {
         "type": float,
         "metavar": "SCALE",

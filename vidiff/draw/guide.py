@@ -27,18 +27,54 @@ from vidiff.diffusion.guidance import (
 class Guide:
     """What guidance does besides its scales; all off unless asked for.
 
+    Each option is a key of a config, a keyword of a call, and a flag of a command, of which its metadata has the help.
+
     Raises:
         ValueError: for an option out of range, or two that do not go together; the message names them.
     """
 
-    convention: str = "cfg"  # of all scales: 1 is the plain model; under ho, 0 is
-    interval: list[float] | None = None  # times [low, high] in which to guide; at others the model is plain
-    rescale: float = 0.0  # share by which the guided estimate gets the standard deviation of the plain one
-    apg: dict[str, float] = field(default_factory=dict)  # adaptive projected guidance: eta, radius, momentum
-    threshold: dict[str, float] = field(default_factory=dict)  # dynamic thresholding: percentile, floor
-    history_level: float = 1.0  # time at which guidance on known frames shows them to its null branch; 1 forgets them
-    separate: bool = False  # guide on label, text and known frames by a scale each, and not on all at once
-    text_guidance: float | None = None  # the scale of text, which is then separate; else that of the label
+    convention: str = field(
+        default="cfg", metadata={"help": "of scales: cfg, where 1 is the plain model, or ho, where 0 is"}
+    )
+    interval: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "diffusion times, 0 to 1, in which to guide; at others the model is plain",
+            "metavar": ("LOW", "HIGH"),
+        },
+    )
+    rescale: float = field(
+        default=0.0,
+        metadata={"help": "0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7"},
+    )
+    apg: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "adaptive projected guidance, against glaring colours: eta, radius, momentum",
+            "metavar": "eta=0,...",
+        },
+    )
+    threshold: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5",
+            "metavar": "floor=5,...",
+        },
+    )
+    history_level: float = field(
+        default=1.0,
+        metadata={
+            "help": "time at which --history shows known frames to its other branch; 1 forgets them",
+            "metavar": "TIME",
+        },
+    )
+    separate: bool = field(
+        default=False,
+        metadata={"help": "--guidance on the label alone and --history on known frames alone, not on all at once"},
+    )
+    text_guidance: float | None = field(
+        default=None, metadata={"help": "scale on the text alone, which is then separate", "metavar": "SCALE"}
+    )
 
     def __post_init__(self) -> None:
         choose("convention", self.convention, CONVENTIONS)

@@ -35,22 +35,5 @@ def build_sampler(name: str, **options: Any) -> Sampler:
     return choose("sampler", name, SAMPLERS)(**options)
 
 
-__all__ = [
-    "DDIM",
-    "DDPM",
-    "RK45",
-    "SAMPLERS",
-    "DPMSolverPP2M",
-    "Euler",
-    "EulerMaruyama",
-    "Heun",
-    "Langevin",
-    "PredictorCorrector",
-    "Sampler",
-    "State",
-    "StochasticHeun",
-    "UniPC",
-    "build_sampler",
-    "invert",
-    "start",
-]
+__all__ = ["SAMPLERS", "Sampler", "State", "build_sampler", "invert", "start"]
+__all__ += [sampler.__name__ for sampler in SAMPLERS.values() if isinstance(sampler, type)]
