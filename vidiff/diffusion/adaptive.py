@@ -28,14 +28,14 @@ class Given(Schedule):
         table = self.table.to(t.device, t.dtype)
         if t.ndim < 2:
             table = table.mean(0, keepdim=True)
-        place = t * (table.shape[1] - 1)
-        index = place.detach().floor().long().clamp(0, table.shape[1] - 2)
+        position = t * (table.shape[1] - 1)
+        index = position.detach().floor().long().clamp(0, table.shape[1] - 2)
         if t.ndim < 2:
-            return torch.lerp(table[0][index], table[0][index + 1], place - index)
+            return torch.lerp(table[0][index], table[0][index + 1], position - index)
         batch = len(table)
-        place, index = (part.expand(batch, *t.shape[1:]) for part in (place, index))
+        position, index = (part.expand(batch, *t.shape[1:]) for part in (position, index))
         at, after = (table.gather(1, (index + step).flatten(1)).view_as(index) for step in (0, 1))
-        return torch.lerp(at, after, place - index)
+        return torch.lerp(at, after, position - index)
 
     def _time_of(self, log_snr: Tensor) -> Tensor:
         knots = self.table.detach().mean(0).to(log_snr.device, log_snr.dtype)

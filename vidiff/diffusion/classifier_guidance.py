@@ -94,8 +94,8 @@ class ClassifierGuidance(nn.Module):
             logits = self.classifier((x / (alpha**2 + sigma**2).sqrt()).to(x.dtype), log_snr, condition)
             if self.largest >= logits.shape[-1]:
                 raise ValueError(f"label {self.largest} is outside the classifier's 0..{logits.shape[-1] - 1}")
-            place = label.clamp(min=0).view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
-            own = logits.log_softmax(-1).gather(-1, place).flatten(1).sum(1)  # b
+            index = label.clamp(min=0).view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
+            own = logits.log_softmax(-1).gather(-1, index).flatten(1).sum(1)  # b
             gradient = _gradient(torch.where(label == NO_LABEL, 0.0, own).sum(), x, outer)
         change = self.scale * sigma**2 / alpha * gradient
         return Estimate(

@@ -112,7 +112,7 @@ class Estimate:
     """
     Args:
         x0: the posterior mean of the data, `(b, c, f, h, w)`.
-        variance: where the network has that head, the reverse variance as a place in [0, 1] between the
+        variance: where the network has that head, the reverse variance as a share in [0, 1] between the
             smallest (0: the posterior's) and the largest (1: the transition's), on a logarithmic scale; it
             holds for any step (Nichol & Dhariwal 2021, eq. 15).
     """

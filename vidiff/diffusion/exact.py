@@ -52,8 +52,8 @@ class Mixture:
         """The posterior mean of the data given `x_t = x`, and the label where it is not -1."""
         share = self._joint(x, alpha, sigma, label).softmax(1)  # b k
         gain = alpha[:, None] * self._variance(x) / self._spread(x, alpha, sigma)  # b k c f h w
-        each = self.means + gain * (x[:, None] - alpha[:, None] * self.means)  # b k c f h w
-        return torch.einsum("bk,bk...->b...", share, each)  # b c f h w
+        posterior = self.means + gain * (x[:, None] - alpha[:, None] * self.means)  # b k c f h w
+        return torch.einsum("bk,bk...->b...", share, posterior)  # b c f h w
 
     def _weights(self) -> Tensor:
         return torch.full_like(self.stds, 1.0 / len(self.stds)) if self.weights is None else self.weights

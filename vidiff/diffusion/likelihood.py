@@ -215,8 +215,9 @@ def surprise(
         first = max(0, min(done - context, frames - window))
         clip, known = x0[:, :, first : first + window], max(done - first, 0)
         model = Known(denoiser, clip, first_frames(window, known).to(x0.device)) if known else denoiser
-        found = log_likelihood(model, clip, condition, times, generator=generator)
-        parts.append(found[:, known:])
+        shown = condition.at(range(first, first + window))
+        nats = log_likelihood(model, clip, shown, times, generator=generator)
+        parts.append(nats[:, known:])
         done = first + window
     return -torch.cat(parts, 1) / (x0[0, :, 0].numel() * math.log(2.0))
 
@@ -229,8 +230,8 @@ def _grid(times: Tensor, x: Tensor) -> list[Tensor]:
     return [expand_time(t, x) for t in times.to(x.device)]
 
 
-def _frames(each: Tensor) -> Tensor:
-    return each.sum(dim=(1, 3, 4))  # b f
+def _frames(value: Tensor) -> Tensor:
+    return value.sum(dim=(1, 3, 4))  # b f
 
 
 def _basis(x: Tensor) -> Iterator[Tensor]:

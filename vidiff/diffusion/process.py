@@ -87,18 +87,18 @@ def posterior(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor)
     return mean, -(sigma_s**2) * torch.expm1(change)
 
 
-def _learned(small: Tensor, large: Tensor, place: Tensor | None) -> Tensor:
+def _learned(small: Tensor, large: Tensor, share: Tensor | None) -> Tensor:
     """Between the two on a logarithmic scale (Nichol & Dhariwal 2021, eq. 15)."""
-    if place is None:
+    if share is None:
         raise ValueError("variance 'learned' needs a denoiser with a variance head; choose 'small' or 'large'")
     tiny = torch.finfo(small.dtype).tiny  # where a frame's clock stands still both are 0
-    return torch.lerp(small.clamp(min=tiny).log(), large.clamp(min=tiny).log(), place.to(small.dtype)).exp()
+    return torch.lerp(small.clamp(min=tiny).log(), large.clamp(min=tiny).log(), share.to(small.dtype)).exp()
 
 
 VARIANCES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     # variance of the posterior, of the transition, and what the network says -> that of the reverse step
-    "small": lambda small, large, place: small,
-    "large": lambda small, large, place: large,
+    "small": lambda small, large, share: small,
+    "large": lambda small, large, share: large,
     "learned": _learned,
 }
 

@@ -115,9 +115,9 @@ class Linear(Schedule):
 
     def _log_snr(self, t: Tensor) -> Tensor:
         knots = self._knots(t)
-        place = t * self.steps
-        index = place.detach().floor().long().clamp(0, self.steps - 1)
-        return torch.lerp(knots[index], knots[index + 1], place - index)
+        position = t * self.steps
+        index = position.detach().floor().long().clamp(0, self.steps - 1)
+        return torch.lerp(knots[index], knots[index + 1], position - index)
 
     def _time_of(self, log_snr: Tensor) -> Tensor:
         knots = self._knots(log_snr)

@@ -94,9 +94,9 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
         known = codec.encode(final(past, window.known)).mean if window.known else nothing
         latents = draw.window if window.known else 1 - (1 - window.new) // codec.temporal  # that hold as many frames
         z = draw.after(known, latents, condition.at(range(window.first, window.first + size)))
-        made = codec.decode(z)[:, :, window.known : window.known + window.new]
-        past = final(torch.cat([past, made], dim=2), context)
-        yield made
+        new = codec.decode(z)[:, :, window.known : window.known + window.new]
+        past = final(torch.cat([past, new], dim=2), context)
+        yield new
 
 
 def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
@@ -190,8 +190,8 @@ def interpolate(
             f"for {draw.window} in all at the most, which the model sees at once; or for less context"
         )
     clip = torch.cat([first, first.new_zeros(*first.shape[:2], between, *first.shape[3:]), last], dim=2)
-    made = torch.cat(list(inpaint(draw, codec, clip, ~end_frames(total, *ends), context, condition)), dim=2)
-    return made[:, :, ends[0] : ends[0] + between]
+    filled = torch.cat(list(inpaint(draw, codec, clip, ~end_frames(total, *ends), context, condition)), dim=2)
+    return filled[:, :, ends[0] : ends[0] + between]
 
 
 def double(draw: Draw, codec: Codec, clip: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
@@ -277,22 +277,22 @@ def upscale(
     low = next(latents, None)  # of the enlarged clip, as far as they are still needed
     if low is None:
         return
-    made, gone = low[:, :, :0], 0  # the detail of the first of them, and the number of frames that are not kept
+    added, dropped = low[:, :, :0], 0  # the detail of the first of them, and the number of frames that are not kept
 
     def read_to(count: int) -> int:
         """Frames that are there once `count` are, or the clip ends."""
         nonlocal low
         assert low is not None
-        while gone + low.shape[2] < count and (more := next(latents, None)) is not None:
+        while dropped + low.shape[2] < count and (more := next(latents, None)) is not None:
             low = torch.cat([low, more], dim=2)
-        return gone + low.shape[2]
+        return dropped + low.shape[2]
 
     for window in windows(draw.window, read_to, context, back=True):
-        shown, known = low[:, :, window.first - gone : window.end - gone], made[:, :, window.first - gone :]
+        shown, known = low[:, :, window.first - dropped : window.end - dropped], added[:, :, window.first - dropped :]
         asked = condition.at(range(window.first, window.end))
         asked = with_lowres(asked, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
         new = draw.after(known, shown.shape[2], asked)[:, :, window.known :]
         yield codec.decode(shown[:, :, window.known :] + scale * new)
-        made = torch.cat([made, new], dim=2)
-        old = max(made.shape[2] - draw.window, 0)
-        low, made, gone = low[:, :, old:], made[:, :, old:], gone + old
+        added = torch.cat([added, new], dim=2)
+        old = max(added.shape[2] - draw.window, 0)
+        low, added, dropped = low[:, :, old:], added[:, :, old:], dropped + old

@@ -197,10 +197,10 @@ class Keyframes(Strategy):
             keys = draw.after(keys, draw.window, shown)[:, :, given:]
             for part in keys.split(max(1, (draw.window - context) // self.stride), dim=2):
                 if total < frames:
-                    made = self._between(draw, final(past, context), part, condition, done + total)
-                    past = final(torch.cat([past, made], dim=2), self.reach(context))
-                    yield made[:, :, : frames - total]
-                    total += made.shape[2]
+                    new = self._between(draw, final(past, context), part, condition, done + total)
+                    past = final(torch.cat([past, new], dim=2), self.reach(context))
+                    yield new[:, :, : frames - total]
+                    total += new.shape[2]
 
     def _between(self, draw: Draw, past: Tensor, keys: Tensor, condition: Condition, done: int) -> Tensor:
         """The frames up to the last of some `keys`, and they themselves, `(b, c, stride * k, h, w)`.
@@ -224,10 +224,10 @@ class Keyframes(Strategy):
                 "key frames are drawn at a larger stride, but this model knows of one stride alone: train it with "
                 f"data.stride=[1,{self.stride}], or choose another strategy"
             )
-        told = self.stride * int(condition.stride.max())
-        if draw.longest is not None and told > draw.longest:
+        reached = self.stride * int(condition.stride.max())
+        if draw.longest is not None and reached > draw.longest:
             raise ValueError(
-                f"stride is {self.stride}, which is {told} source frames, but this model was trained up to "
+                f"stride is {self.stride}, which is {reached} source frames, but this model was trained up to "
                 f"{draw.longest}: give less"
             )
         if self.stride >= draw.window:
@@ -260,8 +260,8 @@ class Rolling(Strategy):
     def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
         moving = draw.window - context if self.moving is None else self.moving
         self._check(draw, moving)
-        each = ceil((draw.steps + 1) / moving)  # steps in which a frame takes the place of the one before it
-        times = time_grid(draw.denoiser.schedule, moving * each - 1)
+        pace = ceil((draw.steps + 1) / moving)  # steps in which a frame takes the place of the one before it
+        times = time_grid(draw.denoiser.schedule, moving * pace - 1)
         keep, done = min(context, draw.window - moving), past.shape[2]
         past = final(past, keep)
         x = torch.cat([past, self._noise(draw, past, moving, times)], dim=2)
@@ -275,29 +275,29 @@ class Rolling(Strategy):
                     guided = draw.guided(mask, condition)
                 content = torch.cat([past, torch.zeros_like(x[:, :, given:])], dim=2)
                 seen = _Seen(draw.show(guided, content, mask, generator=draw.generator))
-                t, s = (self._clock(times, given, moving, each, at).to(x) for at in (step, step + 1))
+                t, s = (self._clock(times, given, moving, pace, at).to(x) for at in (step, step + 1))
                 with torch.no_grad(), draw.arithmetic(x.device):
                     x, state = draw.sampler.step(seen, x, t, s, asked, state)
                 step += 1
                 if step < len(times):
                     continue
-                made, rest = seen.x0[:, :, given : given + 1], x[:, :, given + 1 :]
-                past = final(torch.cat([past, made], dim=2), keep)
+                new, rest = seen.x0[:, :, given : given + 1], x[:, :, given + 1 :]
+                past = final(torch.cat([past, new], dim=2), keep)
                 x = torch.cat([past, rest, self._noise(draw, past, 1, times)], dim=2)
-                step, state = step - each, state.slide(given + 1 - past.shape[2], 1)
+                step, state = step - pace, state.slide(given + 1 - past.shape[2], 1)
                 frames, done = frames - 1, done + 1
                 asked = draw.told(condition.at(range(done - past.shape[2], done + moving)))
                 bar.update()
-                yield made
+                yield new
 
     def _noise(self, draw: Draw, like: Tensor, count: int, times: Tensor) -> Tensor:
         blank = like.new_empty(*like.shape[:2], count, *like.shape[3:])
         return start(draw.denoiser.schedule, draw_noise(blank, draw.generator), times)
 
-    def _clock(self, times: Tensor, given: int, moving: int, each: int, step: int) -> Tensor:
-        """Of each frame, `(1, 1, f, 1, 1)`: each unknown one has come as far as the one before had `each` steps ago."""
-        place = (step - each * torch.arange(moving)).clamp(0, len(times) - 1)
-        return torch.cat([times[-1:].expand(given), times[place]]).view(1, 1, -1, 1, 1)
+    def _clock(self, times: Tensor, given: int, moving: int, pace: int, step: int) -> Tensor:
+        """Of each frame, `(1, 1, f, 1, 1)`: each unknown one has come as far as the one before had `pace` steps ago."""
+        index = (step - pace * torch.arange(moving)).clamp(0, len(times) - 1)
+        return torch.cat([times[-1:].expand(given), times[index]]).view(1, 1, -1, 1, 1)
 
     def _check(self, draw: Draw, moving: int) -> None:
         if isinstance(draw, Backwards):

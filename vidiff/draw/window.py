@@ -214,6 +214,6 @@ def lagged(times: Tensor, known: Tensor, lag: int) -> Tensor:
     Returns:
         `(n + lag * (u - 1) + 1, f)` for u unknown frames.
     """
-    place = ((~known).cumsum(0) - 1).clamp(min=0)  # f
-    step = torch.arange(len(times) + lag * int(place.max()))[:, None] - lag * place  # steps f
+    rank = ((~known).cumsum(0) - 1).clamp(min=0)  # f
+    step = torch.arange(len(times) + lag * int(rank.max()))[:, None] - lag * rank  # steps f
     return times[step.clamp(0, len(times) - 1)]

@@ -63,12 +63,12 @@ def probe(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) ->
         expected = plain(*exact)
         expected.square().sum().backward()
         try:
-            found = BACKENDS[name](*inputs)
-            found.float().square().sum().backward()
+            result = BACKENDS[name](*inputs)
+            result.float().square().sum().backward()
         except Exception as error:  # whatever it is that a backend dies of, it is a reason to take the next
             return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
-    pairs = [(found, expected)] + [(x.grad, y.grad) for x, y in zip(inputs, exact, strict=True)]
+    pairs = [(result, expected)] + [(x.grad, y.grad) for x, y in zip(inputs, exact, strict=True)]
     for got, wanted in pairs:
         assert wanted is not None
         if got is None or got.shape != wanted.shape:

@@ -66,8 +66,8 @@ class TextInput(nn.Module):
             raise ValueError(f"text is {tuple(text.shape)} of {text.dtype}; this model reads numbers of words, (b, n)")
         if text.device.type == "cpu" and not bool(((text >= 0) & (text < self.words)).all()):
             raise ValueError(f"text {text.tolist()} names words outside 0 to {self.words - 1}")
-        place = sinusoidal(torch.arange(text.shape[1], device=text.device), self.dim)  # n dim
-        return layer_norm(self.embed(text) + place, self.scale)
+        positions = sinusoidal(torch.arange(text.shape[1], device=text.device), self.dim)  # n dim
+        return layer_norm(self.embed(text) + positions, self.scale)
 
 
 class CrossAttention(nn.Module):

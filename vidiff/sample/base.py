@@ -96,14 +96,14 @@ def frame_times(times: Tensor, x: Tensor) -> list[Tensor]:
         raise ValueError(f"time {high if low >= 0.0 else low:g} is outside [0, 1]; 0 is data and 1 is noise")
     change = times.reshape(len(times), -1).diff(dim=0)  # n, 1 or f
     if (change > 0).any():
-        place = int((change > 0).any(1).nonzero()[0])
+        number = int((change > 0).any(1).nonzero()[0])
         raise ValueError(
-            f"times must fall, but rise from step {place} to {place + 1}: "
-            f"{times[place].tolist()} to {times[place + 1].tolist()}; is the grid reversed?"
+            f"times must fall, but rise from step {number} to {number + 1}: "
+            f"{times[number].tolist()} to {times[number + 1].tolist()}; is the grid reversed?"
         )
     if (change == 0).all(1).any():
-        place = int((change == 0).all(1).nonzero()[0])
-        raise ValueError(f"times stand still from step {place} to {place + 1} at {times[place].tolist()}")
+        number = int((change == 0).all(1).nonzero()[0])
+        raise ValueError(f"times stand still from step {number} to {number + 1} at {times[number].tolist()}")
     dtype = torch.promote_types(torch.promote_types(times.dtype, x.dtype), torch.float32)
     shape = [1] * x.ndim
     if times.ndim == 2:

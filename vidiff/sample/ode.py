@@ -73,9 +73,9 @@ class RK45(Sampler):
         schedule = denoiser.schedule
         here, there = schedule.log_snr(t), schedule.log_snr(s)
 
-        def slope(z: Tensor, place: float) -> Tensor:
-            """By how much `z` changes from `t` to `s`, at the rate of this place between them."""
-            log_snr = torch.lerp(here, there, place)
+        def slope(z: Tensor, done: float) -> Tensor:
+            """By how much `z` changes from `t` to `s`, at the rate of this share of the way."""
+            log_snr = torch.lerp(here, there, done)
             alpha, sigma = schedule.scales(log_snr)
             norm = _norm(alpha, sigma)
             x0 = denoiser((norm * z).to(x.dtype), schedule.time_of(log_snr), condition).x0
@@ -84,18 +84,18 @@ class RK45(Sampler):
 
         z = x / _norm(*schedule(t))
         longest = LONGEST_CUT / max(float((there - here).max()), 1e-12)
-        first, place, length = slope(z, 0.0), 0.0, longest
-        while place < 1.0:
-            length = min(length, longest, 1.0 - place)
+        first, done, length = slope(z, 0.0), 0.0, longest
+        while done < 1.0:
+            length = min(length, longest, 1.0 - done)
             slopes, ahead = [first], z
             for node, weights in zip(NODES, STAGES, strict=True):
                 ahead = z + length * sum(w * k for w, k in zip(weights, slopes, strict=True))
-                slopes.append(slope(ahead, min(place + length * node, 1.0)))
+                slopes.append(slope(ahead, min(done + length * node, 1.0)))
             excess = torch.as_tensor(length * sum(w * k for w, k in zip(EXCESS, slopes, strict=True)))
             error = float(excess.flatten(1).square().mean(1).max().sqrt()) / self.tolerance
             if error <= 1.0:
-                z, first, place = ahead, slopes[-1], place + length
-                place = 1.0 if place > 1.0 - 1e-9 else place
+                z, first, done = ahead, slopes[-1], done + length
+                done = 1.0 if done > 1.0 - 1e-9 else done
             elif length < 1e-6:
                 raise ValueError(f"tolerance = {self.tolerance} is not met by steps of 1e-6 of the grid's; raise it")
             length *= min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
