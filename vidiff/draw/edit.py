@@ -13,7 +13,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
 from vidiff.draw.long import Clean, Strategy, final
 from vidiff.draw.masks import check_pixels, hide, known_latents
-from vidiff.draw.window import Backwards, Draw, windows
+from vidiff.draw.window import Backwards, Draw, draw_after, windows
 
 CLEAN = Clean()
 
@@ -93,7 +93,7 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
     for window in windows(size, past.shape[2] + frames, context, past.shape[2], unit=codec.temporal):
         known = codec.encode(final(past, window.known)).mean if window.known else nothing
         latents = draw.window if window.known else 1 - (1 - window.new) // codec.temporal  # that hold as many frames
-        z = draw.after(known, latents, condition.at(range(window.first, window.first + size)))
+        z = draw_after(draw, known, latents, condition.at(range(window.first, window.first + size)))
         new = codec.decode(z)[:, :, window.known : window.known + window.new]
         past = final(torch.cat([past, new], dim=2), context)
         yield new
@@ -291,7 +291,7 @@ def upscale(
         shown, known = low[:, :, window.first - dropped : window.end - dropped], added[:, :, window.first - dropped :]
         asked = condition.at(range(window.first, window.end))
         asked = with_lowres(asked, shown, draw.denoiser.schedule, noisy.expand(len(low)), draw.generator)
-        new = draw.after(known, shown.shape[2], asked)[:, :, window.known :]
+        new = draw_after(draw, known, shown.shape[2], asked)[:, :, window.known :]
         yield codec.decode(shown[:, :, window.known :] + scale * new)
         added = torch.cat([added, new], dim=2)
         old = max(added.shape[2] - draw.window, 0)

@@ -23,7 +23,7 @@ from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import Known, first_frames, some_frames
 from vidiff.diffusion.process import draw_noise
 from vidiff.diffusion.schedule import Schedule, time_grid
-from vidiff.draw.window import Backwards, Draw, check_context, windows
+from vidiff.draw.window import Backwards, Draw, check_context, draw_after, windows
 from vidiff.sample import State, start
 from vidiff.sample.resample import Resampled
 
@@ -58,7 +58,7 @@ class Strategy:
         check_context(context, draw.window)
         if not past.shape[2]:
             size = min(draw.window, frames)
-            past = draw.after(past, size, condition.at(range(size)))
+            past = draw_after(draw, past, size, condition.at(range(size)))
             yield past
             frames -= past.shape[2]
         if frames > 0:
@@ -82,7 +82,7 @@ class Clean(Strategy):
         draw = self.prepared(draw)
         for window in windows(draw.window, past.shape[2] + frames, context, past.shape[2]):
             shown = condition.at(range(window.first, window.first + draw.window))
-            past = draw.after(final(past, window.known), draw.window, shown)
+            past = draw_after(draw, final(past, window.known), draw.window, shown)
             yield past[:, :, window.known : window.known + window.new]
 
 
@@ -194,7 +194,7 @@ class Keyframes(Strategy):
             given = keys.shape[2]
             first = done + total - 1 - self.stride * (given - 1)
             shown = sparse.at(range(first, first + self.stride * draw.window, self.stride))
-            keys = draw.after(keys, draw.window, shown)[:, :, given:]
+            keys = draw_after(draw, keys, draw.window, shown)[:, :, given:]
             for part in keys.split(max(1, (draw.window - context) // self.stride), dim=2):
                 if total < frames:
                     new = self._between(draw, final(past, context), part, condition, done + total)

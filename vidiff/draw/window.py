@@ -184,13 +184,6 @@ class Draw:
         with self.arithmetic(frames.device):
             return self.sampler(denoiser, x, self.told(condition), times, self.generator, progress=self.progress)
 
-    def after(self, past: Tensor, size: int, condition: Condition) -> Tensor:
-        """Draw a window of `size` frames that begins with `past` `(b, c, p, h, w)`, where p may be 0."""
-        given = past.shape[2]
-        frames = past.new_zeros(*past.shape[:2], size, *past.shape[3:])
-        frames[:, :, :given] = past
-        return self(frames, first_frames(size, given) if given else None, condition)
-
 
 class Backwards(Draw):
     """A `Draw` of latents given and returned from the last frame to the first; the model sees them forwards."""
@@ -199,6 +192,14 @@ class Backwards(Draw):
         known = None if known is None else known.flip(2)
         condition = condition.at(range(frames.shape[2] - 1, -1, -1))
         return super().__call__(frames.flip(2), known, condition, strength).flip(2)
+
+
+def draw_after(draw: Draw, past: Tensor, size: int, condition: Condition) -> Tensor:
+    """Draw a window of `size` frames that begins with `past` `(b, c, p, h, w)`, where p may be 0."""
+    given = past.shape[2]
+    frames = past.new_zeros(*past.shape[:2], size, *past.shape[3:])
+    frames[:, :, :given] = past
+    return draw(frames, first_frames(size, given) if given else None, condition)
 
 
 def lagged(times: Tensor, known: Tensor, lag: int) -> Tensor:
