@@ -17,7 +17,7 @@ from vidiff.video.reader import VideoReader
 
 def test_facts_of_a_file(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "clip.mp4", 9, height=32, width=48, fps=12)
-    assert probe(path) == Facts(9, 12.0, 32, 48, fingerprint(path), "pyav")
+    assert probe(path) == Facts(9, 12.0, 32, 48, fingerprint(path), "decord")
 
 
 def test_another_encoding_of_the_same_size_has_another_fingerprint(tmp_path: Path) -> None:

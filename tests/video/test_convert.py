@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from vidiff.video.decode import DecordFile
 from vidiff.video.decoders import BY_NAME
+from vidiff.video.decord import DecordFile
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.torchcodec import why_not
 

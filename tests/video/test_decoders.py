@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -16,9 +17,11 @@ from messy import turned, with_edit_list, write_clip, write_twice
 from videos import smooth
 
 from vidiff.store.error import VideoError
-from vidiff.video import pyav, timetable
-from vidiff.video.decode import Decoder, DecordFile
-from vidiff.video.decoders import AUTO, BY_NAME, FirstThatReads, check_decoder, video_file
+from vidiff.video import decord, exact, pyav, timetable
+from vidiff.video.decode import Decoder
+from vidiff.video.decoders import BY_NAME, Automatic, check_decoder, video_file
+from vidiff.video.decord import DecordFile
+from vidiff.video.exact import fault_of_decord
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.reader import VideoReader
 from vidiff.video.timetable import Shelf, Timetable, Unsuited, read_through
@@ -264,9 +267,140 @@ def test_torchcodec_names_what_it_cannot_read(folder: Path) -> None:
         _ = BY_NAME["torchcodec"](folder / "empty.mp4", "").frames
 
 
-def test_a_file_that_pyav_refuses_is_read_by_decord(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+READ_BY_PYAV = {"open.mp4", "open.mkv", "refresh.mp4", "stream.ts", "mpeg2.mpg", "reordered.avi", "open-hevc.mp4"}
+
+
+def test_decord_reads_all_that_it_reads_exactly(path: Path) -> None:
+    """Which are those that `READ_BY_PYAV` does not name; a window of either is what decoding in order shows."""
+    expected = in_order(path)
+    with VideoReader(path) as reader:
+        assert reader.decoder == ("pyav" if path.name in READ_BY_PYAV else "decord")
+        assert reader.frames == len(expected)
+        times = np.array(times_in_order(path))
+        assert reader.times - reader.times[0] == pytest.approx(times - times[0])
+        for window in windows(len(expected)):
+            assert np.array_equal(reader.pixels(window), expected[window]), window
+        assert np.array_equal(reader.pixels([5, 3, 5]), expected[[5, 3, 5]])
+
+
+def test_decord_is_caught_where_it_is_wrong(folder: Path) -> None:
+    """Some window of each of these files is not what decoding in order shows, or is refused."""
+    for name in sorted(READ_BY_PYAV):
+        path = folder / name
+        if not path.exists():
+            encode(path, **FILES[name])
+        assert fault_of_decord(path)
+        expected, decoder, right = in_order(path), DecordFile(path), []
+        for start in range(len(expected) - 2):
+            try:
+                right.append(np.array_equal(decoder.decode(range(start, start + 2), None), expected[start : start + 2]))
+            except VideoError:
+                right.append(False)
+        decoder.close()
+        assert not all(right), name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fault"),
+    [
+        ("trimmed.mp4", {}, "it has 5 frames, and by decord 7"),
+        ("h264.avi", x264(20, "bframes=0"), "its times are off by"),
+        ("deep.mp4", {"pixels": "yuv420p10le", **x264(20)}, ""),
+        ("interlaced.mkv", x264(20, "interlaced=1"), ""),
+        ("cropped.mp4", {"size": (50, 66), **x264(20)}, ""),
+        ("steady-hevc.mp4", {"codec": "libx265", "x265-params": "keyint=20:bframes=0:log-level=none:pools=none"}, ""),
+        ("bundled-hevc.mp4", {"codec": "libx265", "x265-params": "open-gop=0:bframes=4:log-level=none:pools=none"},
+         "several frames of hevc may come out at once"),
+    ],
+)  # fmt: skip
+def test_why_decord_is_not_taken(tmp_path: Path, name: str, options: dict[str, str], fault: str) -> None:
+    path = tmp_path / name
+    if name == "trimmed.mp4":
+        path.write_bytes(with_edit_list(write_clip(path).read_bytes()))
+    else:
+        encode(path, **options)
+    assert fault_of_decord(path).startswith(fault) and bool(fault_of_decord(path)) == bool(fault)
+    with VideoReader(path, decoder="pyav") as reader:
+        expected = reader.pixels()  # in order, by the same filters
+    with VideoReader(path) as reader:
+        for start in range(0, len(expected) - 3, 3):
+            assert np.array_equal(reader.pixels(range(start, start + 4)), expected[start : start + 4])
+
+
+def test_the_index_says_how_many_are_read_by_pyav(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(2):
+        write_clip(tmp_path / "data" / "train" / f"{n}.mp4", number=n)
+    encode(tmp_path / "data" / "train" / "open.mp4", **FILES["open.mp4"])
+    index = build_index(tmp_path / "data", layout="flat", progress=False)
+    assert {Path(file.path).name: file.decoder for file in index.files} == {
+        "0.mp4": "decord",
+        "1.mp4": "decord",
+        "open.mp4": "pyav",
+    }
+    assert capsys.readouterr().out.count("1 of 3 files in") == 1
+
+
+def test_a_large_file_is_read_by_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "x.mp4", **x264(20))
+    monkeypatch.setattr(exact, "LARGEST", 1000)
+    assert fault_of_decord(path) == "it has 90 frames in 0 MiB, all of which decord reads to open it"
+
+
+def test_a_file_cut_without_encoding_begins_where_its_edit_list_says(tmp_path: Path) -> None:
+    """As `ffmpeg -ss 0.5 -c copy` makes it: from the key frame before on, of which the beginning is not shown."""
+    path = encode(tmp_path / "cut.mp4", times=lambda n: 40 * n - 520, **x264(60))
+    expected = in_order(path)
+    assert len(expected) == 77 and np.array_equal(expected[0], in_order(encode(tmp_path / "x.mp4", **x264(60)))[13])
+    assert fault_of_decord(path) == "it has 77 frames, and by decord 90"
+    decoder = PyAVFile(path)
+    assert decoder.times == pytest.approx(times_in_order(path))
+    for window in windows(77):
+        assert np.array_equal(decoder.decode(window, None), expected[window])
+        decoder.close()
+
+
+def test_what_begins_with_another_frame_than_a_key_frame_is_refused(tmp_path: Path) -> None:
+    whole, path = encode(tmp_path / "whole.mp4", **x264(60)), tmp_path / "rest.mkv"
+    with av.open(str(whole)) as file, av.open(str(path), "w") as rest:
+        stream = rest.add_stream_from_template(file.streams.video[0])
+        for packet in [packet for packet in file.demux(video=0) if packet.size][7:]:
+            packet.stream = stream
+            rest.mux(packet)
+    with pytest.raises(VideoError, match=r"does not begin with a key frame; nor can decord: damaged or truncated"):
+        _ = Automatic(path).frames
+
+
+def test_the_last_file_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is opened once for each size, and again once it has changed."""
+    one, other = (encode(tmp_path / f"{n}.mp4", frames=20, **x264(10)) for n in range(2))
+    opened, make = [], decord.decord.VideoReader
+    monkeypatch.setattr(
+        decord.decord, "VideoReader", lambda *given, **more: opened.append(given[0]) or make(*given, **more)
+    )
+    for path, size in ((one, None), (one, None), (one, (24, 32)), (other, None), (other, None), (one, None)):
+        file = DecordFile(path)
+        assert file.decode([4], size).shape == (1, *(size or (48, 64)), 3)
+        file.close()
+    assert opened == [str(path) for path in (one, one, other, one)]
+    encode(one, frames=30, **x264(10))
+    assert DecordFile(one).frames == 30
+
+
+def test_a_fork_finds_no_reader_open(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "x.mp4")
+    file = DecordFile(path)
+    file.decode([4], None)
+    file.close()
+    assert decord._KEPT
+    child = os.fork()
+    if not child:
+        file.decode([3], None)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert not decord._KEPT
+
+
+def test_a_file_that_pyav_refuses_is_read_by_decord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of its frames are shown at the same time."""
     for n in range(2):
         write_clip(tmp_path / "data" / "train" / f"{n}.mp4", number=n)
@@ -279,12 +413,7 @@ def test_a_file_that_pyav_refuses_is_read_by_decord(
         assert (reader.decoder, reader.frames) == ("decord", 8)
         assert np.array_equal(reader.pixels(range(8)), in_order(twice))
     index = build_index(tmp_path / "data", layout="flat", progress=False)
-    assert {Path(file.path).name: file.decoder for file in index.files} == {
-        "0.mp4": "pyav",
-        "1.mp4": "pyav",
-        "twice.mkv": "decord",
-    }
-    assert capsys.readouterr().out.count("1 of 3 files in") == 1
+    assert [file.decoder for file in index.files] == ["decord"] * 3
     tried = []
     monkeypatch.setattr(pyav.av, "open", lambda *given: tried.append(given))
     with VideoReader(twice, decoder=index.files[2].decoder) as reader:
@@ -294,15 +423,15 @@ def test_a_file_that_pyav_refuses_is_read_by_decord(
 def test_what_none_reads_is_refused_by_the_first(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"\x00\x01\x02" * 500)
     with pytest.raises(VideoError, match=r"x\.mp4: not a video, or cut off: .*Invalid data found"):
-        _ = FirstThatReads(tmp_path / "x.mp4").frames
+        _ = Automatic(tmp_path / "x.mp4").frames
 
 
 def test_a_decoder_is_chosen_by_name(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4")
-    assert [type(video_file(path, name)) for name in ("pyav", "decord")] == list(AUTO)
+    assert [type(video_file(path, name)) for name in ("pyav", "decord")] == [PyAVFile, DecordFile]
     for name in ("auto", "decord"):
         index = build_index(tmp_path, layout="flat", decoder=name, cache=tmp_path / "cache" / "x.jsonl", progress=False)
-        assert index.files[0].decoder == {"auto": "pyav"}.get(name, name)
+        assert index.files[0].decoder == {"auto": "decord"}.get(name, name)
     check_decoder("auto")
     with pytest.raises(ValueError, match=r"data\.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"):
         check_decoder("opencv")

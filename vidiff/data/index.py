@@ -24,7 +24,7 @@ from vidiff.store.error import DataError
 from vidiff.store.files import claimed
 from vidiff.store.plain import parse_json
 from vidiff.store.remote import Unfetched
-from vidiff.video.decode import DecordFile
+from vidiff.video.pyav import PyAVFile
 from vidiff.video.sources import size_and_change
 
 IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
@@ -213,9 +213,9 @@ def build_index(
         tqdm.write(f"left out {path}: {reason}")
     if broken:
         tqdm.write(f"{len(broken)} of {len(found)} files in {root} are left out")
-    others = sum(file.decoder == DecordFile.name for file in files) if decoder == "auto" else 0
+    others = sum(file.decoder == PyAVFile.name for file in files) if decoder == "auto" else 0
     if others:
-        tqdm.write(f"{others} of {len(files)} files in {root} are read by decord: PyAV does not find their frames")
+        tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
     return Index(root, files, labels, broken, fps)
 
 

@@ -57,7 +57,9 @@ class DataConfig:
     latents: str = ""  # folder of latent caches, or a URL to read finished ones from; empty for runs/latents
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
-    decoder: str = "auto"  # or pyav, decord, torchcodec; auto is pyav, with decord for what pyav refuses
+    decoder: str = (
+        "auto"  # or pyav, decord, torchcodec; auto is decord, with pyav for what decord does not read exactly
+    )
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
 

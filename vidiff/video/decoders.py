@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vidiff.store.error import VideoError
-from vidiff.video.decode import Decoder, DecordFile
+from vidiff.video.decode import Decoder
+from vidiff.video.decord import DecordFile
+from vidiff.video.exact import fault_of_decord
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.torchcodec import TorchcodecFile, why_not
 
@@ -17,7 +18,6 @@ BY_NAME: dict[str, Callable[[Path, str], Decoder]] = {
     DecordFile.name: DecordFile,
     TorchcodecFile.name: TorchcodecFile,
 }
-AUTO = (PyAVFile, DecordFile)  # in this order: docs/loading.md has the measurements
 DECODERS = ("auto", *BY_NAME)
 
 
@@ -32,8 +32,8 @@ def check_decoder(name: str) -> None:
         )
 
 
-class FirstThatReads:
-    """A video file, by the first of the decoders in AUTO that finds its frames.
+class Automatic:
+    """A video file, by decord where that reads it exactly, and else by PyAV. It is looked into at the first question.
 
     Args:
         url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
@@ -67,22 +67,12 @@ class FirstThatReads:
             self._decoder.close()
 
     def _chosen(self) -> Decoder:
-        refusals = []
-        for kind in AUTO if self._decoder is None else ():
-            decoder: Decoder = kind(self.path, self._url)
-            try:
-                _ = decoder.frames
-            except VideoError as error:
-                refusals.append(error)
-                decoder.close()
-            else:
-                self._decoder = decoder
-                break
         if self._decoder is None:
-            raise refusals[0]
+            kind = PyAVFile if fault_of_decord(self.path, self._url) else DecordFile
+            self._decoder = kind(self.path, self._url)
         return self._decoder
 
 
 def video_file(path: Path, decoder: str, url: str = "") -> Decoder:
-    """A video file, by the decoder of this name, one of DECODERS; `url` as of `FirstThatReads`."""
-    return FirstThatReads(path, url) if decoder == "auto" else BY_NAME[decoder](path, url)
+    """A video file, by the decoder of this name, one of DECODERS; `url` as of `Automatic`."""
+    return Automatic(path, url) if decoder == "auto" else BY_NAME[decoder](path, url)

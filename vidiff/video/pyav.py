@@ -8,16 +8,15 @@ thread, by a converter that is kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
 
 from vidiff.store.error import VideoError, reason_of
-from vidiff.store.spans import size_and_change_of_file
 from vidiff.video.convert import Converter, converter
 from vidiff.video.decode import check_indices
 from vidiff.video.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
@@ -43,7 +42,7 @@ class PyAVFile:
         self.path, self._url = path, url
         self._container: av.container.InputContainer | None = None
         self._pass: _Pass | None = None
-        self._state: State = (0, 0)
+        self._state: State | None = None
         self._goes_on = False  # whether one call's frames have followed on the last one's
 
     @property
@@ -60,6 +59,14 @@ class PyAVFile:
         table = self._table(whole=True)
         assert table.pts is not None
         return table.pts * float(self._stream().time_base or 0)
+
+    @property
+    def structure(self) -> Structure:
+        """What else its packets tell, which are read through."""
+        table, stream = self._table(whole=True), self._stream()
+        context, container = stream.codec_context, self._open().format.name.split(",")[0]
+        kind = Kind(container, context.name, str(context.profile), str(context.pix_fmt), context.has_b_frames)
+        return Structure(kind, table.frames, self.times, table.keys, table.closed)
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         table = self._table()
@@ -116,7 +123,7 @@ class PyAVFile:
 
     def _table(self, whole: bool = False) -> Timetable:
         """The timetable; `whole`, with the times of all frames. A file that has changed is opened anew."""
-        state = size_and_change_of_file(self.path) if self._url else state_of(self.path)
+        state = state_of(self.path, self._url)
         if self._state != state:
             self.close()
             self._state = state
@@ -177,6 +184,43 @@ class PyAVFile:
         if self._pass is not None:
             self._pass.close()
         self._pass = None
+
+
+class Kind(NamedTuple):
+    """A kind of file, by FFmpeg's names, such as ("mov", "h264", "High", "yuv420p", True) for most of .mp4.
+
+    Args:
+        reorders: whether frames may be decoded in another order than they are shown.
+    """
+
+    container: str
+    codec: str
+    profile: str
+    pixels: str
+    reorders: bool
+
+
+class Structure(NamedTuple):
+    """What kind of file it is, and how its frames depend on each other. Times in seconds, else as in `Timetable`."""
+
+    kind: Kind
+    frames: int
+    times: np.ndarray
+    keys: np.ndarray
+    closed: bool
+
+
+def frames_in_order(path: Path, url: str, wanted: Container[int]) -> Iterator[np.ndarray | None]:
+    """Every frame as it comes out from the first on, as uint8 `(h, w, 3)` until the next: None for those not wanted.
+
+    Raises VideoError where it does not decode to its end. `url` is as of `PyAVFile`.
+    """
+    try:
+        with av.open(url or str(path), "r") as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                yield converter(frame, None)(frame) if number in wanted else None
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: damaged or truncated, {reason_of(error)}") from None
 
 
 class _Missing(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import av
 import numpy as np
 
 from vidiff.store.error import VideoError
+from vidiff.store.spans import size_and_change_of_file
 from vidiff.video.decode import check_file
 
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
@@ -24,8 +26,10 @@ HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
 State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
 
 
-def state_of(path: Path) -> State:
-    """Raises `VideoError` unless there is a regular file that is not empty."""
+def state_of(path: Path, url: str = "") -> State:
+    """The state of a file, or of the clip at `url`. Raises `VideoError` unless there is a file that is not empty."""
+    if url:
+        return size_and_change_of_file(path)
     with suppress(OSError):
         facts = path.stat()
         if S_ISREG(facts.st_mode) and facts.st_size:
@@ -48,6 +52,8 @@ class Timetable:
         stamps: of each key frame, in ticks: its pts, or its dts where the container's own index tells no more.
         by_dts: which of these `stamps` are.
         pts: of all frames, in ticks, sorted; None where the container's own index told enough.
+        closed: whether a decoder can begin at every key frame, and none that follows is shown before it; False where
+            the container's own index told enough for all else.
     """
 
     frames: int
@@ -55,6 +61,7 @@ class Timetable:
     stamps: np.ndarray
     by_dts: bool
     pts: np.ndarray | None
+    closed: bool = False
 
     def key_before(self, number: int) -> int:
         """The last key frame that comes no later than frame `number` in decoding order: a number of `keys`."""
@@ -92,25 +99,47 @@ def read_through(container: av.container.InputContainer, stream: av.VideoStream)
     """The timetable by all packets of a file just opened. Raises Unsuited where they lack times, or share one."""
     pts: list[int] = []
     keys, stamps = [], []
+    context, closed = stream.codec_context, True
     packets: Any = container.demux(stream)
     with closing(packets):
         for packet in packets:
-            if not packet.size or packet.is_discard:
+            if not packet.size:
                 continue
             if packet.pts is None:
                 raise Unsuited("not all of its frames say when they are shown")
             if packet.is_keyframe:
                 keys.append(len(pts))
                 stamps.append(packet.pts)
-            pts.append(packet.pts)
+                closed = closed and (context.name != "h264" or is_idr(bytes(packet), context.extradata))
+            if not packet.is_discard:  # as one is that an edit list does not show, though others may need it
+                pts.append(packet.pts)
     if not pts:
         raise Unsuited("it has no frames")
     if not keys or keys[0] != 0:
         raise Unsuited("it does not begin with a key frame")
-    table = Timetable(len(pts), np.array(keys), np.array(stamps), by_dts=False, pts=np.sort(np.array(pts)))
-    if len(np.unique(pts)) < len(pts) or np.any(np.diff(table.stamps) <= 0):
+    shown = np.sort(np.array(pts))
+    if len(np.unique(pts)) < len(pts) or np.any(np.diff(stamps) <= 0):
         raise Unsuited("several of its frames say that they are shown at the same time")
-    return table
+    closed = closed and np.array_equal(np.searchsorted(shown, stamps), keys)
+    return Timetable(len(pts), np.array(keys), np.array(stamps), by_dts=False, pts=shown, closed=closed)
+
+
+def is_idr(packet: bytes, header: bytes | None) -> bool:
+    """Whether a packet of H.264 is an IDR picture (ITU-T H.264, 7.4.1.2.4): none after it refers to any before it.
+
+    Args:
+        header: of the stream. Where it is that of ISO/IEC 14496-15, each unit of the packet follows on its length;
+            else on a start code.
+    """
+    starts = []
+    if header and header[0] == 1:
+        width, place = (header[4] & 3) + 1, 0
+        while place + width < len(packet):
+            starts.append(place + width)
+            place += width + int.from_bytes(packet[place : place + width], "big")
+    else:
+        starts = [match.end() for match in re.finditer(b"\0\0\1(?=.)", packet, re.DOTALL)]
+    return any(packet[start] & 31 == 5 for start in starts)
 
 
 class Shelf:
