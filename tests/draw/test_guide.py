@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vidiff.cli.options import GUIDING, add_drawing, drawing
 from vidiff.codec.codec import Identity
+from vidiff.data.buckets import Bucket
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.guidance import ClassifierFree, Projected, Threshold
@@ -20,6 +21,8 @@ from vidiff.diffusion.process import draw_noise
 from vidiff.diffusion.schedule import Cosine, time_grid
 from vidiff.draw.guide import Guide
 from vidiff.draw.window import Draw
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import DiffusionRun, SamplingConfig
 from vidiff.recipe.load import build_config, dump
@@ -57,7 +60,7 @@ class Network(nn.Module):
 def build(**sampling) -> Pipeline:
     denoiser = Denoiser(Network(), Cosine(), "v")
     options = SamplingConfig({"name": "ddim"}, steps=STEPS, guidance=2.0, context=2, **sampling)
-    return Pipeline(denoiser, Identity(), 6, 8, ("cat", "dog"), 8.0, options, "cpu")
+    return Pipeline(TrainedModel(denoiser, Identity(), Facts((Bucket(6, 8, 8),), ("cat", "dog"))), options, "cpu")
 
 
 @pytest.fixture

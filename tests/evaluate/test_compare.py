@@ -18,8 +18,11 @@ from vidiff.evaluate.continuation import score, watch
 from vidiff.metrics.drift import look
 from vidiff.metrics.objects import LABELS
 from vidiff.nn.unet import UNetConfig
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
 from vidiff.video.reader import read_image, read_video
 from vidiff.video.writer import write_video
 
@@ -31,10 +34,10 @@ def build(size: int = 32, stride: int | None = None, labels: tuple[str, ...] = t
     torch.manual_seed(0)
     unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4, labels=len(labels), strided=stride is not None)
     sampling = SamplingConfig({"name": "ddim"}, steps=1, guidance=1.5, context=2)
-    data = DataConfig("nowhere", size=size, frames=4)
+    data = DataConfig("nowhere", size=size, frames=4, stride=[stride, 4] if stride else [1, 1])
     config = DiffusionRun("diffusion", "tiny", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
     denoiser = build_denoiser(config).eval()
-    return Pipeline(denoiser, Identity(), 4, size, labels, sampling=sampling, device="cpu", stride=stride)
+    return Pipeline(TrainedModel(denoiser, Identity(), Facts.of(config, labels, 8.0)), sampling, "cpu")
 
 
 @pytest.fixture(scope="module")

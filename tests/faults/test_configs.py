@@ -14,8 +14,8 @@ from vidiff.codec.files import load_codec
 from vidiff.data.captions import read_captions
 from vidiff.data.lists import read_rows
 from vidiff.pipeline.run import latest_run, read_config
-from vidiff.recipe.kinds import ConfigError, read_slot
 from vidiff.recipe.load import load
+from vidiff.recipe.slots import ConfigError, read_slot
 from vidiff.report.run import write_report
 from vidiff.store.error import DataError
 from vidiff.train import main

@@ -20,17 +20,12 @@ from vidiff.nn.classifier import ClassifierConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.classifier import TrainedClassifier
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
-from vidiff.recipe.kinds import (
-    ClassifierRun,
-    CodecConfig,
-    DataConfig,
-    DiffusionRun,
-    SamplingConfig,
-    build_classifier,
-    build_denoiser,
-)
+from vidiff.recipe.build import build_classifier, build_denoiser
+from vidiff.recipe.kinds import ClassifierRun, CodecConfig, DataConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.sample import DDIM, start
 
@@ -78,7 +73,8 @@ def build(classifier: TrainedClassifier | None, labels: tuple[str, ...] = LABELS
     denoiser = randomised(build_denoiser(run), 3)
     denoiser.network = Spy(denoiser.network)
     sampling = SamplingConfig(**SAMPLING)
-    return Pipeline(denoiser, Identity(), 6, 8, labels, 8.0, sampling, "cpu", classifier=classifier)
+    facts = Facts.of(run, labels, 8.0)
+    return Pipeline(TrainedModel(denoiser, Identity(), facts, classifier=classifier), sampling, "cpu")
 
 
 @pytest.fixture

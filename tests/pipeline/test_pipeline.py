@@ -13,14 +13,18 @@ import torch
 
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.codec.files import load_codec, save_codec
+from vidiff.data.buckets import Bucket
 from vidiff.draw.guide import Guide
 from vidiff.draw.long import STRATEGIES
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run, read_config
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun, build_denoiser
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun
 from vidiff.recipe.load import dump
 from vidiff.training.begin import begin
 
@@ -47,7 +51,7 @@ def denoiser(of: DiffusionRun, seed: int = 0):
 
 def build(labels: tuple[str, ...] = LABELS, frames: int = 6, codec=None) -> Pipeline:
     of = config(len(labels), frames)
-    return Pipeline(denoiser(of), codec or VAECodec(VAE), frames, 8, labels, 8.0, of.sampling, "cpu")
+    return Pipeline(TrainedModel(denoiser(of), codec or VAECodec(VAE), Facts.of(of, labels, 8.0)), of.sampling, "cpu")
 
 
 @pytest.fixture
@@ -121,7 +125,7 @@ def test_labels_are_names_or_numbers_one_or_one_each(pipe: Pipeline) -> None:
     mixed = pipe.generate(label=["dog", "cat"], count=2)
     torch.testing.assert_close(mixed[0], dogs[0], atol=1e-5, rtol=0)
     assert (mixed[1] - dogs[1]).abs().max() > 1e-3
-    assert pipe.label_tensor(None, 2).tolist() == [-1, -1]
+    assert pipe.model.label_tensor(None, 2).tolist() == [-1, -1]
 
 
 def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
@@ -201,10 +205,9 @@ def test_a_model_of_single_frames_makes_pictures_and_no_clips() -> None:
             make()
 
 
-def strided(longest: int = 4) -> Pipeline:
+def strided() -> Pipeline:
     of = config(stride=4)
-    made = denoiser(of)
-    return Pipeline(made, Identity(), 6, 8, LABELS, 8.0, of.sampling, "cpu", stride=1, longest=longest)
+    return Pipeline(TrainedModel(denoiser(of), Identity(), Facts.of(of, LABELS, 8.0)), of.sampling, "cpu")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -280,10 +283,11 @@ def test_a_model_of_one_stride_has_no_key_frames(pipe: Pipeline) -> None:
 
 def test_a_model_that_was_told_strides_is_told_the_least() -> None:
     of = config(stride=4)
-    pipe = Pipeline(denoiser(of), Identity(), 6, 8, LABELS, 8.0, of.sampling, "cpu", stride=1)
+    pipe = strided()
     stride = pipe.condition("cat", 2).stride
     assert stride is not None and stride.tolist() == [1, 1]
-    untold = Pipeline(denoiser(of), Identity(), 6, 8, LABELS, 8.0, of.sampling, "cpu")
+    facts = replace(pipe.facts, strides=(1, 1))
+    untold = Pipeline(TrainedModel(denoiser(of), Identity(), facts), of.sampling, "cpu")
     assert untold.condition("cat", 2).stride is None
     assert not torch.equal(pipe.generate(), untold.generate())
 
@@ -464,7 +468,9 @@ def test_a_folder_holds_all_that_is_needed(tmp_path: Path) -> None:
     assert (pipe.frames, pipe.size, pipe.labels, pipe.fps, pipe.stride) == (6, 8, LABELS, 6.0, None)
     assert pipe.sampling == config().sampling
     of = config()
-    expected = Pipeline(denoiser(of, 1), load_codec(run / "codec"), 6, 8, LABELS, 6.0, of.sampling, "cpu")
+    facts = Facts((Bucket(6, 8, 8),), LABELS, 6.0)
+    assert pipe.facts == facts and Facts.load(run, of) == facts
+    expected = Pipeline(TrainedModel(denoiser(of, 1), load_codec(run / "codec"), facts), of.sampling, "cpu")
     assert torch.equal(pipe.generate(label="dog", count=2), expected.generate(label="dog", count=2))
     plain = Pipeline.from_pretrained(run, "cpu", weights="model")
     assert torch.equal(next(plain.denoiser.parameters()), next(denoiser(of, 0).parameters()))

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from vidiff.codec.codec import Identity
 from vidiff.nn.unet import UNetConfig
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
 from vidiff.text import Words
 
 
@@ -26,7 +29,8 @@ def build(told: bool = True, guidance: float = 1.5) -> Pipeline:
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return Pipeline(made.eval(), Identity(), 4, 8, (), 8.0, sampling, "cpu", text=encoder if told else None)
+    model = TrainedModel(made.eval(), Identity(), Facts.of(of, (), 8.0), encoder if told else None)
+    return Pipeline(model, sampling, "cpu")
 
 
 def clip(frames: int = 3, batch: int = 1) -> Tensor:

@@ -23,7 +23,8 @@ from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, LowresConfig, SamplingConfig, build_denoiser
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, LowresConfig, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.sample import build_sampler
 
@@ -256,7 +257,7 @@ def test_a_cascade_may_have_any_number_of_stages(pipe: Pipeline, tmp_path: Path)
 
 
 def test_the_scale_of_the_detail_comes_with_the_run(pipe: Pipeline) -> None:
-    assert torch.equal(pipe.detail, DETAIL) and pipe.lowres.factor == 2 and pipe.small == 8
+    assert torch.equal(pipe.detail, DETAIL) and pipe.lowres.factor == 2 and pipe.facts.small == 8
     given, whole = clip(4, 8), pipe.detail
     bicubic = enlarge(given, 2)
     try:

@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from vidiff.recipe.kinds import (
-    ClassifierRun,
-    ConfigError,
-    DiffusionRun,
-    LatentRun,
-    VAERun,
-    build_denoiser,
-    build_sampler,
-)
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
 from vidiff.recipe.load import build_config, dump, load, load_codec_config
+from vidiff.recipe.slots import ConfigError, build_sampler
 from vidiff.sample import DDIM
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -26,7 +26,8 @@ from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.store.files import sha256
 from vidiff.video.writer import write_video

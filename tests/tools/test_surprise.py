@@ -8,9 +8,12 @@ import torch
 
 from vidiff.cli import surprise
 from vidiff.codec.codec import Identity
+from vidiff.data.buckets import Bucket
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.schedule import Cosine
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import SamplingConfig
 from vidiff.video.reader import read_image
@@ -24,7 +27,8 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """With a model that knows clips of four dark frames."""
     data = Mixture(torch.full((1, 3, 4, 16, 16), -0.5), torch.tensor([0.2]))
     denoiser = Denoiser(ExactNetwork(data, Cosine(), "v"), Cosine(), "v")
-    pipeline = Pipeline(denoiser, Identity(), 4, 16, sampling=SamplingConfig(context=2), device="cpu")
+    model = TrainedModel(denoiser, Identity(), Facts((Bucket(4, 16, 16),)))
+    pipeline = Pipeline(model, SamplingConfig(context=2), "cpu")
     monkeypatch.setattr(surprise.Pipeline, "from_pretrained", lambda run, device: pipeline)
     return surprise
 

@@ -17,7 +17,8 @@ from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.latents import normalised
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, build_denoiser
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump, load
 from vidiff.train import main
 from vidiff.training.datasets import latent_dataset

@@ -33,7 +33,7 @@ def extend(options: argparse.Namespace) -> None:
     run, pipeline = load_run(options)
     settings = {**drawing(options), "strategy": options.strategy}
     with VideoReader(options.clip) as reader:
-        wanted = pipeline.nearest(*reader.size)
+        wanted = pipeline.facts.nearest(*reader.size)
         fit = Fit(reader.size, wanted)
         given = reader.frames if options.given is None else options.given
         if not 1 <= given <= reader.frames:

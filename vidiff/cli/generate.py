@@ -53,7 +53,7 @@ def generate(options: argparse.Namespace) -> None:
     for path in options.upscale or []:
         larger = Pipeline.from_pretrained(path, options.device)
         try:
-            drawn = larger.enlarged(drawn)
+            drawn = larger.facts.enlarged(drawn)
         except ValueError as error:
             raise ValueError(f"--upscale {path}: {error}") from None
         label, text = labels if larger.labels else None, texts if larger.text else None

@@ -45,7 +45,7 @@ def plot(options: argparse.Namespace) -> None:
     found = surprise(
         pipeline.denoiser,
         pipeline.codec.encode(video.to(pipeline.device)).mean,
-        Condition(label=pipeline.label_tensor(options.label, 1)).to(pipeline.device),
+        Condition(label=pipeline.model.label_tensor(options.label, 1)).to(pipeline.device),
         time_grid(pipeline.denoiser.schedule, options.steps, dtype=torch.float64),
         window=pipeline.frames,
         context=pipeline.sampling.context if options.context is None else options.context,

@@ -22,7 +22,8 @@ from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.continuation import score, watch
 from vidiff.metrics.objects import LABELS
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.recipe.kinds import DataConfig, build_strategy, read_slot
+from vidiff.recipe.kinds import DataConfig
+from vidiff.recipe.slots import build_strategy, read_slot
 from vidiff.store.plain import read_json
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader

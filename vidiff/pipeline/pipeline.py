@@ -3,20 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidiff.diffusion import known
+from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
-from vidiff.draw.long import Clean
-from vidiff.pipeline.trained import Labels, Texts, Trained
+from vidiff.draw.guide import Guide
+from vidiff.draw.long import Clean, Strategy
+from vidiff.draw.window import Draw
+from vidiff.engine.parallel import choose_device
+from vidiff.engine.precision import DTYPES
+from vidiff.pipeline.facts import size_of
+from vidiff.pipeline.model import Labels, Texts, TrainedModel, load_model
+from vidiff.pipeline.run import read_config
+from vidiff.recipe.kinds import SamplingConfig
+from vidiff.recipe.slots import build_sampler, build_strategy
 
 
-class Pipeline(Trained):
-    """Generates, extends, edits and enlarges clips with a trained model."""
+class Pipeline:
+    """Generates, extends, edits and enlarges clips with a trained model.
+
+    Attributes:
+        facts: what is known of the model; `frames`, `size`, `fps`, `stride`, `buckets` and `lowres` are its own.
+        labels: names of the classes that may be asked for; empty for a model without.
+        detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
+        sampling: how clips are drawn, unless a call says otherwise.
+    """
+
+    def __init__(
+        self, model: TrainedModel, sampling: SamplingConfig | None = None, device: str | torch.device = "auto"
+    ) -> None:
+        self.model, self.facts, self.sampling = model, model.facts, sampling or SamplingConfig()
+        self.device = choose_device(device)
+        self.denoiser, self.codec = model.denoiser.to(self.device), model.codec.to(self.device)
+        self.classifier, self.text, self.labels, self.weights = (
+            model.classifier,
+            model.text,
+            model.labels,
+            model.weights,
+        )
+        if self.classifier is not None:
+            self.classifier.network.to(self.device)
+        facts = model.facts
+        self.buckets, self.frames, self.size, self.fps = facts.buckets, facts.frames, facts.size, facts.fps
+        self.stride, self.lowres = facts.stride, facts.lowres
+        self.detail = None if facts.detail is None else torch.tensor(facts.detail, device=self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        run: str | Path,
+        device: str | torch.device = "auto",
+        weights: str = "ema",
+        classifier: str | Path | None = None,
+    ) -> Pipeline:
+        """Load a run's folder, which holds all that is needed.
+
+        Args:
+            run: such as "runs/ucf".
+            device: "auto", "cpu", "cuda", ...
+            weights: "ema"; "model" for those that the optimizer left; "best" for the average that `train.keep_best`
+                kept; or a file that `tools/ema.py` wrote, an average of another width.
+            classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
+                model itself is not told it.
+
+        Raises:
+            ValueError: if a folder is no trained run, or a file in it is damaged; for a classifier of other latents or
+                labels.
+        """
+        run = Path(run)
+        config = read_config(run)
+        return cls(load_model(run, config, device, weights, classifier), config.sampling, device)
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
@@ -72,8 +135,8 @@ class Pipeline(Trained):
             ValueError: as for `extend`.
         """
         image = image[None] if image.ndim == 3 else image
-        clip = self._clip(image.unsqueeze(2))
-        frames = self.window(self._size_of(clip)) if frames is None else frames
+        clip = self.facts.check_clip(image.unsqueeze(2))
+        frames = self.facts.window(size_of(clip)) if frames is None else frames
         return self.extend(clip, frames, label, **options)
 
     def interpolate(self, first: Tensor, last: Tensor, between: int, label: Labels = None, **options: Any) -> Tensor:
@@ -89,11 +152,11 @@ class Pipeline(Trained):
         Raises:
             ValueError: sizes that differ; frames that do not fit one window; as for `generate`.
         """
-        first, last = (self._clip(x[:, None] if x.ndim == 3 else x) for x in (first, last))
+        first, last = (self.facts.check_clip(x[:, None] if x.ndim == 3 else x) for x in (first, last))
         if len(first) != len(last):
             raise ValueError(f"first holds {len(first)} clips and last {len(last)}: give as many of both")
         if options.get("context") is None:
-            window = self.window(self._size_of(first))
+            window = self.facts.window(size_of(first))
             options["context"] = max(1, min(self.sampling.context, (window - between) // 2))
         draw, context, condition = self._asked(first, between + 2, label, **options)
         made = edit.interpolate(draw, self.codec, first, last, between, context, condition)
@@ -108,8 +171,8 @@ class Pipeline(Trained):
         Raises:
             ValueError: as for `interpolate`.
         """
-        clip = self._clip(clip)
-        between = self.window(self._size_of(clip)) // 2 if between is None else between
+        clip = self.facts.check_clip(clip)
+        between = self.facts.window(size_of(clip)) // 2 if between is None else between
         return self.interpolate(clip, clip, between, label, **options)[:, :, : -clip.shape[2]]
 
     def inpaint(self, clip: Tensor, mask: Tensor, label: Labels = None, **options: Any) -> Tensor:
@@ -123,7 +186,7 @@ class Pipeline(Trained):
         Raises:
             ValueError: a mask of another size or type; as for `extend`.
         """
-        clip = self._clip(clip)
+        clip = self.facts.check_clip(clip)
         draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
         return torch.cat(list(edit.inpaint(draw, self.codec, clip, mask, context, condition)), dim=2)
 
@@ -137,7 +200,7 @@ class Pipeline(Trained):
             ValueError: a box that is empty or leaves the frame; as for `inpaint`.
         """
         top, left, bottom, right = box
-        height, width = self._size_of(self._clip(clip))
+        height, width = size_of(self.facts.check_clip(clip))
         kept = known.box(height, width, top=top, left=left, bottom=bottom, right=right)
         return self.inpaint(clip, ~kept, label, **options)
 
@@ -152,7 +215,7 @@ class Pipeline(Trained):
         Raises:
             ValueError: a strength outside [0, 1]; as for `extend`.
         """
-        clip = self._clip(clip)
+        clip = self.facts.check_clip(clip)
         draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
         return torch.cat(list(edit.edit(draw, self.codec, clip, strength, context, condition)), dim=2)
 
@@ -165,7 +228,7 @@ class Pipeline(Trained):
         Raises:
             ValueError: a clip of one frame; as for `extend`.
         """
-        clip = self._clip(clip)
+        clip = self.facts.check_clip(clip)
         draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
         return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
 
@@ -211,20 +274,20 @@ class Pipeline(Trained):
         Yields:
             `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
         """
-        assert self.small  # raises for a run that enlarges nothing
+        assert self.facts.small  # raises for a run that enlarges nothing
         factor, detail = self.lowres.factor, self.detail
         assert detail is not None  # as in every run with a factor
         level = self.lowres.level if level is None else level
         if not 0 <= level <= self.lowres.noise:
             raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
-        clips = (self._clip(part, factor) for part in parts)
+        clips = (self.facts.check_clip(part, factor) for part in parts)
         first = next(clips, None)
         if first is None:
             return
-        height, width = self._size_of(first)
-        window = self.window((factor * height, factor * width))
+        height, width = size_of(first)
+        window = self.facts.window((factor * height, factor * width))
         draw, context = self._draw(window, **options), self._context(context, window, window)
-        told = self._told(label, count, text)
+        told = self.model.condition(label, count, text).to(self.device)
         yield from edit.upscale(draw, self.codec, chain([first], clips), factor, detail, level, context, told)
 
     @torch.no_grad()
@@ -266,10 +329,10 @@ class Pipeline(Trained):
             `(b, 3, n, h, w)` in [-1, 1].
         """
         if clip is not None:
-            clip = self._clip(clip)
-            if size is not None and tuple(size) != self._size_of(clip):
-                raise ValueError(f"size is {size}, but the clip has {self._size_of(clip)}: leave out size")
-        window = self.window(size if clip is None else self._size_of(clip))
+            clip = self.facts.check_clip(clip)
+            if size is not None and tuple(size) != size_of(clip):
+                raise ValueError(f"size is {size}, but the clip has {size_of(clip)}: leave out size")
+        window = self.facts.window(size if clip is None else size_of(clip))
         context = self._context(context, 2 if clip is not None else frames or 1, window)
         how = self._strategy(strategy, options.get("history"))
         if self.codec.temporal > 1 and (backwards or type(how) is not Clean):
@@ -297,3 +360,136 @@ class Pipeline(Trained):
             yield from edit.causal(draw, self.codec, clip, new, context, condition)
             return
         yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards, how)
+
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """What the codec makes of `(b, 3, f, h, w)`: the best that any model on its latents can look like."""
+        return self.codec.decode(self.codec.encode(video.to(self.device)).mean).to(video)
+
+    def settings(self, **given: Any) -> dict[str, Any]:
+        """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
+        default = {**asdict(self.sampling), "seed": 0, "weights": self.weights}
+        default.pop("count")
+        if self.classifier is not None:
+            default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}
+        if self.lowres.factor:
+            default["level"] = self.lowres.level
+        if given.get("guidance") is not None:
+            default["history"] = None  # as in `stream`
+        return default | {key: value for key, value in given.items() if value is not None}
+
+    def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
+        """What the model is told of `count` clips that it makes by itself.
+
+        Raises:
+            ValueError: as `TrainedModel.condition`; for a super-resolution model, which makes none.
+        """
+        if self.lowres.factor:
+            raise ValueError(
+                f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
+                "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
+            )
+        return self.model.condition(label, count, text).to(self.device)
+
+    def _asked(
+        self, clip: Tensor, frames: int, label: Labels, text: Texts = None, context: int | None = None, **options: Any
+    ) -> tuple[Draw, int, Condition]:
+        """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
+        if self.codec.temporal > 1:
+            raise ValueError(
+                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
+                "animate, and not edit: train one with vae.temporal=1"
+            )
+        window = self.facts.window(size_of(clip))
+        draw, context = self._draw(window, **options), self._context(context, frames, window)
+        return draw, context, self.condition(label, len(clip), text)
+
+    def _draw(
+        self,
+        window: int,
+        *,
+        guidance: float | None = None,
+        steps: int | None = None,
+        sampler: str | dict[str, Any] | None = None,
+        seed: int = 0,
+        lag: int | None = None,
+        history: float | None = None,
+        progress: bool = False,
+        classifier_scale: float | None = None,
+        **guide: Any,
+    ) -> Draw:
+        """How windows of latents are drawn: each option as `stream` has it, or else by the run's default."""
+        lag = self.sampling.lag if lag is None else lag
+        if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
+            history = self.sampling.history
+        if lag < 0:
+            raise ValueError(f"lag is {lag}; give 0 or more steps")
+        judged = self.model.classifier_scale(classifier_scale)
+        if guidance is not None and judged and self.text is None:
+            raise ValueError(
+                f"guidance is {guidance}, but the classifier stands for the label and this model knows no text, so "
+                "there is nothing that it scales: give classifier_scale, or history where frames are given"
+            )
+        slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
+        return Draw(
+            self.denoiser,
+            build_sampler(slot),
+            self.sampling.steps if steps is None else steps,
+            self.sampling.guidance if guidance is None else guidance,
+            1 + (window - 1) // self.codec.temporal,
+            torch.Generator().manual_seed(seed),
+            progress,
+            lag,
+            history,
+            DTYPES[self.facts.precision],
+            replace=not self.facts.boxes,
+            guide=self._guide(**guide),
+            classifier=None if self.classifier is None else self.classifier.network,
+            classifier_scale=judged,
+            longest=self.facts.strides[1],
+        )
+
+    def _guide(self, **given: Any) -> Guide:
+        """The options of `Guide`, each as given or else by the run's default. Raises TypeError for any other."""
+        default = {option.name: getattr(self.sampling, option.name) for option in fields(Guide)}
+        asked = {name: value for name, value in given.items() if value is not None or name not in default}
+        return Guide(**default | asked)
+
+    def _strategy(self, strategy: str | dict[str, Any] | None, history: float | None) -> Strategy:
+        """How more than a window is drawn. Raises ValueError for guidance on history where that makes no sense."""
+        slot = self.sampling.strategy if strategy is None else strategy
+        built = build_strategy(slot)
+        if history is not None and not built.guides:
+            raise ValueError(
+                f"history is {history}, but the strategy {slot} is for models that never saw the past clean, which "
+                "cannot be guided on it: leave out history, or choose another strategy"
+            )
+        return built
+
+    def reach(
+        self,
+        strategy: str | dict[str, Any] | None = None,
+        context: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> int:
+        """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
+        return self._strategy(strategy, None).reach(self._context(context, 2, self.facts.window(size)))
+
+    def _context(self, context: int | None, frames: int, window: int) -> int:
+        """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
+        if window == 1:
+            if frames > 1:
+                raise ValueError(
+                    "this model was trained on single frames, so it cannot continue a clip: ask for frames=1"
+                )
+            return 0
+        if context is None:  # of the run, which is for the first bucket
+            context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
+        if not 1 <= context < window:
+            raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
+        if (context - 1) % self.codec.temporal:
+            raise ValueError(
+                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
+                "one latent"
+            )
+        return context

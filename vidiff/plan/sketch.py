@@ -19,18 +19,10 @@ from vidiff.nn.attention import choose
 from vidiff.nn.blocks import fit_heads
 from vidiff.nn.vae import VAE
 from vidiff.objective.vae import VAEObjective
-from vidiff.recipe.kinds import (
-    ClassifierRun,
-    DiffusionRun,
-    LatentRun,
-    RunConfig,
-    VAERun,
-    build_classifier,
-    build_codec,
-    build_objective,
-    build_text,
-)
+from vidiff.recipe.build import build_classifier, build_codec, build_objective
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import load_codec_config
+from vidiff.recipe.slots import build_text
 from vidiff.store.error import DataError
 
 UCF_LABELS = 101

@@ -1,4 +1,4 @@
-"""What a training is described by, as checked dataclasses, and the parts that they build."""
+"""What a training is described by, as checked dataclasses."""
 
 from __future__ import annotations
 
@@ -6,34 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import MISSING
 
-from vidiff.codec.codec import CodecConfig, Identity
-from vidiff.codec.diffusers import DiffusersCodec, read
+from vidiff.codec.codec import CodecConfig
 from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.denoise import Denoiser, check_prediction
-from vidiff.diffusion.schedule import SCHEDULES, Schedule
+from vidiff.diffusion.denoise import check_prediction
 from vidiff.draw.guide import Guide
-from vidiff.draw.long import STRATEGIES, Strategy
 from vidiff.engine.loop import TrainOptions
-from vidiff.metrics.features import Features
-from vidiff.nn.classifier import Classifier, ClassifierConfig
-from vidiff.nn.unet import UNet, UNetConfig
-from vidiff.nn.vae import VAE, VAEConfig
-from vidiff.objective.bound import BoundObjective
-from vidiff.objective.classifier import ClassifierLoss, ClassifierObjective
-from vidiff.objective.diffusion import DISTANCES, DiffusionLoss, DiffusionObjective
-from vidiff.objective.vae import VAELoss, VAEObjective
+from vidiff.nn.classifier import ClassifierConfig
+from vidiff.nn.unet import UNetConfig
+from vidiff.nn.vae import VAEConfig
+from vidiff.objective.classifier import ClassifierLoss
+from vidiff.objective.diffusion import DISTANCES, DiffusionLoss
+from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
-from vidiff.sample import SAMPLERS, Sampler
-from vidiff.store.plain import check_yaml
-from vidiff.text import TEXTS, TextEncoder
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message says which value, what is expected, and where it stands."""
+from vidiff.recipe.slots import ConfigError, build_sampler, build_schedule, build_strategy, build_text
 
 
 @dataclass
@@ -158,7 +146,7 @@ class LatentRun(RunConfig):
     def check(self) -> None:
         super().check()
         self.codec.check()
-        build_schedule(self)
+        build_schedule(self.schedule)
         if self.data.jitter or max(self.data.zoom) > 1:
             raise ConfigError(
                 f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
@@ -210,7 +198,7 @@ class DiffusionRun(LatentRun):
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
             build_text(self.text)
-        check_prediction(self.prediction, build_schedule(self))
+        check_prediction(self.prediction, build_schedule(self.schedule))
         if self.objective not in ("denoising", "bound"):
             raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
         if self.schedule.get("name") == "learned" and self.objective != "bound":
@@ -260,83 +248,3 @@ class ClassifierRun(LatentRun):
 
 
 KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
-
-
-def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
-    """Build what a slot `{name: ..., option: ...}` describes. Raises ConfigError for an unknown name or option."""
-    options = dict(slot)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{key} needs a name; choose {', '.join(choices)}")
-    try:
-        return choose(key, name, choices)(**options)
-    except TypeError as error:
-        raise ConfigError(f"{key}: {name} does not take these options ({error})") from None
-
-
-def build_schedule(config: LatentRun) -> Schedule:
-    return build_part("schedule", SCHEDULES, config.schedule)
-
-
-def build_sampler(slot: dict[str, Any]) -> Sampler:
-    return build_part("sampling.sampler", SAMPLERS, slot)
-
-
-def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
-    """The text encoder; `facts` is what it learned of the training captions."""
-    return build_part("text", TEXTS, {**slot, **facts})
-
-
-def build_strategy(slot: str | dict[str, Any]) -> Strategy:
-    """A strategy from its slot, its name alone, or its slot as text: "{name: noisy, level: 0.02}"."""
-    if isinstance(slot, str):
-        slot = read_slot("sampling.strategy", slot)
-    return build_part("sampling.strategy", STRATEGIES, slot)
-
-
-def read_slot(key: str, text: str) -> dict[str, Any]:
-    """A slot from a command line: a name, or YAML such as "{name: ..., option: ...}". Raises ConfigError."""
-    if not text.lstrip().startswith("{"):
-        return {"name": text}
-    try:
-        return dict(yaml.safe_load(check_yaml(text)))
-    except (yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key} is {text[:200]}; give a name, or {{name: ..., option: ...}} ({reason})") from None
-
-
-def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
-    """A codec that needs no training. Raises ConfigError where it cannot be loaded, or does not fit the frames."""
-    if config.codec.name == "identity":
-        return Identity()
-    try:
-        codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
-    except ValueError as error:
-        raise ConfigError(f"codec.path: {error}") from None
-    config.check_size(codec.factor)
-    return codec
-
-
-def build_denoiser(config: DiffusionRun) -> Denoiser:
-    """The denoiser, untrained."""
-    return Denoiser(UNet(config.unet), build_schedule(config), config.prediction, config.unet.variance)
-
-
-def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective:
-    """The denoiser, untrained, and what it is trained for."""
-    denoiser = build_denoiser(config)
-    if config.objective == "bound":
-        return BoundObjective(denoiser)
-    return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
-
-
-def build_vae_objective(config: VAERun) -> VAEObjective:
-    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
-    network = VAE(config.vae)
-    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
-    return VAEObjective(network, config.loss, similar, config.train.accumulate)
-
-
-def build_classifier(config: ClassifierRun) -> ClassifierObjective:
-    """The classifier, untrained, and what it is trained for."""
-    return ClassifierObjective(Classifier(config.classifier), build_schedule(config), config.loss)

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidiff.nn.vae import VAEConfig
-from vidiff.recipe.kinds import KINDS, ConfigError, DiffusionRun, LatentRun, RunConfig, VAERun
+from vidiff.recipe.kinds import KINDS, DiffusionRun, LatentRun, RunConfig, VAERun
+from vidiff.recipe.slots import ConfigError
 from vidiff.store.plain import LARGEST, check_yaml
 
 

@@ -28,22 +28,15 @@ from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.vae import VAEObjective
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import trained_precision
 from vidiff.plan.estimate import refuse_too_large
-from vidiff.recipe.kinds import (
-    ClassifierRun,
-    DiffusionRun,
-    LatentRun,
-    RunConfig,
-    VAERun,
-    build_classifier,
-    build_codec,
-    build_objective,
-    build_text,
-    build_vae_objective,
-)
+from vidiff.recipe.build import build_classifier, build_codec, build_objective, build_vae_objective
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config
+from vidiff.recipe.slots import build_text
 from vidiff.store.files import claimed
 from vidiff.training.begin import begin, begin_vae
 from vidiff.training.datasets import batches, clip_dataset, first_batches, latent_dataset
@@ -134,33 +127,20 @@ def train_diffusion(config: DiffusionRun, given: str, folder: Path) -> None:
     record(config, given)
     with claimed(config.folder / ".turn"):
         save_codec(config.folder / "codec", codec)
-        labels = index.labels if config.unet.labels else []
-        fps = statistics.median(file.fps for file in index.files) / config.data.stride[0]
-        facts = {"labels": labels, "fps": fps} | ({} if encoder is None else {"text": encoder.facts()})
-        if seen.detail is not None:
-            facts["detail"] = seen.detail.tolist()
-        (config.folder / "data.json").write_text(json.dumps(facts))
+        facts = Facts.of(
+            config,
+            labels=tuple(index.labels),
+            fps=statistics.median(file.fps for file in index.files) / config.data.stride[0],
+            detail=None if seen.detail is None else tuple(seen.detail.tolist()),
+            text=None if encoder is None else encoder.facts(),
+        )
+        facts.save(config.folder)
 
     torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
     objective = build_objective(config)
     begin(config, codec, objective.denoiser)
-    pipeline = Pipeline(
-        objective.denoiser,
-        codec,
-        config.data.frames,
-        config.data.size,
-        labels,
-        fps,
-        config.sampling,
-        config.device,
-        config.data.stride[0] if config.unet.strided else None,
-        boxes=config.loss.tasks.boxes > 0,
-        text=encoder,
-        lowres=config.lowres,
-        detail=seen.detail,
-        longest=config.data.stride[1],
-        buckets=config.data.drawn(),
-    )
+    model = TrainedModel(objective.denoiser, codec, facts, encoder)
+    pipeline = Pipeline(model, config.sampling, config.device)
     clips = latent_dataset(config, index, seen, seen, encoder)
     dataset: Samples = clips
     if found.pictures is not None and found.shown is not None:

@@ -1,0 +1,157 @@
+"""What is to be known of a trained model besides its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
+from vidiff.engine.precision import Precision
+from vidiff.recipe.kinds import DiffusionRun, LowresConfig
+from vidiff.store.files import write_whole
+from vidiff.store.plain import read_json
+
+FILE = "data.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model has seen, and what follows from that for whoever draws with it.
+
+    A training resolves it once. What its config does not tell is kept beside the config, as data.json: labels, fps,
+    detail and text.
+
+    Attributes:
+        buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
+        labels: names of the classes that it was told; empty for a model without.
+        fps: frames a second of the clips, at their least stride.
+        strides: least and most source frames per clip frame. The model is told the stride where they differ.
+        boxes: whether it was trained on frames of which a part is known.
+        lowres: of a super-resolution model, which enlarges clips by `lowres.factor`; factor 0 for any other.
+        detail: of a super-resolution model, a number for each channel: how large what it makes is beside the codec's
+            latents.
+        text: what its text encoder learned of the captions; None for a model without text.
+        precision: of the network's arithmetic.
+    """
+
+    buckets: tuple[Bucket, ...]
+    labels: tuple[str, ...] = ()
+    fps: float = 8.0
+    strides: tuple[int, int] = (1, 1)
+    boxes: bool = False
+    lowres: LowresConfig = field(default_factory=LowresConfig)
+    detail: tuple[float, ...] | None = None
+    text: Mapping[str, Any] | None = None
+    precision: Precision = "fp32"
+
+    @classmethod
+    def of(
+        cls,
+        config: DiffusionRun,
+        labels: tuple[str, ...],
+        fps: float,
+        detail: tuple[float, ...] | None = None,
+        text: Mapping[str, Any] | None = None,
+        precision: Precision = "fp32",
+    ) -> Facts:
+        """The facts of a model that was trained as its resolved config says."""
+        return cls(
+            buckets=tuple(config.data.drawn()),
+            labels=labels if config.unet.labels else (),
+            fps=fps,
+            strides=(config.data.stride[0], config.data.stride[1]),
+            boxes=config.loss.tasks.boxes > 0,
+            lowres=config.lowres,
+            detail=detail,
+            text=text,
+            precision=precision,
+        )
+
+    @classmethod
+    def load(cls, run: Path, config: DiffusionRun, precision: Precision = "fp32") -> Facts:
+        """The facts of a run, from its folder and its resolved config. Raises ValueError for a damaged file."""
+        told = read_json(run / FILE)
+        detail = tuple(told["detail"]) if config.lowres.factor else None
+        text = told["text"] if config.text else None
+        return cls.of(config, tuple(told["labels"]), told["fps"], detail, text, precision)
+
+    def save(self, run: Path) -> None:
+        """Keep in a run's folder what its config does not tell."""
+        told: dict[str, Any] = {"labels": self.labels, "fps": self.fps}
+        told |= {name: value for name in ("text", "detail") if (value := getattr(self, name)) is not None}
+        write_whole(run / FILE, json.dumps(told))
+
+    @property
+    def frames(self) -> int:
+        """Of a window of the first bucket."""
+        return self.buckets[0].frames
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels of clips of the first bucket; the shorter side, where they differ."""
+        return min(self.buckets[0].size)
+
+    @property
+    def stride(self) -> int | None:
+        """The stride that the model is told of what it makes; None for a model that is told none."""
+        least, most = self.strides
+        return None if least == most else least
+
+    @property
+    def small(self) -> int:
+        """Height and width in pixels of what a super-resolution model enlarges. Raises ValueError for any other."""
+        if not self.lowres.factor:
+            raise ValueError(
+                "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
+                "configs/shapes_sr.yaml"
+            )
+        return self.size // self.lowres.factor
+
+    def window(self, size: tuple[int, int] | None = None) -> int:
+        """Frames that the model makes at once of clips of `size` (h, w); by default of the first bucket's.
+
+        Raises:
+            ValueError: a size that it was not trained on.
+        """
+        return self.frames if size is None else longest_of(self.buckets, size)
+
+    def nearest(self, height: int, width: int, factor: int = 1) -> tuple[int, int]:
+        """The size to which a clip or picture of any other is to be resized and cropped: of the nearest aspect.
+
+        Args:
+            factor: by which the model is to enlarge it.
+        """
+        return nearest_size(shrunk(self.buckets, factor), height, width)
+
+    def enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a super-resolution model makes of clips of a size. Raises ValueError for one that it does not take."""
+        small, factor = self.small, self.lowres.factor
+        if all(bucket.size != size for bucket in shrunk(self.buckets, factor)):
+            given = "x".join(map(str, dict.fromkeys(size)))
+            raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")
+        return factor * size[0], factor * size[1]
+
+    def check_clip(self, clip: Tensor, factor: int = 1) -> Tensor:
+        """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter.
+
+        Raises:
+            ValueError: another type, or a size that is not by `factor` smaller than one of the model's.
+        """
+        video = clip[None] if clip.ndim == 4 else clip
+        sizes = dict.fromkeys(bucket.size for bucket in shrunk(self.buckets, factor))
+        if video.ndim != 5 or video.shape[1] != 3 or size_of(video) not in sizes or not video.numel():
+            wanted = " or ".join(f"(b, 3, f, {height}, {width})" for height, width in sizes)
+            raise ValueError(f"the clip is {tuple(clip.shape)}; expected {wanted}: resize it to the model's size")
+        if not clip.is_floating_point():
+            raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
+        return video
+
+
+def size_of(video: Tensor) -> tuple[int, int]:
+    """Height and width in pixels of `(..., h, w)`."""
+    return video.shape[-2], video.shape[-1]

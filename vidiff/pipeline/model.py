@@ -1,0 +1,151 @@
+"""A trained model, put together: all that it takes to draw clips from it, but for how they are drawn."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidiff.codec.codec import Codec
+from vidiff.codec.files import fill, load_codec
+from vidiff.diffusion.condition import NO_LABEL, Condition
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.engine.checkpoint import load_part, newest
+from vidiff.engine.parallel import choose_device
+from vidiff.pipeline.classifier import TrainedClassifier
+from vidiff.pipeline.facts import FILE, Facts
+from vidiff.pipeline.run import trained_precision
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import DiffusionRun
+from vidiff.recipe.slots import build_text
+from vidiff.text import TextEncoder
+
+Labels = str | int | Sequence[str | int] | None
+Texts = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A diffusion model with its codec, and what it can be told.
+
+    Attributes:
+        text: what reads prompts; None for a model without text.
+        classifier: by whose gradient the model is guided to a label, in place of telling it; None for none.
+        weights: which of the run's they are, as `load_model` takes it.
+
+    Raises:
+        ValueError: for a classifier of other latents or labels, or beside a super-resolution model.
+    """
+
+    denoiser: Denoiser
+    codec: Codec
+    facts: Facts
+    text: TextEncoder | None = None
+    classifier: TrainedClassifier | None = None
+    weights: str = "ema"
+
+    def __post_init__(self) -> None:
+        if self.classifier is not None:
+            if self.facts.lowres.factor:
+                raise ValueError(
+                    f"{self.classifier.name} reads clips, and a super-resolution model makes only their detail"
+                )
+            self.classifier.check(self.codec, self.facts.frames, self.facts.size, self.facts.labels)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes that may be asked for; empty where there are none."""
+        return self.facts.labels if self.classifier is None else self.classifier.labels
+
+    def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
+        """What the model is told of `count` clips. Raises ValueError as `label_tensor` and `text_tensors`."""
+        stride = None if self.facts.stride is None else torch.full((count,), self.facts.stride)
+        words, mask = self.text_tensors(text, count)
+        return Condition(self.label_tensor(label, count), words, mask, stride=stride)
+
+    def classifier_scale(self, given: float | None) -> float:
+        """By what the classifier's gradient is multiplied; 0 where there is none. Raises ValueError out of range."""
+        if self.classifier is None:
+            if given is not None:
+                raise ValueError(
+                    f"classifier_scale is {given}, but no classifier was loaded: name its run as classifier"
+                )
+            return 0.0
+        scale = self.classifier.scale if given is None else given
+        if not 0.0 <= scale < float("inf"):
+            raise ValueError(f"classifier_scale is {scale}; give 0, which tells the model the label after all, or more")
+        if not scale and not self.facts.labels:
+            raise ValueError("classifier_scale is 0, but only the classifier knows labels: give a positive number")
+        return scale
+
+    def text_tensors(self, text: Texts, count: int) -> tuple[Tensor | None, Tensor | None]:
+        """Prompts to what the network reads of `count` clips, and which tokens count; None where none is asked for.
+
+        Raises:
+            ValueError: for a model without text, more or fewer prompts than clips, and as the run's text encoder.
+        """
+        if text is None:
+            return None, None
+        if self.text is None:
+            raise ValueError(f"text is {text!r}, but this model was trained without text: leave it out")
+        prompts = [text] * count if isinstance(text, str) else list(text)
+        if len(prompts) != count:
+            raise ValueError(f"{len(prompts)} texts for {count} clips: give one, or one for each clip")
+        return self.text(prompts)
+
+    def label_tensor(self, label: Labels, count: int) -> Tensor | None:
+        """Names or numbers of classes to `(count,)`, -1 where none is asked for.
+
+        Raises:
+            ValueError: for a label that the model does not have, and for more or fewer labels than clips.
+        """
+        if not self.labels:
+            if label is not None:
+                raise ValueError(f"label is {label!r}, but this model was trained without labels: leave it out")
+            return None
+        labels = [label] * count if label is None or isinstance(label, str | int) else list(label)
+        if len(labels) != count:
+            raise ValueError(f"{len(labels)} labels for {count} clips: give one, or one for each clip")
+        return torch.tensor([self._number(name) for name in labels])
+
+    def _number(self, label: str | int | None) -> int:
+        if label is None:
+            return NO_LABEL
+        if isinstance(label, str) and label in self.labels:
+            return self.labels.index(label)
+        if isinstance(label, int) and 0 <= label < len(self.labels):
+            return label
+        near = difflib.get_close_matches(str(label), self.labels, n=3, cutoff=0.3) or self.labels[:3]
+        raise ValueError(f"no label {label!r}; the nearest of {len(self.labels)} are {', '.join(near)}")
+
+
+def load_model(
+    run: Path,
+    config: DiffusionRun,
+    device: str | torch.device = "auto",
+    weights: str = "ema",
+    classifier: str | Path | None = None,
+) -> TrainedModel:
+    """The model of a run, from its folder. Arguments and errors as of `Pipeline.from_pretrained`.
+
+    Args:
+        config: of the run, resolved.
+    """
+    checkpoint = newest(run / "checkpoints") if (run / FILE).is_file() else None
+    if checkpoint is None:
+        raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on")
+    facts = Facts.load(run, config, trained_precision(run, choose_device(device)))
+    denoiser = build_denoiser(config).eval().requires_grad_(False)
+    fill(denoiser, load_part(checkpoint, "denoiser", weights), checkpoint)
+    return TrainedModel(
+        denoiser,
+        load_codec(run / "codec", config.codec.tile),
+        facts,
+        None if facts.text is None else build_text(config.text, **facts.text),
+        None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
+        weights,
+    )

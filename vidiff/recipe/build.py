@@ -1,0 +1,54 @@
+"""From a checked config to the parts that it describes, untrained."""
+
+from __future__ import annotations
+
+from vidiff.codec.codec import Identity
+from vidiff.codec.diffusers import DiffusersCodec, read
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.metrics.features import Features
+from vidiff.nn.classifier import Classifier
+from vidiff.nn.unet import UNet
+from vidiff.nn.vae import VAE
+from vidiff.objective.bound import BoundObjective
+from vidiff.objective.classifier import ClassifierObjective
+from vidiff.objective.diffusion import DiffusionObjective
+from vidiff.objective.vae import VAEObjective
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
+from vidiff.recipe.slots import ConfigError, build_schedule
+
+
+def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
+    """A codec that needs no training. Raises ConfigError where it cannot be loaded, or does not fit the frames."""
+    if config.codec.name == "identity":
+        return Identity()
+    try:
+        codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
+    except ValueError as error:
+        raise ConfigError(f"codec.path: {error}") from None
+    config.check_size(codec.factor)
+    return codec
+
+
+def build_denoiser(config: DiffusionRun) -> Denoiser:
+    """The denoiser, untrained."""
+    return Denoiser(UNet(config.unet), build_schedule(config.schedule), config.prediction, config.unet.variance)
+
+
+def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective:
+    """The denoiser, untrained, and what it is trained for."""
+    denoiser = build_denoiser(config)
+    if config.objective == "bound":
+        return BoundObjective(denoiser)
+    return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_vae_objective(config: VAERun) -> VAEObjective:
+    """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
+    network = VAE(config.vae)
+    similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
+    return VAEObjective(network, config.loss, similar, config.train.accumulate)
+
+
+def build_classifier(config: ClassifierRun) -> ClassifierObjective:
+    """The classifier, untrained, and what it is trained for."""
+    return ClassifierObjective(Classifier(config.classifier), build_schedule(config.schedule), config.loss)

@@ -1,0 +1,61 @@
+"""Slots: what a config writes as `{name: ..., option: ...}`, looked up in a table of alternatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from vidiff.diffusion.choice import choose
+from vidiff.diffusion.schedule import SCHEDULES, Schedule
+from vidiff.draw.long import STRATEGIES, Strategy
+from vidiff.sample import SAMPLERS, Sampler
+from vidiff.store.plain import check_yaml
+from vidiff.text import TEXTS, TextEncoder
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says which value, what is expected, and where it stands."""
+
+
+def build_part(key: str, choices: Any, slot: dict[str, Any]) -> Any:
+    """Build what a slot `{name: ..., option: ...}` describes. Raises ConfigError for an unknown name or option."""
+    options = dict(slot)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} needs a name; choose {', '.join(choices)}")
+    try:
+        return choose(key, name, choices)(**options)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {name} does not take these options ({error})") from None
+
+
+def build_schedule(slot: dict[str, Any]) -> Schedule:
+    return build_part("schedule", SCHEDULES, slot)
+
+
+def build_sampler(slot: dict[str, Any]) -> Sampler:
+    return build_part("sampling.sampler", SAMPLERS, slot)
+
+
+def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
+    """The text encoder; `facts` is what it learned of the training captions."""
+    return build_part("text", TEXTS, {**slot, **facts})
+
+
+def build_strategy(slot: str | dict[str, Any]) -> Strategy:
+    """A strategy from its slot, its name alone, or its slot as text: "{name: noisy, level: 0.02}"."""
+    if isinstance(slot, str):
+        slot = read_slot("sampling.strategy", slot)
+    return build_part("sampling.strategy", STRATEGIES, slot)
+
+
+def read_slot(key: str, text: str) -> dict[str, Any]:
+    """A slot from a command line: a name, or YAML such as "{name: ..., option: ...}". Raises ConfigError."""
+    if not text.lstrip().startswith("{"):
+        return {"name": text}
+    try:
+        return dict(yaml.safe_load(check_yaml(text)))
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key} is {text[:200]}; give a name, or {{name: ..., option: ...}} ({reason})") from None
