@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidiff.nn import attention as module
-from vidiff.nn.attention import BACKENDS, SHORT, attention, choose, plain, probe
+from vidiff.nn.attention import BACKENDS, SHORT, attention, choose, most_sequences, plain, probe
 
 CPU = torch.device("cpu")
 
@@ -146,10 +146,48 @@ def test_xformers_gets_batches_that_its_kernels_can_index(batch: int, monkeypatc
     ops.memory_efficient_attention = kernel  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "xformers", ModuleType("xformers"))
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
-    monkeypatch.setattr(module, "XFORMERS_BATCH", 5)
+    monkeypatch.setattr(module, "MOST_SEQUENCES", 5)
     inputs = draw(batch, 3, 2, 4)
     torch.testing.assert_close(attention(*inputs, backend="xformers"), plain(*inputs))
     assert sizes == {5: [5], 6: [5, 1], 10: [5, 5], 11: [5, 5, 1]}[batch]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("batch", [5, 6, 11])
+def test_sdpa_gets_batches_that_its_kernels_can_index(
+    batch: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+        sizes.append(len(q))
+        return fused(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(module, "MOST_SEQUENCES", 5)
+    inputs = draw(batch, 3, 2, 4)
+    mask = torch.arange(3) < 1 + torch.arange(batch)[:, None] % 3 if masked else None
+    torch.testing.assert_close(attention(*inputs, backend="sdpa", mask=mask), plain(*inputs, mask))
+    assert sizes == {5: [5], 6: [5, 1], 11: [5, 5, 1]}[batch]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "others", "heads", "channels", "most"),
+    [
+        (16, 16, 4, 64, 65535),  # 2,147,450,880 numbers, just below the bound of 32 bits
+        (16, 16, 5, 64, 52428),
+        (16, 16, 9, 16, 58254),  # channels count as 32 or more
+        (129, 16, 4, 64, 32767),
+        (16, 129, 4, 64, 32767),
+        (2**20, 2**20, 64, 64, 1),
+    ],
+)
+def test_sequences_of_a_call_stay_within_both_bounds(
+    tokens: int, others: int, heads: int, channels: int, most: int
+) -> None:
+    q, k = (torch.empty(1, n, heads, channels, device="meta") for n in (tokens, others))
+    assert most_sequences(q, k) == most
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

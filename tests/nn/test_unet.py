@@ -8,12 +8,14 @@ import pytest
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vidiff.diffusion.condition import Condition
 from vidiff.nn import blocks
 from vidiff.nn.attention import plain
 from vidiff.nn.blocks import Attention, Modulation, ResBlock, Upsample, normalise
-from vidiff.nn.embed import Embedding, rotary, rotate, sinusoidal
+from vidiff.nn.embed import Embedding, rotary, rotate, rotate_in_reals, sinusoidal
 from vidiff.nn.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=2, width=8, multipliers=[1, 2], blocks=[1, 2], head_dim=4)
@@ -236,6 +238,40 @@ def test_the_first_token_is_not_turned() -> None:
     x = torch.randn(2, 3, 4)
     found = rotate(x, rotary((3,), 4, x.device))
     assert torch.equal(found[:, 0], x[:, 0]) and not torch.equal(found[:, 1], x[:, 1])
+
+
+def test_rotation_in_reals_is_the_rotation() -> None:
+    x, angles = torch.randn(2, 3, 12, 8), rotary((3, 4), 8, torch.device("cpu"))
+    torch.testing.assert_close(rotate_in_reals(x, angles), rotate(x, angles), rtol=0, atol=1e-6)
+
+
+class OnGPU(Tensor):
+    """A tensor that says it lies on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("axis", ["space", "time", "joint"])
+def test_no_complex_number_is_met_on_a_gpu(axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler fuses none there."""
+    seen: set[torch.dtype] = set()
+
+    class Types(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            seen.update(x.dtype for x in tree_leaves(result) if isinstance(x, Tensor))
+            return result
+
+    def there(x: Tensor, angles: Tensor) -> Tensor:
+        return rotate(x.as_subclass(OnGPU), angles).as_subclass(Tensor)
+
+    layer, x, clock = Attention(16, axis, 8), torch.randn(6, 16, 4, 4), torch.zeros(6, 1, 4, 4)
+    expected = layer(x, clock, 3)
+    monkeypatch.setattr(blocks, "rotate", there)
+    with Types():
+        result = layer(x, clock, 3)
+    assert torch.float32 in seen and not any(dtype.is_complex for dtype in seen)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 def test_temporal_attention_knows_how_far_and_not_where(monkeypatch: pytest.MonkeyPatch) -> None:

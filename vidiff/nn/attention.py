@@ -16,7 +16,8 @@ from torch import Tensor
 
 Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-XFORMERS_BATCH = 65535  # its kernels put the batch on a CUDA grid axis that ends here
+MOST_SEQUENCES = 65535  # fused kernels put the batch on a CUDA grid axis that ends here
+MOST_NUMBERS = 2**31 - 1  # and number what they read by 32 bits: the backward pass of FlashAttention-2 does
 SHORT = 256  # tokens; below this two small matrix products beat a fused kernel on a CPU
 
 log = logging.getLogger(__name__)
@@ -32,21 +33,37 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PyTorch's fused attention."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
-    if mask is not None:
-        mask = mask[:, None, None]  # b 1 1 m
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # b n heads d
+    """PyTorch's fused attention, in chunks that its kernels can index."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
+        if mask is not None:
+            mask = mask[:, None, None]  # b 1 1 m
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # b n heads d
+
+    return in_chunks(kernel, q, k, v, *([] if mask is None else [mask]))
 
 
 def xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """xformers' memory-efficient attention, in chunks that its kernels can index."""
     from xformers.ops import memory_efficient_attention
 
-    if q.shape[0] <= XFORMERS_BATCH:
-        return memory_efficient_attention(q, k, v)
-    parts = zip(*(x.split(XFORMERS_BATCH) for x in (q, k, v)), strict=True)
-    return torch.cat([memory_efficient_attention(*part) for part in parts])
+    return in_chunks(memory_efficient_attention, q, k, v)
+
+
+def in_chunks(kernel: Callable[..., Tensor], q: Tensor, k: Tensor, *more: Tensor) -> Tensor:
+    """Call a fused kernel on as many sequences at once as it can take, and join the results."""
+    most = most_sequences(q, k)
+    if len(q) <= most:
+        return kernel(q, k, *more)
+    return torch.cat([kernel(*part) for part in zip(*(x.split(most) for x in (q, k, *more)), strict=True)])
+
+
+def most_sequences(q: Tensor, k: Tensor) -> int:
+    """Sequences that a fused kernel can take at once: tokens count in blocks of 128, channels as 32 or more."""
+    heads, channels = q.shape[2:]
+    tokens = 128 * -(-max(q.shape[1], k.shape[1]) // 128)
+    return max(1, min(MOST_SEQUENCES, MOST_NUMBERS // (heads * tokens * max(channels, 32))))
 
 
 BACKENDS: dict[str, Backend] = {"xformers": xformers, "sdpa": sdpa, "plain": plain}
