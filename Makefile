@@ -7,8 +7,9 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-# Two test processes of one thread each: more threads than cores would slow both.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+# Two test processes of one thread each: more threads than cores would slow both. Tests that share what is dear to make
+# are a group, which one process runs.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
 
 STARTED := $(shell date +%s)
 

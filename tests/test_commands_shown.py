@@ -1,0 +1,293 @@
+"""Every command that README.md and docs/ show is run, at a size that a test can afford.
+
+A page may only show what the table below knows: how it is made small, or, where it is too dear or is not ours, what of
+it is checked. All commands share a folder, and each is run once, after those that it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import types
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from workplace import ROOT, Part, Run, Workplace
+
+from vidiff.metrics.features import Features
+from vidiff.recipe.load import load
+from vidiff.video.reader import read_video
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+STARTS = ("python", "torchrun", "make", "pip", "tensorboard", "apt-get")  # of commands in the midst of a sentence
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+
+
+def commands(page: str) -> list[str]:
+    """The command lines of a page, each as `shlex.join` writes it, without comments."""
+    lines = []
+    for block in blocks(page, "sh"):
+        if not block.startswith("#!"):
+            lines += block.replace("\\\n", " ").splitlines()
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.S | re.M)
+    lines += re.findall(rf"`((?:{'|'.join(STARTS)})\s[^`]+)`", prose)
+    words = (shlex.split(part, comments=True) for line in lines for part in line.split(" && "))
+    return [shlex.join(some) for some in words if some]
+
+
+# What is checked of a command that is not run
+
+
+def installs(words: list[str]) -> None:
+    """pip's arguments: extras and files are there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert words[:2] == ["pip", "install"]
+    for before, word in pairwise(words):
+        extra = re.fullmatch(r"(?:\.|vidiff)\[(.+)\]", word)
+        if extra:
+            assert set(extra[1].split(",")) <= set(project["optional-dependencies"]), word
+        elif before == "-c":
+            assert (ROOT / word).is_file()
+
+
+def recipe(words: list[str]) -> list[str]:
+    """The commands of ours that make would run."""
+    done = subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = (shlex.split(line) for line in done.stdout.replace("\\\n", " ").splitlines() if line.startswith(".venv"))
+    return [shlex.join(["python", *rest]) for _, *rest in lines if rest[:2] != ["-m", "pip"]]
+
+
+def parses(words: list[str]) -> None:
+    """A tool's arguments are ones that it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tools"))
+        runpy.run_path(str(ROOT / words[1]))["main"].__globals__["parse"](words[2:])
+
+
+def nothing(words: list[str]) -> None:
+    pass
+
+
+TRAIN = "python -m vidiff.train configs/{}.yaml".format
+SHAPES, LONG, TEXT, SR, MINE, UCF, REAL = map(
+    TRAIN, ("shapes", "shapes_long", "shapes_text", "shapes_sr", "mine", "ucf", "real_vae")
+)
+CLASSIFIER, UNLABELLED = TRAIN("shapes_classifier"), TRAIN("shapes_unlabelled")
+LIST = "python tools/list_real.py --out data/real.jsonl"
+MOTION = "python tools/make_network.py motion --data data/shapes --out networks/motion"
+AVERAGE = "python tools/ema.py runs/mine --width 0.08"
+TARS = [f"tar --sort=name -cf shards/{split}/000.tar -C data/shapes/{split} ." for split in ("train", "test")]
+TWO = {"8": "2"}  # processes
+CONFIGS = {"configs/": f"{ROOT}/configs/"}  # the true ones: planning follows shapes alone
+drawn = partial(Run, (SHAPES,), latest="shapes")
+edited = partial(drawn, leaves={"edited.mp4": 0})
+planned = partial(Run, instead=CONFIGS)
+installed = Part("changes the machine", installs)
+
+SHOWN: dict[str, Run | Part] = {
+    # README.md: first steps
+    "make demo": Part("half an hour", recipe),
+    "make test": Part("the tests", recipe),
+    "make bench": Part("minutes of timing, and installs a peer; tests/tools/test_benchmark.py", recipe),
+    "python3 -m venv .venv": Part("Python's own", nothing),
+    ". .venv/bin/activate": Part("Python's own", nothing),
+    "pip install -e . -c constraints.txt": installed,
+    SHAPES: Run(leaves={"runs/shapes/report.html": 0, "runs/shapes/checkpoints/latest": 0}),
+    "python tools/generate.py --frames 16 --count 12 --out clips.mp4": drawn(leaves={"clips.mp4": 16}),
+    # README.md: your own clips
+    f"{MINE} --dry-run": Run(),
+    MINE: Run((f"{MINE} --dry-run",), leaves={"runs/mine/report.html": 0}),
+    "torchrun --nproc-per-node 8 -m vidiff.train configs/mine.yaml": Run(add="name=two", instead=TWO, slow=True),
+    f"{MINE} train.optim.lr=1e-4 batch=32": Run((MINE,), add="batch=4 name=changed", slow=True),
+    "python tools/doctor.py data/mine": Run(leaves={"runs/index/mine/doctor.html": 0}),
+    "python tools/encode.py configs/mine.yaml": Run((MINE,)),
+    "python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50": planned(),
+    # README.md: use what you trained
+    "python tools/generate.py --frames 16": drawn(leaves={"clip.mp4": 16}),
+    "python tools/generate.py --label red_square --guidance 2 --count 4 --seed 7 --out squares.gif": drawn(
+        leaves={"squares.gif": 16}
+    ),
+    "python tools/generate.py --frames 128 --out long.mp4": drawn(leaves={"long.mp4": 128}),
+    "python tools/extend.py clip.mp4 --frames 640": drawn(leaves={"extended.mp4": 640}, slow=True),
+    "python tools/evaluate.py --run runs/shapes --oracle shapes --json scores.json": drawn(
+        leaves={"scores.json": 0, "runs/shapes/scores.json": 0}, slow=True
+    ),
+    "python tools/evaluate.py --run runs/shapes --oracle shapes": drawn(slow=True),
+    # README.md: edit
+    "python tools/edit.py animate picture.png --label red_square": edited(),
+    "python tools/edit.py rewind clip.mp4 --frames 64": edited(leaves={"edited.mp4": 64}),
+    "python tools/edit.py interpolate a.mp4 b.mp4 --between 8": edited(),
+    "python tools/edit.py loop clip.mp4": edited(),
+    "python tools/edit.py inpaint clip.mp4 --box 16,16,48,48": edited(),
+    "python tools/edit.py outpaint clip.mp4 --box 16,16,48,48": edited(),
+    "python tools/edit.py restyle clip.mp4 --strength 0.3 --label blue_disc": edited(),
+    "python tools/edit.py double clip.mp4": edited(),
+    "python tools/evaluate.py --run runs/shapes_long --editing": Run((LONG,)),
+    # README.md: words, long videos, enlarging
+    TEXT: Run(),
+    "python tools/generate.py --run runs/shapes_text --text 'a red square moves left'": Run((TEXT,)),
+    "python tools/evaluate.py --run runs/shapes_text": Run((TEXT,), slow=True),
+    "python tools/extend.py clip.mp4 --frames 640 --strategy rolling": Run((LONG,), latest="shapes_long", slow=True),
+    "python tools/compare_extend.py --run runs/shapes_long": Run((LONG,), add="--clips 2 --frames 40", slow=True),
+    SR: Run(),
+    "python tools/generate.py --run runs/shapes --upscale runs/shapes_sr": Run((SHAPES, SR)),
+    "python tools/edit.py upscale clip.mp4 --run runs/shapes_sr": Run((SR,)),
+    # README.md: guidance
+    CLASSIFIER: Run((SHAPES,)),
+    LONG: Run((SHAPES,)),
+    UNLABELLED: Run((LONG,)),
+    "python tools/generate.py --run runs/shapes_unlabelled --classifier runs/shapes_classifier --label red_square": Run(
+        (UNLABELLED, CLASSIFIER)
+    ),
+    "python tools/evaluate.py --run runs/shapes_unlabelled --classifier runs/shapes_classifier": Run(
+        (UNLABELLED, CLASSIFIER), leaves={"runs/shapes_classifier/scores.json": 0}, slow=True
+    ),
+    # README.md: codecs, averages, preferences, scores
+    LIST: Run(leaves={"data/real.jsonl": 0}),
+    REAL: Run((LIST,)),
+    "python tools/codec.py runs/real_vae --data data/real.jsonl": Run((REAL,)),
+    "pip install -e '.[diffusers]'": installed,
+    AVERAGE: Run((MINE,), leaves={"runs/mine/ema/width-0.080.safetensors": 0}),
+    "python tools/generate.py --run runs/mine --weights runs/mine/ema/width-0.080.safetensors": Run((AVERAGE,)),
+    "pip install -e '.[study]'": installed,
+    "pip install -e '.[text]'": installed,
+    "pip install -e '.[remote]'": installed,
+    "python tools/study.py --a runs/shapes --b runs/shapes_long": Run(
+        (LONG,), add="--pairs 4 --checks 2 --results", leaves={"studies/shapes-shapes_long/results.html": 0}
+    ),  # without serving the page, which tests/study does
+    MOTION: Run((SHAPES,), add="--steps 20", leaves={"networks/motion/network.json": 0}, slow=True),
+    "python tools/evaluate.py --run runs/shapes --network networks/motion": Run((MOTION,), slow=True),
+    # Makefile, as `make` runs it
+    "python tools/make_shapes.py --out data/shapes": Run((SHAPES,), add="--train 3 --test 1 --frames 40"),
+    "python tools/generate.py --run runs/shapes --count 12 --out runs/shapes/demo/generated.mp4": drawn(slow=True),
+    "python tools/extend.py data/shapes/test/red_disc/0000.mp4 --run runs/shapes --label red_disc --given 8 "
+    "--frames 40 --out runs/shapes/demo/extended.mp4": drawn(leaves={"runs/shapes/demo/extended.mp4": 40}),
+    "python tools/evaluate.py --run runs/shapes --oracle shapes --json runs/shapes/scores.json": drawn(slow=True),
+    "python tools/benchmark.py train": Part("needs the peer", parses),
+    # docs/
+    "python tools/codec.py runs/shapes --data data/shapes --clips 48 --network networks/transnetv2": Run(
+        (SHAPES, MOTION), add="--clips 4", instead={"transnetv2": "motion"}, slow=True
+    ),  # with the small network that this folder has
+    "mkdir -p shards/train shards/test": Run(),
+    **{tar: Run(("mkdir -p shards/train shards/test", SHAPES)) for tar in TARS},
+    "python tools/doctor.py shards": Run(tuple(TARS)),
+    "python tools/doctor.py http://127.0.0.1:8765/data/shapes": Run((SHAPES,)),
+    "python tools/doctor.py 'http://127.0.0.1:8765/shards/train/{000..000}.tar'": Run(tuple(TARS)),
+    "python tools/doctor.py list.csv": Run(),
+    "python tools/doctor.py ROOT": Part("a pattern of the others", parses),
+    **dict.fromkeys(("pip install s3fs", "pip install gcsfs", "pip install scikit-video"), installed),
+    **dict.fromkeys((f"pip install 'vidiff[{name}]'" for name in ("remote", "tensorboard", "torchcodec")), installed),
+    "apt-get install ffmpeg": Part("changes the machine", nothing),
+    "torchrun --nproc-per-node 8 --max-restarts 3 -m vidiff.train configs/ucf.yaml": Run(
+        add="name=restarted", instead=TWO, slow=True
+    ),
+    f"{SHAPES} 'train.log=[tensorboard]'": Run((SHAPES,), add="name=logged"),
+    "tensorboard --logdir runs": Run((f"{SHAPES} 'train.log=[tensorboard]'",), add="--inspect", slow=True),  # and ends
+    f"{UCF} data.decoder=auto": Run(add="name=auto", slow=True),
+    "python tools/benchmark.py load": Part("minutes of timing", parses),
+    "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 10 --strategies clean noisy "
+    "rolling keyframes '{name: replace, resample: 2}' reconstruct": Run(
+        (LONG,), add="--clips 2 --steps 2 --frames 40 --out compared", slow=True
+    ),
+    "python tools/plot_theory.py": Run(add="--most 20 --out w2.png", leaves={"w2.png": 0}),
+    "python tools/plan.py configs/ucf.yaml --gpu 4090 --json plan.json": planned(leaves={"plan.json": 0}, slow=True),
+    "python tools/plan.py configs/shapes.yaml --gpu cpu": planned(slow=True),
+    UCF: Run(slow=True),
+    "torchrun --nproc-per-node 8 -m vidiff.train configs/ucf.yaml": Run(add="name=several", instead=TWO, slow=True),
+    "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-id ucf --rdzv-endpoint node0:29500 "
+    "-m vidiff.train configs/ucf.yaml train.parallel=hsdp": Run(
+        add="name=nodes", instead={**TWO, "node0:29500": "127.0.0.1:0"}, slow=True
+    ),
+    "python -m vidiff.train": Part("the name of the command", nothing),
+}
+PAGE = [command for page in PAGES for command in commands(page)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("reader"), SHOWN)
+
+
+def test_the_table_holds_what_is_shown_and_nothing_else() -> None:
+    shown = {*PAGE, *recipe(["make", "demo"]), *recipe(["make", "bench"])}
+    assert shown - SHOWN.keys() == set(), "say in SHOWN how these are run"
+    assert SHOWN.keys() - shown == set(), "nothing shows these any more"
+
+
+def marked(command: str) -> object:
+    row = SHOWN[command]
+    marks = [pytest.mark.xdist_group("commands shown")]  # one process for all: they share a folder
+    return pytest.param(command, marks=[*marks, pytest.mark.slow] if isinstance(row, Run) and row.slow else marks)
+
+
+@pytest.mark.parametrize("command", [marked(command) for command in SHOWN])
+def test_a_command_runs_as_shown(command: str, place: Workplace) -> None:
+    row = SHOWN[command]
+    if isinstance(row, Part):
+        row.check(shlex.split(command))
+    else:
+        place.run(command)
+
+
+@pytest.mark.xdist_group("commands shown")
+def test_python_of_the_readme(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.run(SHAPES)
+    monkeypatch.chdir(place.folder)
+    (block,) = blocks("README.md", "python")
+    names: dict[str, torch.Tensor] = {}
+    exec(block, names)
+    assert names["clip"].shape == (1, 3, 16, 64, 64) and names["longer"].shape == (1, 3, 64, 64, 64)
+    assert torch.equal(names["longer"][:, :, :16], names["clip"])
+    assert read_video("longer.mp4").shape == (3, 64, 64, 64)
+
+
+def test_python_of_the_codec_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the package that it needs, and for its weights."""
+
+    class Distance(torch.nn.Module):
+        def __init__(self, net: str) -> None:
+            super().__init__()
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (a - b).square().mean((1, 2, 3))
+
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=Distance))
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/codec.md", "python")
+    exec(block, {})
+    network = Features.load("networks/lpips")
+    assert network.module(torch.zeros(2, 3, 64, 64), torch.ones(2, 3, 64, 64)).tolist() == [1, 1]
+
+
+def test_settings_of_the_codec_page_go_with_its_recipe(tmp_path: Path) -> None:
+    (block,) = blocks("docs/codec.md", "yaml")
+    (tmp_path / "sharper.yaml").write_text(f"base: {ROOT}/configs/real_vae.yaml\n{block}")
+    assert load(tmp_path / "sharper.yaml").loss.adversarial == 0.5
+
+
+def test_the_script_for_slurm_starts_what_the_page_shows(tmp_path: Path) -> None:
+    """With stand-ins for Slurm's commands: srun says what it would start."""
+    (script,) = [block for block in blocks("docs/training.md", "sh") if block.startswith("#!")]
+    for name, says in (("scontrol", "printf 'node0\\nnode1\\n'"), ("srun", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{says}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "ucf"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, check=True)
+    (by_hand,) = [command for command in commands("docs/training.md") if "--nnodes" in command]
+    assert done.stdout.split()[1:] == shlex.split(by_hand) and done.stdout.startswith("--kill-on-bad-exit=1 ")
