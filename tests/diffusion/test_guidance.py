@@ -281,6 +281,18 @@ def test_branches_that_are_not_needed_are_not_computed(change: dict, scales: dic
     assert denoiser.network.calls == 1 and len(denoiser.network.x) == 3 * branches
 
 
+def test_a_condition_is_looked_into_once_and_not_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each look would wait for all that is under way."""
+    denoiser, x, condition = toy()
+    guided, looks = ClassifierFree(denoiser, {"label": 2.0, "text": 3.0}), []
+    monkeypatch.setattr(Condition, "asks", lambda self, name: bool(looks.append(name)) or True)
+    for t in (0.9, 0.5, 0.1):
+        guided(x, t, condition)
+    assert sorted(looks) == ["label", "text"]
+    guided(x, 0.1, replace(condition))
+    assert len(looks) == 4
+
+
 def test_equal_scales_are_classifier_free_guidance() -> None:
     denoiser, x, condition = toy()
     mask, generators = first_frames(4, 2), [torch.Generator().manual_seed(0) for _ in range(2)]

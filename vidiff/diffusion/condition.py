@@ -19,7 +19,7 @@ NO_LABEL = -1
 
 @dataclass(frozen=True)
 class Condition:
-    """What is asked of the clips of a batch, and which clips are meant.
+    """The conditions of a batch: what its clips should show, and which clips are meant.
 
     Args:
         label: `(b,)` int64; -1 is no label.

@@ -109,7 +109,8 @@ def check_prediction(prediction: str, schedule: Schedule) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """
+    """A denoiser's estimate of the data.
+
     Args:
         x0: the posterior mean of the data, `(b, c, f, h, w)`.
         variance: where the network has that head, the reverse variance as a share in [0, 1] between the
@@ -122,7 +123,7 @@ class Estimate:
 
 
 class Denoises(Protocol):
-    """What samplers ask of a denoiser, and of every wrapper around one."""
+    """The interface that samplers ask of a denoiser, and of every wrapper around one."""
 
     @property
     def schedule(self) -> Schedule: ...

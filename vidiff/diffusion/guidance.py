@@ -22,7 +22,7 @@ CONVENTIONS = {"cfg": 0.0, "ho": 1.0}  # what to add to the number given, so tha
 
 @dataclass(frozen=True)
 class Projected:
-    """How `ClassifierFree` changes `difference = conditional - null`, against oversaturation (Sadat et al. 2025,
+    """A change of `difference = conditional - null` in `ClassifierFree`, against oversaturation (Sadat et al. 2025,
     adaptive projected guidance, algorithm 1).
 
     First it is given momentum, then shortened to the radius, then its part parallel to the conditional estimate,

@@ -91,7 +91,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
-    """Betas rising linearly over `steps` discrete steps (Ho et al. 2020, section 4).
+    """The schedule of betas that rise linearly over `steps` discrete steps (Ho et al. 2020, section 4).
 
     The table is exact: `alpha^2` at `t = i / steps` is the product of the first `i` of `1 - beta`, for `i` in
     1..steps (so index `i - 1` of the usual zero-based table). Between its points log-SNR is linear in `t`; at
@@ -138,7 +138,7 @@ def _linear_log_snr(
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    """`alpha^2 = cos^2(u) / cos^2(u0)`, `u = (t + s) / (1 + s) * pi / 2` (Nichol & Dhariwal 2021, eq. 17).
+    """The cosine: `alpha^2 = cos^2(u) / cos^2(u0)`, `u = (t + s) / (1 + s) * pi / 2` (Nichol & Dhariwal 2021, eq. 17).
 
     Its discrete table stands at `t = i / T`; where that paper clips the last beta to 0.999, here log-SNR is clamped to
     -20: the last `alpha^2` is the same to 1e-9, its log-SNR 0.164 lower.
@@ -167,7 +167,8 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class VE(Schedule):
-    """`alpha = 1`, sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, appendix C)."""
+    """The schedule of exploding variance: `alpha = 1`, sigma geometric from `sigma_min` to `sigma_max` (Song et al.
+    2021, appendix C)."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

@@ -25,7 +25,7 @@ from vidiff.diffusion.guidance import (
 
 @dataclass(kw_only=True)
 class Guide:
-    """What guidance does besides its scales; all off unless asked for.
+    """The options of guidance besides its scales; all off unless asked for.
 
     Each option is a key of a config, a keyword of a call, and a flag of a command, of which its metadata has the help.
 

@@ -29,7 +29,7 @@ from vidiff.sample.resample import Resampled
 
 
 class Strategy:
-    """How a video goes on; subclasses give `go_on`.
+    """A way in which a video goes on; subclasses give `go_on`.
 
     Attributes:
         guides: whether guidance on the frames that are continued makes sense.
@@ -71,7 +71,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Clean(Strategy):
-    """Window by window, each continuing from the last `context` frames before it, which are shown as they are: what the
+    """A video goes on window by window, each from the last `context` frames before it, shown as they are: what the
     model was trained for (Ho et al. 2022, video diffusion models, section 3.1, with a trained clock)."""
 
     def prepared(self, draw: Draw) -> Draw:
@@ -88,8 +88,8 @@ class Clean(Strategy):
 
 @dataclass(frozen=True)
 class Noisy(Clean):
-    """Window by window, with the context noised a little, which hides the flaws that it gathers (Ho et al. 2022,
-    cascaded diffusion models, section 4; Chen et al. 2024, diffusion forcing, section 3.3).
+    """A video goes on window by window, with the context noised a little, which hides the flaws that it gathers (Ho et
+    al. 2022, cascaded diffusion models, section 4; Chen et al. 2024, diffusion forcing, section 3.3).
 
     Args:
         level: the diffusion time of the context; 0 is `Clean`. The model must know it: `tasks.noise` is the largest of
@@ -111,8 +111,8 @@ class Noisy(Clean):
 
 @dataclass(frozen=True)
 class Replace(Clean):
-    """Window by window, with the context shown at the sampler's own time, as to a model that was trained on whole clips
-    alone, and each step taken several times (Lugmayr et al. 2022, RePaint, algorithm 1).
+    """A video goes on window by window, with the context shown at the sampler's own time, as to a model that was
+    trained on whole clips alone, and each step taken several times (Lugmayr et al. 2022, RePaint, algorithm 1).
 
     Args:
         resample: times that each step is taken; the cost grows with it.
@@ -135,8 +135,8 @@ class Replace(Clean):
 
 @dataclass(frozen=True)
 class Reconstruct(Clean):
-    """Window by window, with the context shown at the sampler's own time, and what is new pushed to where the model's
-    estimate of the context is right (Ho et al. 2022, video diffusion models, eq. 7).
+    """A video goes on window by window, with the context shown at the sampler's own time, and what is new pushed to
+    where the model's estimate of the context is right (Ho et al. 2022, video diffusion models, eq. 7).
 
     Args:
         weight: of that push, the paper's `w_r`; 0 is `Replace(1)`. Each step also asks for the network's gradient.
@@ -163,8 +163,8 @@ class Reconstruct(Clean):
 
 @dataclass(frozen=True)
 class Keyframes(Strategy):
-    """Sparse frames first, which look far back and ahead; then what lies between them, with both ends known (Harvey et
-    al. 2022, flexible diffusion modeling of long videos, hierarchy-2).
+    """A video goes on by sparse frames first, which look far back and ahead; then what lies between them, with both
+    ends known (Harvey et al. 2022, flexible diffusion modeling of long videos, hierarchy-2).
 
     A window of key frames continues those of the past, as many as `context` asks for and as there are; it reaches
     `stride` times as far as an ordinary one. The model is told of the stride, so it must have been trained on several.

@@ -88,7 +88,7 @@ def check_context(context: int, size: int) -> None:
 
 @dataclass(frozen=True)
 class Draw:
-    """How latents are drawn: everything but what is asked for.
+    """A way of drawing latents: everything but what is asked for.
 
     Args:
         denoiser: a trained model.

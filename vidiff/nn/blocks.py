@@ -47,7 +47,7 @@ def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
 
 
 class Modulation(nn.Module):
-    """Normalise, then scale and shift by the embedding of each frame.
+    """A layer that normalises, then scales and shifts by the embedding of each frame.
 
     "film" is feature-wise linear modulation (Perez et al. 2018, eq. 1) of layer-normed voxels, "adain" adaptive
     instance normalisation (Huang and Belongie 2017, eq. 8).
@@ -150,14 +150,14 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Conv2d):
-    """Merge 2x2 voxels of a frame into one."""
+    """A layer that merges 2x2 voxels of a frame into one."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 2, stride=2)
 
 
 class Upsample(nn.Module):
-    """Split each voxel of a frame into 2x2 (Shi et al. 2016, sub-pixel convolution)."""
+    """A layer that splits each voxel of a frame into 2x2 (Shi et al. 2016, sub-pixel convolution)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -66,7 +66,8 @@ class CausalBlock(Timed):
 
 
 class Shorten(Timed):
-    """Merge every two frames; the first of a clip stays alone: 1 + 2 n become 1 + n (Yu et al. 2024, MAGVIT-v2)."""
+    """A layer that merges every two frames; the first of a clip stays alone: 1 + 2 n become 1 + n (Yu et al. 2024,
+    MAGVIT-v2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Shorten(Timed):
 
 
 class Lengthen(Timed):
-    """Split each frame into two; the first of a clip stays one: 1 + n become 1 + 2 n."""
+    """A layer that splits each frame into two; the first of a clip stays one: 1 + n become 1 + 2 n."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

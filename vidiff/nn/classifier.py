@@ -75,8 +75,8 @@ class Pool(nn.Module):
 
 
 class Classifier(nn.Module):
-    """What each frame of a noised clip shows, as logits: a classifier that guides a diffusion model (Dhariwal & Nichol
-    2021, section 4).
+    """A network that says what each frame of a noised clip shows, as logits, and guides a diffusion model (Dhariwal &
+    Nichol 2021, section 4).
 
     A frame is judged with its neighbours in time, as far as the temporal convolutions of the blocks reach, and not with
     the whole clip: one verdict on a clip is content with a few frames that show the label, and guides no more, where
@@ -111,7 +111,8 @@ class Classifier(nn.Module):
         channels_last(self)
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
-        """
+        """Judge each frame.
+
         Args:
             x: `(b, c, f, h, w)`, scaled to unit variance.
             log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].

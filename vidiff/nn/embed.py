@@ -29,7 +29,8 @@ def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """What a block is told of each frame: its clock, and the sample's label, stride and noise of its low resolution.
+    """A layer that makes of each frame what blocks are told of it: its clock, and the sample's label, stride and noise
+    of its low resolution.
 
     Args:
         dim: width of the result.
@@ -50,7 +51,8 @@ class Embedding(nn.Module):
         self.lowres = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if lowres else None
 
     def forward(self, log_snr: Tensor, condition: Condition) -> Tensor:
-        """
+        """Embed each frame.
+
         Args:
             log_snr: `(b, f)`, the mean clamped log-SNR of each frame.
             condition: its label, stride and `lowres_log_snr` are read; one that is absent stands for "none", or for

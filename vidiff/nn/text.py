@@ -33,7 +33,8 @@ class TextInput(nn.Module):
         self.pool = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
 
     def forward(self, condition: Condition, batch: int) -> tuple[Tokens, Tensor]:
-        """
+        """Embed the text of each sample.
+
         Args:
             condition: its text is read; a sample without any, or a condition without, has the null token alone.
             batch: number of samples.

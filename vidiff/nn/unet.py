@@ -168,7 +168,8 @@ class UNet(nn.Module):
         channels_last(self)
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
-        """
+        """Look at noisy clips, and say what the denoiser reads as its prediction.
+
         Args:
             x: `(b, c, f, h, w)`, scaled to unit variance.
             log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].

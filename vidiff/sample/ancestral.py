@@ -37,7 +37,7 @@ class DDPM(Sampler):
 
 
 class DDIM(Sampler):
-    """Song et al. 2020 (DDIM), eq. 12, between any two times.
+    """Implicit sampling (Song et al. 2020, DDIM, eq. 12), between any two times.
 
     Args:
         eta: 0 adds no noise; 1 is `DDPM("small")`.

@@ -17,7 +17,7 @@ from vidiff.diffusion.schedule import Schedule
 
 @dataclass(frozen=True)
 class State:
-    """What a sampler carries from step to step.
+    """The state that a sampler carries from step to step.
 
     Args:
         generator: where its noise comes from.
@@ -39,7 +39,7 @@ class State:
 
 
 class Sampler:
-    """Subclasses give `step`; calling the sampler runs it along a grid."""
+    """A way from noise to data: subclasses give `step`, and calling one runs it along a grid."""
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State

@@ -28,7 +28,7 @@ EXCESS = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 
 class Euler(Sampler):
-    """First order; the same steps as `DDIM()` in other words."""
+    """Euler's method, of first order: the same steps as `DDIM()` in other words."""
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
@@ -38,7 +38,7 @@ class Euler(Sampler):
 
 
 class Heun(Sampler):
-    """Second order, two evaluations a step (Karras et al. 2022, algorithm 1)."""
+    """Heun's method, of second order, with two evaluations a step (Karras et al. 2022, algorithm 1)."""
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
