@@ -93,7 +93,6 @@ EXCEPTIONS: set[str] = {
     "vidiff/data: a folder has 16 files at most",
     "vidiff/engine/checkpoint.py: save has more than 10 parameters",
     "vidiff/engine: a folder has 16 files at most",
-    "vidiff/evaluate: a folder has 16 files at most",
     "vidiff/report/run.py: report may not import vidiff.engine.log, which stands on a higher floor",
     "vidiff/store/tar.py: store may not import vidiff.video.decode, which stands on a higher floor",
     "vidiff/store/tar.py: store may not import vidiff.video.pictures, which stands on a higher floor",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vidiff.engine.log import git_revision
-from vidiff.evaluate.card import MADE, PROTOCOL, Card, check_network, compare, measured, read_card, write_card
+from vidiff.evaluate.card import MADE, PROTOCOL, Card, check_network, compare_cards, measured, read_card, write_card
 
 CARD = Card(
     protocol={
@@ -33,17 +33,17 @@ def test_a_card_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_like_is_compared_with_like(tmp_path: Path) -> None:
     other = replace(CARD, made={**CARD.made, "guidance": 3.0}, scores={"FVD": 100.0, "recall[i3d]": 1.0})
-    found = compare(CARD, other)
+    found = compare_cards(CARD, other)
     assert found.reasons == ()
     assert found.differences == ("guidance: 2.0 against 3.0",)
     assert found.scores == {"FVD": (123.25, 100.0)}
     moved = replace(CARD, protocol={**CARD.protocol, "data": "elsewhere"})
-    assert compare(CARD, moved).scores == {name: (value, value) for name, value in CARD.scores.items()}
+    assert compare_cards(CARD, moved).scores == {name: (value, value) for name, value in CARD.scores.items()}
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOL if name != "data"])
 def test_unlike_is_not(name: str) -> None:
-    found = compare(CARD, replace(CARD, protocol={**CARD.protocol, name: "bb"}))
+    found = compare_cards(CARD, replace(CARD, protocol={**CARD.protocol, name: "bb"}))
     assert len(found.reasons) == 1
     assert found.reasons[0].startswith(f"{name} differs: ")
     assert found.reasons[0].endswith(" against bb")
@@ -57,7 +57,7 @@ def test_a_changed_card_is_not_trusted(tmp_path: Path) -> None:
     card = read_card(path)
     assert card.scores["FVD"] == 99.25
     assert card.doubts == ("its content is not what its digest was taken of: it was changed after it was written",)
-    found = compare(CARD, card)
+    found = compare_cards(CARD, card)
     assert found.reasons == (f"the other card cannot be trusted: {card.doubts[0]}",)
     assert found.scores == {}
 

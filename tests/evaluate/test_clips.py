@@ -7,8 +7,7 @@ import torch
 from indexes import build_index
 
 from vidiff.engine.parallel import Group
-from vidiff.evaluate.clips import BATCH, choose_windows, gathered
-from vidiff.evaluate.folder import index_folder
+from vidiff.evaluate.clips import BATCH, choose_windows, gathered, index_folder
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_video
 
@@ -36,7 +35,7 @@ def test_windows_are_evenly_chosen_and_read_as_they_are(root: Path) -> None:
     index = index_folder(root, ["cat", "dog"])
     with pytest.warns(UserWarning, match="1 of 3 files"):
         windows = choose_windows(index, frames=3, size=16, stride=2)
-    assert windows.places == [(0, 0), (1, 0), (1, 6)]  # 5 frames of the file each, from 6 on where they fit
+    assert windows.starts == [(0, 0), (1, 0), (1, 6)]  # 5 frames of the file each, from 6 on where they fit
     assert windows.labels.tolist() == [0, 1, 1]
     found = windows.read(range(2, 3))
     assert found.shape == (1, 3, 3, 16, 16)
@@ -45,7 +44,7 @@ def test_windows_are_evenly_chosen_and_read_as_they_are(root: Path) -> None:
     every = choose_windows(index, 2, 32)
     assert len(every) == 5 + 5 + 2
     some = choose_windows(index, 2, 32, count=4)
-    assert some.places == every.places[::3]
+    assert some.starts == every.starts[::3]
     assert some.sha256 != every.sha256
     assert some.sha256 == choose_windows(index, 2, 32, count=4).sha256
     with pytest.raises(ValueError, match="has 12 clips of 2 frames, but 13 are asked for"):

@@ -7,8 +7,9 @@ import torch
 
 from vidiff.data.shapes import ShapesSpec, make_clip
 from vidiff.diffusion.cascade import enlarge, shrink
-from vidiff.evaluate.upscaling import UpscalingProtocol, psnr, score_upscaling, side_by_side
+from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaling, side_by_side
 from vidiff.metrics.objects import LABELS
+from vidiff.metrics.prediction import overall_psnr
 
 CHOSEN = ("blue_disc", "red_square", "yellow_triangle", "green_disc")
 
@@ -20,11 +21,11 @@ def truth() -> torch.Tensor:
 
 def test_psnr_is_its_formula() -> None:
     video = torch.zeros(2, 3, 4, 5, 5)
-    assert psnr(video + 0.02, video) == pytest.approx(10 * math.log10(4 / 0.02**2), abs=1e-3)
+    assert overall_psnr(video + 0.02, video) == pytest.approx(10 * math.log10(4 / 0.02**2), abs=1e-3)
     half = video.clone()
     half[0] += 0.02
-    assert psnr(half, video) == pytest.approx(10 * math.log10(8 / 0.02**2), abs=1e-3)
-    assert psnr(video, video) == pytest.approx(126.02, abs=0.01)
+    assert overall_psnr(half, video) == pytest.approx(10 * math.log10(8 / 0.02**2), abs=1e-3)
+    assert overall_psnr(video, video) == pytest.approx(126.02, abs=0.01)
 
 
 def test_scores_are_of_what_was_made(truth: torch.Tensor) -> None:
@@ -43,11 +44,11 @@ def test_scores_are_of_what_was_made(truth: torch.Tensor) -> None:
     scores, made = score_upscaling(better, decoded, truth, small, bicubic, label, UpscalingProtocol(batch=2))
     assert asked == [(2, 0), (2, 1)] and torch.equal(made, (truth + bicubic) / 2)
     assert scores["upscaled"]["gain"] == pytest.approx(20 * math.log10(2), abs=1e-3)  # half the error
-    assert scores["bicubic"]["psnr"] == pytest.approx(psnr(bicubic, truth))
+    assert scores["bicubic"]["psnr"] == pytest.approx(overall_psnr(bicubic, truth))
     assert scores["upscaled"]["frames_right"] == scores["bicubic"]["frames_right"] == 1
     assert scores["codec"]["frames_right"] == 0, "the clips of another label"
     unread, _ = score_upscaling(lambda given, seed: bicubic, truth, truth, small, bicubic, None, UpscalingProtocol())
-    assert unread["upscaled"] == {"psnr": pytest.approx(psnr(bicubic, truth)), "gain": 0}
+    assert unread["upscaled"] == {"psnr": pytest.approx(overall_psnr(bicubic, truth)), "gain": 0}
     assert unread["codec"]["psnr"] > 126
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy.fft import idct
 from torch import Tensor
 
-from vidiff.metrics.codec import frame_scores, latent_scores, lines, look, look_latents, strip
+from vidiff.metrics.codec import codec_lines, frame_losses, frame_scores, latent_scores, latent_sums, strip
 
 
 def clips(seed: int = 0) -> Tensor:
@@ -23,7 +23,7 @@ def latents(mean: Tensor, std: Tensor | None = None, shift: float = 0.0, scale: 
     video = clips()[:1].expand(len(mean), -1, -1, -1, -1)
     of_channel = torch.full((mean.shape[1],), shift), torch.full((mean.shape[1],), scale)
     found = [
-        look_latents(*pair, *of_channel)
+        latent_sums(*pair, *of_channel)
         for pair in zip(video.chunk(parts), mean.chunk(parts), std.chunk(parts), strict=True)
     ]
     return latent_scores({name: torch.cat([part[name] for part in found]) for name in found[0]})
@@ -31,22 +31,22 @@ def latents(mean: Tensor, std: Tensor | None = None, shift: float = 0.0, scale: 
 
 def test_a_constant_error_does_not_flicker() -> None:
     real = clips()
-    scores = frame_scores(look(real, real + 0.1))
+    scores = frame_scores(frame_losses(real, real + 0.1))
     assert scores["psnr"] == pytest.approx(20 * math.log10(2 / 0.1), rel=1e-5)
     assert scores["error"] == pytest.approx(0.05, rel=1e-5)
     assert scores["flicker"] == pytest.approx(0, abs=1e-7)
     assert scores["change"] == pytest.approx(float(np.abs(np.diff(real.double().numpy(), axis=2)).mean() / 2))
     assert scores["detail kept"] == pytest.approx(1)
-    assert frame_scores(look(real, real))["ssim"] == pytest.approx(1)
+    assert frame_scores(frame_losses(real, real))["ssim"] == pytest.approx(1)
 
 
 def test_detail_kept_is_a_ratio_of_power() -> None:
     stripes = torch.tensor([0.5, -0.5]).repeat(8).expand(1, 3, 2, 16, 16)
-    assert frame_scores(look(stripes, 0.7 * stripes))["detail kept"] == pytest.approx(0.49)
-    assert frame_scores(look(stripes, 0 * stripes))["detail kept"] == 0
+    assert frame_scores(frame_losses(stripes, 0.7 * stripes))["detail kept"] == pytest.approx(0.49)
+    assert frame_scores(frame_losses(stripes, 0 * stripes))["detail kept"] == 0
     slope = torch.linspace(-0.5, 0.5, 16).expand(1, 3, 2, 16, 16)
-    assert frame_scores(look(slope, slope + 0.1 * stripes))["detail kept"] > 10
-    assert "detail kept" not in frame_scores(look(torch.zeros(1, 3, 2, 16, 16), stripes))
+    assert frame_scores(frame_losses(slope, slope + 0.1 * stripes))["detail kept"] > 10
+    assert "detail kept" not in frame_scores(frame_losses(torch.zeros(1, 3, 2, 16, 16), stripes))
 
 
 def test_an_error_that_changes_its_sign_flickers_by_twice_its_size() -> None:
@@ -55,11 +55,11 @@ def test_an_error_that_changes_its_sign_flickers_by_twice_its_size() -> None:
     sign = torch.tensor([1.0, -1, 1, -1, 1]).view(1, 1, 5, 1, 1)
     error = 0.06 * sign * torch.ones_like(real)
     error[:, :, :, :8] /= 3
-    found = look(real, real + error)
+    found = frame_losses(real, real + error)
     assert frame_scores(found)["flicker"] == pytest.approx((0.06 + 0.02) / 2, rel=1e-4)  # shares of a range of 2
     assert frame_scores(found)["flicker still"] == pytest.approx(0.02, rel=1e-4)
-    assert "flicker still" not in frame_scores(look(clips(), clips() + 0.1))  # nothing stands still
-    assert "flicker" not in look(real[:, :, :1], real[:, :, :1])
+    assert "flicker still" not in frame_scores(frame_losses(clips(), clips() + 0.1))  # nothing stands still
+    assert "flicker" not in frame_losses(real[:, :, :1], real[:, :, :1])
 
 
 def test_moments_are_those_of_all_latents_together() -> None:
@@ -125,7 +125,7 @@ def test_the_picture_shows_real_decoded_and_error() -> None:
 
 def test_lines_tell_the_numbers() -> None:
     real = clips()
-    scores = frame_scores(look(real, real + 0.1)) | {"psnr of samples": 20.0}
-    told = lines(scores | {"latent": latents(torch.randn(2, 1, 5, 4, 3), torch.zeros(2, 1, 5, 4, 3))})
+    scores = frame_scores(frame_losses(real, real + 0.1)) | {"psnr of samples": 20.0}
+    told = codec_lines(scores | {"latent": latents(torch.randn(2, 1, 5, 4, 3), torch.zeros(2, 1, 5, 4, 3))})
     assert told[0].split()[:3] == ["PSNR", "26.02", "dB"]
     assert not any(line.startswith(("latent KL", "channels'")) for line in told)  # no noise, and one channel alone

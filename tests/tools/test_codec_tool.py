@@ -16,7 +16,7 @@ from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.card import read_card
 from vidiff.evaluate.clips import choose_windows
-from vidiff.evaluate.score_codec import open_codec, score_codec
+from vidiff.evaluate.codec import open_codec, score_codec
 from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, frechet_distance
 from vidiff.metrics.motion_network import MotionNetwork, save_motion

@@ -19,7 +19,7 @@ from vidiff.data.index import VideoFile
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
-from vidiff.evaluate import score_network
+from vidiff.evaluate import network
 from vidiff.evaluate.card import read_card
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion_network import MotionNetwork, save_motion
@@ -88,13 +88,13 @@ def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch:
     """What the quarantine holds is left out, and the decoder is that of the config."""
     config = read_config(place / "runs" / "tiny")
     config.data.decoder = "decord"
-    monkeypatch.setattr(score_network, "read_config", lambda run: config)
-    asked = score_network.Asked(place / "network")
+    monkeypatch.setattr(network, "read_config", lambda run: config)
+    asked = network.Request(place / "network", network.RealClips(), network.Drawing(), network.Prediction())
     group = Group(torch.device("cpu"))
 
     def real() -> list[VideoFile]:
         run = Pipeline.from_pretrained(place / "runs" / "tiny", device="cpu")
-        return score_network.Scoring(asked, place / "runs" / "tiny", run, group).real.index.files
+        return network.Scoring(asked, place / "runs" / "tiny", run, group).real.index.files
 
     first = real()
     assert len(first) == 6 and {file.decoder for file in first} == {"decord"}

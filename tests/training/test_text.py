@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidiff.data.shapes import ShapesSpec, make_shapes
-from vidiff.evaluate.prompts import TRIPLES
+from vidiff.evaluate.shapes import TRIPLES
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.train import main
 from vidiff.video.reader import read_image, read_metadata, read_video

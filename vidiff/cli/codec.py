@@ -14,11 +14,10 @@ from vidiff.cli.command import exit_code
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.engine.parallel import Group, processes
-from vidiff.evaluate.card import MADE, Card, measured, write_card
-from vidiff.evaluate.card import lines as card_lines
+from vidiff.evaluate.card import MADE, Card, card_lines, measured, protocol_of, write_card
 from vidiff.evaluate.clips import Windows, choose_windows
-from vidiff.evaluate.score_codec import ceiling, look_twice, open_codec, score_codec
-from vidiff.metrics.codec import lines, strip
+from vidiff.evaluate.codec import ceiling, open_codec, score_codec, views_around
+from vidiff.metrics.codec import codec_lines, strip
 from vidiff.metrics.features import Features
 from vidiff.recipe.load import load
 from vidiff.video.writer import write_image
@@ -59,29 +58,19 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
     if network and options.split != "train":
         with suppress(ValueError):  # no such split, or too few clips: the card says that the floor is left out
             train = windows(options, group, "train", len(clips))
-    known = look_twice(codec, train, group, network) if network and train else None
+    known = views_around(codec, train, group, network) if network and train else None
     if not group.main:
         return
     out = options.out or options.run / "codec-scores"
     picture = out / "real-decoded-error.png"
     write_image(picture, strip(found["shown real"], found["shown decoded"]))
-    told = [f"{options.run}: {len(clips)} clips of {options.frames} frames of {options.size} pixels", *lines(scores)]
+    told = [
+        f"{options.run}: {len(clips)} clips of {options.frames} frames of {options.size} pixels",
+        *codec_lines(scores),
+    ]
     if network:
         result = ceiling(network, found, known, options.seed)
-        protocol = {
-            "network": network.name,
-            "network_sha256": network.sha256,
-            "preprocessing": network.preprocessing,
-            "data": options.data.resolve().name,
-            "data_sha256": clips.sha256,
-            "split": options.split,
-            "real_clips": len(clips),
-            "clips": len(clips),
-            "frames": options.frames,
-            "stride": options.stride,
-            "size": options.size,
-            "seed": options.seed,
-        }
+        protocol = protocol_of(network, clips, options.data.resolve().name, options.split, options.seed)
         how = {**dict.fromkeys(MADE), "source": f"real clips after the codec of {options.run}"}
         card = Card(protocol, how, measured(str(group.device), group.world), result.values, result.left_out)
         write_card(out / "card.json", card)

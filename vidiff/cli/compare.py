@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from vidiff.cli.command import exit_code
 from vidiff.data.index import other_data
 from vidiff.draw.long import STRATEGIES
-from vidiff.evaluate.compare import GAP, PICTURED, Protocol, compare, held_out, ways
 from vidiff.evaluate.comparison import comparison_page, markdown
+from vidiff.evaluate.long import GAP, PICTURED, LongProtocol, compare_ways, held_out, ways
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run, read_config
 from vidiff.video.reader import read_image
@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"of {', '.join(STRATEGIES)}, or with options: '{{name: noisy, level: 0.02}}'; by default all",
     )
     parser.add_argument("--history", type=float, help="scale of guidance on what is continued; by default the run's")
-    for option in fields(Protocol):
+    for option in fields(LongProtocol):
         default = "" if option.default is None else f" (default: {option.default})"
         parser.add_argument(f"--{option.name}", type=int, default=option.default, help=HELP[option.name] + default)
     parser.add_argument("--out", type=Path, help="folder for all results; by default compare_extend/ in the run's")
@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def continue_clips(options: argparse.Namespace) -> None:
-    protocol = Protocol(**{option.name: getattr(options, option.name) for option in fields(Protocol)})
+    protocol = LongProtocol(**{option.name: getattr(options, option.name) for option in fields(LongProtocol)})
     run = options.run or latest_run()
     pipeline = Pipeline.from_pretrained(run, options.device)
     every = ways(pipeline, options.strategies, options.history)
@@ -63,7 +63,7 @@ def continue_clips(options: argparse.Namespace) -> None:
     show = sorted({min(frame, protocol.frames) - 1 for frame in SHOWN})
     origin = f"{run}, {(run / 'checkpoints' / 'latest').read_text().strip()}"
     results, pictures = [], {}
-    for result, picture in compare(pipeline, clips, every, protocol, show, out, origin):
+    for result, picture in compare_ways(pipeline, clips, every, protocol, show, out, origin):
         results.append(result)
         pictures[result["name"]] = picture
     frames = ", ".join(str(frame + 1) for frame in show)

@@ -20,9 +20,10 @@ from typing import Any
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Help, add_weights
 from vidiff.engine.parallel import processes
-from vidiff.evaluate import score_editing, score_guidance, score_network, score_shapes, score_upscaling
-from vidiff.evaluate.protocol import ShapesProtocol
-from vidiff.evaluate.upscaling import UpscalingProtocol
+from vidiff.evaluate.editing import score_edits
+from vidiff.evaluate.network import Drawing, Prediction, RealClips, Request, score_by_network
+from vidiff.evaluate.shapes import ShapesProtocol, Subject, score_classifier, score_run
+from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaler
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run, read_config
 from vidiff.report.run import write_report
@@ -65,23 +66,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     network.add_argument("--against", type=Path, help="another card.json, to compare with")
     network.add_argument("--out", type=Path, help="folder for card, scores and page; by default scores-NETWORK in RUN")
     options = parser.parse_args(arguments)
-    names = ("made", *(each.name for each in fields(score_network.Asked) if each.name not in ("network", "data")))
+    own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
+    names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
     unread = ("editing", "classifier", "json") if options.network else names
     odd = [name for name in unread if getattr(options, name) != parser.get_default(name)]
     if odd:
-        told = "goes with the oracle, not with --network" if options.network else "needs a --network"
-        parser.error(f"--{odd[0]} {told}")
+        reason = "goes with the oracle, not with --network" if options.network else "needs a --network"
+        parser.error(f"--{odd[0]} {reason}")
     if options.run and options.made:
         parser.error("--made stands in place of --run: give one of them")
     return options
 
 
 def by_network(options: argparse.Namespace) -> None:
-    asked = score_network.Asked(**{each.name: getattr(options, each.name) for each in fields(score_network.Asked)})
+    def part(record: type, **parts: object) -> Any:
+        """A record of the options that are named as its fields."""
+        given = {field.name: vars(options).get(field.name) for field in fields(record) if field.name not in parts}
+        return record(**given, **parts)
+
+    request = part(Request, real=part(RealClips), drawing=part(Drawing), prediction=part(Prediction))
     with processes(options.device) as group:
         origin = options.made or options.run or latest_run()
         run = None if options.made else Pipeline.from_pretrained(origin, group.device, options.weights)
-        for line in score_network.score(asked, origin, run, group):
+        for line in score_by_network(request, origin, run, group):
             print(line)
 
 
@@ -104,16 +111,20 @@ def by_oracle(options: argparse.Namespace) -> None:
                 print(f"  {key:24}{value:.3f}" if isinstance(value, float) else f"  {key:24}{value}")
 
 
-def score(run: Path, pipeline: Pipeline, asked: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The oracle's scores that are asked for, and where they belong."""
-    data = None if asked.data is None else Path(asked.data)
+    data = None if options.data is None else Path(options.data)
+    own = run / "scores.json"
+    subject = Subject(run, pipeline, data or Path(read_config(run).data.root))
     if pipeline.lowres.factor:
-        return score_upscaling.score_run(run, pipeline, data, UpscalingProtocol()), run / "scores.json"
-    if asked.editing:
-        return score_editing.score_edits(run, pipeline, read_config(run), data), run / "editing.json"
-    if asked.classifier is not None:
-        return score_guidance.score_run(run, pipeline, ShapesProtocol()), asked.classifier / "scores.json"
-    return score_shapes.score_run(run, pipeline, data), run / "scores.json"
+        scores = score_upscaler(run, pipeline, data, UpscalingProtocol())
+    elif options.editing:
+        scores, own = score_edits(subject), run / "editing.json"
+    elif options.classifier is not None:
+        scores, own = score_classifier(subject, ShapesProtocol()), options.classifier / "scores.json"
+    else:
+        scores = score_run(subject)
+    return {"sampling": pipeline.settings(), "run": str(run), **scores}, own
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -16,9 +16,7 @@ from vidiff.cli.command import exit_code
 from vidiff.data.captions import read_captions
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
-from vidiff.evaluate.clips import Windows, choose_windows
-from vidiff.evaluate.folder import index_folder
-from vidiff.evaluate.made import Made
+from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 
@@ -86,7 +84,7 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     else:
         index = index_of(DataConfig(str(options.real)), Path("runs"), options.split)
     real = choose_windows(index, frames, size, 1, options.pairs)
-    some = real.places[:: max(1, len(real) // max(1, options.checks))][: options.checks]
+    some = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
     checks = Windows(index, some, frames, 1, size)
     told, shown = (told_of(windows, options.text) for windows in (checks, real))
     sources: dict[str, Any] = {}
@@ -99,7 +97,7 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
             continue
         if run.size != size:
             raise ValueError(f"{path} makes clips of {run.size} px, but the study is of {size} px: compare like sizes")
-        maker = Made(run, shown, frames, options.seed, captions=options.text)
+        maker = DrawnClips(run, shown, frames, options.seed, captions=options.text)
         sources[name], facts[name] = maker, maker.how(str(path))
     return {
         **sources,
@@ -116,7 +114,7 @@ def told_of(windows: Windows, captions: bool) -> list[str | None]:
     """What each real clip shows: its caption or its label, None for none."""
     index = windows.index
     if captions:
-        return [*read_captions(index.root, [index.files[number].path for number, _ in windows.places], "auto")]
+        return [*read_captions(index.root, [index.files[number].path for number, _ in windows.starts], "auto")]
     return [index.labels[label] if label >= 0 else None for label in windows.labels.tolist()]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.engine.log import git_revision, versions
+from vidiff.evaluate.clips import Windows
+from vidiff.metrics.features import Features
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 
@@ -88,6 +90,29 @@ class Comparison:
     scores: Mapping[str, tuple[Any, Any]]
 
 
+def protocol_of(network: Features, real: Windows, data: str, split: str, seed: int) -> dict[str, Any]:
+    """The protocol of scores by a network on as many made clips as real ones.
+
+    Args:
+        data: the data set's name.
+        seed: of resampling.
+    """
+    return {
+        "network": network.name,
+        "network_sha256": network.sha256,
+        "preprocessing": network.preprocessing,
+        "data": data,
+        "data_sha256": real.sha256,
+        "split": split,
+        "real_clips": len(real),
+        "clips": len(real),
+        "frames": real.frames,
+        "stride": real.stride,
+        "size": real.size,
+        "seed": seed,
+    }
+
+
 def measured(device: str, processes: int) -> dict[str, Any]:
     """The circumstances of this process, for a card."""
     packages = versions("vidiff", "torch", "numpy", "decord2", "scikit-image", "transformers")
@@ -139,14 +164,14 @@ def read_card(path: str | Path) -> Card:
 
 def check_network(card: Card, sha256: str) -> Card:
     """The card, with a doubt where its scores are not of the network with this hash."""
-    told = card.protocol.get("network_sha256")
-    if told == sha256:
+    named = card.protocol.get("network_sha256")
+    if named == sha256:
         return card
-    doubt = f"it names the network file {str(told)[:12]}, but the file has {sha256[:12]}"
+    doubt = f"it names the network file {str(named)[:12]}, but the file has {sha256[:12]}"
     return replace(card, doubts=(*card.doubts, doubt))
 
 
-def compare(card: Card, other: Card) -> Comparison:
+def compare_cards(card: Card, other: Card) -> Comparison:
     """Two sets of scores side by side, where one protocol and no doubt allow it; else what stands against it."""
     reasons = [
         f"{name} card cannot be trusted: {d}" for name, c in (("this", card), ("the other", other)) for d in c.doubts
@@ -154,9 +179,9 @@ def compare(card: Card, other: Card) -> Comparison:
     for name in PROTOCOL:
         this, that = card.protocol.get(name), other.protocol.get(name)
         if this != that and name not in _OF_NO_MATTER:
-            reasons.append(f"{name} differs: {_told(this)} against {_told(that)}")
+            reasons.append(f"{name} differs: {_short(this)} against {_short(that)}")
     differences = [
-        f"{name}: {_told(this.get(name))} against {_told(that.get(name))}"
+        f"{name}: {_short(this.get(name))} against {_short(that.get(name))}"
         for this, that, names in ((card.made, other.made, MADE), (card.measured, other.measured, MEASURED))
         for name in names
         if this.get(name) != that.get(name)
@@ -165,21 +190,21 @@ def compare(card: Card, other: Card) -> Comparison:
     return Comparison(tuple(reasons), tuple(differences), shared)
 
 
-def lines(card: Card, comparison: Comparison | None = None) -> list[str]:
+def card_lines(card: Card, comparison: Comparison | None = None) -> list[str]:
     """A card and its comparison to read, a line each."""
 
     def figures(value: Any) -> str:
         return ", ".join(f"{v:.6g}" for v in numbers(value))
 
-    told = [f"{name}: {figures(value)}" for name, value in card.scores.items()]
-    told += [f"left out: {name}: {reason}" for name, reason in card.left_out.items()]
-    told += [f"mind: {caution}" for caution in card.cautions]
+    lines = [f"{name}: {figures(value)}" for name, value in card.scores.items()]
+    lines += [f"left out: {name}: {reason}" for name, reason in card.left_out.items()]
+    lines += [f"mind: {caution}" for caution in card.cautions]
     if comparison is not None:
-        told += [f"not compared: {reason}" for reason in comparison.reasons]
-        told += [f"differs: {difference}" for difference in comparison.differences]
+        lines += [f"not compared: {reason}" for reason in comparison.reasons]
+        lines += [f"differs: {difference}" for difference in comparison.differences]
         pairs = comparison.scores.items()
-        told += [f"against the other card: {name}: {figures(a)} against {figures(b)}" for name, (a, b) in pairs]
-    return told
+        lines += [f"against the other card: {name}: {figures(a)} against {figures(b)}" for name, (a, b) in pairs]
+    return lines
 
 
 def numbers(value: Any) -> list[float]:
@@ -187,7 +212,7 @@ def numbers(value: Any) -> list[float]:
     return value if isinstance(value, list) else [value]
 
 
-def _told(value: Any) -> str:
+def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

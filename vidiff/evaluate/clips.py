@@ -1,21 +1,31 @@
-"""The clips that scores are of: fixed windows of files, the same for everyone, whatever the number of processes."""
+"""The clips that scores are of: fixed windows of files, and what a run makes for them.
+
+They are the same for everyone, whatever the number of processes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.clips import long_enough
-from vidiff.data.index import Index
+from vidiff.data.index import Index, VideoFile
+from vidiff.data.probe import probe_all
 from vidiff.engine.parallel import Group
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.store.error import DataError
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
+from vidiff.video.sources import CLIP_SUFFIXES
 
 BATCH = 8
 """Clips of one batch: a batch is one process's from decoding to features, so its bits depend on no other."""
@@ -26,34 +36,34 @@ class Windows:
     """Windows of the files of an index.
 
     Args:
-        places: (file number, first frame) of each.
+        starts: (file number, first frame) of each.
         frames: of a window, `stride` source frames apart.
         size: height and width in pixels: the shorter side is resized to it, then the middle is cropped.
     """
 
     index: Index
-    places: list[tuple[int, int]]
+    starts: list[tuple[int, int]]
     frames: int
     stride: int
     size: int
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.starts)
 
     @property
     def labels(self) -> Tensor:
         """(n,) int64, -1 for none."""
-        return torch.tensor([self.index.files[number].label for number, _ in self.places])
+        return torch.tensor([self.index.files[number].label for number, _ in self.starts])
 
     @property
     def sha256(self) -> str:
         """Of which clips these are, wherever the files lie."""
-        return hashlib.sha256(json.dumps([self.index.digest, self.places]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.index.digest, self.starts]).encode()).hexdigest()
 
     def read(self, which: range) -> Tensor:
         """Windows `which`: `(b, 3, f, size, size)` in [-1, 1]. Raises VideoError for a damaged file."""
         clips = []
-        for number, start in (self.places[i] for i in which):
+        for number, start in (self.starts[i] for i in which):
             file = self.index.files[number]
             fit = Fit((file.height, file.width), (self.size, self.size))
             with VideoReader(self.index.path(number), self.index.fps, file.decoder) as reader:
@@ -71,15 +81,15 @@ def choose_windows(index: Index, frames: int, size: int, stride: int = 1, count:
         raise ValueError(f"frames={frames}, size={size}, stride={stride}, clips={count}: give 1 or more of each")
     kept = long_enough([file.frames for file in index.files], frames, stride, str(index.root))
     needed, pace = (frames - 1) * stride + 1, frames * stride
-    places = [(n, start) for n in kept for start in range(0, index.files[n].frames - needed + 1, pace)]
+    starts = [(n, start) for n in kept for start in range(0, index.files[n].frames - needed + 1, pace)]
     if count is not None:
-        if count > len(places):
+        if count > len(starts):
             raise ValueError(
-                f"{index.root} has {len(places)} clips of {frames} frames, but {count} are asked for: "
+                f"{index.root} has {len(starts)} clips of {frames} frames, but {count} are asked for: "
                 "ask for fewer, or for shorter ones"
             )
-        places = [places[i * len(places) // count] for i in range(count)]
-    return Windows(index, places, frames, stride, size)
+        starts = [starts[i * len(starts) // count] for i in range(count)]
+    return Windows(index, starts, frames, stride, size)
 
 
 def gathered(
@@ -94,15 +104,90 @@ def gathered(
         tensors `(count, ...)` by name; elsewhere than on the main process nothing.
     """
     own: dict[int, dict[str, Tensor]] = {}
-    starts = range(group.rank * BATCH, count, BATCH * group.world)
-    with tqdm(total=len(starts), desc=title, unit="batch", disable=not (progress and group.main)) as bar:
-        for start in starts:
+    batches = range(group.rank * BATCH, count, BATCH * group.world)
+    with tqdm(total=len(batches), desc=title, unit="batch", disable=not (progress and group.main)) as bar:
+        for start in batches:
             own[start] = make(range(start, min(start + BATCH, count)))
             bar.update()
     parts: dict[int, dict[str, Tensor]] = {}
-    for found in group.gather(own):
-        parts.update(found)
+    for share in group.gather(own):
+        parts.update(share)
     if not group.main:
         return {}
     names = parts[0]
     return {name: torch.cat([parts[start][name] for start in sorted(parts)]) for name in names}
+
+
+def index_folder(root: str | Path, labels: list[str], workers: int = 2) -> Index:
+    """All videos in a folder and in folders in it, in order of their paths. Every one of them must be readable.
+
+    Args:
+        labels: names of classes; a clip is of the class that its folder is named after, if any.
+
+    Raises:
+        DataError: no such folder, no videos, or a file that cannot be read (named).
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"no folder {root}: give a trained run, or a folder of clips, one a file")
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES and not p.name.startswith("."))
+    if not paths:
+        raise DataError(f"no videos in {root}: expected {', '.join(sorted(CLIP_SUFFIXES))}, one clip a file")
+    with closing(probe_all(paths, workers)) as outcomes:
+        facts_of = dict(outcomes)
+    files = []
+    for path in paths:
+        facts = facts_of[path]
+        if isinstance(facts, str):
+            raise DataError(f"{path} cannot be read ({facts}): mend or remove it")
+        label = labels.index(path.parent.name) if path.parent.name in labels else -1
+        size = path.stat().st_size
+        files.append(VideoFile(str(path.relative_to(root)), label, *facts[:4], size, facts.fingerprint))
+    return Index(root, files, labels)
+
+
+@dataclass(frozen=True)
+class DrawnClips:
+    """Clips that a trained run makes: one for each real clip, with its label, and seeds that batches fix.
+
+    Args:
+        names: the real clips' labels, None for none. Where the run does not know them all, none is asked for.
+        frames: of a clip.
+        options: `guidance`, `steps` and `sampler`, None for the run's own.
+        captions: `names` are what the clips show in words, and not labels.
+    """
+
+    run: Pipeline
+    names: Sequence[str | None]
+    frames: int
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+    captions: bool = False
+
+    def read(self, which: range) -> Tensor:
+        """Clips `which`: `(b, 3, f, h, w)`, the same whatever else is made."""
+        return self.run.generate(self.frames, count=len(which), **self._asked(which), **self._drawn(which, 0)).cpu()
+
+    def extend(self, which: range, given: Tensor, attempt: int) -> Tensor:
+        """The real clips `which` continued from their first frames, with other noise at each attempt."""
+        return self.run.extend(given, self.frames, **self._asked(which), **self._drawn(which, attempt)).cpu()
+
+    def onward(self, which: range, given: Tensor, frames: int) -> Iterator[Tensor]:
+        """New frames of the real clips `which` after those given, up to `frames` in all, piece by piece."""
+        return self.run.stream(frames, clip=given, **self._asked(which), **self._drawn(which, 0))
+
+    def how(self, source: str, **weights: Any) -> dict[str, Any]:
+        """For a card; `weights` as `engine.checkpoint.describe_weights` tells them, where more is known than a name."""
+        settings = self.run.settings(**self.options)
+        chosen = {name: settings[name] for name in ("weights", "sampler", "steps", "guidance")}
+        return chosen | weights | {"source": source, "seed": self.seed}
+
+    def _asked(self, which: range) -> dict[str, Any]:
+        names = list(self.names[which.start : which.stop])
+        if self.captions:
+            return {"text": names}
+        known = self.run.labels and set(self.names) <= set(self.run.labels)
+        return {"label": names if known else None}
+
+    def _drawn(self, which: range, attempt: int) -> dict[str, Any]:
+        return {**self.options, "seed": 1_000_003 * self.seed + 10_007 * attempt + which.start}

@@ -1,15 +1,19 @@
-"""The shapes protocol for editing: what is hidden, left out or joined must come back where it really was."""
+"""Scores of editing with a run of the shapes set: what is hidden or left out must come back where it really was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vidiff.evaluate.shapes import Subject, held_out_shapes, label_numbers
+from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, acceleration, label_score, read_shapes
+from vidiff.video.reader import read_video
+from vidiff.video.writer import sheet
 
 NEAR = 3.0  # pixels from its true place at which an object counts as found again
 MARGIN = 2  # pixels around an object that a hiding box covers as well
@@ -34,10 +38,10 @@ def hiding_box(paths: Tensor, sizes: Tensor, hidden: range, side: int) -> Tensor
         bool `(b, 1, f, side, side)`.
     """
     reach = 1.6 * sizes[:, None] + MARGIN
-    there = paths[:, hidden.start : hidden.stop]
-    low, high = there.amin(1) - reach, there.amax(1) + reach  # b 2
-    place = torch.arange(side) + 0.5
-    inside = (place > low[..., None]) & (place < high[..., None])  # b 2 side
+    centres = paths[:, hidden.start : hidden.stop]
+    low, high = centres.amin(1) - reach, centres.amax(1) + reach  # b 2
+    pixel = torch.arange(side) + 0.5
+    inside = (pixel > low[..., None]) & (pixel < high[..., None])  # b 2 side
     box = inside[:, 1, :, None] & inside[:, 0, None, :]  # b side side
     frames = torch.zeros(paths.shape[1], dtype=torch.bool)
     frames[hidden.start : hidden.stop] = True
@@ -130,6 +134,45 @@ def score_editing(
         ),
         "loop": score_loop(loop(clips[:, :, :half], frames - half)),
     }
+
+
+def score_edits(subject: Subject) -> dict[str, Any]:
+    """Inpaint, interpolate and loop held-out clips, told their labels. The results go to `samples/evaluated-*`.
+
+    Raises:
+        ValueError: a run without the set's labels, and as `held_out_shapes`.
+    """
+    subject.check_labels()
+    protocol, pipeline = EditingProtocol(), subject.pipeline
+    held_out = list(held_out_shapes(subject.root, pipeline.size).items())
+    every = max(len(held_out) // protocol.clips, 1)
+    files, truth = zip(*held_out[every // 2 :: every], strict=True)
+    clips = torch.stack([read_video(file, range(pipeline.frames)) for file in files])
+    label = label_numbers([clip.label for clip in truth])
+    results: dict[str, Tensor] = {}
+
+    def batched(name: str, task: Callable[..., Tensor], *given: Tensor, rest: tuple[Any, ...] = ()) -> Tensor:
+        parts = zip(label.split(protocol.batch), *(x.split(protocol.batch) for x in given), strict=True)
+        results[name] = torch.cat(
+            [
+                task(*part, *rest, [LABELS[i] for i in which], seed=seed, progress=True).cpu()
+                for seed, (which, *part) in enumerate(parts)
+            ]
+        )
+        return results[name]
+
+    scores = score_editing(
+        lambda clips, mask: batched("inpainting", pipeline.inpaint, clips, mask),
+        lambda first, last, between: batched("interpolation", pipeline.interpolate, first, last, rest=(between,)),
+        lambda clips, between: batched("loop", pipeline.loop, clips, rest=(between,)),
+        clips,
+        label,
+        torch.stack([clip.path(pipeline.frames) for clip in truth]),
+        torch.tensor([clip.size for clip in truth]),
+    )
+    for name, videos in results.items():
+        subject.show(name, videos, [sheet(clip) for clip in videos[::4]])
+    return {"protocol_editing": asdict(protocol), **scores}
 
 
 def _distance(reading: Reading, paths: Tensor) -> Tensor:

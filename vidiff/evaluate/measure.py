@@ -16,8 +16,8 @@ from vidiff.metrics.motion import NO_FLOW, has_flow, motion_measures, warping_er
 from vidiff.metrics.sensitivity import BLIND
 from vidiff.metrics.sets import copied, inception_score, kernel_distance, precision_recall
 
-Found = Mapping[str, Tensor]
-"""What `look` returns for all clips of a set."""
+Views = Mapping[str, Tensor]
+"""What `read_features` returns for all clips of a set."""
 
 
 @dataclass
@@ -36,28 +36,26 @@ class Scores:
             self.left_out[name] = str(error)
 
 
-def look(features: Features, video: Tensor) -> dict[str, Tensor]:
+def read_features(network: Features, video: Tensor) -> dict[str, Tensor]:
     """What the network says of clips `(b, 3, f, h, w)`: features, and class logits where there are any."""
-    found = {"features": features(video)}
-    if (logits := features.logits(video)) is not None:
-        found["logits"] = logits
-    return found
+    logits = network.logits(video)
+    return {"features": network(video)} | ({} if logits is None else {"logits": logits})
 
 
 def look_at_motion(video: Tensor) -> dict[str, Tensor]:
     """How clips `(b, 3, f, h, w)` move, without a network, as "motion ..."; the flow only where it can be had."""
     if video.shape[2] < 3:
         return {}
-    found = motion_measures(video) | (warping_error(video) if has_flow() else {})
-    return {f"motion {name.replace('_', ' ')}": value for name, value in found.items()}
+    measures = motion_measures(video) | (warping_error(video) if has_flow() else {})
+    return {f"motion {name.replace('_', ' ')}": value for name, value in measures.items()}
 
 
 def measure(
     network: Features,
-    real: Found,
-    made: Found,
-    training: Found | None = None,
-    decoded: Found | None = None,
+    real: Views,
+    made: Views,
+    training: Views | None = None,
+    decoded: Views | None = None,
     seed: int = 0,
 ) -> Scores:
     """Score made clips against real ones.
@@ -128,7 +126,7 @@ def measure(
     return scores
 
 
-def add_sight(scores: Scores, network: Features, real: Found) -> None:
+def add_sight(scores: Scores, network: Features, real: Views) -> None:
     """Adds how far damaged real clips lie from others, as a multiple of what undamaged ones do, and what is not seen.
 
     Args:
@@ -137,9 +135,9 @@ def add_sight(scores: Scores, network: Features, real: Found) -> None:
     kinds = [key for key in real if key.startswith("worse ")]
     name = f"times the floor of {network.called('frechet')}"
 
-    def distance(found: Tensor) -> float:
+    def distance(damaged: Tensor) -> float:
         truth = Statistics.of(real["features"][::2], "real clips: features")
-        return frechet_distance(truth, Statistics.of(found[1::2], "damaged clips: features"))
+        return frechet_distance(truth, Statistics.of(damaged[1::2], "damaged clips: features"))
 
     try:
         floor = distance(real["features"])
@@ -159,7 +157,7 @@ def add_sight(scores: Scores, network: Features, real: Found) -> None:
         )
 
 
-def add_prediction(scores: Scores, future: Found, given: int, tries: int) -> None:
+def add_prediction(scores: Scores, future: Views, given: int, tries: int) -> None:
     """Adds what `predicted` found: the mean over clips and frames, and that of the first and of the last frame."""
     for name, values in future.items():
         title = f"{name} after {given} given frames, best of {tries}"

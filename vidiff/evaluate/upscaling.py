@@ -1,16 +1,26 @@
-"""The super-resolution protocol: held-out clips are shrunk, enlarged again, and compared with what they were."""
+"""Scores of super-resolution: held-out clips are shrunk, enlarged again, and compared with what they were."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidiff.data.index import index_of, other_data
+from vidiff.diffusion.cascade import enlarge, shrink
+from vidiff.evaluate.shapes import label_numbers
+from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import label_score, read_shapes
+from vidiff.metrics.prediction import overall_psnr
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import read_config
+from vidiff.video.fit import read_fitted
+from vidiff.video.writer import write_image
 
 
 @dataclass(frozen=True)
@@ -20,12 +30,6 @@ class UpscalingProtocol:
     clips: int = 48  # evenly chosen
     frames: int = 12  # of each, from the first on: more than a window, so that windows join
     batch: int = 8  # clips enlarged at once
-
-
-def psnr(video: Tensor, truth: Tensor) -> float:
-    """Peak signal to noise ratio in dB over all of two videos in [-1, 1]; 126 where they are equal."""
-    error = (video - truth).square().mean().clamp(min=1e-12)
-    return float(10 * torch.log10(4 / error))
 
 
 def score_upscaling(
@@ -50,21 +54,63 @@ def score_upscaling(
         `gain` over bicubic in dB; and the clips.
     """
     parts = small.split(protocol.batch)
-    made = torch.cat([upscale(part, seed) for seed, part in enumerate(parts)])
+    upscaled = torch.cat([upscale(part, seed) for seed, part in enumerate(parts)])
     scores: dict[str, dict[str, Any]] = {}
-    for name, video in (("upscaled", made), ("bicubic", bicubic), ("codec", decoded)):
-        scores[name] = {"psnr": psnr(video, truth)}
+    for name, video in (("upscaled", upscaled), ("bicubic", bicubic), ("codec", decoded)):
+        scores[name] = {"psnr": overall_psnr(video, truth)}
         if label is not None:
             scores[name] |= label_score(read_shapes(video), label)
     scores["upscaled"]["gain"] = scores["upscaled"]["psnr"] - scores["bicubic"]["psnr"]
-    return scores, made
+    return scores, upscaled
 
 
-def side_by_side(small: Tensor, bicubic: Tensor, made: Tensor, truth: Tensor, columns: int = 6) -> Tensor:
-    """A picture `(3, 4 h, columns * w)` of one frame each: given (pixel by pixel), bicubic, made, true."""
+def side_by_side(small: Tensor, bicubic: Tensor, upscaled: Tensor, truth: Tensor, columns: int = 6) -> Tensor:
+    """A picture `(3, 4 h, columns * w)` of one frame each: given (pixel by pixel), bicubic, upscaled, true."""
     every = max(len(truth) // columns, 1)
     chosen = slice(every // 2, every // 2 + every * columns, every)
     frame = truth.shape[2] // 2
     given = F.interpolate(small[chosen, :, frame], truth.shape[3:], mode="nearest")  # n 3 h w
-    rows = [given, *(video[chosen, :, frame] for video in (bicubic, made, truth))]
+    rows = [given, *(video[chosen, :, frame] for video in (bicubic, upscaled, truth))]
     return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+
+
+def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: UpscalingProtocol) -> dict[str, Any]:
+    """Scores a super-resolution run, and leaves a picture in its samples: `evaluated-upscaled.png`.
+
+    Args:
+        data: folder of videos, laid out as those that the run was trained on; by default those.
+
+    Returns:
+        as `score_upscaling`, with the protocol. The oracle reads clips of the shapes set alone.
+
+    Raises:
+        ValueError: a run that enlarges nothing; no held-out clips of `protocol.frames` frames.
+    """
+    config = read_config(run)
+    if data is not None:
+        config.data = other_data(config.data, data)
+    index = index_of(config.data, run.parent, config.data.test_split)
+    files = [number for number, file in enumerate(index.files) if file.frames >= protocol.frames]
+    files = files[:: max(len(files) // protocol.clips, 1)][: protocol.clips]
+    if not files:
+        raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
+    clips = [
+        read_fitted(index.path(n), pipeline.size, index.fps, index.files[n].decoder)[0][:, :, : protocol.frames]
+        for n in files
+    ]
+    truth, factor = torch.cat(clips), pipeline.lowres.factor
+    small = shrink(truth, factor)
+    bicubic = enlarge(small, factor)
+    names = [index.labels[index.files[number].label] for number in files] if index.labels else []
+    shapes = bool(names) and set(names) <= set(LABELS)
+    scores, upscaled = score_upscaling(
+        lambda clips, seed: pipeline.upscale(clips, seed=seed, progress=True).cpu(),
+        torch.cat([pipeline.reconstruct(part) for part in truth.split(protocol.batch)]),
+        truth,
+        small,
+        bicubic,
+        label_numbers(names) if shapes else None,
+        protocol,
+    )
+    write_image(run / "samples" / "evaluated-upscaled.png", side_by_side(small, bicubic, upscaled, truth))
+    return {"protocol": asdict(protocol), **scores}

@@ -16,7 +16,7 @@ STILL = 2 / 255
 """A pixel stands still that changes by no more from frame to frame, in shares of the range: two grey levels."""
 
 
-def look(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+def frame_losses(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     """What clips `(b, 3, f, h, w)` in [-1, 1] lose as `decoded`, a row for each.
 
     Returns:
@@ -43,7 +43,7 @@ def look(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def look_latents(video: Tensor, mean: Tensor, std: Tensor, shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
+def latent_sums(video: Tensor, mean: Tensor, std: Tensor, shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
     """Sums over latents from which `latent_scores` tells their statistics, in float64, a row for each clip.
 
     Args:
@@ -89,7 +89,7 @@ def _fine(x: Tensor) -> Tensor:
 
 
 def frame_scores(found: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means over all clips of what `look` found: PSNR in dB, SSIM, and the others in shares of the range.
+    """Means over all clips of what `frame_losses` returns: PSNR in dB, SSIM, and the others in shares of the range.
 
     "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred.
     """
@@ -104,7 +104,7 @@ def frame_scores(found: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def latent_scores(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Statistics of all latents of which `look_latents` found the sums, a sample of each being drawn.
+    """Statistics of all latents of which `latent_sums` returns the sums, a sample of each being drawn.
 
     Returns:
         `compression`, numbers of a clip to those of its latent; `mean`, `std` of each channel; `noise`, the share of
@@ -138,7 +138,7 @@ def latent_scores(found: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def lines(scores: Mapping[str, Any]) -> list[str]:
+def codec_lines(scores: Mapping[str, Any]) -> list[str]:
     """Scores of frames and of latents to read, a line each."""
 
     def row(name: str, value: str, told: str = "") -> str:

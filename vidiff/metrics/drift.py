@@ -13,6 +13,9 @@ from torch import Tensor
 MOVED = 20 / 255  # a pixel that changes by more, in units of [-1, 1], moves: ten grey levels
 STILL = 0.25  # of the mean change in a clip's first stretch: what changes less than that from frame to frame is frozen
 
+STRETCH = 16
+"""Frames of a stretch at the end of new frames, which is compared with the first."""
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -112,6 +115,35 @@ def drift(looks: Looks, chunk: int, seams: Sequence[int] = ()) -> dict[str, Any]
         "motion": (change / change[:, :1]).nanmean(0).tolist(),
         "frozen": frozen.nanmean(0).tolist(),
         "seam": _seam(looks.change.double(), seams),
+    }
+
+
+def drift_at_end(looks: Looks, given: int) -> dict[str, float]:
+    """The last stretch of the new frames against the first of them; see `drift`. What cannot be measured is left out.
+
+    Args:
+        given: frames that the clips began with.
+
+    Raises:
+        ValueError: fewer than two stretches of new frames.
+    """
+    new = looks.change.shape[1] - given
+    if new < 2 * STRETCH:
+        raise ValueError(f"{new} new frames: give at least {2 * STRETCH}, two stretches of {STRETCH}")
+    parts = drift(after(looks, given), STRETCH)
+    last = {name: parts[name][new // STRETCH - 1] for name in ("colour", "contrast", "sharpness", "motion", "frozen")}
+    return {name: value for name, value in last.items() if value == value}  # not NaN
+
+
+def by_frame(looks: Looks, given: int) -> dict[str, list[float]]:
+    """Means over clips for each frame: `colour`, how far channels' means are off those of the given frames (root mean
+    square, of a range of 2), `sharpness` and `motion`, as `Looks` has them; NaN where there is none.
+    """
+    off = looks.mean - looks.mean[:, :given].mean(1, keepdim=True)
+    return {
+        "colour": off.square().mean(2).sqrt().mean(0).tolist(),
+        "sharpness": looks.sharpness.nanmean(0).tolist(),
+        "motion": looks.change.nanmean(0).tolist(),
     }
 
 

@@ -21,6 +21,12 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
     return 10 * torch.log10(4 / error.clamp(min=1e-12))
 
 
+def overall_psnr(made: Tensor, real: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB over all of two videos in [-1, 1]; 126 where they are equal, not infinity."""
+    error = (made - real).square().mean().clamp(min=1e-12)
+    return float(10 * torch.log10(4 / error))
+
+
 def ssim(made: Tensor, real: Tensor) -> Tensor:
     """Structural similarity of each frame, `(b, f)`, of videos `(b, 3, f, h, w)` in [-1, 1].
 

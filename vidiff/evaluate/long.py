@@ -1,10 +1,14 @@
-"""Strategies for long videos beside each other: held-out clips of a run, continued by each and measured."""
+"""Strategies for long videos beside each other: held-out clips of a run, continued by each and measured.
+
+A video is measured while it is being continued, so that no more of it is kept than its figures.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +20,13 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 
 from vidiff.data.index import index_of
-from vidiff.data.shapes import Clip, read_clips
+from vidiff.data.shapes import Clip
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import finite
-from vidiff.evaluate.continuation import score, watch
+from vidiff.evaluate.shapes import held_out_shapes, label_numbers
+from vidiff.metrics.drift import Looks, after, drift, join, look
 from vidiff.metrics.objects import LABELS
+from vidiff.metrics.oracle import Reading, extension_score, join_readings, kept_along, read_shapes
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import DataConfig
 from vidiff.recipe.slots import build_strategy, read_slot
@@ -34,7 +40,7 @@ GAP = 4  # white pixels between them
 
 
 @dataclass(frozen=True)
-class Protocol:
+class LongProtocol:
     """How strategies are compared. Figures compare only under one protocol, on one run.
 
     Raises:
@@ -71,7 +77,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Clips:
+class HeldOut:
     """Held-out clips of a run's data.
 
     Attributes:
@@ -114,7 +120,7 @@ class Clips:
             return fit.read(reader, range(0, frames * self.stride, self.stride))
 
 
-def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol, runs: Path) -> Clips:
+def held_out(pipeline: Pipeline, data: DataConfig, protocol: LongProtocol, runs: Path) -> HeldOut:
     """Held-out clips of the data that a run was trained on, evenly chosen.
 
     Args:
@@ -132,26 +138,20 @@ def held_out(pipeline: Pipeline, data: DataConfig, protocol: Protocol, runs: Pat
     return clips
 
 
-def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> Clips:
-    stride, root = data.stride[0], Path(data.root)
+def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> HeldOut:
+    stride, root, side = data.stride[0], Path(data.root), pipeline.size
     if (root / "captions.jsonl").is_file() and stride == 1 and not data.fps:
         index = index_of(replace(data, limit=0), runs, data.test_split)
-        decoders = {root / file.path: file.decoder for file in index.files}
-        truth = {path: clip for path, clip in read_clips(root).items() if path in decoders}
-        files = [path for label in LABELS for path in sorted(truth) if truth[path].label == label]
-        files = [files[(2 * i + 1) * len(files) // (2 * count)] for i in range(count if files else 0)]
-        wrong = [path for path in files if truth[path].side != pipeline.size]
-        if wrong or not files:
-            found = f"{wrong[0]} has {truth[wrong[0]].side}" if wrong else "there are none"
-            raise ValueError(f"held-out clips in {root} must have frames of {pipeline.size} px: {found}")
-        labels = [truth[path].label for path in files] if set(LABELS) <= set(pipeline.labels) else None
-        known = [truth[path] for path in files]
-        return Clips(files, labels, known, 0, 1, pipeline.size, decoders=[decoders[path] for path in files])
+        decoder_of = {root / file.path: file.decoder for file in index.files}
+        shapes = list(held_out_shapes(root, side, decoder_of).items())
+        paths, truth = zip(*(shapes[(2 * i + 1) * len(shapes) // (2 * count)] for i in range(count)), strict=True)
+        labels = [clip.label for clip in truth] if set(LABELS) <= set(pipeline.labels) else None
+        return HeldOut(list(paths), labels, list(truth), 0, 1, side, decoders=[decoder_of[path] for path in paths])
     index = index_of(replace(data, limit=count), runs, data.test_split)
     labels = [index.labels[file.label] for file in index.files] if pipeline.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
-    paths, read_by = [index.root / file.path for file in index.files], [file.decoder for file in index.files]
-    return Clips(paths, labels, [], length, stride, pipeline.size, data.fps, read_by)
+    files, decoders = [index.root / file.path for file in index.files], [file.decoder for file in index.files]
+    return HeldOut(files, labels, [], length, stride, side, data.fps, decoders)
 
 
 def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:
@@ -169,15 +169,15 @@ def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None)
     slots = [read_slot("strategy", name) for name in names]
     guided = [build_strategy(slot).guides for slot in slots]
     scale = history if history is not None else pipeline.sampling.history or pipeline.sampling.guidance
-    found = [Way(slot, scale if guides else None) for slot, guides in zip(slots, guided, strict=True)]
-    return found + [Way(slot, None) for slot, guides in zip(slots, guided, strict=True) if guides]
+    every = [Way(slot, scale if guides else None) for slot, guides in zip(slots, guided, strict=True)]
+    return every + [Way(slot, None) for slot, guides in zip(slots, guided, strict=True) if guides]
 
 
-def compare(
+def compare_ways(
     pipeline: Pipeline,
-    clips: Clips,
+    clips: HeldOut,
     every: Sequence[Way],
-    protocol: Protocol,
+    protocol: LongProtocol,
     show: Sequence[int],
     folder: Path,
     origin: str,
@@ -192,7 +192,7 @@ def compare(
         origin: which weights these are.
 
     Yields:
-        a result, with its `name` (see `evaluate.continuation.score`), and the file of its pictures.
+        a result, with its `name` (see `score_continuation`), and the file of its pictures.
     """
     real: list[Way | None] = [None] if clips.truth or clips.length >= protocol.frames else []
     with tqdm(total=len(real) + len(every), desc="strategies") as bar:
@@ -201,12 +201,12 @@ def compare(
             bar.set_postfix_str(name)
             slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
             doing = {"origin": origin, "protocol": asdict(protocol), "shown": list(show), "files": clips.names}
-            told = finite({"name": name, "way": None if way is None else asdict(way), **doing})
+            origins = finite({"name": name, "way": None if way is None else asdict(way), **doing})
             result_file, picture = folder / f"{slug}.json", folder / f"{slug}.png"
-            result = _kept(result_file, told) if picture.is_file() else None
+            result = _kept(result_file, origins) if picture.is_file() else None
             if result is None:
                 result, shown = _measure(pipeline, clips, way, protocol, show)
-                result = told | finite(result)
+                result = origins | finite(result)
                 rows = torch.arange(min(PICTURED, len(shown))) * len(shown) // min(PICTURED, len(shown))
                 write_image(picture, torch.cat([pad(sheet(clip), (0, GAP), value=1.0) for clip in shown[rows]], dim=2))
                 result_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -214,16 +214,16 @@ def compare(
             yield result, picture
 
 
-def _kept(file: Path, told: dict[str, Any]) -> dict[str, Any] | None:
+def _kept(file: Path, origins: dict[str, Any]) -> dict[str, Any] | None:
     """A result that was kept, if it is of the same doing."""
     if not file.is_file():
         return None
     result = read_json(file)
-    return result if {key: result.get(key) for key in told} == told else None
+    return result if {key: result.get(key) for key in origins} == origins else None
 
 
 def _measure(
-    pipeline: Pipeline, clips: Clips, way: Way | None, protocol: Protocol, show: Sequence[int]
+    pipeline: Pipeline, clips: HeldOut, way: Way | None, protocol: LongProtocol, show: Sequence[int]
 ) -> tuple[dict[str, Any], Tensor]:
     """Figures of one way, or without one of the real videos, and the frames to show, `(b, 3, n, h, w)`."""
     count, given, frames = len(clips.paths), protocol.given, protocol.frames
@@ -246,16 +246,15 @@ def _measure(
                     steps=protocol.steps,
                     seed=protocol.seed + number,
                 )
-            told = partial(_advance, bar, len(start))
-            seen.append(watch(pieces, start, show, bool(clips.truth), told))
+            seen.append(watch(pieces, start, show, bool(clips.truth), partial(_advance, bar, len(start))))
     truth = clips.truth
     context = pipeline.sampling.context if protocol.context is None else protocol.context
-    result = score(
+    result = score_continuation(
         seen,
         given,
         protocol.chunk,
         range(given, frames, max(pipeline.frames - context, 1)),
-        torch.tensor([LABELS.index(clip.label) for clip in truth]) if truth else None,
+        label_numbers([clip.label for clip in truth]) if truth else None,
         torch.stack([clip.path(frames) for clip in truth]) if truth else None,
     )
     if way is None:
@@ -265,3 +264,85 @@ def _measure(
 
 def _advance(bar: Any, clips: int, frames: int) -> None:
     bar.update(clips * frames)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of b clips.
+
+    Attributes:
+        looks: of all f frames.
+        reading: the same by the oracle of the shapes set; None where that was not asked.
+        shown: (b, 3, n, h, w), the frames that were asked for.
+        seconds: that making the new frames took.
+    """
+
+    looks: Looks
+    reading: Reading | None
+    shown: Tensor
+    seconds: float
+
+
+def watch(
+    pieces: Iterator[Tensor], given: Tensor, show: Sequence[int], oracle: bool, advance: Callable[[int], object]
+) -> Seen:
+    """Look at clips as they are continued piece by piece.
+
+    Args:
+        pieces: new frames, each (b, 3, n, h, w) in [-1, 1].
+        given: (b, 3, g, h, w), the frames before them.
+        show: numbers of frames to keep, rising; the given ones count.
+        oracle: whether to read the clips as of the shapes set.
+        advance: is told the number of new frames of every piece.
+    """
+    looks, readings, shown = [look(given)], [read_shapes(given)] if oracle else [], []
+    done, seconds, piece = 0, 0.0, given
+    while True:
+        shown.append(piece[:, :, [frame - done for frame in show if done <= frame < done + piece.shape[2]]].cpu())
+        done, before = done + piece.shape[2], piece[:, :, -1:]
+        begun = time.perf_counter()
+        piece = next(pieces, given[:, :, :0]).detach().cpu()
+        seconds += time.perf_counter() - begun
+        if not piece.shape[2]:
+            whole = join_readings(readings) if oracle else None
+            return Seen(join(looks), whole, torch.cat(shown, dim=2), seconds)
+        looks.append(look(piece, before))
+        if oracle:
+            readings.append(read_shapes(piece))
+        advance(piece.shape[2])
+
+
+def score_continuation(
+    seen: Sequence[Seen],
+    given: int,
+    chunk: int,
+    seams: Sequence[int],
+    labels: Tensor | None = None,
+    paths: Tensor | None = None,
+) -> dict[str, Any]:
+    """Figures of the new frames of clips that were seen some at a time.
+
+    Args:
+        given: frames that they began with, which are not counted: a codec alone makes new ones a little softer.
+        chunk: frames of a stretch, see `drift`; the first begins with the first new frame.
+        seams: frames at which a window began, the given ones counted.
+        labels: (b,) int64, and paths: (b, f, 2), where they were read by the oracle: what they show, and where.
+
+    Returns:
+        `seconds`, for a new frame of one clip; `drift`; and `shapes`: `kept_along`, and `extension_score`'s `error`.
+    """
+    looks = after(join([one.looks for one in seen], dim=0), given)
+    count, new = looks.change.shape
+    result: dict[str, Any] = {
+        "seconds": sum(one.seconds for one in seen) / (count * new),
+        "drift": drift(looks, chunk, [seam - given for seam in seams]),
+    }
+    if labels is not None and paths is not None:
+        reading = join_readings([one.reading for one in seen if one.reading is not None], dim=0)
+        extension = extension_score(reading, paths, given, min(8, new))
+        result["shapes"] = {
+            **kept_along(reading, labels, chunk, given),
+            "error": extension["error"],
+            "error_by_frame": extension["error_by_frame"],
+        }
+    return result

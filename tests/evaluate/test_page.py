@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff.evaluate.along import by_frame, checkpoint_curves, checkpoint_table, drift_curves, drift_scores
 from vidiff.evaluate.card import MADE, PROTOCOL, Card, measured
-from vidiff.metrics.drift import look
+from vidiff.evaluate.page import checkpoint_curves, checkpoint_table, drift_curves
+from vidiff.metrics.drift import by_frame, drift_at_end, look
 
 CARD = Card(
     dict.fromkeys(PROTOCOL, 1),
@@ -47,7 +47,7 @@ def test_an_extension_by_frame() -> None:
     wanted = [0.01 * max(0, frame - 3) for frame in range(40)]
     assert seen["colour"] == pytest.approx(wanted, abs=1e-6)
     assert math.isnan(seen["motion"][0]) and not any(map(math.isnan, seen["motion"][1:]))
-    found = drift_scores(looks, given=4)
+    found = drift_at_end(looks, given=4)
     assert found["colour"] == pytest.approx(0.16, rel=1e-4)  # the second stretch of 16 new frames against the first
     assert found["frozen"] == 0
     html = drift_curves({"made": looks, "real": looks}, given=4)
@@ -55,4 +55,4 @@ def test_an_extension_by_frame() -> None:
     assert html.count("<polyline") == 6
     assert "nan" not in html
     with pytest.raises(ValueError, match="31 new frames: give at least 32, two stretches of 16"):
-        drift_scores(look(brightening(35)), given=4)
+        drift_at_end(look(brightening(35)), given=4)

@@ -13,9 +13,8 @@ from vidiff.codec.files import fill, load_codec
 from vidiff.engine.checkpoint import load_part
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.clips import Windows, gathered
-from vidiff.evaluate.measure import Scores, measure
-from vidiff.evaluate.measure import look as look_features
-from vidiff.metrics.codec import frame_scores, latent_scores, look, look_latents
+from vidiff.evaluate.measure import Scores, measure, read_features
+from vidiff.metrics.codec import frame_losses, frame_scores, latent_scores, latent_sums
 from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, frechet_distance
 from vidiff.metrics.prediction import psnr
@@ -56,7 +55,7 @@ def score_codec(
     Returns:
         scores: those of `frame_scores` for the mean of each latent, "psnr of samples", which is what a model on latents
         is taught by, and "latent", as `latent_scores`; and what else was found, clip by clip: "real" and "decoded", the
-        first SHOWN clips, and with a network what `look_twice` returns. Both are empty elsewhere than on the main
+        first SHOWN clips, and with a network what `views_around` returns. Both are empty elsewhere than on the main
         process.
     """
     codec = codec.to(group.device)
@@ -67,24 +66,24 @@ def score_codec(
         decoded = codec.decode(z.mean).float().cpu()
         generator = torch.Generator(group.device).manual_seed(seed * 1_000_003 + which.start)
         drawn = codec.decode(z.sample(generator)).float().cpu()
-        found = look(video, decoded) | {"drawn": psnr(drawn, video)}
-        found |= {f"latent {k}": v for k, v in look_latents(video, z.mean, z.std, codec.shift, codec.scale).items()}
+        found = frame_losses(video, decoded) | {"drawn": psnr(drawn, video)}
+        found |= {f"latent {k}": v for k, v in latent_sums(video, z.mean, z.std, codec.shift, codec.scale).items()}
         kept = max(0, SHOWN - which.start)
         found |= {"shown real": video[:kept], "shown decoded": decoded[:kept]}
         if network is not None:
             for name, seen in (("real", video), ("decoded", decoded)):
-                found |= {f"{name} {key}": value for key, value in look_features(network, seen).items()}
+                found |= {f"{name} {key}": value for key, value in read_features(network, seen).items()}
         return found
 
     found = gathered(len(clips), group, through, "codec")
     if not group.main:
         return {}, {}
-    latent = parts(found, "latent ")
+    latent = named(found, "latent ")
     scores = frame_scores(found) | {"psnr of samples": float(found["drawn"].mean()), "latent": latent_scores(latent)}
     return scores, {key: value for key, value in found.items() if key.split(" ")[0] in ("real", "decoded", "shown")}
 
 
-def look_twice(codec: Codec, clips: Windows, group: Group, network: Features) -> dict[str, Tensor]:
+def views_around(codec: Codec, clips: Windows, group: Group, network: Features) -> dict[str, Tensor]:
     """What `measure` needs of clips as they are, as "real features" and the like, and after the codec, as "decoded"."""
 
     def through(which: range) -> dict[str, Tensor]:
@@ -93,7 +92,7 @@ def look_twice(codec: Codec, clips: Windows, group: Group, network: Features) ->
         return {
             f"{name} {key}": value
             for name, seen in (("real", video), ("decoded", decoded))
-            for key, value in look_features(network, seen).items()
+            for key, value in read_features(network, seen).items()
         }
 
     return gathered(len(clips), group, through, "training")
@@ -106,7 +105,7 @@ def ceiling(
 
     Args:
         found: of held-out clips, as `score_codec` returns it.
-        training: of as many training clips, by `look_twice`.
+        training: of as many training clips, by `views_around`.
         seed: of resampling.
 
     Returns:
@@ -115,8 +114,8 @@ def ceiling(
         codec against held-out ones before it, which is what a model that makes real latents would score. By how much it
         is larger is what the codec costs.
     """
-    known = training and parts(training, "real ")
-    scores = measure(network, parts(found, "real "), parts(found, "decoded "), known or None, None, seed)
+    known = training and named(training, "real ")
+    scores = measure(network, named(found, "real "), named(found, "decoded "), known or None, None, seed)
     scores.left_out.pop("ceiling")  # all of this is the ceiling
     if training:
         real, made = found["real features"], training["decoded features"]
@@ -131,6 +130,6 @@ def ceiling(
     return scores
 
 
-def parts(found: dict[str, Tensor], of: str) -> dict[str, Tensor]:
+def named(tensors: dict[str, Tensor], of: str) -> dict[str, Tensor]:
     """What is called `of` and something more, by the rest of its name."""
-    return {key.removeprefix(of): value for key, value in found.items() if key.startswith(of)}
+    return {key.removeprefix(of): value for key, value in tensors.items() if key.startswith(of)}

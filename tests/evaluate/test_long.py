@@ -12,9 +12,8 @@ import torch
 from vidiff.codec.codec import Identity
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
-from vidiff.evaluate.compare import Protocol, Way, compare, held_out, ways
 from vidiff.evaluate.comparison import comparison_page, comparison_table, finite, markdown
-from vidiff.evaluate.continuation import score, watch
+from vidiff.evaluate.long import LongProtocol, Way, compare_ways, held_out, score_continuation, watch, ways
 from vidiff.metrics.drift import look
 from vidiff.metrics.objects import LABELS
 from vidiff.nn.unet import UNetConfig
@@ -26,7 +25,7 @@ from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingC
 from vidiff.video.reader import read_image, read_video
 from vidiff.video.writer import write_video
 
-FEW = Protocol(clips=3, given=3, frames=9, chunk=4, batch=2)
+FEW = LongProtocol(clips=3, given=3, frames=9, chunk=4, batch=2)
 SHOW = (0, 2, 8)
 
 
@@ -48,7 +47,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 
 def test_held_out_shapes_come_with_the_truth(shapes: DataConfig, tmp_path: Path) -> None:
-    clips = held_out(build(), shapes, Protocol(clips=4), tmp_path)
+    clips = held_out(build(), shapes, LongProtocol(clips=4), tmp_path)
     truth = read_clips(shapes.root)
     assert [path.parts[-3] for path in clips.paths] == ["test"] * 4
     assert clips.labels == [truth[path].label for path in clips.paths] and len(set(clips.labels)) == 4
@@ -69,14 +68,14 @@ def test_other_held_out_clips_are_cropped_as_for_training_and_have_no_truth(tmp_
     assert video.shape == (2, 3, 5, 16, 16) and torch.equal(clips.real(slice(0, 2), 5), video)
     torch.testing.assert_close(video.mean((1, 2, 3, 4)), torch.tensor([-0.5, 0.5]), atol=0.02, rtol=0)
     with pytest.raises(ValueError, match=r"given is 6, but a held-out clip in .* has only 5 frames: give fewer"):
-        held_out(build(16), data, Protocol(given=6), tmp_path)
+        held_out(build(16), data, LongProtocol(given=6), tmp_path)
 
 
 @pytest.mark.parametrize("told", [True, False])  # whether captions.jsonl tells the truth about each clip
 def test_held_out_clips_are_those_that_training_would_read(tmp_path: Path, shapes: DataConfig, told: bool) -> None:
     """What the quarantine holds is left out, and the decoder is that of the config."""
     data, runs = replace(shapes, decoder="decord", stride=[1, 1] if told else [2, 2]), tmp_path / "runs"
-    protocol = Protocol(clips=12, given=2)
+    protocol = LongProtocol(clips=12, given=2)
     first = held_out(build(), data, protocol, runs)
     assert len(first.paths) == 12 and set(first.decoders) == {"decord"} and bool(first.truth) == told
     Quarantine(quarantine_list(runs)).add(first.paths[5], "its decoder hung in a training")
@@ -116,9 +115,9 @@ def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, t
     monkeypatch.setattr(Pipeline, "stream", spy)
     every = ways(pipeline, ["clean", "replace"], None)
 
-    def run(protocol: Protocol = FEW, origin: str = "a") -> list[tuple[dict, Path]]:
+    def run(protocol: LongProtocol = FEW, origin: str = "a") -> list[tuple[dict, Path]]:
         calls.clear()
-        return list(compare(pipeline, clips, every, protocol, SHOW, tmp_path, origin))
+        return list(compare_ways(pipeline, clips, every, protocol, SHOW, tmp_path, origin))
 
     first = run()
     assert [result["name"] for result, _ in first] == ["real", "clean, history 1.5", "replace", "clean"]
@@ -130,14 +129,14 @@ def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, t
     (tmp_path / "replace.json").unlink()
     assert run()[2][0]["drift"] == first[2][0]["drift"] and len(calls) == 2
     every = every[1:2]
-    assert run(Protocol(**{**vars(FEW), "seed": 5}))[1][0]["drift"] != first[2][0]["drift"] and len(calls) == 2
+    assert run(LongProtocol(**{**vars(FEW), "seed": 5}))[1][0]["drift"] != first[2][0]["drift"] and len(calls) == 2
     run(origin="b")
     assert len(calls) == 2, "of other weights"
 
 
 def test_real_clips_have_the_figures_of_the_truth(shapes: DataConfig, tmp_path: Path) -> None:
     pipeline, clips = build(), held_out(build(), shapes, FEW, tmp_path)
-    (result, picture), *_ = compare(pipeline, clips, [], FEW, SHOW, tmp_path, "")
+    (result, picture), *_ = compare_ways(pipeline, clips, [], FEW, SHOW, tmp_path, "")
     assert result["shapes"]["right_last"] == 1.0 and result["shapes"]["error"] < 0.5
     assert result["shapes"]["kept"] == [1.0, 1.0] and "seconds" not in result
     truth = clips.real(slice(0, 3), 9)
@@ -165,14 +164,14 @@ def test_what_is_watched_in_pieces_is_what_the_whole_is() -> None:
         torch.testing.assert_close(one.looks.change, look(video).change, equal_nan=True)
         assert one.reading is not None and one.reading.found.shape == (2, 12)
     labels, paths = torch.tensor([0, 1]), torch.zeros(2, 12, 2)
-    results = [score([one], 4, 4, [4, 8], labels, paths) for one in (whole, cut)]
+    results = [score_continuation([one], 4, 4, [4, 8], labels, paths) for one in (whole, cut)]
     assert results[0]["drift"]["motion"] == pytest.approx(results[1]["drift"]["motion"])
     assert len(results[0]["drift"]["motion"]) == 2, "given frames are not counted"
     assert results[0]["shapes"] == results[1]["shapes"]
     halves = [watch(iter([half[:, :, 4:]]), half[:, :, :4], [0], True, told.append) for half in video.split(1)]
-    both = score(halves, 4, 4, [4, 8], labels, paths)
+    both = score_continuation(halves, 4, 4, [4, 8], labels, paths)
     assert both["drift"]["sharpness"] == pytest.approx(results[0]["drift"]["sharpness"])
-    assert "shapes" not in score([watch(iter([video]), video, [], False, told.append)], 12, 4, [])
+    assert "shapes" not in score_continuation([watch(iter([video]), video, [], False, told.append)], 12, 4, [])
 
 
 def test_the_table_leaves_out_what_was_not_measured(shapes: DataConfig) -> None:
@@ -202,4 +201,4 @@ def test_what_is_not_finite_is_none() -> None:
 @pytest.mark.parametrize(("name", "value"), [("clips", 0), ("given", 0), ("frames", 8), ("chunk", 1), ("batch", 0)])
 def test_a_protocol_out_of_range_is_named(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value}; give"):
-        Protocol(**{name: value})
+        LongProtocol(**{name: value})

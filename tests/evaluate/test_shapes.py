@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vidiff.data.shapes import DIRECTIONS, Clip, ShapesSpec, caption, make_clip
-from vidiff.evaluate.prompts import TRIPLES, PromptProtocol, prompt_score, read_direction, score_prompts
+from vidiff.evaluate.shapes import TRIPLES, PromptProtocol, prompt_score, read_direction, score_prompts
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import read_shapes
 
