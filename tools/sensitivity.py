@@ -18,7 +18,7 @@ from vidiff.data.root import name_of
 from vidiff.engine.log import git_revision
 from vidiff.evaluate.clips import choose_windows
 from vidiff.metrics.features import Features
-from vidiff.metrics.sensitivity import page, sensitivity
+from vidiff.metrics.sensitivity import sensitivity, sensitivity_page
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def tabulate(options: argparse.Namespace) -> None:
         parts.append((network, len(chosen) // 2, found))
     about = f"{name_of(options.real)}, split {options.split}, {options.frames} frames of {options.size} pixels"
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(page(parts, about, str(git_revision())))
+    options.out.write_text(sensitivity_page(parts, about, str(git_revision())))
     print(options.out)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vidiff.metrics.degrade import DEGRADATIONS, backwards, blur, frozen, noise, shuffled
-from vidiff.metrics.sensitivity import STRENGTHS, page, sensitivity, table
+from vidiff.metrics.sensitivity import STRENGTHS, sensitivity, sensitivity_page, sensitivity_table
 
 
 def numbered(count: int = 2, frames: int = 10, size: int = 32) -> Tensor:
@@ -81,7 +81,7 @@ def test_sensitivity_of_known_features() -> None:
     seeing = sensitivity(changes, clips[:16], clips[16:], labels, strengths, progress=False)
     for kind in ("shuffled", "frozen"):
         assert seeing[kind][0] < seeing[kind][1] < seeing[kind][2]
-    text = table({"frozen": [1.0, 2, 3, 4, 5, 6], "noise": [1.0, 2, 2, 4, 5, 0.5]})
+    text = sensitivity_table({"frozen": [1.0, 2, 3, 4, 5, 6], "noise": [1.0, 2, 2, 4, 5, 0.5]})
     assert "| frozen (0.2, 0.4, 0.6, 0.8, 1) | 1 | 2 | 3 | 4 | 5 | 6 | 6 | yes |" in text
     assert "| 0.5 | 0.5 | no |" in text
     unlabelled = sensitivity(
@@ -91,4 +91,4 @@ def test_sensitivity_of_known_features() -> None:
     with pytest.raises(ValueError, match="no such way to make clips worse: fog; choose noise, blur"):
         sensitivity(colours, clips[:16], clips[16:], labels, {"fog": (1.0,)})
     assert set(DEGRADATIONS) <= set(STRENGTHS)
-    assert page([], "shapes", "abc").startswith("# What the metrics see")
+    assert sensitivity_page([], "shapes", "abc").startswith("# What the metrics see")

@@ -35,9 +35,9 @@ def open_codec(folder: Path) -> Codec:
     Raises:
         ValueError: a folder that is neither, or holds nothing trained yet.
     """
-    for place in (folder, folder / "codec"):
-        if (place / "codec.json").is_file():
-            return load_codec(place)
+    for part in (folder, folder / "codec"):
+        if (part / "codec.json").is_file():
+            return load_codec(part)
     codec = VAECodec(read_run(folder, VAERun).vae)
     fill(codec.network, load_part(folder, "network"), folder)
     return codec.eval().requires_grad_(False)
@@ -66,21 +66,21 @@ def score_codec(
         decoded = codec.decode(z.mean).float().cpu()
         generator = torch.Generator(group.device).manual_seed(seed * 1_000_003 + which.start)
         drawn = codec.decode(z.sample(generator)).float().cpu()
-        found = frame_losses(video, decoded) | {"drawn": psnr(drawn, video)}
-        found |= {f"latent {k}": v for k, v in latent_sums(video, z.mean, z.std, codec.shift, codec.scale).items()}
+        views = frame_losses(video, decoded) | {"drawn": psnr(drawn, video)}
+        views |= {f"latent {k}": v for k, v in latent_sums(video, z.mean, z.std, codec.shift, codec.scale).items()}
         kept = max(0, SHOWN - which.start)
-        found |= {"shown real": video[:kept], "shown decoded": decoded[:kept]}
+        views |= {"shown real": video[:kept], "shown decoded": decoded[:kept]}
         if network is not None:
             for name, seen in (("real", video), ("decoded", decoded)):
-                found |= {f"{name} {key}": value for key, value in read_features(network, seen).items()}
-        return found
+                views |= {f"{name} {key}": value for key, value in read_features(network, seen).items()}
+        return views
 
-    found = gathered(len(clips), group, through, "codec")
+    views = gathered(len(clips), group, through, "codec")
     if not group.main:
         return {}, {}
-    latent = named(found, "latent ")
-    scores = frame_scores(found) | {"psnr of samples": float(found["drawn"].mean()), "latent": latent_scores(latent)}
-    return scores, {key: value for key, value in found.items() if key.split(" ")[0] in ("real", "decoded", "shown")}
+    latent = named(views, "latent ")
+    scores = frame_scores(views) | {"psnr of samples": float(views["drawn"].mean()), "latent": latent_scores(latent)}
+    return scores, {key: value for key, value in views.items() if key.split(" ")[0] in ("real", "decoded", "shown")}
 
 
 def views_around(codec: Codec, clips: Windows, group: Group, network: Features) -> dict[str, Tensor]:
@@ -99,12 +99,12 @@ def views_around(codec: Codec, clips: Windows, group: Group, network: Features) 
 
 
 def ceiling(
-    network: Features, found: dict[str, Tensor], training: dict[str, Tensor] | None = None, seed: int = 0
+    network: Features, views: dict[str, Tensor], training: dict[str, Tensor] | None = None, seed: int = 0
 ) -> Scores:
     """What a feature network tells of clips after a codec: the best that any model on its latents can score.
 
     Args:
-        found: of held-out clips, as `score_codec` returns it.
+        views: of held-out clips, as `score_codec` returns it.
         training: of as many training clips, by `views_around`.
         seed: of resampling.
 
@@ -115,10 +115,10 @@ def ceiling(
         is larger is what the codec costs.
     """
     known = training and named(training, "real ")
-    scores = measure(network, named(found, "real "), named(found, "decoded "), known or None, None, seed)
+    scores = measure(network, named(views, "real "), named(views, "decoded "), known or None, None, seed)
     scores.left_out.pop("ceiling")  # all of this is the ceiling
     if training:
-        real, made = found["real features"], training["decoded features"]
+        real, made = views["real features"], training["decoded features"]
         scores.add(
             f"floor after the codec {network.called('frechet')}",
             lambda: frechet_distance(Statistics.of(real, "real"), Statistics.of(made, "made")),

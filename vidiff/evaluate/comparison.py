@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vidiff.report.chart import COLOURS, Series, figure, number
-from vidiff.report.page import bullets, group, header, media, page, paragraph, section, table
+from vidiff.report.page import bullet_list, gallery, header, media, page, paragraph, section, table
 
 Result = Mapping[str, Any]
 
@@ -72,12 +72,14 @@ def comparison_page(
         caption: which frames those are.
     """
     head, *rows = comparison_table(results)
-    strips = group("strips", (media(picture, ".png", name) for name, picture in pictures.items()))
+    strips = gallery("strips", (media(picture, ".png", name) for name, picture in pictures.items()))
     return page(
         title,
         header(title, note),
-        section("Figures", table(rows, head, "figures") + bullets({heading: MEANS[heading] for heading in head[1:]})),
-        section("Along the new frames", group("charts", _charts(results[:COLOURS]))),
+        section(
+            "Figures", table(rows, head, "figures") + bullet_list({heading: MEANS[heading] for heading in head[1:]})
+        ),
+        section("Along the new frames", gallery("charts", _charts(results[:COLOURS]))),
         section("Pictures", paragraph(caption) + strips),
     )
 

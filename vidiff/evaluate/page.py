@@ -16,7 +16,7 @@ from torch import Tensor
 from vidiff.evaluate.card import Card, Comparison, numbers, write_card
 from vidiff.metrics.drift import Looks, by_frame
 from vidiff.report.chart import Series, figure, number
-from vidiff.report.page import bullets, group, table
+from vidiff.report.page import bullet_list, gallery, table
 from vidiff.report.run import write_report
 from vidiff.video.writer import grid, sheet, write_image, write_video
 
@@ -72,7 +72,7 @@ def write_scores(
             rows.append(torch.cat([sheet(x[:, :: max(1, x.shape[1] // 4)]) for x in (clip, *known)], dim=2))
         media.append(folder / "made-then-nearest-training-clips.png")
         write_image(media[1], torch.cat(rows, dim=1))
-    sections = {"Mind": bullets(card.cautions), **further}
+    sections = {"Mind": bullet_list(card.cautions), **further}
     return write_report(folder, f"Scores of {card.made['source']}", media, sections)
 
 
@@ -86,7 +86,7 @@ def checkpoint_curves(cards: Sequence[Card]) -> str:
             points = _points(steps, cards, f"{kind} {name}")
             series += [Series(kind, points)] if points else []
         charts.append(figure(name, series))
-    return group("charts", charts)
+    return gallery("charts", charts)
 
 
 def checkpoint_table(cards: Sequence[Card]) -> str:
@@ -114,7 +114,7 @@ def drift_curves(sets: Mapping[str, Looks], given: int) -> str:
     for part, heading in TITLES.items():
         series = [Series(name, list(enumerate(values[part]))) for name, values in along.items()]
         charts.append(figure(heading, [Series(s.name, [(float(n), v) for n, v in s.points if v == v]) for s in series]))
-    return group("charts", charts)
+    return gallery("charts", charts)
 
 
 def _of_made(card: Card) -> list[str]:

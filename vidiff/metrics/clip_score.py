@@ -63,7 +63,7 @@ class ClipScore:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.MEAN, self.STD))
         pixels = ((frames + 1) / 2 - mean) / std
         words = self._tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt").to(self._device)
-        found = self._model(pixel_values=pixels.to(self._device), **words)  # embeddings of unit length
-        pictures = rearrange(found.image_embeds, "(b f) d -> b f d", b=len(video))
-        cosine = torch.einsum("bfd, bd -> bf", pictures.double(), found.text_embeds.double())
+        output = self._model(pixel_values=pixels.to(self._device), **words)  # embeddings of unit length
+        pictures = rearrange(output.image_embeds, "(b f) d -> b f d", b=len(video))
+        cosine = torch.einsum("bfd, bd -> bf", pictures.double(), output.text_embeds.double())
         return (100 * cosine).clamp(min=0).mean(1).cpu()

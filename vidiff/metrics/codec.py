@@ -30,17 +30,17 @@ def frame_losses(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: sizes that differ, or frames below 11 pixels a side.
     """
-    found = {"psnr": psnr(decoded, video), "ssim": ssim(decoded, video)}
+    losses = {"psnr": psnr(decoded, video), "ssim": ssim(decoded, video)}
     real, error = video.double().cpu() / 2, (decoded.double() - video.double()).cpu() / 2
     whole = (1, 2, 3, 4)
-    found["error"] = error.abs().mean(whole)[:, None]
-    found["detail"] = torch.stack([_fine(x.double().cpu())[..., 0].sum(1) for x in (decoded, video)], -1)  # b 2
+    losses["error"] = error.abs().mean(whole)[:, None]
+    losses["detail"] = torch.stack([_fine(x.double().cpu())[..., 0].sum(1) for x in (decoded, video)], -1)  # b 2
     if video.shape[2] > 1:
         change, flicker = real.diff(dim=2).abs(), error.diff(dim=2).abs()  # b 3 f-1 h w
         still = (change <= STILL).all(1, keepdim=True).expand_as(flicker)
-        found["flicker"], found["change"] = (x.mean(whole)[:, None] for x in (flicker, change))
-        found["flicker still"] = ((flicker * still).sum(whole) / still.sum(whole))[:, None]
-    return found
+        losses["flicker"], losses["change"] = (x.mean(whole)[:, None] for x in (flicker, change))
+        losses["flicker still"] = ((flicker * still).sum(whole) / still.sum(whole))[:, None]
+    return losses
 
 
 def latent_sums(video: Tensor, mean: Tensor, std: Tensor, shift: Tensor, scale: Tensor) -> dict[str, Tensor]:
@@ -55,12 +55,12 @@ def latent_sums(video: Tensor, mean: Tensor, std: Tensor, shift: Tensor, scale: 
     wide = (-1, 1, 1, 1)
     raw, noise = (x * scale.double().cpu().view(wide) for x in (mean, std))
     raw = raw + shift.double().cpu().view(wide)
-    place, small = (2, 3, 4), (mean.shape[2], mean.shape[3], mean.shape[4])
-    found = {
-        "mean": mean.mean(place),  # b c
+    axes, small = (2, 3, 4), (mean.shape[2], mean.shape[3], mean.shape[4])
+    sums = {
+        "mean": mean.mean(axes),  # b c
         "second": torch.einsum("bcfhw, bdfhw -> bcd", mean, mean) / mean[0, 0].numel(),
-        "noise": std.square().mean(place),  # b c
-        "kl": 0.5 * (raw.square() + noise.square() - 1 - 2 * noise.log()).mean(place),  # infinite without noise
+        "noise": std.square().mean(axes),  # b c
+        "kl": 0.5 * (raw.square() + noise.square() - 1 - 2 * noise.log()).mean(axes),  # infinite without noise
         "fine": _fine(mean),  # b c 2
         "fine pixels": _fine(F.adaptive_avg_pool3d(video.double().cpu(), small)),  # b 3 2
         "numbers": torch.tensor([[video[0].numel(), mean[0].numel()]] * len(video), dtype=torch.float64),
@@ -68,8 +68,8 @@ def latent_sums(video: Tensor, mean: Tensor, std: Tensor, shift: Tensor, scale: 
     for name, axis in (("time", 2), ("down", 3), ("right", 4)):
         if (count := mean.shape[axis] - 1) > 0:
             one, next_ = mean.narrow(axis, 0, count), mean.narrow(axis, 1, count)
-            found[f"pairs {name}"] = torch.stack([(one * next_).mean(place), (one + next_).mean(place)], -1)  # b c 2
-    return found
+            sums[f"pairs {name}"] = torch.stack([(one * next_).mean(axes), (one + next_).mean(axes)], -1)  # b c 2
+    return sums
 
 
 def _fine(x: Tensor) -> Tensor:
@@ -88,22 +88,22 @@ def _fine(x: Tensor) -> Tensor:
     return torch.stack([every - low, every], -1)
 
 
-def frame_scores(found: Mapping[str, Tensor]) -> dict[str, float]:
+def frame_scores(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """Means over all clips of what `frame_losses` returns: PSNR in dB, SSIM, and the others in shares of the range.
 
     "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred.
     """
-    scores = {"psnr": float(found["psnr"].mean()), "psnr of the worst clip": float(found["psnr"].mean(1).min())}
+    scores = {"psnr": float(losses["psnr"].mean()), "psnr of the worst clip": float(losses["psnr"].mean(1).min())}
     for name in ("ssim", "error", "change", "flicker", "flicker still"):
-        if name in found and not found[name].isnan().all():
-            scores[name] = float(found[name].nanmean())
-    decoded, real = found["detail"].sum(0).tolist()
+        if name in losses and not losses[name].isnan().all():
+            scores[name] = float(losses[name].nanmean())
+    decoded, real = losses["detail"].sum(0).tolist()
     if real:
         scores["detail kept"] = decoded / real
     return scores
 
 
-def latent_scores(found: Mapping[str, Tensor]) -> dict[str, Any]:
+def latent_scores(sums: Mapping[str, Tensor]) -> dict[str, Any]:
     """Statistics of all latents of which `latent_sums` returns the sums, a sample of each being drawn.
 
     Returns:
@@ -114,23 +114,23 @@ def latent_scores(found: Mapping[str, Tensor]) -> dict[str, Any]:
         the variance within frames that is in the upper half of the spatial frequencies, the noise apart, and `detail
         of pixels`, of clips shrunk to the latents' size.
     """
-    mean, noise = found["mean"].mean(0), found["noise"].mean(0)  # c
-    covariance = found["second"].mean(0) + torch.diag(noise) - torch.outer(mean, mean)
+    mean, noise = sums["mean"].mean(0), sums["noise"].mean(0)  # c
+    covariance = sums["second"].mean(0) + torch.diag(noise) - torch.outer(mean, mean)
     variance = covariance.diagonal()
     std = variance.clamp(min=0).sqrt()
-    pixels, numbers = found["numbers"].sum(0).tolist()
+    pixels, numbers = sums["numbers"].sum(0).tolist()
     neighbours = {}
     for name in ("time", "down", "right"):
-        if (key := f"pairs {name}") in found:
-            product, total = found[key].mean(0).unbind(-1)  # c
+        if (key := f"pairs {name}") in sums:
+            product, total = sums[key].mean(0).unbind(-1)  # c
             neighbours[name] = float(((product - mean * total + mean.square()) / variance).nanmean())
-    shares = {key: (found[key].sum(0)[:, 0] / found[key].sum(0)[:, 1]).nanmean() for key in ("fine", "fine pixels")}
+    shares = {key: (sums[key].sum(0)[:, 0] / sums[key].sum(0)[:, 1]).nanmean() for key in ("fine", "fine pixels")}
     return {
         "compression": pixels / numbers,
         "mean": mean.tolist(),
         "std": std.tolist(),
         "noise": (noise / variance).tolist(),
-        "kl": float(found["kl"].mean()) if bool(found["kl"].isfinite().all()) else None,
+        "kl": float(sums["kl"].mean()) if bool(sums["kl"].isfinite().all()) else None,
         "correlation": (covariance / torch.outer(std, std)).tolist(),
         "neighbours": neighbours,
         "detail": float(shares["fine"]),
@@ -141,44 +141,44 @@ def latent_scores(found: Mapping[str, Tensor]) -> dict[str, Any]:
 def codec_lines(scores: Mapping[str, Any]) -> list[str]:
     """Scores of frames and of latents to read, a line each."""
 
-    def row(name: str, value: str, told: str = "") -> str:
-        return f"{name:<26}{value:>10}   {told}".rstrip()
+    def row(name: str, value: str, note: str = "") -> str:
+        return f"{name:<26}{value:>10}   {note}".rstrip()
 
     def grey(value: float) -> str:
         return f"{255 * value:.2f}"
 
     latent = scores["latent"]
-    told = [
+    lines = [
         row("PSNR", f"{scores['psnr']:.2f} dB", f"the worst clip {scores['psnr of the worst clip']:.2f} dB"),
         row("PSNR of samples", f"{scores['psnr of samples']:.2f} dB", "from a sample of the latent, not its mean"),
         row("SSIM", f"{scores['ssim']:.4f}"),
         row("error", grey(scores["error"]), "grey levels of 255, mean absolute"),
     ]
     if "detail kept" in scores:
-        told.append(row("detail kept", f"{scores['detail kept']:.3f}", "of its power; below 1 it is blurred"))
+        lines.append(row("detail kept", f"{scores['detail kept']:.3f}", "of its power; below 1 it is blurred"))
     if "flicker" in scores:
         times = scores["flicker"] / scores["change"] if scores["change"] else float("nan")
-        told.append(
+        lines.append(
             row("flicker", grey(scores["flicker"]), f"grey levels from frame to frame, {times:.2f} of the clips' own")
         )
     if "flicker still" in scores:
-        told.append(row("flicker where it is still", grey(scores["flicker still"])))
-    told.append(row("compression", f"{latent['compression']:.1f}", "numbers of a clip for one of its latent"))
+        lines.append(row("flicker where it is still", grey(scores["flicker still"])))
+    lines.append(row("compression", f"{latent['compression']:.1f}", "numbers of a clip for one of its latent"))
     off = [abs(x) for i, r in enumerate(latent["correlation"]) for j, x in enumerate(r) if i != j]
     for name in ("mean", "std", "noise"):
-        told.append(row(f"latent {name}", "", " ".join(f"{x:.3f}" for x in latent[name])))
+        lines.append(row(f"latent {name}", "", " ".join(f"{x:.3f}" for x in latent[name])))
     if latent["kl"] is not None:
-        told.append(row("latent KL", f"{latent['kl']:.3f}", "nats a number"))
+        lines.append(row("latent KL", f"{latent['kl']:.3f}", "nats a number"))
     if off:
-        told.append(
+        lines.append(
             row("channels' correlation", f"{max(off):.3f}", f"the largest; {sum(off) / len(off):.3f} on average")
         )
     near = ", ".join(f"{name} {value:.3f}" for name, value in latent["neighbours"].items())
-    told.append(row("neighbours' correlation", "", near))
-    told.append(
+    lines.append(row("neighbours' correlation", "", near))
+    lines.append(
         row("detail", f"{latent['detail']:.3f}", f"of the variance; {latent['detail of pixels']:.3f} of shrunk pixels")
     )
-    return told
+    return lines
 
 
 def strip(video: Tensor, decoded: Tensor, gain: float = 4.0) -> Tensor:
@@ -187,6 +187,6 @@ def strip(video: Tensor, decoded: Tensor, gain: float = 4.0) -> Tensor:
     No error is grey.
     """
     middle = video.shape[2] // 2
-    real, made = video[:, :, middle], decoded[:, :, middle]
-    rows = (real, made, (gain * (made - real)).clamp(-1, 1))
+    real, returned = video[:, :, middle], decoded[:, :, middle]
+    rows = (real, returned, (gain * (returned - real)).clamp(-1, 1))
     return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)

@@ -55,8 +55,8 @@ def frozen(video: Tensor, strength: float, generator: torch.Generator) -> Tensor
     for clip in video:
         moves = torch.ones(video.shape[2], dtype=torch.long)
         moves[1 + torch.randperm(video.shape[2] - 1, generator=generator)[:count]] = 0
-        place = torch.arange(video.shape[2]) * moves
-        clips.append(clip[:, place.cummax(0).values])
+        index = torch.arange(video.shape[2]) * moves
+        clips.append(clip[:, index.cummax(0).values])
     return torch.stack(clips)
 
 

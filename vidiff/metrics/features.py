@@ -133,8 +133,8 @@ class Features:
                 module = ARCHITECTURES[declaration.architecture](**declaration.arguments)
                 module.load_state_dict(load_file(file))
         except (RuntimeError, SafetensorError, TypeError, ValueError) as error:
-            told = str(error).strip().splitlines() or [type(error).__name__]
-            reason = " ".join(dict.fromkeys((told[0], told[-1].strip())))
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = " ".join(dict.fromkeys((lines[0], lines[-1].strip())))
             raise ValueError(f"{file} cannot be loaded as {path.name} declares it: {reason}") from None
         return cls(module, declaration, digest, torch.device(device))
 
@@ -182,12 +182,12 @@ class Features:
         declared = self.declaration
         x = self.prepare(video).to(self.device)
         arguments = {} if declared.architecture else declared.arguments
-        found = call(x, **arguments)
-        if not isinstance(found, Tensor) or len(found) != len(x):
-            told = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"network {self.name} returned {told}; expected one tensor with {len(x)} rows")
-        found = found.float().flatten(1).cpu()
-        return found.unflatten(0, (len(video), -1)).mean(1) if declared.layout == "bchw" else found
+        output = call(x, **arguments)
+        if not isinstance(output, Tensor) or len(output) != len(x):
+            returned = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"network {self.name} returned {returned}; expected one tensor with {len(x)} rows")
+        output = output.float().flatten(1).cpu()
+        return output.unflatten(0, (len(video), -1)).mean(1) if declared.layout == "bchw" else output
 
     def prepare(self, video: Tensor) -> Tensor:
         """Clips `(b, 3, f, h, w)` in [-1, 1] as the network is declared to want them."""

@@ -112,10 +112,10 @@ def train_motion(
         video = torch.cat([_of_kind(part, KINDS[k], draw) for k, part in _by_kind(video, kind)])
         kind, label = kind.sort(stable=True).values, labels[chosen][kind.argsort(stable=True)]
         seen = F.gelu(network.plain(video))
-        loss = F.cross_entropy(told := network.kinds(seen), kind)
+        loss = F.cross_entropy(kinds := network.kinds(seen), kind)
         late = step >= steps - max(1, steps // 10)
         if late:
-            right["kinds_right"].append(float((told.argmax(1) == kind).double().mean()))
+            right["kinds_right"].append(float((kinds.argmax(1) == kind).double().mean()))
         if network.classes is not None:
             named = network.classes(seen)
             loss = loss + F.cross_entropy(named, label, ignore_index=-1)
@@ -137,9 +137,9 @@ def standardise(network: MotionNetwork, clips: Tensor, frames: int, batch: int =
         clips: uint8 `(n, 3, f, 64, 64)`.
     """
     windows = [part for video in clips.split(batch) for part in (video[:, :, :frames], video[:, :, -frames:])]
-    found = torch.cat([network.plain(video.float().div(127.5).sub(1)) for video in windows]).double()
-    network.get_buffer("mean").copy_(found.mean(0))
-    network.get_buffer("std").copy_(found.std(0).clamp_min(1e-6))  # of a feature that tells nothing
+    features = torch.cat([network.plain(video.float().div(127.5).sub(1)) for video in windows]).double()
+    network.get_buffer("mean").copy_(features.mean(0))
+    network.get_buffer("std").copy_(features.std(0).clamp_min(1e-6))  # of a feature that tells nothing
 
 
 def _by_kind(video: Tensor, kind: Tensor) -> list[tuple[int, Tensor]]:

@@ -142,8 +142,8 @@ def _largest_blob(foreground: Tensor) -> tuple[Tensor, Tensor]:
     labels = torch.from_numpy(ndimage.label(foreground.numpy(), within_frame)[0]).long()  # n h w
     areas = torch.bincount(labels.flatten())
     areas[0] = 0  # the background
-    area, place = areas[labels].flatten(1).max(1)  # n
-    blob = labels == labels.flatten(1).gather(1, place[:, None]).unsqueeze(2)
+    area, pixel = areas[labels].flatten(1).max(1)  # n
+    blob = labels == labels.flatten(1).gather(1, pixel[:, None]).unsqueeze(2)
     rest = foreground.sum((1, 2)) - area
     return blob & foreground, (area > 0) & (rest <= SPECKS * area)
 

@@ -72,8 +72,8 @@ def distances(made: Tensor, real: Tensor, network: Features) -> Tensor:
     _same(made, real)
     check_pairs(network)
     first, second = (network.prepare(x).to(network.device) for x in (made, real))
-    found = network.module(first, second, **network.declaration.arguments)
-    return found.reshape(len(made), -1)
+    values = network.module(first, second, **network.declaration.arguments)
+    return values.reshape(len(made), -1)
 
 
 def check_pairs(network: Features) -> None:
@@ -120,10 +120,10 @@ def predicted(
         )
     after = real[:, :, given:]
     made = [extend(real[:, :, :given], number)[:, :, given:] for number in range(tries)]
-    found = {
+    scores = {
         "psnr": best_of(torch.stack([psnr(x, after) for x in made]), highest=True),
         "ssim": best_of(torch.stack([ssim(x, after) for x in made]), highest=True),
     }
     if network is not None:
-        found["lpips"] = best_of(torch.stack([lpips(x, after, network) for x in made]), highest=False)
-    return found
+        scores["lpips"] = best_of(torch.stack([lpips(x, after, network) for x in made]), highest=False)
+    return scores

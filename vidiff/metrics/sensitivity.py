@@ -64,9 +64,9 @@ def sensitivity(
     with tqdm(total=2 + sum(map(len, shown.values())), desc="sensitivity", disable=not progress) as bar:
 
         def seen(video: Tensor) -> Tensor:
-            found = torch.cat([features(part) for part in video.split(batch)])
+            values = torch.cat([features(part) for part in video.split(batch)])
             bar.update()
-            return found
+            return values
 
         truth, plain = Statistics.of(seen(real)), seen(clips)
         floor = frechet_distance(truth, Statistics.of(plain))
@@ -80,7 +80,7 @@ def sensitivity(
                 worse = [plain[torch.isin(labels, some)] for some in kept]
             else:
                 continue
-            rows[kind] = [floor, *(frechet_distance(truth, Statistics.of(found)) for found in worse)]
+            rows[kind] = [floor, *(frechet_distance(truth, Statistics.of(values)) for values in worse)]
     return rows
 
 
@@ -90,28 +90,30 @@ def damaged(features: Callable[[Tensor], Tensor], video: Tensor, seed: int) -> d
     return {f"worse {k}": features(DEGRADATIONS[k](video, STRENGTHS[k][-1], draw)) for k in MOTION}
 
 
-def table(rows: Mapping[str, list[float]], strengths: Mapping[str, tuple[float, ...]] = STRENGTHS) -> str:
+def sensitivity_table(rows: Mapping[str, list[float]], strengths: Mapping[str, tuple[float, ...]] = STRENGTHS) -> str:
     """The distances as Markdown, with the last as a multiple of the floor, and whether they grow at each strength."""
     lines = ["| | as they are | 1 | 2 | 3 | 4 | 5 | 5 to floor | grows |", "|---|" + "---:|" * 7 + "---|"]
     for kind, values in rows.items():
         grows = all(a < b for a, b in itertools.pairwise(values))
         numbers = " | ".join(f"{value:.4g}" for value in values)
-        told = ", ".join(f"{level:g}" for level in strengths[kind])
-        lines.append(f"| {kind} ({told}) | {numbers} | {values[-1] / values[0]:.3g} | {'yes' if grows else 'no'} |")
+        levels = ", ".join(f"{level:g}" for level in strengths[kind])
+        lines.append(f"| {kind} ({levels}) | {numbers} | {values[-1] / values[0]:.3g} | {'yes' if grows else 'no'} |")
     return "\n".join(lines)
 
 
-def page(parts: Sequence[tuple[Features, int, Mapping[str, list[float]]]], about: str, revision: str) -> str:
+def sensitivity_page(
+    parts: Sequence[tuple[Features, int, Mapping[str, list[float]]]], about: str, revision: str
+) -> str:
     """The tables of (network, clips of each set, distances) as a Markdown page, with how to read them."""
-    told = [PAGE.format(about=about, revision=revision)]
+    lines = [PAGE.format(about=about, revision=revision)]
     for network, clips, rows in parts:
-        told.append(f"## {network.name}\n")
-        told.append(f"`{network.called('frechet')}`, {clips} clips against {clips}; SHA-256 `{network.sha256}`.\n")
-        told.append(table(rows) + "\n")
+        lines.append(f"## {network.name}\n")
+        lines.append(f"`{network.called('frechet')}`, {clips} clips against {clips}; SHA-256 `{network.sha256}`.\n")
+        lines.append(sensitivity_table(rows) + "\n")
         blind = [kind for kind, values in rows.items() if max(values[1:]) < BLIND * values[0]]
         if blind:
-            told.append(f"It hardly sees clips that are {', '.join(blind)}: less than {BLIND:g} times the floor.\n")
-    return "\n".join(told)
+            lines.append(f"It hardly sees clips that are {', '.join(blind)}: less than {BLIND:g} times the floor.\n")
+    return "\n".join(lines)
 
 
 BLIND = 2.0

@@ -101,8 +101,8 @@ def nearest(made: Tensor, training: Tensor, k: int = 3) -> tuple[Tensor, Tensor]
     training, made = _both(training, made, least=1)
     if not 1 <= k <= len(training):
         raise ValueError(f"k is {k}; give 1 to {len(training)}, the number of training clips")
-    found = [_distances(rows, training).topk(k, 1, largest=False) for rows in made.split(ROWS)]
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+    neighbours = [_distances(rows, training).topk(k, 1, largest=False) for rows in made.split(ROWS)]
+    return torch.cat([part.values for part in neighbours]), torch.cat([part.indices for part in neighbours])
 
 
 def copied(made: Tensor, training: Tensor, held_out: Tensor) -> float:

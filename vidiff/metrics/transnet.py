@@ -35,11 +35,11 @@ class TransNet(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         x = frames.permute(0, 4, 1, 2, 3).float() / 255  # b c f h w
-        found = []
+        blocks = []
         for block in self.network.SDDCNN:
             x = block(x)
-            found.append(x)
-        alike, colours = self.network.frame_sim_layer(found), self.network.color_hist_layer(frames)  # b f 128
+            blocks.append(x)
+        alike, colours = self.network.frame_sim_layer(blocks), self.network.color_hist_layer(frames)  # b f 128
         return torch.cat([alike.mean(1), colours.mean(1), x.mean((2, 3, 4))], 1)  # b 512
 
 

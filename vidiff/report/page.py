@@ -29,7 +29,7 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>" if text else ""
 
 
-def tiles(values: Mapping[str, str]) -> str:
+def key_figures(values: Mapping[str, str]) -> str:
     """The few figures to see first, large, by what they are."""
     shown = (f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in values.items())
     return f'<section class="tiles">{"".join(shown)}</section>'
@@ -68,14 +68,14 @@ def _cells(cells: Iterable[str]) -> str:
     return "".join(f"<td>{escape(text)}</td>" for text in cells)
 
 
-def bullets(texts: Iterable[str] | Mapping[str, str]) -> str:
+def bullet_list(texts: Iterable[str] | Mapping[str, str]) -> str:
     """A list of texts, or of terms in bold with what they mean; "" without any."""
     pairs = texts.items() if isinstance(texts, Mapping) else (("", text) for text in texts)
     lines = "".join(f"<li>{f'<b>{escape(term)}</b> ' if term else ''}{escape(text)}</li>" for term, text in pairs)
     return f"<ul>{lines}</ul>" if lines else ""
 
 
-def numbered(texts: Iterable[str]) -> str:
+def numbered_list(texts: Iterable[str]) -> str:
     """A list of texts with their numbers from 1 on; "" without any."""
     lines = "".join(f"<li>{escape(text)}</li>" for text in texts)
     return f"<ol>{lines}</ol>" if lines else ""
@@ -86,7 +86,7 @@ def columns(content: Mapping[str, str]) -> str:
     return f'<div class="side">{"".join(f"<div><h3>{escape(k)}</h3>{v}</div>" for k, v in content.items())}</div>'
 
 
-def group(kind: str, content: Iterable[str]) -> str:
+def gallery(kind: str, content: Iterable[str]) -> str:
     """Figures that are laid out together; "" where there is none.
 
     Args:

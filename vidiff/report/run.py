@@ -12,7 +12,19 @@ from typing import Any
 
 from vidiff.engine import log
 from vidiff.report.chart import Series, figure, number
-from vidiff.report.page import IMAGES, VIDEOS, folded, group, header, media, page, paragraph, section, table, tiles
+from vidiff.report.page import (
+    IMAGES,
+    VIDEOS,
+    folded,
+    gallery,
+    header,
+    key_figures,
+    media,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 
@@ -87,7 +99,7 @@ def _state(lines: list[log.Line], training: bool) -> str:
     }
     if last.get("skipped"):
         figures["steps skipped"] = f"{last['skipped']:,}"
-    return tiles(figures)
+    return key_figures(figures)
 
 
 def _samples(files: Iterable[Path], most: int = 5) -> str:
@@ -101,8 +113,8 @@ def _samples(files: Iterable[Path], most: int = 5) -> str:
     newest, *earlier = sorted(by_step, reverse=True)
     if len(earlier) > most:
         earlier = [earlier[round(n * (len(earlier) - 1) / (most - 1))] for n in range(most)]
-    large = group("newest", (_sample(file, controls=True) for file in by_step[newest]))
-    return large + group("earlier", (_sample(by_step[step][0]) for step in earlier))
+    large = gallery("newest", (_sample(file, controls=True) for file in by_step[newest]))
+    return large + gallery("earlier", (_sample(by_step[step][0]) for step in earlier))
 
 
 def _sample(file: Path, controls: bool = False) -> str:
@@ -126,7 +138,7 @@ def _curves(lines: list[log.Line]) -> str:
         heading = _TITLES.get(head, _words(head).capitalize()) + (f" by {_words(by or 'part')}" if slash else "")
         log_scale = "loss" in chart or chart in ("grad_norm", "lr")
         figures.append(figure(heading, series, log_scale, smooth=chart != "lr", last=True))
-    return group("charts", figures)
+    return gallery("charts", figures)
 
 
 def _spikes(lines: list[log.Line], most: int = 20) -> list[tuple[str, str, str]]:

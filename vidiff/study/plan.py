@@ -102,15 +102,15 @@ class Study:
         order = random.Random(f"{self.seed} order {rater}")
         pairs = list(range(self.pairs))
         order.shuffle(pairs)
-        places = order.sample(range(1, self.items), self.checks)  # not the first
+        check_turns = order.sample(range(1, self.items), self.checks)  # not the first
         left = iter(pairs)
         check = iter(range(self.pairs, self.items))
-        items = [next(check) if place in places else next(left) for place in range(self.items)]
-        found = []
+        items = [next(check) if turn in check_turns else next(left) for turn in range(self.items)]
+        trials = []
         for item in items:
             one, other = kinds[item] if turned[item] == (rater % 2 == 1) else kinds[item][::-1]
-            found.append(Trial(item, one, other))
-        return found
+            trials.append(Trial(item, one, other))
+        return trials
 
 
 def make_study(
@@ -151,11 +151,11 @@ def make_study(
     }
     known = folder / "study.json"
     if known.is_file():
-        found = _read(known)
-        if {key: found.get(key) for key in asked} != json.loads(json.dumps(asked)):
+        content = _read(known)
+        if {key: content.get(key) for key in asked} != json.loads(json.dumps(asked)):
             raise StudyError(
-                f"{folder} holds a study of {found['a'].get('source')} and {found['b'].get('source')} made with other "
-                "options: give another --out, or remove that folder with its votes"
+                f"{folder} holds a study of {content['a'].get('source')} and {content['b'].get('source')} made with "
+                "other options: give another --out, or remove that folder with its votes"
             )
         return open_study(folder)
     if folder.is_dir() and any(p.name not in ("clips", ".DS_Store") for p in folder.iterdir()):
@@ -206,12 +206,12 @@ def _write(study: Study, kind: str, source: Source, which: range, fps: float) ->
     """Clips `which` of one kind, and of a real clip the spoilt one; those that are there are not made again."""
     first = study.pairs if kind == "real" else 0
     kinds = ("real", "worse") if kind == "real" else (kind,)
-    if all(study.clip(each, first + number).is_file() for each in kinds for number in which):
+    if all(study.clip(one, first + number).is_file() for one in kinds for number in which):
         return
     videos = {kind: source.read(which)}
     if kind == "real":
         generator = torch.Generator().manual_seed(study.seed + which.start)
         videos["worse"] = noise(blur(videos["real"], SPOILT, generator), SPOILT, generator)
-    for each, video in videos.items():
+    for one, video in videos.items():
         for number, clip in zip(which, video, strict=True):
-            write_video(study.clip(each, first + number), clip.cpu(), fps=fps)
+            write_video(study.clip(one, first + number), clip.cpu(), fps=fps)

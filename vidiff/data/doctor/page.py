@@ -11,7 +11,19 @@ import torch
 
 from vidiff.data.doctor.examine import NOTES, PROBLEMS
 from vidiff.data.doctor.record import Record
-from vidiff.report.page import columns, folded, group, header, media, numbered, page, paragraph, section, table, tiles
+from vidiff.report.page import (
+    columns,
+    folded,
+    gallery,
+    header,
+    key_figures,
+    media,
+    numbered_list,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from vidiff.video.reader import to_float
 from vidiff.video.writer import sheet, write_image
 
@@ -45,7 +57,7 @@ def write_scan(file: Path, root: Path, records: Sequence[Record], shown: Sequenc
     text = page(
         f"{root.name}: what the doctor found",
         header(root.name, str(root)),
-        tiles(figures),
+        key_figures(figures),
         section("Left out", _problems(broken) or paragraph("Nothing: every file can be read.")),
         section("Kept, but worth knowing", _notes(kept)),
         section("What there is", _kinds(kept) if kept else ""),
@@ -95,8 +107,8 @@ def _kinds(kept: Sequence[Record]) -> str:
 def _thumbnails(shown: Sequence[str], picture: Path | None) -> str:
     if picture is None:
         return ""
-    return group(
-        "strips sheet", [media(picture.read_bytes(), ".png", "Frames of a file in each row:", numbered(shown))]
+    return gallery(
+        "strips sheet", [media(picture.read_bytes(), ".png", "Frames of a file in each row:", numbered_list(shown))]
     )
 
 
