@@ -69,7 +69,6 @@ OWNERS = {
         "vidiff/video/pyav.py",
         "vidiff/video/reader.py",
         "vidiff/video/timetable.py",
-        "vidiff/video/writer.py",
         LOADING,
     },
     "torchcodec": {"vidiff/video/torchcodec.py", LOADING},

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import av
@@ -13,7 +15,7 @@ from vidiff.store.error import VideoError
 from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video
 from vidiff.video.writer import VideoWriter, grid, sheet, write_image, write_video
 
-FILES = ["clip.mp4", "clip.webm", "clip.gif"]
+FILES = ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm", "clip.gif"]
 METADATA = {"seed": 3, "label": "grün", "nested": {"steps": [1, 2]}, "long": "x" * 1000}
 
 
@@ -37,7 +39,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float(-10 * torch.log10(((a - b) / 2).square().mean()))
 
 
-@pytest.mark.parametrize(("name", "least"), [("clip.mp4", 35), ("clip.webm", 35), ("clip.gif", 28)])
+@pytest.mark.parametrize(("name", "least"), [(name, 28 if name == "clip.gif" else 35) for name in FILES])
 def test_what_is_written_is_read(tmp_path: Path, name: str, least: float) -> None:
     video = smooth(20, 64, 96)
     write_video(tmp_path / name, video, fps=10, metadata=METADATA)
@@ -118,6 +120,74 @@ def test_writing_in_parts_is_writing_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "parts.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name != "clip.gif"])
+def test_colours_are_tagged(tmp_path: Path, name: str) -> None:
+    """And those are the colours that come back: of a grey and of strong colours, to 3 of 255 levels."""
+    levels = torch.tensor([[128, 128, 128], [223, 135, 79], [30, 200, 120], [250, 10, 10], [10, 20, 240]])
+    video = (levels / 127.5 - 1).T[:, :, None, None].expand(3, 5, 32, 48)
+    write_video(tmp_path / name, video, crf=4)
+    with av.open(str(tmp_path / name)) as file:
+        frame = next(file.decode(video=0))
+        assert frame.colorspace in (5, 6)  # both are BT.601's matrix
+        assert (frame.color_range, frame.color_primaries, frame.color_trc) == (1, 1, 1)  # limited, BT.709, BT.709
+        assert frame.format.name == "yuv420p"
+    for decoder in ("pyav", "decord"):
+        with VideoReader(tmp_path / name, decoder=decoder) as reader:
+            assert np.abs(reader.pixels()[:, 16, 24].astype(int) - levels.numpy()).max() <= 3
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_same_frames_same_bytes_in_every_kind(tmp_path: Path, name: str) -> None:
+    for folder in ("a", "b"):
+        write_video(tmp_path / folder / name, smooth(9, 33, 47), metadata=METADATA)
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def encoders() -> list[int]:
+    """The processes of FFmpeg that this one has started, dead ones that nobody has asked for among them."""
+    stats = [stat.read_text().rpartition(")") for stat in Path("/proc").glob("[0-9]*/stat")]
+    return [int(name.split()[0]) for name, _, rest in stats if "ffmpeg" in name and int(rest.split()[1]) == os.getpid()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_no_encoder_is_left_behind(tmp_path: Path, interrupted: bool) -> None:
+    """Neither by an error nor by Ctrl-C, which comes while frames are written."""
+
+    def interrupt(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(3):
+            error = KeyboardInterrupt if interrupted else ZeroDivisionError
+            with pytest.raises(error), VideoWriter(tmp_path / "clip.mp4") as writer:
+                writer.write(torch.rand(3, 2, 256, 256))
+                assert len(encoders()) == 1
+                if interrupted:
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
+                while True:
+                    writer.write(torch.rand(3, 2, 256, 256))
+                    _ = interrupted or 1 / 0
+            assert not encoders()
+            assert not list(tmp_path.iterdir())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.faults
+def test_an_encoder_that_dies_is_named(tmp_path: Path) -> None:
+    complaint = r"clip\.mp4: cannot be written, .*Broken pipe"
+    with pytest.raises(VideoError, match=complaint), VideoWriter(tmp_path / "clip.mp4") as writer:
+        writer.write(torch.rand(3, 2, 64, 64))
+        os.kill(encoders()[0], signal.SIGKILL)
+        for _ in range(100):
+            writer.write(torch.rand(3, 2, 64, 64))
+    assert not encoders()
+    assert not list(tmp_path.iterdir())
+
+
 def test_same_frames_same_bytes(tmp_path: Path) -> None:
     """x264's macroblock tree alone would make about one of five files differ."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
@@ -175,7 +245,26 @@ def test_a_folder_of_frames_is_replaced_and_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("video", "options", "message"),
     [
-        (torch.zeros(3, 2, 8, 8), {"path": "clip.mkv"}, r"cannot write .mkv files; use .mp4, .webm, .gif, or a path"),
+        (
+            torch.zeros(3, 2, 8, 8),
+            {"path": "clip.avi"},
+            "cannot write .avi files; use .mp4, .mov, .mkv, .webm, .gif, or a path that ends in",
+        ),
+        (
+            torch.zeros(3, 2, 8, 8),
+            {"metadata": {"x": "x" * 100_000}},
+            "the metadata has 100009 characters as JSON",
+        ),
+        (
+            torch.zeros(3, 2, 8, 8, dtype=torch.uint8),
+            {},
+            r"of torch.uint8; expected floats in \[-1, 1\]: pixels /",
+        ),
+        (
+            torch.full((3, 2, 8, 8), 200.0),
+            {},
+            r"goes to 200; expected \[-1, 1\]: pixels / 127.5 - 1",
+        ),
         (torch.zeros(3, 2, 8, 8), {"fps": 0}, "fps is 0; expected frames per second above 0"),
         (torch.zeros(2, 3, 8, 8), {}, r"video of shape \(2, 3, 8, 8\); expected \(3, f, h, w\)"),
         (torch.full((3, 2, 8, 8), torch.nan), {}, "not finite"),

@@ -89,7 +89,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
     """Where the result goes, by default to `out`, and how fast it plays, by default as `fps` says in words."""
-    parser.add_argument("--out", default=out, help=".mp4, .webm, .gif, or a folder of .png, ending in /")
+    parser.add_argument("--out", default=out, help=".mp4, .mov, .mkv, .webm, .gif, or a folder of .png, ending in /")
     parser.add_argument("--fps", type=float, help=f"frames per second; by default {fps}")
 
 

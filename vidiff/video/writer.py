@@ -1,7 +1,7 @@
-"""Writing clips: `(3, f, h, w)` in [-1, 1] to .mp4, .webm, .gif, or a folder of .png; pictures by Pillow.
+"""Writing clips: `(3, f, h, w)` in [-1, 1] to .mp4, .mov, .mkv, .webm, .gif, or a folder of .png; and pictures.
 
-PyAV, the video backend that imageio brings, writes videos: through imageio itself the encoder's quality cannot be set,
-and each close collects garbage for 0.1 s.
+imageio writes them: videos by its FFmpeg, pictures by Pillow. Only GIF is Pillow's alone, since imageio's writers of it
+keep all frames in memory, or no metadata.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
-import av
+import imageio.v2 as imageio
 import imageio.v3 as iio
 import numpy as np
 import torch
@@ -26,8 +27,11 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vidiff.store.error import VideoError
+from vidiff.store.error import VideoError, reason_of
 from vidiff.video.reader import VideoReader
+
+LONGEST = 100_000  # characters of metadata: the longest argument that Linux gives to a program has 131,071 bytes
+FARTHEST = 10.0  # from 0: no model goes so far beyond [-1, 1], and hardly a clip in 0 to 255 stays below
 
 
 class _Sink(Protocol):
@@ -39,31 +43,52 @@ class _Sink(Protocol):
 
 
 class _Encoded:
-    """H.264 in mp4, or VP9 in webm, as yuv420p. Odd sizes are padded by repeating the last row or column."""
+    """H.264 in mp4, mov or mkv, or VP9 in webm, as yuv420p. Odd sizes are padded by repeating the last row or column.
 
-    # One thread, and not x264's macroblock tree, which differs from run to run: the same frames, the same bytes.
+    The same frames give the same bytes: one thread encodes, and without x264's macroblock tree, which differs from run
+    to run. The colours are tagged, so that players need not guess: BT.601's matrix and limited range, as most readers
+    take a file that says nothing, and the primaries and the transfer of BT.709, which are those of screens.
+    """
+
+    _h264: ClassVar = ("libx264", ["-mbtree", "0"])
     _codecs: ClassVar = {
-        ".mp4": ("libx264", {"threads": "1", "mbtree": "0"}),
-        ".webm": ("libvpx-vp9", {"threads": "1", "b": "0", "cpu-used": "4"}),
+        ".mp4": _h264,
+        ".mov": _h264,
+        ".mkv": _h264,
+        ".webm": ("libvpx-vp9", ["-b:v", "0", "-cpu-used", "4"]),
     }
+    _colours = (
+        "scale=out_color_matrix=bt601:out_range=tv:flags=bicubic+accurate_rnd,format=yuv420p,"
+        "setparams=color_primaries=bt709:color_trc=bt709"
+    )
 
     def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, crf: int) -> None:
+        if len(comment) > LONGEST:
+            raise ValueError(f"the metadata has {len(comment)} characters as JSON; files hold {LONGEST} at most")
         codec, options = self._codecs[path.suffix]
-        self._container = av.open(str(path), "w")
-        self._container.metadata["comment"] = comment
-        stream = self._container.add_stream(codec, rate=fps, options={**options, "crf": str(crf)})
-        self._stream = cast(av.VideoStream, stream)
-        self._stream.height, self._stream.width = (n + n % 2 for n in size)
-        self._stream.pix_fmt = "yuv420p"
+        output = ["-threads", "1", "-crf", str(crf), *options, "-vf", self._colours, "-fflags", "+bitexact"]
+        self._writer = imageio.get_writer(
+            path,
+            format="FFMPEG",
+            fps=fps,
+            codec=codec,
+            pixelformat="yuv420p",
+            quality=None,
+            macro_block_size=1,
+            ffmpeg_log_level="error",
+            output_params=[*output, "-metadata", f"comment={comment}"],
+        )
+        # In a thread of its own, for Ctrl-C comes to the main one: imageio would leave its FFmpeg behind as a zombie.
+        self._thread = ThreadPoolExecutor(1)
 
     def add(self, frame: np.ndarray) -> None:
         height, width, _ = frame.shape
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        self._thread.submit(self._writer.append_data, frame).result()
 
     def close(self) -> None:
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        with self._thread:
+            self._thread.submit(self._writer.close).result()
 
 
 class _Gif:
@@ -110,13 +135,14 @@ class _Pictures:
 
 
 _Open = Callable[[Path, tuple[int, int], Fraction, str, int], _Sink]
-_SINKS: dict[str, _Open] = {".mp4": _Encoded, ".webm": _Encoded, ".gif": _Gif, "": _Pictures}
+_SINKS: dict[str, _Open] = {**dict.fromkeys(_Encoded._codecs, _Encoded), ".gif": _Gif, "": _Pictures}
 
 
 class VideoWriter:
     """Writes a video of any length in constant memory. A context manager.
 
-    The path's suffix chooses the kind: .mp4 (H.264), .webm (VP9), .gif, or a folder of .png where there is none.
+    The path's suffix chooses the kind: .mp4, .mov or .mkv (H.264), .webm (VP9), .gif, or, where there is none, a folder
+    of .png.
     What is written stands beside `path` under another name until `close` has reopened it and counted its frames;
     an exception inside `with` removes it. So `path` is whole, or is what it was before.
 
@@ -124,7 +150,7 @@ class VideoWriter:
         path: its parent folder is created.
         fps: frames per second.
         metadata: anything that JSON can hold, kept in the file and returned by `read_metadata`.
-        crf: the encoder's constant rate factor for .mp4 and .webm; lower is better and larger, 0 to 51.
+        crf: the encoder's constant rate factor for all but .gif and .png; lower is better and larger, 0 to 51.
 
     Raises:
         ValueError: an unknown suffix, an `fps` that is not positive, a folder that holds other things than frames.
@@ -136,7 +162,8 @@ class VideoWriter:
         self._kind = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()
         if self._kind not in _SINKS:
             raise ValueError(
-                f"{path}: cannot write {self._kind} files; use .mp4, .webm, .gif, or a path ending in / for .png files"
+                f"{path}: cannot write {self._kind} files; use {', '.join(filter(None, _SINKS))}, or a path that ends "
+                "in / for .png files"
             )
         if not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps is {fps}; expected frames per second above 0, such as 8")
@@ -166,7 +193,10 @@ class VideoWriter:
                 self._sink = create(self._temporary, self._size, self._fps, self._comment, self._crf)
             if (height, width) != self._size:
                 raise ValueError(f"{self.path}: a frame of {height}x{width} after {self._size[0]}x{self._size[1]}")
-            self._sink.add(frame)
+            try:
+                self._sink.add(frame)
+            except OSError as error:
+                raise VideoError(f"{self.path}: cannot be written, {reason_of(error)}") from error
             self.frames += 1
 
     def close(self) -> None:
@@ -196,8 +226,12 @@ class VideoWriter:
     def _count(self) -> int:
         if self._kind == "":
             return len(list(self._temporary.glob("*.png")))
-        with VideoReader(self._temporary) as reader:
-            return reader.frames
+        try:
+            with VideoReader(self._temporary, decoder="pyav") as reader:
+                return reader.frames
+        except VideoError as error:
+            reason = str(error).removeprefix(f"{self._temporary}: ")
+            raise VideoError(f"{self.path}: what was written cannot be read back, {reason}") from None
 
     def _remove(self) -> None:
         if self._temporary.is_dir():
@@ -243,11 +277,19 @@ def sheet(video: Tensor) -> Tensor:
 
 
 def to_uint8(video: Tensor) -> np.ndarray:
-    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded; undoes `to_float` exactly."""
+    """`(3, f, h, w)` in [-1, 1] to uint8 `(f, h, w, 3)`, rounded; undoes `to_float` exactly.
+
+    Raises ValueError where these are no such pixels: of another shape or type, not finite, or as far from [-1, 1] as
+    those in 0 to 255 are.
+    """
+    if not video.is_floating_point():
+        raise ValueError(f"the video is of {video.dtype}; expected floats in [-1, 1]: pixels / 127.5 - 1, if up to 255")
     if video.ndim != 4 or video.shape[0] != 3:
         raise ValueError(f"video of shape {tuple(video.shape)}; expected (3, f, h, w)")
     video = video.detach().float()
     if not video.isfinite().all():
         raise ValueError("the video holds values that are not finite; the model that made it has diverged")
+    if video.numel() and (most := float(video.abs().max())) > FARTHEST:
+        raise ValueError(f"the video goes to {most:g}; expected [-1, 1]: pixels / 127.5 - 1, if they are 0 to 255")
     frames = video.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return rearrange(frames, "c f h w -> f h w c").cpu().contiguous().numpy()
