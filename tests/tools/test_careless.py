@@ -197,8 +197,8 @@ def test_without_any_run_the_tools_say_what_to_run(
 
 
 @pytest.mark.parametrize("name", ["extend", "make_shapes"])
-def test_help_stands_alone(name: str) -> None:
+def test_help_stands_alone_from_any_folder(name: str, tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(TOOLS.parent), "PATH": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TOOLS / f"{name}.py"), "--help"]
-    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
     assert "usage:" in found.stdout and not found.stderr
