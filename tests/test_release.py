@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vidiff
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 
 ROOT = Path(__file__).parents[1]
 RELEASES = sorted((ROOT / "tests" / "data").glob("release-*.tar.xz"))

@@ -17,7 +17,7 @@ import av
 import pytest
 import torch
 
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 from vidiff.train import main
 from vidiff.video.reader import read_image, read_metadata, read_video
 

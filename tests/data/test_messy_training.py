@@ -9,7 +9,7 @@ from messy import WAYS, write_broken, write_clip, write_uncommon
 from trainings import DIFFUSION, ROOT, VAE, run
 from videos import numbered
 
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_video
 

@@ -11,7 +11,7 @@ from server import serving
 from tars import pack
 from trainings import DIFFUSION, ROOT, VAE, run
 
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 
 
 def losses(folder: Path) -> list[float]:

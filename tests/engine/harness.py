@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vidiff.engine import checkpoint, moments
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that other processes find tiny.py too
 tiny = importlib.import_module("tiny")

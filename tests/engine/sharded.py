@@ -10,12 +10,11 @@ import torch.distributed as dist
 from torch import nn
 
 from vidiff.engine import checkpoint, moments
-from vidiff.engine.dtensor import whole
+from vidiff.engine.checkpoint import Saver
 from vidiff.engine.ema import EMA
 from vidiff.engine.model import load_model
 from vidiff.engine.optim import Optim, build_optimizer
-from vidiff.engine.parallel import Group
-from vidiff.engine.saver import Saver
+from vidiff.engine.parallel import Group, whole
 
 
 def toy() -> nn.Module:

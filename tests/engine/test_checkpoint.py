@@ -10,7 +10,7 @@ import torch
 
 from vidiff.engine import checkpoint
 from vidiff.engine.checkpoint import CheckpointError
-from vidiff.engine.publish import verify
+from vidiff.engine.publish import Keep, verify
 
 MOMENTS = {"AdamW.a.exp_avg": torch.arange(6.0).view(3, 2), "AdamW.a.step": torch.tensor(3.0)}
 
@@ -18,7 +18,7 @@ MOMENTS = {"AdamW.a.exp_avg": torch.arange(6.0).view(3, 2), "AdamW.a.step": torc
 def save(folder: Path, step: int, value: float | None = None, keep: int = 3) -> Path:
     weights = {"a": torch.full((3, 2), step if value is None else value), "count": torch.tensor(step)}
     state = {"step": step, "list": [1, 3.5] * 10}
-    return checkpoint.save(folder, step, weights, {"a": weights["a"] / 2}, state, keep, moments=MOMENTS)
+    return checkpoint.save(folder, step, weights, {"a": weights["a"] / 2}, state, Keep(keep), moments=MOMENTS)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vidiff.engine import checkpoint, loop, moments
-from vidiff.engine.log import read_metrics
 from vidiff.engine.loop import Diverged, fit
 from vidiff.engine.optim import Optim, Together, build_optimizer
 from vidiff.engine.options import TrainOptions
+from vidiff.report.log import read_metrics
 
 
 def weights(run: Path, which: str = "model") -> dict[str, torch.Tensor]:

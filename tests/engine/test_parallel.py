@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vidiff.engine import checkpoint
-from vidiff.engine.log import read_metrics
 from vidiff.engine.model import Model
 from vidiff.engine.parallel import Group, choose_device, processes
+from vidiff.report.log import read_metrics
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

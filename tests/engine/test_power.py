@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vidiff.engine import checkpoint, snapshots
+from vidiff.engine import checkpoint
+from vidiff.engine.ema import PowerEMA, find_snapshots, gamma_of, synthesis, synthesise, write_snapshot
 from vidiff.engine.options import TrainOptions
-from vidiff.engine.power import PowerEMA, gamma_of, synthesis
-from vidiff.engine.snapshots import found, synthesise
 
 ema_tool = importlib.import_module("tools.ema")
 
@@ -82,8 +81,8 @@ def test_another_width_afterwards(tmp_path: Path) -> None:
         for average in (*kept, *wanted.values()):
             average.update()
         if n % 64 == 0:
-            snapshots.write(tmp_path, 2 * n, n, {average.width: average.state_dict() for average in kept})
-    have = found(tmp_path)
+            write_snapshot(tmp_path, 2 * n, n, {average.width: average.state_dict() for average in kept})
+    have = find_snapshots(tmp_path)
     assert len(have) == 32
     errors = {}
     for width, average in wanted.items():
@@ -101,11 +100,11 @@ def test_another_width_afterwards(tmp_path: Path) -> None:
 
 def test_a_damaged_snapshot_is_told_and_left_out(tmp_path: Path) -> None:
     for step in (1, 2):
-        snapshots.write(tmp_path, step, step, {0.1: {"weight": torch.ones(2)}})
+        write_snapshot(tmp_path, step, step, {0.1: {"weight": torch.ones(2)}})
     file = tmp_path / "step-0000001" / "0.100.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     told: list[str] = []
-    assert [each.step for each in found(tmp_path, told.append)] == [2]
+    assert [each.step for each in find_snapshots(tmp_path, told.append)] == [2]
     assert told == [
         f"{tmp_path / 'step-0000001'} is corrupt: {file.name} is not what its manifest says; making do without it"
     ]
@@ -126,13 +125,13 @@ def test_in_a_training(tiny, runs, tmp_path: Path) -> None:
     for name in ("ema-0.050.safetensors", "ema-0.100.safetensors"):
         one, other = ((tmp_path / run / step / name).read_bytes() for run in ("whole", "run"))
         assert one == other
-    assert {(each.step, each.updates, each.width) for each in found(tmp_path / "whole" / "ema")} == {
+    assert {(each.step, each.updates, each.width) for each in find_snapshots(tmp_path / "whole" / "ema")} == {
         (step, step, width) for step in (3, 6, 8) for width in (0.05, 0.1)
     }
-    assert [each.step for each in found(tmp_path / "run" / "ema")] == [3, 3, 5, 5, 6, 6, 8, 8]
+    assert [each.step for each in find_snapshots(tmp_path / "run" / "ema")] == [3, 3, 5, 5, 6, 6, 8, 8]
     (tmp_path / "run" / "checkpoints" / "latest").write_text("step-0000004\n")
     tiny.train(tmp_path / "run", steps=5, **options)
-    assert [each.step for each in found(tmp_path / "run" / "ema")] == [3, 3, 5, 5]
+    assert [each.step for each in find_snapshots(tmp_path / "run" / "ema")] == [3, 3, 5, 5]
     with pytest.raises(ValueError, match=r"train.ema_widths has 0.2, but .* only \[0.05, 0.1\]"):
         tiny.train(tmp_path / "run", steps=9, ema_widths=[0.2])
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from vidiff.engine import checkpoint, moments
+from vidiff.engine.checkpoint import Saver
 from vidiff.engine.ema import EMA
 from vidiff.engine.optim import Optim, build_optimizer
 from vidiff.engine.parallel import Group
-from vidiff.engine.saver import Saver
 
 
 class Toy:

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from vidiff.engine import checkpoint
-from vidiff.engine.blocks import find_blocks
-from vidiff.engine.log import read_metrics
+from vidiff.engine.compile import find_blocks
+from vidiff.engine.model import make_mesh
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group
-from vidiff.engine.shards import make_mesh
 from vidiff.nn.vae import VAE, VAEConfig
+from vidiff.report.log import read_metrics
 
 
 class Together:

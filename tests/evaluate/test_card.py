@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vidiff.engine.log import git_revision
 from vidiff.evaluate.card import MADE, PROTOCOL, Card, check_network, compare_cards, measured, read_card, write_card
+from vidiff.report.log import git_revision
 
 CARD = Card(
     protocol={

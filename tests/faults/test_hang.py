@@ -13,8 +13,8 @@ import pytest
 from harness import tiny as module
 
 from vidiff.engine import checkpoint
-from vidiff.engine.hang import CODE
-from vidiff.engine.log import read_metrics
+from vidiff.engine.guard import CODE
+from vidiff.report.log import read_metrics
 
 pytestmark = pytest.mark.faults
 

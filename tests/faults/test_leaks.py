@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from vidiff.engine import moments
+from vidiff.engine.checkpoint import Saver
 from vidiff.engine.ema import EMA
 from vidiff.engine.optim import Optim, build_optimizer
 from vidiff.engine.parallel import Group
-from vidiff.engine.saver import Saver
+from vidiff.engine.publish import Keep
 
 pytestmark = pytest.mark.faults
 
@@ -39,7 +40,7 @@ def save_often(folder: str) -> None:
     found = []
     for step in range(1, 61):
         kept = moments.of_optimizers(net, optimizer.parts)
-        saver.save(step, net.state_dict(), ema.state_dict(), {"step": step}, {}, kept, keep=2)
+        saver.save(step, net.state_dict(), ema.state_dict(), {"step": step}, {}, kept, keep=Keep(2))
         if step % 10 == 0:
             saver.finish()
             found.append(measure())

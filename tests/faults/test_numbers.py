@@ -10,7 +10,7 @@ import torch
 from harness import moments_of
 
 from vidiff.engine import checkpoint
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 from vidiff.report.run import write_report
 
 pytestmark = pytest.mark.faults

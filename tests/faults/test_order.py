@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vidiff.data.order import Order
-from vidiff.engine.log import read_metrics
+from vidiff.report.log import read_metrics
 
 pytestmark = pytest.mark.faults
 

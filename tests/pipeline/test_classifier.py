@@ -220,7 +220,7 @@ def save(folder: Path) -> Path:
         {f"network.{key}": value for key, value in randomised(build_classifier(run).network, seed).state_dict().items()}
         for seed in (0, 1)
     ]
-    checkpoint.save(folder / "checkpoints", 1, *weights, {}, keep=1)
+    checkpoint.save(folder / "checkpoints", 1, *weights, {})
     return folder
 
 

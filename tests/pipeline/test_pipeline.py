@@ -458,7 +458,7 @@ def save(folder: Path, of: DiffusionRun | None = None, seed: int = 0) -> Path:
     weights = {f"denoiser.{key}": value for key, value in denoiser(of, seed).state_dict().items()}
     ema = {f"denoiser.{key}": value for key, value in denoiser(of, seed + 1).state_dict().items()}
     weights["weighting.body"] = torch.zeros(2)  # as an objective with parameters of its own has
-    checkpoint.save(folder / "checkpoints", 1, weights, ema, {}, keep=1)
+    checkpoint.save(folder / "checkpoints", 1, weights, ema, {})
     return folder
 
 

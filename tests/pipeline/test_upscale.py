@@ -213,7 +213,7 @@ def save(folder: Path, of: DiffusionRun) -> Path:
     (folder / "data.json").write_text(json.dumps(facts))
     save_codec(folder / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in denoiser.state_dict().items()}
-    checkpoint.save(folder / "checkpoints", 1, weights, weights, {}, keep=1)
+    checkpoint.save(folder / "checkpoints", 1, weights, weights, {})
     return folder
 
 

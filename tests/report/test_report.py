@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vidiff.engine.log import append_metrics
 from vidiff.report.chart import Series, line_chart, number
+from vidiff.report.log import append_metrics
 from vidiff.report.run import write_report
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")

@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "data.json").write_text(json.dumps({"labels": ["cat", "dog"], "fps": 8.0}))
     save_codec(run / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
-    checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
+    checkpoint.save(run / "checkpoints", 1, weights, weights, {})
     write_video(place / "clip.mp4", torch.rand(3, 5, 8, 8) * 2 - 1)
     (place / "notes.txt").write_text("not a film")
     (place / "folder").mkdir()

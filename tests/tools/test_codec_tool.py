@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "resolved.yaml").write_text(dump(config))
     weights = objective.state_dict()
     ema = {key: value + 0.01 for key, value in weights.items() if value.is_floating_point()}
-    checkpoint.save(run / "checkpoints", 1, weights, ema, {}, keep=1)
+    checkpoint.save(run / "checkpoints", 1, weights, ema, {})
     codec = VAECodec(SHAPE)
     codec.network.load_state_dict({k.removeprefix("network."): v for k, v in ema.items() if k.startswith("network.")})
     codec.set_statistics(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2.0, 1.0, 0.5]))

@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "data.json").write_text(json.dumps({"labels": ["cat", "dog"], "fps": 6.0}))
     save_codec(run / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
-    checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
+    checkpoint.save(run / "checkpoints", 1, weights, weights, {})
     write_video(place / "clip.mp4", torch.rand(3, 5, SIDE, SIDE) * 2 - 1, fps=10)
     write_video(place / "wide.mp4", torch.rand(3, 3, 2 * SIDE, 3 * SIDE) * 2 - 1, fps=10)
     write_image(place / "picture.png", torch.rand(3, SIDE, SIDE) * 2 - 1)

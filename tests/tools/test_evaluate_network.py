@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
     for step in (1, 2, 3):
         moved = {key: value + 0.02 * step * torch.randn(value.shape, generator=draw) for key, value in weights.items()}
-        checkpoint.save(run / "checkpoints", step, weights, moved, {}, keep=3)
+        checkpoint.save(run / "checkpoints", step, weights, moved, {})
     torch.manual_seed(0)
     save_motion(place / "network", network := MotionNetwork(2, features=4, width=8), {})
     for name, changes in (("other", {"sha256": "0" * 64}), ("damaged", {}), ("long", {"frames": [8, None]})):

@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "data.json").write_text(json.dumps({"labels": [], "fps": 6.0}))
     save_codec(run / "codec", Identity())
     weights = {f"denoiser.{key}": value for key, value in build_denoiser(base).state_dict().items()}
-    checkpoint.save(run / "checkpoints", 1, weights, weights, {}, keep=1)
+    checkpoint.save(run / "checkpoints", 1, weights, weights, {})
     write_video(place / "clip.mp4", torch.rand(3, 7, 16, 16) * 2 - 1, fps=10)
     return place
 

@@ -22,12 +22,12 @@ from torch.nn.functional import interpolate
 from vidiff.data.buckets import Bucket
 from vidiff.data.clips import Joint
 from vidiff.data.watchdog import Watched
-from vidiff.engine.log import read_metrics
 from vidiff.objective.latents import normalised
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import DiffusionRun, VAERun
 from vidiff.recipe.load import build_config, load
+from vidiff.report.log import read_metrics
 from vidiff.train import main
 from vidiff.training.datasets import batches, clip_dataset, latent_dataset
 from vidiff.training.prepare import buckets_of, make_index, make_pictures

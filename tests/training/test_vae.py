@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.engine import checkpoint
-from vidiff.engine.log import read_metrics
 from vidiff.recipe.kinds import VAERun
 from vidiff.recipe.load import load
+from vidiff.report.log import read_metrics
 from vidiff.training.stages import prepare_codec, train
 
 VAE = """\

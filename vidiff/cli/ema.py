@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vidiff.cli.command import exit_code
+from vidiff.engine.ema import find_snapshots, synthesise
 from vidiff.engine.publish import write_tensors
-from vidiff.engine.snapshots import found, synthesise
 from vidiff.store.files import draft_of
 
 
@@ -34,7 +34,7 @@ def average(options: argparse.Namespace) -> None:
     if out.suffix != ".safetensors":
         raise ValueError(f"out is {out}; give a name that ends in .safetensors")
     show = partial(tqdm, desc="snapshots", unit="snapshot", disable=None)
-    tensors, step = synthesise(found(options.run / "ema"), options.width, options.step, show)
+    tensors, step = synthesise(find_snapshots(options.run / "ema"), options.width, options.step, show)
     with draft_of(out) as draft:
         write_tensors(tensors, draft, {"width": str(options.width), "step": str(step)})
     print(f"{out}: the average of width {options.width} at step {step}")

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are whole or not there, saved while the training goes on.
 
     checkpoints/step-0001000/model.safetensors    the objective's weights
                              ema.safetensors      their average, of what trains
@@ -8,27 +8,35 @@
                              manifest.json        size and SHA-256 of each file, and of itself
     checkpoints/latest                            the name of the folder that a run goes on from
 
-A checkpoint is written into a hidden folder, flushed to disk and renamed; then `latest` is replaced. So a
-process killed at any moment leaves the old state or the new one. The manifest is verified before any file is
-opened, for one flipped byte loads silently everywhere.
+A checkpoint is written into a hidden folder, flushed to disk and renamed; then `latest` is replaced. So a process that
+is killed at any moment leaves the old state or the new one. The manifest is verified before any file is opened, for one
+flipped byte loads silently everywhere.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vidiff.engine.ema import write_snapshot
 from vidiff.engine.moments import write as write_moments
+from vidiff.engine.parallel import Group, local, whole
 from vidiff.engine.publish import (
+    LAST_THREE,
     CheckpointError,
+    Keep,
     begin,
     hidden,
     is_step,
@@ -37,11 +45,12 @@ from vidiff.engine.publish import (
     publish,
     published,
     read_tensors,
+    retain,
     step_of,
+    tidy,
     verify,
     write_tensors,
 )
-from vidiff.engine.retention import retain
 from vidiff.store.files import sha256, write_whole
 
 LATEST = "latest"
@@ -50,13 +59,16 @@ NEEDED = ("model.safetensors", "ema.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, on the CPU; the optimizer's part is read from `path` by `moments.into_optimizers`."""
+    """What a checkpoint holds, on the CPU; the optimizer's part is read from `path` by `moments.into_optimizers`.
+
+    Attributes:
+        averages: of other widths, by width.
+    """
 
     path: Path
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
     averages: dict[float, dict[str, Tensor]]
-    """By width."""
     state: dict[str, Any]
 
     def average(self, width: float) -> dict[str, Tensor]:
@@ -75,10 +87,8 @@ def save(
     model: Mapping[str, Tensor],
     ema: Mapping[str, Tensor],
     state: Mapping[str, Any],
-    keep: int = 3,
+    keep: Keep = LAST_THREE,
     *,
-    keep_every: int = 0,
-    best: int = 0,
     averages: Mapping[float, Mapping[str, Tensor]] | None = None,
     moments: Mapping[str, Tensor] | None = None,
     copies: Mapping[str, Tensor] | None = None,
@@ -92,7 +102,7 @@ def save(
     Args:
         model, ema: plain tensors.
         state: what JSON can hold.
-        keep, keep_every, best: which checkpoints stay, as `retain` takes it.
+        keep: which checkpoints stay.
         averages: by width, of three decimals at most.
         moments: of the optimizer; may be spread over the processes.
         copies: of the moments, what this process has; by default, where nothing is spread, themselves.
@@ -110,9 +120,9 @@ def save(
         for width, tensors in (averages or {}).items():
             write_tensors(tensors, draft / f"ema-{width:.3f}.safetensors")
         (draft / "state.json").write_text(json.dumps(state))
-        publish(draft, step, best=best)
+        publish(draft, step, best=keep.best)
         write_whole(folder / LATEST, name_of(step) + "\n", durable=True)
-        retain(folder, step, keep, keep_every, best)
+        retain(folder, step, keep)
 
     try:
         _by_the_first(group, lambda: begin(folder, step))
@@ -141,8 +151,13 @@ def _by_the_first(group: dist.ProcessGroup | None, work: Callable[[], object]) -
 def newest(folder: Path, say: Callable[[str], None] = warnings.warn) -> Path | None:
     """The checkpoint to go on from: the one `latest` names, or the newest before it that is sound.
 
-    Each one passed over is told to `say`. Returns None where there are no checkpoints at all. Raises
-    CheckpointError where there are some and none is sound.
+    Each one passed over is told to `say`.
+
+    Returns:
+        None where there are no checkpoints at all.
+
+    Raises:
+        CheckpointError: there are some, and none is sound.
     """
     paths = published(folder)[::-1]
     named = _latest(folder)
@@ -164,7 +179,8 @@ def newest(folder: Path, say: Callable[[str], None] = warnings.warn) -> Path | N
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint whole. Verify it first: `newest` has, for what it returns.
 
-    Raises CheckpointError for one of vidiff 0.1, whose weights alone can be read.
+    Raises:
+        CheckpointError: it is of vidiff 0.1, whose weights alone can be read; or a file cannot be read.
     """
     if not (path / "state.json").is_file():
         raise CheckpointError(
@@ -185,39 +201,30 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
-    """A state dict for the trained objective, on the CPU.
+    """A state dict for the trained objective, on the CPU. What is not averaged (frozen parts) comes from the model.
 
-    `path` is a run's folder, its `checkpoints`, or one checkpoint; `which` is
+    Args:
+        path: a run's folder, its `checkpoints`, or one checkpoint.
+        which: `ema`, the average of the newest checkpoint, or of the one that `path` is; `model`, the weights
+            themselves; `best`, the average of the checkpoint that `train.keep_best` found best; or the name of a file,
+            the average that `tools/ema.py` wrote there.
 
-        ema      the average of the newest checkpoint, or of the one that `path` is
-        model    the weights themselves
-        best     the average of the checkpoint that `train.keep_best` found best
-        a file   the average that `tools/ema.py` wrote there
-
-    What is not averaged (frozen parts, integer buffers) comes from the model. Raises CheckpointError where nothing
-    sound is there.
+    Raises:
+        ValueError: `which` is none of these.
+        CheckpointError: nothing sound is there.
     """
     if which not in ("ema", "model", "best") and not which.endswith(".safetensors"):
         raise ValueError(f"weights is {which!r}; choose ema, model, best, or a .safetensors file of tools/ema.py")
-    path = Path(path)
-    if is_step(path):
-        verify(path, NEEDED)
-        found: Path | None = path
-    else:
-        found = newest(path if path.name == "checkpoints" else path / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{path} has no checkpoints; train it first, or name another run")
-    if which == "best":
-        found = _best(found)
-    weights = read_tensors(found / "model.safetensors")
+    folder = _sound(Path(path), which)
+    weights = read_tensors(folder / "model.safetensors")
     if which == "model":
         return weights
-    ema = read_tensors(found / "ema.safetensors")
+    ema = read_tensors(folder / "ema.safetensors")
     if which in ("ema", "best"):
         return weights | ema
     tensors = read_tensors(Path(which))
     if odd := sorted(tensors.keys() ^ ema.keys()):
-        raise CheckpointError(f"{which} is no average of {found}: {odd[0]} is on one side only")
+        raise CheckpointError(f"{which} is no average of {folder}: {odd[0]} is on one side only")
     return weights | tensors
 
 
@@ -232,30 +239,32 @@ def describe_weights(path: Path | str, which: str = "ema") -> dict[str, Any]:
 
     The step of a file is the one that `tools/ema.py` noted in it, None where it notes none.
     """
-    path = Path(path)
     if which.endswith(".safetensors"):
-        step = metadata_of(Path(which)).get("step")
-        return {
-            "checkpoint": int(step) if step else None,
-            "weights": which,
-            "weights_sha256": sha256(Path(which)),
-        }
-    found = path if is_step(path) else newest(path if path.name == "checkpoints" else path / "checkpoints")
-    if found is None:
+        noted = metadata_of(Path(which)).get("step")
+        step, digest = int(noted) if noted else None, sha256(Path(which))
+    else:
+        folder = _sound(Path(path), which)
+        file = "model.safetensors" if which == "model" else "ema.safetensors"
+        step, digest = step_of(folder), verify(folder, NEEDED)["files"][file]["sha256"]
+    return {"checkpoint": step, "weights": which, "weights_sha256": digest}
+
+
+def _sound(path: Path, which: str) -> Path:
+    """The checkpoint that `load_weights` reads, verified."""
+    if is_step(path):
+        verify(path, NEEDED)
+        folder: Path | None = path
+    else:
+        folder = newest(path if path.name == "checkpoints" else path / "checkpoints")
+    if folder is None:
         raise CheckpointError(f"{path} has no checkpoints; train it first, or name another run")
-    found = _best(found) if which == "best" else found
-    file = "model.safetensors" if which == "model" else "ema.safetensors"
-    digest = verify(found, NEEDED)["files"][file]["sha256"]
-    return {"checkpoint": step_of(found), "weights": which, "weights_sha256": digest}
-
-
-def _best(newest: Path) -> Path:
-    step = verify(newest, NEEDED).get("best", 0)
-    if not step:
-        raise CheckpointError(f"{newest} knows of no best one: train with keep_best=val/loss, or use its ema")
-    found = newest.with_name(name_of(step))
-    verify(found, NEEDED)
-    return found
+    if which == "best":
+        step = verify(folder, NEEDED).get("best", 0)
+        if not step:
+            raise CheckpointError(f"{folder} knows of no best one: train with keep_best=val/loss, or use its ema")
+        folder = folder.with_name(name_of(step))
+        verify(folder, NEEDED)
+    return folder
 
 
 def _latest(folder: Path) -> str | None:
@@ -263,3 +272,132 @@ def _latest(folder: Path) -> str | None:
         return (folder / LATEST).read_bytes()[:100].decode(errors="replace").strip()
     except FileNotFoundError:
         return None
+
+
+class Saver:
+    """Saves checkpoints of a run while the training goes on, one at a time.
+
+    All processes call `save`, `settle` and `finish` together, at the same steps.
+
+    Attributes:
+        begun: the step of which a save was last begun.
+        saved: the step of the newest published checkpoint, as far as is known.
+    """
+
+    def __init__(self, folder: Path, group: Group, say: Callable[[str], None]) -> None:
+        self.folder, self.group, self.say = folder, group, say
+        self.begun = self.saved = 0
+        self._copies: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._what = ""
+        importlib.import_module("torch.distributed.checkpoint")  # takes a second, which a save at a signal has not
+        # What the thread sends must not mix with what the training does.
+        self._wire = dist.new_group(backend="gloo") if group.world > 1 else None
+        if group.main:
+            tidy(folder)  # of a training that was killed after its last save, nothing else would
+
+    def save(
+        self,
+        step: int,
+        model: Mapping[str, Tensor],
+        ema: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        averages: Mapping[float, Mapping[str, Tensor]],
+        moments: Mapping[str, Tensor],
+        updates: int = 0,
+        keep: Keep = LAST_THREE,
+    ) -> None:
+        """Begins to save, once the save before has ended: copies everything, and returns.
+
+        Args:
+            model, ema, averages: of which spread tensors are gathered.
+            state: of the main process.
+            moments: of which each process saves what it has.
+            updates: that the averages had, where a snapshot of them is to be left as well.
+            keep: which checkpoints stay.
+        """
+        self.settle()
+        copied = {width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()}
+        job: dict[str, Any] = {
+            "model": self._take("model", model),
+            "ema": self._take("ema", ema),
+            "state": copy.deepcopy(state),  # the training goes on counting in it
+            "averages": copied,
+            "moments": moments,
+            "copies": {name: self._copy(f"moments.{name}", local([t])[0]) for name, t in moments.items()},
+            "group": self._wire,
+            "keep": keep,
+        }
+
+        def write() -> None:
+            if updates and self.group.main:  # first: so that each checkpoint has the snapshots up to its step
+                write_snapshot(self.folder.parent / "ema", step, updates, copied)
+            save(self.folder, step, **job)
+
+        self.begun = step
+        self._start(f"checkpoint of step {step}", write)
+
+    def snapshot(self, step: int, averages: Mapping[float, Mapping[str, Tensor]], updates: int) -> None:
+        """Begins to leave a snapshot of the averages alone, once the save before has ended."""
+        self.settle()
+        taken = {width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()}
+
+        def write() -> None:
+            if self.group.main:
+                write_snapshot(self.folder.parent / "ema", step, updates, taken)
+
+        self._start(f"EMA snapshot of step {step}", write)
+
+    def _start(self, what: str, work: Callable[[], None]) -> None:
+        if self.group.device.type == "cuda":
+            torch.cuda.synchronize(self.group.device)
+        self._what = what
+        self._thread = threading.Thread(target=self._work, args=(work,), name="saving")
+        self._thread.start()
+
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._error = error
+
+    def _take(self, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of whole tensors, on the main process. One after another, so that no two are whole on the device."""
+        taken = {}
+        for name, tensor in tensors.items():
+            full = whole(tensor.detach())
+            if self.group.main:
+                taken[name] = self._copy(f"{kind}.{name}", full)
+        return taken
+
+    def _copy(self, key: str, tensor: Tensor) -> Tensor:
+        """On the CPU, into the same memory each time: pinned, where it comes from a GPU."""
+        kept = self._copies.get(key)
+        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+            kept = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
+            self._copies[key] = kept
+        return kept.copy_(tensor.detach(), non_blocking=True)
+
+    def poll(self) -> None:
+        """Tells of a save that has failed meanwhile; does not wait for one."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits for the save that is under way. Where the disk refused it, that is told; any other error is raised."""
+        try:
+            self.finish()
+        except OSError as error:
+            self.say(f"could not write the {self._what} ({error}); training goes on")
+
+    def finish(self) -> None:
+        """Waits for the save that is under way, and raises what it met."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+        if self._what.startswith("checkpoint"):
+            self.saved = self.begun

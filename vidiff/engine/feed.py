@@ -10,8 +10,7 @@ from torch import Tensor
 from vidiff.engine.guard import Signals
 from vidiff.engine.parallel import Group
 
-Batch = dict[str, Tensor]
-"""Tensors of equal first dimension. "key", if there, numbers the samples and names them in errors."""
+Batch = dict[str, Tensor]  # of equal first dimension; "key", if there, numbers the samples and names them in errors
 
 
 class Feed:
@@ -40,8 +39,9 @@ class Feed:
     def take(self, samples: int, parts: int | None = None) -> list[Batch] | None:
         """The next parts of a batch, as the loader gives them; None where a signal came before they did.
 
-        samples  consumed so far; from there on the first call begins
-        parts    by default, those of a whole batch
+        Args:
+            samples: consumed so far; from there on the first call begins.
+            parts: by default, those of a whole batch.
         """
         if self._batches is None:  # in one go: a loader that is cut short half made complains
             try:

@@ -2,10 +2,9 @@
 
     load what the newest checkpoint holds -> [validate, sample, save where due -> one step] ... -> report
 
-The result is a function of the options alone. A step's random numbers come from (seed, step, rank), its data
-from the number of samples consumed, its learning rate from the step; so a run that was killed, resumed,
-validated or sampled in between ends with the bits of one that was not, on the same machine and number of
-processes.
+The result is a function of the options alone. A step's random numbers come from (seed, step, rank), its data from the
+number of samples consumed, its learning rate from the step; so a run that was killed, resumed, validated or sampled in
+between ends with the bits of one that was not, on the same machine and number of processes.
 """
 
 from __future__ import annotations
@@ -19,28 +18,27 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine import checkpoint, log, moments, precision, regional, seeds, snapshots
-from vidiff.engine.counters import Counters, collect
-from vidiff.engine.ema import EMA
+from vidiff.engine import checkpoint, moments, precision, seeds
+from vidiff.engine.checkpoint import Saver
+from vidiff.engine.compile import objection
+from vidiff.engine.ema import EMA, PowerEMA, trim_snapshots
 from vidiff.engine.feed import Batch, Feed
-from vidiff.engine.guard import Interrupted, Signals, locked, signals
-from vidiff.engine.hang import HangWatch
-from vidiff.engine.model import evaluating, load_model
+from vidiff.engine.guard import HangWatch, Interrupted, Signals, locked, signals
+from vidiff.engine.model import evaluating, load_model, spread
 from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
-from vidiff.engine.power import PowerEMA
-from vidiff.engine.record import Recorder
-from vidiff.engine.saver import Saver
-from vidiff.engine.spike import LENGTH, deviations
-from vidiff.engine.spread import spread
+from vidiff.engine.publish import Keep
+from vidiff.engine.record import LENGTH, Counters, Recorder, collect, deviations, write_environment
+from vidiff.report.log import duration, trim_metrics
+from vidiff.store.files import sweep
 
 T = TypeVar("T")
 Validate = Callable[[int], Mapping[str, float]]
 Sample = Callable[[int], object]
 
+# How much longer than a step its first one, validation, sampling and saving may take, before the training hangs.
 SLOWER = 10.0
-"""How much longer than a step its first one, validation, sampling and saving may take, before the training hangs."""
 
 
 class Diverged(RuntimeError):
@@ -62,23 +60,26 @@ def fit(
 ) -> None:
     """Trains `objective` to step `options.steps`, from the newest checkpoint in `run` where there is one.
 
-    objective     forward(batch) -> {"loss": scalar, other scalars to log}; moved to `device`
-    make_batches  the number of samples consumed so far, over all processes -> an endless iterable of this
-                  process's batches from there on, each of batch_size / (processes * accumulate) samples.
-                  Loader workers want `worker_init_fn=guard.shield_worker`, or a signal to the process group
-                  kills them.
-    batch_size    samples of one step, over all processes and accumulated parts
-    validate      step -> numbers to log, averaged over processes; runs on all of them
-    sample        step -> anything; runs on the main process, and writes to run/samples
-    name          a "key" of the batches -> what to call that sample
+    validate and sample find the EMA weights in `objective`, in eval mode and without gradients, and random generators
+    in the same state each time. Whatever they draw changes nothing in the training.
 
-    validate and sample find the EMA weights in `objective`, in eval mode and without gradients, and random
-    generators in the same state each time. Whatever they draw changes nothing in the training.
+    Args:
+        objective: forward(batch) -> {"loss": scalar, other scalars to log}; moved to `device`.
+        make_batches: the number of samples consumed so far, over all processes -> an endless iterable of this process's
+            batches from there on, each of batch_size / (processes * accumulate) samples. Loader workers want
+            `worker_init_fn=guard.shield_worker`, or a signal to the process group kills them.
+        batch_size: samples of one step, over all processes and accumulated parts.
+        validate: step -> numbers to log, averaged over processes; runs on all of them.
+        sample: step -> anything; runs on the main process, and writes to run/samples.
+        name: a "key" of the batches -> what to call that sample.
 
-    Raises Interrupted (a SystemExit: code 0 for SIGTERM, 130 for SIGINT) once the step that a signal met is
-    finished and saved; Diverged after `max_skips` bad steps in a row; guard.RunBusy where another training
-    holds `run`; checkpoint.CheckpointError where checkpoints exist and none is sound; ValueError where they
-    are another model's.
+    Raises:
+        Interrupted: (a SystemExit: code 0 for SIGTERM, 130 for SIGINT) once the step that a signal met is finished and
+            saved.
+        Diverged: after `max_skips` bad steps in a row.
+        guard.RunBusy: another training holds `run`.
+        publish.CheckpointError: checkpoints exist and none is sound.
+        ValueError: they are another model's.
     """
     run = Path(run)
     with processes(device) as group, signals() as stop, locked(run) if group.main else nullcontext():
@@ -121,12 +122,12 @@ class _Training:
         """Takes up the newest sound checkpoint, the same on every process, or starts anew."""
         main, say = self.group.main, self.say
         path = self.group.share(checkpoint.newest(self.run / "checkpoints", say) if main else None)
-        found = checkpoint.load(path) if path else None
-        if found:
-            self.at = Counters(**found.state["counters"])
+        saved = checkpoint.load(path) if path else None
+        if saved:
+            self.at = Counters(**saved.state["counters"])
             self.saver.begun = self.saver.saved = self.at.step
-            load_model(self.objective, found)
-        self.precision = self.choose_precision(found.state["precision"] if found else None)
+            load_model(self.objective, saved)
+        self.precision = self.choose_precision(saved.state["precision"] if saved else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
         compiling = self.options.compile and self.compilable()
         self.model = spread(self.objective, self.group, self.options, self.precision)
@@ -137,13 +138,14 @@ class _Training:
         self.ema = EMA(module, self.options.ema, self.options.ema_warmup)
         self.averages = [PowerEMA(module, width) for width in self.options.ema_widths]
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.precision == "fp16")
-        if found:
-            self.restore(found)
-            say(f"going on from step {self.at.step} of {self.options.steps} ({found.path.name})")
+        if saved:
+            self.restore(saved)
+            say(f"going on from step {self.at.step} of {self.options.steps} ({saved.path.name})")
         if main:
-            log.trim_metrics(self.run / "metrics.jsonl", self.at.step)
-            snapshots.trim(self.run / "ema", self.at.step)
-            log.write_environment(self.run, self.group, self.precision, self.options.seed, self.at.step)
+            sweep(self.run)
+            trim_metrics(self.run / "metrics.jsonl", self.at.step)
+            trim_snapshots(self.run / "ema", self.at.step)
+            write_environment(self.run, self.group, self.precision, self.options.seed, self.at.step)
 
     def choose_precision(self, before: precision.Precision | None) -> precision.Precision:
         """As the options say; for "auto" as before, so that a resumed run computes the same, or by trial."""
@@ -163,17 +165,17 @@ class _Training:
         if part is None:
             return False
         with precision.autocast(self.group.device, self.precision):
-            reason = regional.objection(self.objective, part, self.precision)
+            reason = objection(self.objective, part, self.precision)
         if reason:
             self.say(f"blocks are not compiled: {reason}")
         return not self.group.reduce_max(torch.tensor(int(reason is not None)))
 
-    def restore(self, found: checkpoint.Checkpoint) -> None:
-        state = found.state
-        self.ema.load_state_dict(found.ema, state["ema_updates"])
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        state = saved.state
+        self.ema.load_state_dict(saved.ema, state["ema_updates"])
         for average in self.averages:
-            average.load_state_dict(found.average(average.width), state["ema_updates"])
-        moments.into_optimizers(found.path, self.model.module, self.optimizer.parts)
+            average.load_state_dict(saved.average(average.width), state["ema_updates"])
+        moments.into_optimizers(saved.path, self.model.module, self.optimizer.parts)
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.group.rank < len(state["random"]):
@@ -190,9 +192,9 @@ class _Training:
         }
         model, ema = self.model.module.state_dict(), self.ema.state_dict()
         kept = moments.of_optimizers(self.model.module, self.optimizer.parts)
-        keep = {"keep": self.options.keep, "keep_every": self.options.keep_every, "best": self.at.best_step}
+        keep = Keep(self.options.keep, self.options.keep_every, self.at.best_step)
         updates = self.ema.updates if self.snapshot_due() else 0
-        self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, updates, **keep)
+        self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, updates, keep)
 
     def all_averages(self) -> dict[float, dict[str, Tensor]]:
         return {average.width: average.state_dict() for average in self.averages}
@@ -238,7 +240,7 @@ class _Training:
                 break
             self.step()
         self.recorder.report()
-        self.say(f"trained to step {self.at.step} in {log.duration(self.seconds())}; see {self.run}")
+        self.say(f"trained to step {self.at.step} in {duration(self.seconds())}; see {self.run}")
 
     def step(self) -> None:
         """One step of the optimizer, on `batch_size` samples."""
@@ -308,12 +310,12 @@ class _Training:
             if times > self.options.spike:
                 clips = self.clips(parts)
                 far = f"{loss:.4g}, is {times:.3g} deviations above the median"
-                self.say(f"step {at.step}: its loss, {far} of those before it{told(clips)}")
+                self.say(f"step {at.step}: its loss, {far} of those before it{_named(clips)}")
                 self.recorder.metrics({"step": at.step, "spike": times, "spike_loss": loss, "clips": clips})
             return
         at.skipped += 1
         at.skipped_in_a_row += 1
-        samples = told(self.clips(parts))
+        samples = _named(self.clips(parts))
         self.say(f"step {at.step} skipped: its loss or gradients are not finite{samples}")
         if at.skipped_in_a_row >= self.options.max_skips:
             self.saver.settle()
@@ -361,10 +363,10 @@ class _Training:
 
     def watch(self, work: Callable[[], T]) -> T | None:
         """Runs `work` on the averaged weights; nothing of it shows in the training."""
-        with self.ema.swapped(), self.model.shown(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
+        with self.ema.swapped(), self.model.unwrapped(), evaluating(self.objective), seeds.preserved(), torch.no_grad():
             seeds.seed_step(self.options.seed, -1, self.group.rank)  # the same noise each time, to compare
             return self.interruptible(work)
 
 
-def told(names: list[str]) -> str:
+def _named(names: list[str]) -> str:
     return f" (samples {', '.join(names)})" if names else ""

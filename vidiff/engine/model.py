@@ -1,17 +1,32 @@
-"""The objective as the loop handles it: among its processes, weights in, and looked at without being disturbed."""
+"""The objective as the loop handles it: among its processes, weights in, and looked at without being disturbed.
+
+Every process holds the weights whole, or a shard of them. Shards come from outside the model (FSDP2, and HSDP): each
+block's weights are gathered just before it runs and dropped after it, so that no process ever holds more than its share
+and one block (Rajbhandari et al. 2020, ZeRO, stage 3; Zhao et al. 2023). In HSDP, groups of processes, such as the GPUs
+of one machine, hold shards, and the groups are copies of one another.
+"""
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vidiff.engine import regional
 from vidiff.engine.checkpoint import Checkpoint
-from vidiff.engine.parallel import Group
+from vidiff.engine.compile import compile_blocks, find_blocks, uncompiled
+from vidiff.engine.options import TrainOptions
+from vidiff.engine.parallel import Group, whole
+from vidiff.engine.precision import DTYPES, Precision
+
+if TYPE_CHECKING:  # torch.distributed.fsdp takes a second, which trainings without shards need not
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Model:
@@ -30,8 +45,8 @@ class Model:
             self.call = DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
 
     def compile(self) -> None:
-        """Compiles the blocks, which `regional.objection` must have found nothing against."""
-        regional.compile_blocks(self.module)
+        """Compiles the blocks, which `compile.objection` must have found nothing against."""
+        compile_blocks(self.module)
         self.compiled = True
 
     def unsynced(self) -> AbstractContextManager[None]:
@@ -41,21 +56,21 @@ class Model:
     def settle(self) -> None:
         """After the last part's `backward`: gradients are the mean over all processes."""
 
-    def shown(self) -> AbstractContextManager[None]:
+    def unwrapped(self) -> AbstractContextManager[None]:
         """Inside, the objective that was given has the trained weights, whole, and is as it was before compilation."""
-        return regional.uncompiled() if self.compiled else nullcontext()
+        return uncompiled() if self.compiled else nullcontext()
 
     def fill(self) -> None:
         """For good: the objective that was given has the trained weights, whole."""
 
 
-def load_model(objective: nn.Module, found: Checkpoint) -> None:
+def load_model(objective: nn.Module, saved: Checkpoint) -> None:
     """Put a checkpoint's weights into the objective. Raises ValueError where they are another model's."""
     try:
-        objective.load_state_dict(found.model)
+        objective.load_state_dict(saved.model)
     except RuntimeError as error:
         raise ValueError(
-            f"{found.path} is of another model; give this one another run folder, or set its options as they "
+            f"{saved.path} is of another model; give this one another run folder, or set its options as they "
             f"were. {textwrap.shorten(str(error), 300)}"
         ) from None
 
@@ -70,3 +85,107 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+def make_mesh(group: Group, options: TrainOptions) -> DeviceMesh:
+    """All processes in a row for fsdp; for hsdp, copies by shards. Raises ValueError where they do not divide."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if options.parallel == "fsdp":
+        return init_device_mesh(group.device.type, (group.world,), mesh_dim_names=("shard",))
+    shards = options.shards or group.local_world
+    if group.world % shards:
+        raise ValueError(
+            f"train.shards is {shards}, but {group.world} processes do not divide into groups of that size; "
+            "give a divisor, or train.parallel=fsdp"
+        )
+    sizes = (group.world // shards, shards)
+    return init_device_mesh(group.device.type, sizes, mesh_dim_names=("copy", "shard"))
+
+
+class Shards(Model):
+    """An objective of which every process holds a shard.
+
+    What is trained is a twin of the objective. The objective itself, which callbacks draw and validate with, is empty
+    but within `unwrapped`, when it has the whole weights: so a single process can run it, and any part of it.
+
+    Weights are kept in float32. Blocks get them in the precision of the run, which halves what is sent; what lies
+    outside of blocks stays in float32, and gradients are summed in float32. FSDP cannot shard a single number, so
+    parameters without dimensions stay whole.
+    """
+
+    def __init__(self, objective: nn.Module, group: Group, mesh: DeviceMesh, precision: Precision) -> None:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        self.objective, self.group, self.compiled = objective, group, False
+        shared = {id(p): p for p in objective.parameters()}
+        twin = copy.deepcopy(objective, shared)  # of everything but the parameters
+        self.layout = [torch.empty_like(p, device="meta") for p in objective.parameters()]  # strides, too
+        for p in twin.parameters():
+            p.data = p.data.contiguous()  # FSDP wants it
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            dist.broadcast(tensor.data, src=0)
+        self.single = [p for p in twin.parameters() if p.ndim == 0]
+        if self.single and precision == "fp16":
+            raise ValueError("train.parallel=fsdp cannot scale fp16's gradients of single numbers; use precision=bf16")
+        low = None if precision == "fp32" else DTYPES[precision]
+        policy = MixedPrecisionPolicy(low, torch.float32, cast_forward_inputs=False)
+        ignored = set(self.single)
+        for block in find_blocks(twin):
+            fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=ignored)
+        fully_shard(twin, mesh=mesh, ignored_params=ignored)
+        self.module = self.call = twin
+        self._replace_parameters(objective)
+
+    @staticmethod
+    def _replace_parameters(objective: nn.Module) -> None:
+        """The objective's own parameters, empty: so that the twin's are freed as they are sharded."""
+        empty = {p: nn.Parameter(p.new_empty(0), p.requires_grad) for p in objective.parameters()}
+        for part in objective.modules():
+            for name, p in part._parameters.items():
+                if p is not None:
+                    part._parameters[name] = empty[p]
+
+    @contextmanager
+    def unsynced(self) -> Iterator[None]:
+        self.call.set_requires_gradient_sync(False)  # type: ignore[operator]
+        try:
+            yield
+        finally:
+            self.call.set_requires_gradient_sync(True)  # type: ignore[operator]
+
+    def settle(self) -> None:
+        grads = [p.grad for p in self.single if p.grad is not None]
+        if grads:
+            for grad, mean in zip(grads, self.group.reduce_mean(torch.stack(grads)), strict=True):
+                grad.copy_(mean)
+
+    @contextmanager
+    def unwrapped(self) -> Iterator[None]:
+        self.fill()
+        try:
+            yield
+        finally:
+            for p in self.objective.parameters():
+                p.data = p.data.new_empty(0)
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """The whole weights into the objective, on every process."""
+        for own, trained, layout in zip(
+            self.objective.parameters(), self.module.parameters(), self.layout, strict=True
+        ):
+            own.data = torch.empty_like(layout, device=trained.device).copy_(whole(trained))
+        for buffer, trained_buffer in zip(self.objective.buffers(), self.module.buffers(), strict=True):
+            buffer.copy_(trained_buffer)
+
+
+def spread(objective: nn.Module, group: Group, options: TrainOptions, precision: Precision) -> Model:
+    """The objective among the processes of `group`, as `options.parallel` says.
+
+    Raises:
+        ValueError: the processes do not divide into groups of `options.shards`.
+    """
+    if group.world == 1 or options.parallel == "ddp":
+        return Model(objective, group)
+    return Shards(objective, group, make_mesh(group, options), precision)

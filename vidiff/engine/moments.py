@@ -98,10 +98,12 @@ def write(
 ) -> None:
     """Writes `path`/training; all processes of `group` call this together.
 
-    tensors  what is to be saved, plain or spread over processes; only shapes and places are looked at
-    copies   of each, on the CPU, what this process has of it; the content
+    Args:
+        tensors: what is to be saved, plain or spread over processes; only shapes and places are looked at.
+        copies: of each, on the CPU, what this process has of it; the content.
 
-    Raises OSError where the disk is full or refuses, on every process.
+    Raises:
+        OSError: the disk is full or refuses, on every process.
     """
     from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException

@@ -11,29 +11,37 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine.dtensor import local, shard_like, sharded, whole
+from vidiff.engine.parallel import local, shard_like, sharded, whole
+
+HIDDEN = 32  # channels, at least, on both sides of a kernel that goes by Muon: so first and last layers do not
 
 
 @dataclass
 class Optim:
-    """How weights move. Raises ValueError for values that cannot work."""
+    """How weights move.
+
+    Args:
+        name: with muon, kernels between hidden layers go by Muon and all else by AdamW, at one `lr`.
+        momentum: of Muon.
+        warmup: steps of linear rise to `lr`.
+        decay: what follows the warm-up, until the last step.
+        floor: where the decay ends, as a fraction of `lr`.
+        clip: largest norm of the gradient over all parameters; 0 leaves it as it is.
+
+    Raises:
+        ValueError: for values that cannot work.
+    """
 
     name: Literal["adamw", "muon"] = "adamw"
-    """With muon, kernels between hidden layers go by Muon and all else by AdamW, at one `lr`."""
     lr: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.99)
     momentum: float = 0.95
-    """Of Muon."""
     eps: float = 1e-8
     weight_decay: float = 0.01
     warmup: int = 100
-    """Steps of linear rise to `lr`."""
     decay: Literal["constant", "cosine", "linear"] = "constant"
-    """What follows the warm-up, until the last step."""
     floor: float = 0.0
-    """Where the decay ends, as a fraction of `lr`."""
     clip: float = 1.0
-    """Largest norm of the gradient over all parameters; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
         if self.name not in ("adamw", "muon"):
@@ -152,10 +160,6 @@ class Together:
     def zero_grad(self, set_to_none: bool = True) -> None:
         for part in self.parts:
             part.zero_grad(set_to_none)
-
-
-HIDDEN = 32
-"""Channels, at least, on both sides of a kernel that goes by Muon: so first and last layers do not."""
 
 
 def build_optimizer(options: Optim, module: nn.Module) -> Together:

@@ -6,56 +6,63 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vidiff.engine.ema import gamma_of
 from vidiff.engine.optim import Optim
-from vidiff.engine.power import gamma_of
 
 LOGS = ("tensorboard", "wandb")
 
 
 @dataclass
 class TrainOptions:
-    """How long, how precisely, and how often to look. 0 for any `..._every` means never."""
+    """How long, how precisely, and how often to look. 0 for any `..._every` means never.
+
+    Args:
+        accumulate: parts that the batch of one step is taken in; more need less memory.
+        ema_widths: relative widths, such as [0.05, 0.1], of further averages, of which `tools/ema.py` makes any other
+            afterwards.
+        ema_every: steps between snapshots of those averages, each half the size of the weights for each width.
+        keep: checkpoints to keep: so many of the newest.
+        keep_every: keep those of every so many steps, besides.
+        keep_best: save and keep that of the lowest such score of the validation, such as val/loss, besides.
+        max_skips: steps in a row with a loss or gradients that are not finite, until training gives up.
+        spike: a loss so many deviations above the median of the steps before it is told, with its clips. 0: none is.
+        hang: seconds without a step until a process tells its stacks and ends; ten times that for the first step,
+            validation, sampling and saving. 0: never.
+        log: where metrics and samples go besides the run's own folder: tensorboard, wandb.
+        compile: compile each kind of block once, if it then computes the same.
+        parallel: of several processes, whether each holds all weights (ddp), a shard of them (fsdp), or a shard within
+            its group, of which there are several (hsdp).
+        shards: processes of a group of hsdp; 0 for those of one machine.
+        check_memory: refuse, before anything is made, a training that needs far more memory than there is.
+
+    Raises:
+        ValueError: for values that cannot work.
+    """
 
     steps: int = 1000
     optim: Optim = field(default_factory=Optim)
     accumulate: int = 1
-    """Parts that the batch of one step is taken in; more need less memory."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     ema: float = 0.999
     ema_warmup: int = 10
     ema_widths: list[float] = field(default_factory=list)
-    """Relative widths, such as [0.05, 0.1], of further averages, of which `tools/ema.py` makes any other afterwards."""
     ema_every: int = 500
-    """Steps between snapshots of those averages, each half the size of the weights for each width."""
     checkpoint_every: int = 500
     keep: int = 3
-    """Checkpoints to keep: so many of the newest."""
     keep_every: int = 0
-    """Keep those of every so many steps, besides."""
     keep_best: str = ""
-    """Save and keep that of the lowest such score of the validation, such as val/loss, besides."""
     log_every: int = 20
     validate_every: int = 0
     sample_every: int = 0
     max_skips: int = 20
-    """Steps in a row with a loss or gradients that are not finite, until training gives up."""
     spike: float = 20.0
-    """A loss so many deviations above the median of the steps before it is told, with its clips. 0: none is."""
     hang: float = 600.0
-    """Seconds without a step until a process tells its stacks and ends; ten times that for the first step, validation,
-    sampling and saving. 0: never."""
     log: list[str] = field(default_factory=list)
-    """Where metrics and samples go besides the run's own folder: tensorboard, wandb."""
     seed: int = 0
     compile: bool = False
-    """Compile each kind of block once, if it then computes the same."""
     parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
-    """Of several processes, whether each holds all weights (ddp), a shard of them (fsdp), or a shard within its group,
-    of which there are several (hsdp)."""
     shards: int = 0
-    """Processes of a group of hsdp; 0 for those of one machine."""
     check_memory: bool = True
-    """Refuse, before anything is made, a training that needs far more memory than there is."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "keep", "log_every", "max_skips"):

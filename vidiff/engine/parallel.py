@@ -1,13 +1,15 @@
-"""This process and its peers: one process needs nothing, several are started by torchrun.
+"""This process and its peers, and tensors that lie in shards over them (DTensor).
 
-python -m vidiff.train ...                           one process
-torchrun --nproc-per-node 8 -m vidiff.train ...      eight, one a GPU; without GPUs, on gloo
+One process needs nothing, several are started by torchrun:
+
+    python -m vidiff.train ...                           one process
+    torchrun --nproc-per-node 8 -m vidiff.train ...      eight, one a GPU; without GPUs, on gloo
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,13 +23,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """One process of `world`. But for `main`, all processes call each method together, in one order."""
+    """One process of `world`, of which `local_world` are on this machine.
+
+    But for `main`, all processes call each method together, in one order.
+    """
 
     device: torch.device
     rank: int = 0
     world: int = 1
     local_world: int = 1
-    """Processes on this machine."""
 
     @property
     def main(self) -> bool:
@@ -75,7 +79,11 @@ class Group:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """ "auto" is a GPU where there is one, else the CPU. Raises ValueError for a GPU that is not there."""
+    """The device of a name; "auto" is a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no device has that name, or it is a GPU that is not there.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -89,9 +97,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def processes(device: str | torch.device = "auto") -> Iterator[Group]:
-    """Joins the processes that torchrun started, and leaves them at the end. Inside another such block: a
-    look-up.
-    """
+    """Join the processes that torchrun started, and leave them at the end. Inside another such block: a look-up."""
     chosen = choose_device(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -118,3 +124,28 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def sharded(value: Any) -> bool:
+    """Whether it is a DTensor; told without importing that class, which takes a second."""
+    return hasattr(value, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on every process, which all call this together; one that is not sharded as it is."""
+    return tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def local(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this process holds of each tensor, in the same memory."""
+    return [tensor.detach()._local_tensor if sharded(tensor) else tensor for tensor in tensors]  # type: ignore[attr-defined]
+
+
+def shard_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A tensor that every process has whole, in shards as `pattern` is; unchanged where that is not sharded."""
+    if not sharded(pattern):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(pattern, DTensor)
+    return distribute_tensor(tensor.to(pattern.device), pattern.device_mesh, pattern.placements, src_data_rank=None)

@@ -1,11 +1,10 @@
-"""The arithmetic of a training step: fp32, bf16 or fp16 under autocast; weights and averages stay as they
-are.
-"""
+"""The arithmetic of a training step: fp32, bf16 or fp16 under autocast; weights and averages stay as they are."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-GAIN = 1.2
-"""How many times as fast bf16 must be on a CPU to be worth its rounding."""
+GAIN = 1.2  # how many times as fast bf16 must be on a CPU to be worth its rounding
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -31,17 +29,15 @@ def gpu_precision() -> Precision:
 
 
 def choose(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> Precision:
-    """What "auto" stands for: on a GPU, bf16 where its hardware has it, else fp16; on a CPU, whichever is
-    faster.
+    """What "auto" stands for: on a GPU, bf16 where its hardware has it, else fp16; on a CPU, whichever is faster.
 
     On a CPU the objective itself is timed, forward and backward on one batch, twice in each precision in
     turn. Weights, buffers and random states are as before afterwards; gradients are None.
     """
     if device.type == "cuda":
         return gpu_precision()
-    buffers = [(b, b.clone()) for b in objective.buffers()]
     seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
-    with seeds.preserved():
+    with on_trial(objective):
         for precision in (*seconds, *seconds):
             began = time.perf_counter()
             with autocast(device, precision):
@@ -49,7 +45,15 @@ def choose(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.devi
             result["loss"].backward()
             seconds[precision] = min(seconds[precision], time.perf_counter() - began)
             objective.zero_grad(set_to_none=True)
+    return "bf16" if seconds["fp32"] >= GAIN * seconds["bf16"] else "fp32"
+
+
+@contextmanager
+def on_trial(module: nn.Module) -> Iterator[None]:
+    """Whatever runs inside, the module's buffers and the random generators are afterwards as they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with seeds.preserved():
+        yield
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
-    return "bf16" if seconds["fp32"] >= GAIN * seconds["bf16"] else "fp32"

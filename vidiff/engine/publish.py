@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vidiff.store.files import DRAFT, delete, put, sha256
+from vidiff.store.files import DRAFT, delete, put, remove, sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -55,7 +56,7 @@ def published(folder: Path) -> list[Path]:
 def begin(folder: Path, step: int) -> Path:
     """An empty hidden folder to write into. Raises OSError where the disk refuses."""
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
+    tidy(folder)
     draft = folder / hidden(step)
     draft.mkdir()
     return draft
@@ -102,10 +103,37 @@ def verify(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     return content
 
 
-def sweep(folder: Path) -> None:
+def tidy(folder: Path) -> None:
     """Removes what earlier writers left behind, or what has been replaced."""
     for path in [*folder.glob(".writing-*"), *folder.glob(".old-*"), *folder.glob(f".*{DRAFT}")]:
         delete(path)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the newest so many, those of every so many steps (0: none), and that of step `best`."""
+
+    newest: int
+    every: int = 0
+    best: int = 0
+
+
+LAST_THREE = Keep(3)
+
+
+def retain(folder: Path, step: int, keep: Keep) -> None:
+    """Removes what need not stay, once `step` is published.
+
+    Those of later steps go, too: they belong to a course that was left. What cannot be removed is told, and stays; that
+    of `step` itself always does.
+    """
+    paths = published(folder)
+    newest = [step_of(path) for path in paths if step_of(path) <= step][-max(1, keep.newest) :]
+    for path in paths:
+        own = step_of(path)
+        wanted = own in newest or own == keep.best or (keep.every > 0 and own % keep.every == 0)
+        if own > step or not wanted:
+            remove(path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

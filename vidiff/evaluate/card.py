@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidiff.engine.log import git_revision, versions
 from vidiff.evaluate.clips import Windows
 from vidiff.metrics.features import Features
+from vidiff.report.log import git_revision, versions
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 

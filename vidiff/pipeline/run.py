@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import torch
 
-from vidiff.engine.log import device_name
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.recipe.kinds import KINDS, DiffusionRun, RunConfig
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
+from vidiff.report.log import device_name
 from vidiff.store.plain import read_json
 
 Kind = TypeVar("Kind", bound=RunConfig)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from vidiff.engine.blocks import find_blocks
+from vidiff.engine.compile import find_blocks
 from vidiff.engine.optim import Muon, Optim, build_optimizer
 from vidiff.engine.parallel import choose_device
 from vidiff.nn.classifier import ClassifierConfig

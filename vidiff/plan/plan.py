@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vidiff.engine.log import duration
 from vidiff.engine.precision import Precision
 from vidiff.plan.estimate import GB, Estimate, estimate, follow, machine_memory, part_size
 from vidiff.plan.sketch import sketch
 from vidiff.plan.trace import Trace
 from vidiff.recipe.kinds import DiffusionRun, RunConfig
+from vidiff.report.log import duration
 
 
 @dataclass(frozen=True)

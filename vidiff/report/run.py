@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vidiff.engine import log
 from vidiff.report.chart import Series, figure, number
+from vidiff.report.log import Line, duration, read_metrics
 from vidiff.report.page import (
     IMAGES,
     VIDEOS,
@@ -65,7 +65,7 @@ def write_report(
     shown = [f for f in files if f.suffix.lower() in VIDEOS | IMAGES]
     if samples is not None and len(shown) < len(files):
         raise ValueError(f"a report shows {', '.join([*VIDEOS, *IMAGES])}; other files are in {files}")
-    lines = log.read_metrics(run / "metrics.jsonl")
+    lines = read_metrics(run / "metrics.jsonl")
     name = title or run.resolve().name
     text = page(
         name,
@@ -84,7 +84,7 @@ def write_report(
     return file
 
 
-def _state(lines: list[log.Line], training: bool) -> str:
+def _state(lines: list[Line], training: bool) -> str:
     """How far training has come."""
     logged = [line for line in lines if "loss" in line]
     if not logged:
@@ -92,7 +92,7 @@ def _state(lines: list[log.Line], training: bool) -> str:
     last = logged[-1]
     figures = {
         "steps": f"{last['step']:,}",
-        "training time": log.duration(float(last["seconds"] or 0)),
+        "training time": duration(float(last["seconds"] or 0)),
         "loss": number(float(last["loss"] or "nan")),
         "clips per second": number(statistics.median(_values(logged, "clips_per_second") or [0.0])),
         "GB of memory": number(max(_values(logged, "memory_gb") or [0.0])),
@@ -125,7 +125,7 @@ def _sample(file: Path, controls: bool = False) -> str:
     return media(file.read_bytes(), file.suffix.lower(), caption, controls=controls)
 
 
-def _curves(lines: list[log.Line]) -> str:
+def _curves(lines: list[Line]) -> str:
     """Charts of all metrics but the step and the clock; those that are alike share one."""
     names = [n for n in dict.fromkeys(n for line in lines for n in line) if n not in _NO_CURVE]
     charts: dict[str, list[str]] = {name: [] for name in _FIRST}
@@ -141,7 +141,7 @@ def _curves(lines: list[log.Line]) -> str:
     return gallery("charts", figures)
 
 
-def _spikes(lines: list[log.Line], most: int = 20) -> list[tuple[str, str, str]]:
+def _spikes(lines: list[Line], most: int = 20) -> list[tuple[str, str, str]]:
     """Rows of the last steps that training flagged, with their clips."""
     return [
         (
@@ -168,11 +168,11 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _points(lines: list[log.Line], name: str) -> list[tuple[float, float]]:
+def _points(lines: list[Line], name: str) -> list[tuple[float, float]]:
     return [(float(line["step"]), float(v)) for line in lines if (v := line.get(name)) is not None]
 
 
-def _values(lines: list[log.Line], name: str) -> list[float]:
+def _values(lines: list[Line], name: str) -> list[float]:
     return [value for _, value in _points(lines, name)]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vidiff.data.root import copies_of, local_root
 from vidiff.engine.checkpoint import load_weights, newest
-from vidiff.engine.log import duration, read_metrics
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config
+from vidiff.report.log import duration, read_metrics
 from vidiff.training.stages import train
 
 STEPS = 2  # the first warms up, the second is timed

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidiff.engine import checkpoint, regional
+from vidiff.engine import checkpoint, compile
 from vidiff.engine.loop import fit
 from vidiff.engine.options import TrainOptions
 from vidiff.nn.blocks import Attention
@@ -64,7 +64,7 @@ class Counted:
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     torch._dynamo.reset()
     counted = Counted()
-    monkeypatch.setattr(regional, "BACKEND", counted)
+    monkeypatch.setattr(compile, "BACKEND", counted)
     yield counted
     torch._dynamo.reset()
 
@@ -81,10 +81,10 @@ def test_blocks_of_a_kind_are_compiled_once(backend: Counted) -> None:
     objective = Stack()
     expected = gradients(objective)
     calls, state = objective.calls.clone(), torch.get_rng_state()
-    assert regional.objection(objective, batch(), "fp32") is None
+    assert compile.objection(objective, batch(), "fp32") is None
     assert objective.calls == calls and torch.equal(torch.get_rng_state(), state)
     assert all("forward" not in vars(block) for block in objective.blocks)
-    regional.compile_blocks(objective)
+    compile.compile_blocks(objective)
     for found, wanted in zip(gradients(objective), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
     assert backend.graphs <= 2  # the first block's input needs no gradient, and the others' do
@@ -102,10 +102,10 @@ def test_the_choice_of_attention_does_not_break_a_block(backend: Counted) -> Non
 
 def test_other_sizes_are_not_compiled_where_one_only_looks(backend: Counted) -> None:
     objective = Stack()
-    regional.compile_blocks(objective)
+    compile.compile_blocks(objective)
     gradients(objective)
     before = backend.graphs
-    with regional.uncompiled(), torch.no_grad():
+    with compile.uncompiled(), torch.no_grad():
         objective(batch(7))
     assert backend.graphs == before > 0
 
@@ -121,8 +121,8 @@ def broken(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[...,
 @pytest.mark.parametrize(("backend", "reason"), [(wrong, "Block: its output differs by 1"), (broken, "Block: Back")])
 def test_what_differs_or_fails_is_told(backend: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(regional, "BACKEND", backend)
-    found = regional.objection(Stack(), batch(), "fp32")
+    monkeypatch.setattr(compile, "BACKEND", backend)
+    found = compile.objection(Stack(), batch(), "fp32")
     assert found is not None and found.startswith(reason) and "\n" not in found
     torch._dynamo.reset()
 
@@ -130,8 +130,8 @@ def test_what_differs_or_fails_is_told(backend: Any, reason: str, monkeypatch: p
 def test_wrong_gradients_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the output is right."""
     torch._dynamo.reset()
-    monkeypatch.setattr(regional, "BACKEND", "eager")
-    plain = regional._run
+    monkeypatch.setattr(compile, "BACKEND", "eager")
+    plain = compile._run
 
     def off(way: Any, block: nn.Module, *given: Any) -> list[Tensor | None]:
         found = plain(way, block, *given)
@@ -139,14 +139,14 @@ def test_wrong_gradients_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
             found[-1] = found[-1] * 1.01
         return found
 
-    monkeypatch.setattr(regional, "_run", off)
-    assert regional.objection(Stack(), batch(), "bf16") is None
-    found = regional.objection(Stack(), batch(), "fp32")
+    monkeypatch.setattr(compile, "_run", off)
+    assert compile.objection(Stack(), batch(), "bf16") is None
+    found = compile.objection(Stack(), batch(), "fp32")
     assert found is not None and "a gradient differs by" in found and "more than 1e-04 in fp32" in found
 
 
 def test_nothing_to_compile() -> None:
-    assert regional.objection(nn.Sequential(nn.Linear(1, 1)), {}, "fp32") == "the model has no blocks that repeat"
+    assert compile.objection(nn.Sequential(nn.Linear(1, 1)), {}, "fp32") == "the model has no blocks that repeat"
 
 
 def train(run: Path, compiled: bool, batches: Callable[[int], Any], objective: nn.Module) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ def test_a_run_says_why_it_does_not_compile(
 ) -> None:
     """And is, to the bit, the run that was never to be compiled."""
     torch._dynamo.reset()
-    monkeypatch.setattr(regional, "BACKEND", broken)
+    monkeypatch.setattr(compile, "BACKEND", broken)
     plain = train(tmp_path / "plain", False, endless, Stack())
     tried = train(tmp_path / "tried", True, endless, Stack())
     assert "blocks are not compiled: Block: BackendCompilerFailed" in capsys.readouterr().out

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vidiff.engine import sinks
-from vidiff.engine.log import read_metrics
 from vidiff.engine.options import TrainOptions
+from vidiff.report import sinks
+from vidiff.report.log import read_metrics
 from vidiff.video.writer import write_video
 
 

@@ -1,7 +1,7 @@
-"""Blocks compiled one by one, by torch.compile, after they have been seen to compute the same.
+"""The blocks that a model repeats, found without knowing the model, and compiled one by one by torch.compile.
 
-A model that repeats its blocks needs each kind compiled only once, where compiling it whole would take as many times as
-long. Whether a compiled block is right is not taken on trust: at the start of a run each is compared with itself.
+Each kind of block needs to be compiled only once, where compiling the model whole would take as many times as long.
+Whether a compiled block is right is not taken on trust: at the start of a run each is compared with itself.
 """
 
 from __future__ import annotations
@@ -14,17 +14,36 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from vidiff.engine import seeds
-from vidiff.engine.blocks import find_blocks
-from vidiff.engine.precision import Precision
+from vidiff.engine.precision import Precision, on_trial
 
-TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
-"""Norm of the difference of an output or a gradient, over its own norm."""
-
-BACKEND: str | Callable[..., Any] = "inductor"
-"""Of torch.compile."""
-
+BACKEND: str | Callable[..., Any] = "inductor"  # of torch.compile
 KINDS = 256  # of blocks, by structure, sizes and precision, that may be compiled; torch gives up after 8
+# Norm of the difference of an output or a gradient, over its own norm.
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+
+
+def find_blocks(module: nn.Module) -> list[nn.Module]:
+    """The outermost blocks inside `module`, in its order; none of them lies in another.
+
+    A block is a member of a list (ModuleList, ModuleDict, Sequential) that has parts of its own, and whatever else is
+    of the class of such a member. Single layers, such as one convolution, are too small to be worth it.
+    """
+    kinds = {
+        type(member)
+        for part in module.modules()
+        if isinstance(part, _LISTS)
+        for member in part.children()
+        if not isinstance(member, _LISTS) and any(True for _ in member.children())
+    }
+
+    def within(part: nn.Module) -> list[nn.Module]:
+        blocks = []
+        for child in part.children():
+            blocks += [child] if type(child) in kinds else within(child)
+        return blocks
+
+    return within(module)
 
 
 def compile_blocks(module: nn.Module) -> None:
@@ -47,24 +66,20 @@ def objection(objective: nn.Module, batch: Mapping[str, Tensor], precision: Prec
     blocks = find_blocks(objective)
     if not blocks:
         return "the model has no blocks that repeat"
-    found: list[str] = []
+    reasons: list[str] = []
 
     def look(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if not found and (reason := _compare(block, given, options, precision)):
-            found.append(f"{type(block).__name__}: {reason}")
+        if not reasons and (reason := _compare(block, given, options, precision)):
+            reasons.append(f"{type(block).__name__}: {reason}")
 
-    buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
     hooks = [block.register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
     try:
-        with seeds.preserved():
+        with on_trial(objective):
             objective(batch)
     finally:
         for hook in hooks:
             hook.remove()
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    return found[0] if found else None
+    return reasons[0] if reasons else None
 
 
 def _compiled(block: nn.Module) -> Callable[..., Any]:
