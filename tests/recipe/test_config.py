@@ -84,6 +84,30 @@ def test_a_codec_of_its_own_data_serves_several_models() -> None:
     assert (vae.data.root, vae.runs) == ("data/shapes", "there")
 
 
+def test_a_codec_reads_the_clips_of_its_model_as_the_model_does() -> None:
+    """All that says which clips there are and how they are read: the decoder and its patience, too."""
+    changes: dict[str, object] = {
+        "root": "elsewhere",
+        "remote_cache_gb": 3.0,
+        "layout": "flat",
+        "shapes": {"size": 128},
+        "captions": "csv",
+        "split": "a",
+        "test_split": "b",
+        "fold": 2,
+        "fps": 4.0,
+        "limit": 7,
+        "max_broken": 0.5,
+        "decoder": "pyav",
+        "patience": 9.0,
+    }
+    config = load(SHAPES, [f"data.{key}={value}".replace("'", "") for key, value in changes.items()])
+    assert isinstance(config, DiffusionRun)
+    found = load_codec_config(config, CONFIGS).data
+    assert config.data.source == found.source == changes
+    assert (found.frames, found.size) == (load(CONFIGS / "shapes_vae.yaml").data.frames, 64), "what it sees is its own"
+
+
 def test_the_shapes_set_has_its_own_options() -> None:
     assert load(SHAPES, ["data.shapes={size: 128}"]).data.shapes == {"size": 128}
     assert "its keys are size, frames" in complaint("data.shapes={colour: 3}")

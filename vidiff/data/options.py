@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from math import inf
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -25,9 +28,30 @@ class BucketConfig:
     size: list[int] = field(default_factory=list)  # height and width in pixels; by default data.size for both
 
 
+def _rises(pair: list[float]) -> bool:
+    return len(pair) == 2 and 1 <= pair[0] <= pair[1] < inf
+
+
+# keys, what is allowed of their values, and what to give instead
+RULES: list[tuple[str, Callable[[Any], bool], str]] = [
+    ("layout", lambda name: name in LAYOUTS, f"choose {', '.join(LAYOUTS)}"),
+    ("captions", lambda name: name in SOURCES, f"choose {', '.join(SOURCES)}"),
+    ("latent_dtype", lambda name: name in DTYPES, f"choose {', '.join(DTYPES)}"),
+    ("remote_cache_gb", lambda size: 0 < size < inf, "give gigabytes above 0, such as 50"),
+    ("shard_mb", lambda size: 0 < size < inf, "give megabytes above 0, such as 64"),
+    ("patience", lambda seconds: seconds > 0, "give seconds above 0, such as 60"),
+    ("fps seconds", lambda number: 0 <= number < inf, "give a positive number, or 0 to leave it open"),
+    ("size crops", lambda number: number >= 1, "give 1 or more"),
+    ("workers limit", lambda number: number >= 0, "give 0 or more"),
+    ("max_broken least_stride jitter", lambda part: 0 <= part <= 1, "give a fraction from 0 to 1"),
+    ("zoom", _rises, "give the least and the most, 1 or more, such as [1, 1.5]"),
+    ("stride", _rises, "give the least and the most, such as [1, 4]"),
+]
+
+
 @dataclass
-class DataConfig:
-    """Which clips, and what a model sees of them."""
+class Source:
+    """Which clips there are, and how files are read: an autoencoder shares them with the models of its latents."""
 
     # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
     root: str = MISSING
@@ -39,9 +63,20 @@ class DataConfig:
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
+    fps: float = 0.0  # see every file at this many frames a second, by its time stamps; 0 for its own frames
+    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
+    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
+    # or pyav, decord, torchcodec; auto is decord, with pyav for what decord does not read exactly
+    decoder: str = "auto"
+    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
+
+
+@dataclass
+class DataConfig(Source):
+    """Which clips, and what a model sees of them."""
+
     size: int = 64  # height and width in pixels, after resizing the shorter side and cropping
     frames: int = 16  # of a clip
-    fps: float = 0.0  # see every file at this many frames a second, by its time stamps; 0 for its own frames
     seconds: float = 0.0  # length of a clip, in place of `frames`; needs `fps`
     stride: list[int] = field(default_factory=lambda: [1, 1])  # least and most source frames per clip frame
     least_stride: float = 0.0  # part of the clips at the least stride, the others at any from least to most
@@ -55,13 +90,12 @@ class DataConfig:
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
     shard_mb: float = 64.0  # size of the latent cache's files, which processes that encode together share out
     latents: str = ""  # folder of latent caches, or a URL to read finished ones from; empty for runs/latents
-    limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
-    max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
-    decoder: str = (
-        "auto"  # or pyav, decord, torchcodec; auto is decord, with pyav for what decord does not read exactly
-    )
-    patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
     workers: int = 2  # processes that load clips
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The options that say which clips there are, by key."""
+        return {key.name: getattr(self, key.name) for key in fields(Source)}
 
     def plan(self) -> list[Bucket]:
         """The shapes of clips, in the order in which they are given; the first is what is drawn by default."""
@@ -81,16 +115,11 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises DataError for values out of range, and sets `frames` where `seconds` tells it."""
-        if self.layout not in LAYOUTS:
-            raise DataError(f"data.layout is {self.layout!r}; choose {', '.join(LAYOUTS)}")
         check_decoder(self.decoder)
-        if not 0 < self.remote_cache_gb < float("inf"):
-            raise DataError(f"data.remote_cache_gb is {self.remote_cache_gb}; give gigabytes above 0, such as 50")
-        if self.captions not in SOURCES:
-            raise DataError(f"data.captions is {self.captions!r}; choose {', '.join(SOURCES)}")
-        for key in ("fps", "seconds"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise DataError(f"data.{key} is {getattr(self, key)}; give a positive number, or 0 to leave it open")
+        for keys, allowed, advice in RULES:
+            for key in keys.split():
+                if not allowed(value := getattr(self, key)):
+                    raise DataError(f"data.{key} is {value!r}; {advice}")
         if self.seconds:
             if not self.fps:
                 raise DataError(
@@ -99,11 +128,8 @@ class DataConfig:
             self.frames = round(self.seconds * self.fps)
             if not self.frames:
                 raise DataError(f"data.seconds is {self.seconds}, which at data.fps={self.fps} is less than a frame")
-        if self.latent_dtype not in DTYPES:
-            raise DataError(f"data.latent_dtype is {self.latent_dtype!r}; choose {', '.join(DTYPES)}")
-        for key in ("frames", "size", "crops"):
-            if getattr(self, key) < 1:
-                raise DataError(f"data.{key} is {getattr(self, key)}; give 1 or more")
+        if self.frames < 1:
+            raise DataError(f"data.frames is {self.frames}; give 1 or more")
         for bucket in self.buckets:
             if bucket.frames < 0 or len(bucket.size) not in (0, 2) or min(bucket.size, default=1) < 1:
                 raise DataError(
@@ -114,21 +140,7 @@ class DataConfig:
             raise DataError(f"data.buckets has clips of {twice[0]} more than once: leave one")
         if self.images and not 0 < self.images_share < 1:
             raise DataError(f"data.images_share is {self.images_share}; give more than 0 and less than 1, such as 0.2")
-        if len(self.zoom) != 2 or not 1 <= self.zoom[0] <= self.zoom[1] < float("inf"):
-            raise DataError(f"data.zoom is {self.zoom}; give the least and the most, 1 or more, such as [1, 1.5]")
-        if len(self.stride) != 2 or not 1 <= self.stride[0] <= self.stride[1]:
-            raise DataError(f"data.stride is {self.stride}; give the least and the most, such as [1, 4]")
-        for key in ("workers", "limit"):
-            if getattr(self, key) < 0:
-                raise DataError(f"data.{key} is {getattr(self, key)}; give 0 or more")
         try:
             ShapesSpec(**self.shapes)
         except TypeError:
             raise DataError(f"data.shapes is {self.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
-        if not 0 < self.shard_mb < float("inf"):
-            raise DataError(f"data.shard_mb is {self.shard_mb}; give megabytes above 0, such as 64")
-        if not self.patience > 0:
-            raise DataError(f"data.patience is {self.patience}; give seconds above 0, such as 60")
-        for key in ("max_broken", "least_stride", "jitter"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise DataError(f"data.{key} is {getattr(self, key)}; give a fraction from 0 to 1")

@@ -71,19 +71,7 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     source = folder / config.codec.config
     shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
     if not config.codec.own_data:
-        same = [
-            "root",
-            "layout",
-            "shapes",
-            "split",
-            "test_split",
-            "fold",
-            "limit",
-            "max_broken",
-            "remote_cache_gb",
-            "fps",
-        ]
-        shared["data"] = {key: getattr(config.data, key) for key in same}
+        shared["data"] = config.data.source
     found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
     if not isinstance(found, VAERun):
         raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
