@@ -25,15 +25,15 @@ class Cut:
     fall: int = 0
 
     def read(self, scale: int) -> slice:
-        """What is read, where a latent has `scale` places."""
+        """The slice that is read, where a latent has `scale` places."""
         return slice(self.start * scale, self.stop * scale)
 
     def used(self, scale: int) -> slice:
-        """Which part of what comes out is used."""
+        """The slice of what comes out that is used."""
         return slice((self.first - self.start) * scale, (self.last - self.start) * scale)
 
     def put(self, scale: int) -> slice:
-        """Where that goes."""
+        """The slice of the result to which that goes."""
         return slice(self.first * scale, self.last * scale)
 
     def weight(self, scale: int) -> Tensor:
@@ -56,7 +56,7 @@ class Tile:
     columns: Cut
 
     def read(self, frames: Tensor, scale: int) -> Tensor:
-        """What it needs of `(..., h, w)`."""
+        """The part of `(..., h, w)` that the tile needs."""
         return frames[..., self.rows.read(scale), self.columns.read(scale)]
 
 
@@ -75,14 +75,13 @@ def cuts(length: int, tile: int, margin: int, blend: int = 0) -> list[Cut]:
     count = -(-length // tile) if tile else 1
     edges = [length * i // count for i in range(count + 1)]
     half = min(blend, length // count) // 2  # so that no place belongs to three stretches
-    found = []
+    stretches = []
     for i in range(count):
         before, after = (half if i else 0), (half if i < count - 1 else 0)
         first, last = edges[i] - before, edges[i + 1] + after
-        found.append(
-            Cut(max(first - margin, 0), min(last + margin, length), first, last, rise=2 * before, fall=2 * after)
-        )
-    return found
+        start, stop = max(first - margin, 0), min(last + margin, length)
+        stretches.append(Cut(start, stop, first, last, rise=2 * before, fall=2 * after))
+    return stretches
 
 
 def tiles(size: tuple[int, int], tile: int, margin: int, blend: int = 0) -> Iterator[Tile]:
@@ -118,15 +117,15 @@ class Canvas:
             self._frames = self._blank(part)
         rows, columns = tile.rows, tile.columns
         used = part[..., rows.used(self.scale), columns.used(self.scale)]
-        place = self._frames[start : start + len(part), :, rows.put(self.scale), columns.put(self.scale)]
+        target = self._frames[start : start + len(part), :, rows.put(self.scale), columns.put(self.scale)]
         if self.mixed:
             weight = rows.weight(self.scale)[:, None] * columns.weight(self.scale)
-            place += used * weight.to(used)
+            target += used * weight.to(used)
         else:
-            place.copy_(used)
+            target.copy_(used)
 
     def _blank(self, part: Tensor) -> Tensor:
-        """In the memory order of the parts: what computes with the result then rounds as if it were one of them."""
+        """An empty result in the memory order of the parts: what computes with it then rounds as with one of them."""
         height, width = (length * self.scale for length in self.size)
         order = torch.channels_last if part.stride(1) == 1 else torch.contiguous_format
         shape = self.count, part.shape[1], height, width

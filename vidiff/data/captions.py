@@ -40,24 +40,24 @@ def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") 
         source = _find(root, paths)
     if source == "txt":
         pairs = [(path, _beside(root / path)) for path in paths]
-        place = "the .txt beside it"
+        origin = "the .txt beside it"
     else:
         file = root / f"captions.{source}"
         pairs = list((_read_jsonl if source == "jsonl" else _read_csv)(file))
-        place = str(file)
+        origin = str(file)
     wanted, captions = set(paths), dict[str, str]()
     for path, caption in pairs:
         if path not in wanted:
             continue
         if path in captions:
-            raise DataError(f"{place} has two captions for {path}: leave one")
+            raise DataError(f"{origin} has two captions for {path}: leave one")
         if not caption.strip():
-            raise DataError(f"the caption of {path} is empty in {place}: write what the clip shows")
+            raise DataError(f"the caption of {path} is empty in {origin}: write what the clip shows")
         captions[path] = caption.strip()
     missing = [path for path in paths if path not in captions]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(paths)} clips have no caption in {place}, such as {missing[0]}: paths there are "
+            f"{len(missing)} of {len(paths)} clips have no caption in {origin}, such as {missing[0]}: paths there are "
             f"relative to {root}"
         )
     return [captions[path] for path in paths]
@@ -101,8 +101,8 @@ def _read_jsonl(path: Path) -> Iterable[tuple[str, str]]:
         if not line.strip():
             continue
         try:
-            found = parse_json(line)
-            pair = found["path"], found["caption"]
+            entry = parse_json(line)
+            pair = entry["path"], entry["caption"]
         except (ValueError, LookupError, TypeError):
             pair = None, None
         if not (isinstance(pair[0], str) and isinstance(pair[1], str)):

@@ -20,7 +20,7 @@ Key = tuple[int, int]  # (epoch, index)
 class Order(Sampler[list[Key]]):
     """A batch sampler without end, each of whose batches is of one group.
 
-    Sample number n of a group of `length` is place `n % length` in the group's permutation of epoch `n // length`. So
+    Sample number n of a group of `length` is number `n % length` of the group's permutation of epoch `n // length`. So
     each sample comes once an epoch, and what does not fill a batch opens the group's first batch of the next epoch:
     after e epochs, a group has given e * length // batch batches. The batches of an epoch come shuffled. All of this
     depends on the seed, the epoch, the groups and the batch alone: the order is the same however often a run is
@@ -66,7 +66,7 @@ class Order(Sampler[list[Key]]):
         """The indices of a group in the order of an epoch."""
         numbers = (self.seed, epoch, -group) if group else (self.seed, epoch)  # no sample's, whose numbers are positive
         own = self.groups[group]
-        return [own[place] for place in torch.randperm(len(own), generator=seeded(*numbers)).tolist()]
+        return [own[number] for number in torch.randperm(len(own), generator=seeded(*numbers)).tolist()]
 
     def before(self, epoch: int) -> list[int]:
         """Batches that each group has given before an epoch."""
@@ -81,8 +81,7 @@ class Order(Sampler[list[Key]]):
             given, then = self.before(epoch), self.before(epoch + 1)
             groups = [group for group, counts in enumerate(zip(given, then, strict=True)) for _ in range(*counts)]
             shuffle = torch.randperm(len(groups), generator=seeded(self.seed, -1 - epoch)).tolist()
-            for turn, place in enumerate(shuffle):
-                group = groups[place]
+            for turn, group in enumerate(groups[number] for number in shuffle):
                 if turn >= skipped:
                     first = given[group] * self.batch + within + self.rank * part
                     yield [self._key(group, number) for number in range(first, first + part)]
@@ -92,8 +91,8 @@ class Order(Sampler[list[Key]]):
 
     def _key(self, group: int, number: int) -> Key:
         """Sample `number` of all that a group ever gives."""
-        epoch, place = divmod(number, len(self.groups[group]))
-        return epoch, self.permutation(epoch, group)[place]
+        epoch, position = divmod(number, len(self.groups[group]))
+        return epoch, self.permutation(epoch, group)[position]
 
 
 class JointOrder(Sampler[list[Key]]):

@@ -1,4 +1,4 @@
-"""What makes an autoencoder's frames sharp: a discriminator that learns beside it."""
+"""A discriminator that learns beside an autoencoder, and makes its frames sharp."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class Adversary(nn.Module):
             return idle, {"fooled": zero, "discriminator": zero, "adaptive": zero}
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         fooled, own = zero, zero
-        for share, made, real in pairs:
-            fooled = fooled - share * functional_call(self.discriminator, fixed, (made,)).mean()
-            scores = self.discriminator(torch.cat([real, made.detach()]))  # 2n 1 h' w'
+        for share, decoded, real in pairs:
+            fooled = fooled - share * functional_call(self.discriminator, fixed, (decoded,)).mean()
+            scores = self.discriminator(torch.cat([real, decoded.detach()]))  # 2n 1 h' w'
             true, false = scores.chunk(2)
             own = own + share * 0.5 * (F.relu(1 - true).mean() + F.relu(1 + false).mean())
         taught = torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""What a classifier of noised clips is trained for."""
+"""The loss of a classifier of noised clips."""
 
 from __future__ import annotations
 

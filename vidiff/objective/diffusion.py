@@ -1,4 +1,4 @@
-"""What the denoiser is trained for: clock, noise, target, weight, loss."""
+"""The loss of a denoiser: clock, noise, target and weight."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ def _boxes(batch: int, frames: int, height: int, width: int, device: torch.devic
     def span(length: int, least: int) -> tuple[Tensor, Tensor]:
         size = least + (torch.rand(batch, 1, device=device) * (length - least + 1)).long()
         start = (torch.rand(batch, 1, device=device) * (length - size + 1)).long()
-        place = torch.arange(length, device=device)
-        return (place >= start) & (place < start + size), size
+        along = torch.arange(length, device=device)
+        return (along >= start) & (along < start + size), size
 
     rows, tall = span(height, -(-height // 4))
     columns, wide = span(width, -(-width // 4))
@@ -136,9 +136,9 @@ def draw_clock(
     for name in ("boxes", "clocks"):
         slope = torch.where((drawn.task == Tasks.NAMES.index(name)).view(-1, 1, 1, 1, 1), 0.0, slope)
     frames = known if whole else known.flatten(3).all(3)[..., None, None]  # b 1 f 1 1
-    place = (~frames).cumsum(dim=2) - 1  # of each unknown frame among them
-    span = slope * place[:, :, -1:]  # from the first of them to the last
-    clock = (t * (1 + span) - span + slope * place).clamp(0, 1)
+    position = (~frames).cumsum(dim=2) - 1  # of each unknown frame among them
+    span = slope * position[:, :, -1:]  # from the first of them to the last
+    clock = (t * (1 + span) - span + slope * position).clamp(0, 1)
     learned = ~known & ((slope == 0) | ((clock > 0) & (clock < 1)))
     if tasks.clocks:
         count = clock.shape[0] * clock.shape[2]

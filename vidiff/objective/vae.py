@@ -1,4 +1,4 @@
-"""What the autoencoder is trained for."""
+"""The loss of an autoencoder."""
 
 from __future__ import annotations
 
@@ -93,22 +93,29 @@ class VAEObjective(nn.Module):
             self.adversary = Adversary(loss.adversarial, start, *size)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """batch: "video" `(b, 3, f, h, w)` in [-1, 1]. Returns loss, its terms, and PSNR in dB."""
+        """The loss of a batch.
+
+        Args:
+            batch: "video" `(b, 3, f, h, w)` in [-1, 1].
+
+        Returns:
+            "loss", its terms, and "psnr" in dB.
+        """
         frames = rearrange(batch["video"], "b c f h w -> (b f) c h w")
         mean, std = self.network.encode(frames, Stream(len(batch["video"])))
         z = mean + std * torch.randn_like(mean)
-        each = len(z) // len(batch["video"]) if self.network.config.temporal > 1 else 1  # latents that stay together
-        moved = int(len(z) // each * self.weights.shifted) * each if min(z.shape[2:]) > 1 else 0
+        unit = len(z) // len(batch["video"]) if self.network.config.temporal > 1 else 1  # latents that stay together
+        moved = int(len(z) // unit * self.weights.shifted) * unit if min(z.shape[2:]) > 1 else 0
         still = len(z) - moved
         first = still * len(frames) // len(z)  # of the frames that are to be moved
         psnr, errors, shown = {}, [], list[Pair]()
         pairs = (("psnr", z[:still], frames[:first]), ("psnr_shifted", *self._move(z[still:], frames[first:])))
         for name, code, wanted in pairs:
             if len(code):
-                found = self.network.decode(code, Stream(len(code) // each))
-                l1, mse = (found - wanted).abs().mean(), (found - wanted).square().mean()
+                decoded = self.network.decode(code, Stream(len(code) // unit))
+                l1, mse = (decoded - wanted).abs().mean(), (decoded - wanted).square().mean()
                 errors.append((len(code) / len(z), l1, mse))
-                shown.append((len(code) / len(z), found, wanted))
+                shown.append((len(code) / len(z), decoded, wanted))
                 psnr[name] = 10 * torch.log10(4 / mse.detach())  # the range of [-1, 1] is 2
         l1, mse = (torch.stack([part * error[i] for part, *error in errors]).sum() for i in (0, 1))
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
@@ -118,8 +125,8 @@ class VAEObjective(nn.Module):
             near = near + self.weights.perceptual * terms["perceptual"]
         loss = near + self.weights.kl * kl
         if self.adversary is not None:
-            part, told = self.adversary(shown, near, last_kernel(self.network.decoder))
-            loss, terms = loss + part, terms | told
+            part, scores = self.adversary(shown, near, last_kernel(self.network.decoder))
+            loss, terms = loss + part, terms | scores
         terms = {"l1": l1, "mse": mse, "kl": kl, **terms}
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}, **psnr}
 
@@ -127,10 +134,11 @@ class VAEObjective(nn.Module):
         """The mean perceptual distance of what was made to what was wanted."""
         assert self.similar is not None
         self.similar.to(pairs[0][1].device)
-        each = [
-            share * distances(made[:, :, None], real[:, :, None], self.similar).mean() for share, made, real in pairs
+        parts = [
+            share * distances(frames[:, :, None], real[:, :, None], self.similar).mean()
+            for share, frames, real in pairs
         ]
-        return torch.stack(each).sum()
+        return torch.stack(parts).sum()
 
     def _move(self, z: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Latents, moved by one random offset, and their frames as they should come out."""

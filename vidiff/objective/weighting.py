@@ -65,8 +65,8 @@ def _uniform(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
 
 def _stratified(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    place = torch.arange(batch, device=device) * world + rank
-    return (place + torch.rand(batch, device=device)) / (batch * world)
+    stratum = torch.arange(batch, device=device) * world + rank
+    return (stratum + torch.rand(batch, device=device)) / (batch * world)
 
 
 def _logit_normal(batch: int, device: torch.device, schedule: Schedule) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random windows of cached latents, a batch at a time, and the text of each beside it."""
+"""Random windows of cached latents, a batch at a time, and what goes with them: text, a low resolution."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ class Plan:
     @property
     def parts(self) -> dict[str, Any]:
         """All that the bytes of the cache depend on."""
-        each = sorted({tuple(size) for size in self.sizes})
-        size = list(each[0]) if len(each) == 1 else hashlib.sha256(json.dumps(self.sizes).encode()).hexdigest()
+        distinct = sorted({tuple(size) for size in self.sizes})
+        size = list(distinct[0]) if len(distinct) == 1 else hashlib.sha256(json.dumps(self.sizes).encode()).hexdigest()
         own = {"files": self.index.digest, "size": size, "crops": self.crops, "flips": self.flips, "dtype": self.dtype}
         if self.segment:
             own["segment"] = self.segment
@@ -80,14 +80,14 @@ class Plan:
 
     def shards(self) -> list[range]:
         """The numbers of the files in each shard."""
-        found, first, held = [], 0, 0.0
+        shards, first, held = [], 0, 0.0
         for number, (height, width) in enumerate(self.sizes):
             copies = len(self.corners(number)) * (1 + self.flips)
             held += self.latents(number) * height * width * copies * self.per_pixel
             if held >= self.shard_bytes or number == len(self.sizes) - 1:
-                found.append(range(first, number + 1))
+                shards.append(range(first, number + 1))
                 first, held = number + 1, 0.0
-        return found
+        return shards
 
     @property
     def latents_each(self) -> int:
