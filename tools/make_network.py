@@ -40,14 +40,14 @@ def make(options: argparse.Namespace) -> None:
         if options.data is None or options.steps < 20:
             raise ValueError("motion is trained on clips: name them with --data, and take 20 or more --steps")
         index = index_of(DataConfig(options.data), Path("runs"), "train")
-        found = choose_windows(index, 2 * options.frames, SIZE)
-        if len(found) > options.clips:
-            found = choose_windows(index, 2 * options.frames, SIZE, count=options.clips)
-        parts = tqdm(range(0, len(found), 8), desc="clips", unit="batch")
-        read = (found.read(range(start, min(start + 8, len(found)))) for start in parts)
+        windows = choose_windows(index, 2 * options.frames, SIZE)
+        if len(windows) > options.clips:
+            windows = choose_windows(index, 2 * options.frames, SIZE, count=options.clips)
+        parts = tqdm(range(0, len(windows), 8), desc="clips", unit="batch")
+        read = (windows.read(range(start, min(start + 8, len(windows)))) for start in parts)
         clips = torch.cat([part.add(1).mul(127.5).round().byte() for part in read])
-        network, right = train_motion(clips, found.labels, options.seed, options.steps)
-        save_motion(options.out, network, {**right, "clips": found.sha256, "seed": options.seed})
+        network, right = train_motion(clips, windows.labels, options.seed, options.steps)
+        save_motion(options.out, network, {**right, "clips": windows.sha256, "seed": options.seed})
         print(", ".join(f"{name} {value:.3f}" for name, value in right.items()))
     print(options.out)
 

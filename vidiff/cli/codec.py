@@ -53,7 +53,7 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
             load(options.run / "resolved.yaml").data.size if (options.run / "resolved.yaml").is_file() else 64
         )
     clips = windows(options, group, options.split, options.clips)
-    scores, found = score_codec(codec, clips, group, options.seed, network)
+    scores, views = score_codec(codec, clips, group, options.seed, network)
     train = None
     if network and options.split != "train":
         with suppress(ValueError):  # no such split, or too few clips: the card says that the floor is left out
@@ -63,23 +63,27 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
         return
     out = options.out or options.run / "codec-scores"
     picture = out / "real-decoded-error.png"
-    write_image(picture, strip(found["shown real"], found["shown decoded"]))
-    told = [
+    write_image(picture, strip(views["shown real"], views["shown decoded"]))
+    report = [
         f"{options.run}: {len(clips)} clips of {options.frames} frames of {options.size} pixels",
         *codec_lines(scores),
     ]
     if network:
-        result = ceiling(network, found, known, options.seed)
+        result = ceiling(network, views, known, options.seed)
         protocol = protocol_of(network, clips, options.data.resolve().name, options.split, options.seed)
         how = {**dict.fromkeys(MADE), "source": f"real clips after the codec of {options.run}"}
         card = Card(protocol, how, measured(str(group.device), group.world), result.values, result.left_out)
         write_card(out / "card.json", card)
         scores["ceiling"] = {"scores": result.values, "left out": result.left_out}
-        told += ["", f"ceiling, real clips after the codec against themselves ({out / 'card.json'})", *card_lines(card)]
+        report += [
+            "",
+            f"ceiling, real clips after the codec against themselves ({out / 'card.json'})",
+            *card_lines(card),
+        ]
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"run": str(options.run), "clips": len(clips), **scores}, indent=1) + "\n")
-    print("\n".join([*told, "", str(picture)]))
+    print("\n".join([*report, "", str(picture)]))
 
 
 def windows(options: argparse.Namespace, group: Group, split: str, count: int | None) -> Windows:

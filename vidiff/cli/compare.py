@@ -67,12 +67,12 @@ def continue_clips(options: argparse.Namespace) -> None:
         results.append(result)
         pictures[result["name"]] = picture
     frames = ", ".join(str(frame + 1) for frame in show)
-    told = f"{len(clips.paths)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
+    about = f"{len(clips.paths)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
     caption = f"Frames {frames} of {min(PICTURED, len(clips.paths))} clips side by side."
     shown = {name: file.read_bytes() for name, file in pictures.items()}
     (out / "comparison.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "comparison.md").write_text(markdown(results))
-    (out / "comparison.html").write_text(comparison_page("Long videos", told, results, shown, caption))
+    (out / "comparison.html").write_text(comparison_page("Long videos", about, results, shown, caption))
     strips = [pad(read_image(file), (0, 0, 0, GAP), value=1.0) for file in pictures.values()]
     write_image(out / "comparison.png", torch.cat(strips, dim=1))
     print(markdown(results))

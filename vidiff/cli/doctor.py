@@ -47,8 +47,8 @@ def examine(options: argparse.Namespace) -> None:
     readable = [record.path for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
     paths = [root / name for name in chosen]
-    found = thumbnails(paths, options.size, options.frames, options.patience)
-    rows = [(name, found[path]) for name, path in zip(chosen, paths, strict=True) if path in found]
+    pictures = thumbnails(paths, options.size, options.frames, options.patience)
+    rows = [(name, pictures[path]) for name, path in zip(chosen, paths, strict=True) if path in pictures]
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
     page = write_scan(folder / "doctor.html", data, records, [name for name, _ in rows], sheet)
     print("\n".join(summarise(records)))

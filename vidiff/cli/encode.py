@@ -18,10 +18,10 @@ from vidiff.training import stages
 
 def part_of(text: str) -> tuple[int, int]:
     """Of "i/n"."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not int(found[1]) < int(found[2]):
+    part = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not part or not int(part[1]) < int(part[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no part: give i/n with i from 0 to n - 1, such as 0/4")
-    return int(found[1]), int(found[2])
+    return int(part[1]), int(part[2])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -72,9 +72,9 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
         name: Pipeline.from_pretrained(path, options.device) if (path / "resolved.yaml").is_file() else None
         for name, path in (("a", options.a), ("b", options.b))
     }
-    known = [run for run in runs.values() if run is not None]
-    one = known[0] if known else None
-    frames = options.frames or (min(run.frames for run in known) if known else 16)
+    trained = [run for run in runs.values() if run is not None]
+    one = trained[0] if trained else None
+    frames = options.frames or (min(run.frames for run in trained) if trained else 16)
     size = options.size or (one.size if one else 64)
     if options.real is None and one is None:
         raise ValueError("neither model is a trained run, which would name its data: give --real, for the checks")
@@ -84,9 +84,9 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     else:
         index = index_of(DataConfig(str(options.real)), Path("runs"), options.split)
     real = choose_windows(index, frames, size, 1, options.pairs)
-    some = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
-    checks = Windows(index, some, frames, 1, size)
-    told, shown = (told_of(windows, options.text) for windows in (checks, real))
+    places = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
+    checks = Windows(index, places, frames, 1, size)
+    check_labels, labels = (labels_of(windows, options.text) for windows in (checks, real))
     sources: dict[str, Any] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name, path in (("a", options.a), ("b", options.b)):
@@ -97,20 +97,20 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
             continue
         if run.size != size:
             raise ValueError(f"{path} makes clips of {run.size} px, but the study is of {size} px: compare like sizes")
-        maker = DrawnClips(run, shown, frames, options.seed, captions=options.text)
+        maker = DrawnClips(run, labels, frames, options.seed, captions=options.text)
         sources[name], facts[name] = maker, maker.how(str(path))
     return {
         **sources,
         "real": checks,
-        "labels": shown,
-        "check_labels": told,
+        "labels": labels,
+        "check_labels": check_labels,
         "seed": options.seed,
         "facts": facts,
         "fps": options.fps or (one.fps if one else 8.0),
     }
 
 
-def told_of(windows: Windows, captions: bool) -> list[str | None]:
+def labels_of(windows: Windows, captions: bool) -> list[str | None]:
     """What each real clip shows: its caption or its label, None for none."""
     index = windows.index
     if captions:

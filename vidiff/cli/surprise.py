@@ -42,7 +42,7 @@ def plot(options: argparse.Namespace) -> None:
     with VideoReader(options.clip) as reader:
         count = reader.frames if options.frames is None else min(options.frames, reader.frames)
         video = Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, range(count))[None]  # 1 3 f h w
-    found = surprise(
+    bits = surprise(
         pipeline.denoiser,
         pipeline.codec.encode(video.to(pipeline.device)).mean,
         Condition(label=pipeline.model.label_tensor(options.label, 1)).to(pipeline.device),
@@ -53,11 +53,11 @@ def plot(options: argparse.Namespace) -> None:
     )[0].tolist()
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot(found, marker=".")
+    axes.plot(bits, marker=".")
     axes.set(xlabel="frame", ylabel="bits a latent number", title=options.clip.name)
     figure.savefig(options.out, dpi=120)
-    most = max(range(len(found)), key=found.__getitem__)
-    print(f"{options.out}: {len(found)} frames, {sum(found) / len(found):.3f} bits a number; most at frame {most}")
+    most = max(range(len(bits)), key=bits.__getitem__)
+    print(f"{options.out}: {len(bits)} frames, {sum(bits) / len(bits):.3f} bits a number; most at frame {most}")
 
 
 def main(arguments: list[str] | None = None) -> int:
