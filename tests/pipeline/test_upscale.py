@@ -257,7 +257,7 @@ def test_a_cascade_may_have_any_number_of_stages(pipe: Pipeline, tmp_path: Path)
 
 
 def test_the_scale_of_the_detail_comes_with_the_run(pipe: Pipeline) -> None:
-    assert torch.equal(pipe.detail, DETAIL) and pipe.lowres.factor == 2 and pipe.facts.small == 8
+    assert torch.equal(pipe.detail, DETAIL) and pipe.facts.enlarges == 2 and pipe.facts.small == 8
     given, whole = clip(4, 8), pipe.detail
     bicubic = enlarge(given, 2)
     try:

@@ -102,7 +102,7 @@ def edit(options: argparse.Namespace) -> None:
     upscales = options.task == "upscale"
     run, pipeline = load_run(options, enlarges=upscales)
     settings = drawing(options) | ({"level": options.level} if upscales else {})
-    size = pipeline.facts.nearest(*size_of(options.input), (pipeline.lowres.factor or 1) if upscales else 1)
+    size = pipeline.facts.nearest(*size_of(options.input), (pipeline.facts.enlarges or 1) if upscales else 1)
     clip, fps = stream_fitted(options.input, size)
     fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
     given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}

@@ -116,7 +116,7 @@ def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[d
     data = None if options.data is None else Path(options.data)
     own = run / "scores.json"
     subject = Subject(run, pipeline, data or Path(read_config(run).data.root))
-    if pipeline.lowres.factor:
+    if pipeline.facts.enlarges:
         scores = score_upscaler(run, pipeline, data, UpscalingProtocol())
     elif options.editing:
         scores, own = score_edits(subject), run / "editing.json"

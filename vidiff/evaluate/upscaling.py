@@ -98,7 +98,7 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
         read_fitted(index.path(n), pipeline.size, index.fps, index.files[n].decoder)[0][:, :, : protocol.frames]
         for n in files
     ]
-    truth, factor = torch.cat(clips), pipeline.lowres.factor
+    truth, factor = torch.cat(clips), pipeline.facts.enlarges
     small = shrink(truth, factor)
     bicubic = enlarge(small, factor)
     names = [index.labels[index.files[number].label] for number in files] if index.labels else []

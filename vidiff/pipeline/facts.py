@@ -103,14 +103,30 @@ class Facts:
         return None if least == most else least
 
     @property
+    def enlarges(self) -> int:
+        """By what factor the model enlarges clips; 0 for one that makes them by itself."""
+        return self.lowres.factor
+
+    def level(self, given: float | None = None) -> float:
+        """The time to which clips that are enlarged are noised: the one given, or the run's own.
+
+        Raises:
+            ValueError: a time beyond those that the model was trained on.
+        """
+        level, most = self.lowres.level if given is None else given, self.lowres.noise
+        if not 0 <= level <= most:
+            raise ValueError(f"level is {level}; give 0 to {most}, the most that the model was trained on")
+        return level
+
+    @property
     def small(self) -> int:
         """Height and width in pixels of what a super-resolution model enlarges. Raises ValueError for any other."""
-        if not self.lowres.factor:
+        if not self.enlarges:
             raise ValueError(
                 "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
                 "configs/shapes_sr.yaml"
             )
-        return self.size // self.lowres.factor
+        return self.size // self.enlarges
 
     def window(self, size: tuple[int, int] | None = None) -> int:
         """Frames that the model makes at once of clips of `size` (h, w); by default of the first bucket's.
@@ -130,7 +146,7 @@ class Facts:
 
     def enlarged(self, size: tuple[int, int]) -> tuple[int, int]:
         """What a super-resolution model makes of clips of a size. Raises ValueError for one that it does not take."""
-        small, factor = self.small, self.lowres.factor
+        small, factor = self.small, self.enlarges
         if all(bucket.size != size for bucket in shrunk(self.buckets, factor)):
             given = "x".join(map(str, dict.fromkeys(size)))
             raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")

@@ -50,7 +50,7 @@ class TrainedModel:
 
     def __post_init__(self) -> None:
         if self.classifier is not None:
-            if self.facts.lowres.factor:
+            if self.facts.enlarges:
                 raise ValueError(
                     f"{self.classifier.name} reads clips, and a super-resolution model makes only their detail"
                 )

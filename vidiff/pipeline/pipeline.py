@@ -30,7 +30,7 @@ class Pipeline:
     """Generates, extends, edits and enlarges clips with a trained model.
 
     Attributes:
-        facts: what is known of the model; `frames`, `size`, `fps`, `stride`, `buckets` and `lowres` are its own.
+        facts: what is known of the model; `frames`, `size`, `fps`, `stride` and `buckets` are its own.
         labels: names of the classes that may be asked for; empty for a model without.
         detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
         sampling: how clips are drawn, unless a call says otherwise.
@@ -52,7 +52,7 @@ class Pipeline:
             self.classifier.network.to(self.device)
         facts = model.facts
         self.buckets, self.frames, self.size, self.fps = facts.buckets, facts.frames, facts.size, facts.fps
-        self.stride, self.lowres = facts.stride, facts.lowres
+        self.stride = facts.stride
         self.detail = None if facts.detail is None else torch.tensor(facts.detail, device=self.device)
 
     @classmethod
@@ -236,7 +236,7 @@ class Pipeline:
         """Enlarge a clip of any length with a super-resolution model.
 
         Args:
-            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], h and w `size / lowres.factor`.
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], h and w `facts.small`.
             label: what the clip shows, where the model has labels.
             options: as for `upscale_stream`.
 
@@ -275,11 +275,8 @@ class Pipeline:
             `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
         """
         assert self.facts.small  # raises for a run that enlarges nothing
-        factor, detail = self.lowres.factor, self.detail
+        factor, detail, level = self.facts.enlarges, self.detail, self.facts.level(level)
         assert detail is not None  # as in every run with a factor
-        level = self.lowres.level if level is None else level
-        if not 0 <= level <= self.lowres.noise:
-            raise ValueError(f"level is {level}; give 0 to {self.lowres.noise}, the most that the model was trained on")
         clips = (self.facts.check_clip(part, factor) for part in parts)
         first = next(clips, None)
         if first is None:
@@ -372,8 +369,8 @@ class Pipeline:
         default.pop("count")
         if self.classifier is not None:
             default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}
-        if self.lowres.factor:
-            default["level"] = self.lowres.level
+        if self.facts.enlarges:
+            default["level"] = self.facts.level()
         if given.get("guidance") is not None:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
@@ -384,7 +381,7 @@ class Pipeline:
         Raises:
             ValueError: as `TrainedModel.condition`; for a super-resolution model, which makes none.
         """
-        if self.lowres.factor:
+        if self.facts.enlarges:
             raise ValueError(
                 f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
                 "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
