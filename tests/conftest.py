@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import atexit
 import importlib
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +17,6 @@ LAST = ("slow", "faults")
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "engine"), str(HERE / "helpers")]  # so that tests, and processes of theirs, find them
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vidiff-tests-")  # where tables of tars go
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

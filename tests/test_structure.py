@@ -88,11 +88,7 @@ MAY_BE_LONGER = {"tools/benchmark.py", LOADING}  # its measurements are nobody's
 
 # What breaks a rule today, as `Problem.key` has it. A line that is no longer needed is a problem as well, so that this
 # list only shrinks.
-EXCEPTIONS: set[str] = {
-    "vidiff/data: a folder has 16 files at most",
-    "vidiff/store/tar.py: store may not import vidiff.video.decode, which stands on a higher floor",
-    "vidiff/store/tar.py: store may not import vidiff.video.pictures, which stands on a higher floor",
-}
+EXCEPTIONS: set[str] = set()
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 
 from vidiff.cli.command import exit_code
 from vidiff.data.buckets import Bucket, View
+from vidiff.data.clip import Clip
 from vidiff.data.clips import ClipDataset, make_loader
-from vidiff.data.index import Index, VideoFile
+from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.latents.encode import encode_latents
@@ -43,6 +44,7 @@ from vidiff.data.latents.spec import Plan
 from vidiff.data.order import Order
 from vidiff.diffusion.condition import Condition
 from vidiff.nn.unet import UNet, UNetConfig
+from vidiff.store.place import place_of
 from vidiff.video.writer import write_video
 
 CLIPS, CHANNELS, FRAMES, SIZE = 4, 4, 16, 16
@@ -223,8 +225,9 @@ def against_decoding(folder: Path, args: argparse.Namespace) -> dict[str, float]
         video = torch.stack(waves).expand(3, -1, -1, -1)
         grain = 0.05 * torch.randn(video.shape, generator=generator)
         write_video(folder / f"{number}.mp4", 0.8 * video + grain, fps=24)
-        files.append(VideoFile(f"{number}.mp4", 0, 4 * FRAMES, 24, size, size, bytes=1, fingerprint=""))
-    index = Index(folder, files, ["a"])
+        place = place_of(folder / f"{number}.mp4")
+        files.append(Clip(f"{number}.mp4", place, 0, frames=4 * FRAMES, fps=24, height=size, width=size))
+    index = Index(str(folder), files, ["a"])
     cache = encoded(folder, index, 4, True, size // 8)
     orders = [Order([range(args.files)], each, args.seed) for each in (args.files, WINDOWS)]
     speeds = []
@@ -249,8 +252,8 @@ def against_memcpy(folder: Path, channels: int, noisy: bool, args: argparse.Name
     count = max(2, (args.megabytes << 20) // (2 * clip * frame))
     folder.mkdir()
     write_video(folder / "clip.mp4", torch.zeros(3, clip, 16, 16), fps=24)
-    file = VideoFile("clip.mp4", 0, clip, 24, 16, 16, bytes=1, fingerprint="")
-    cache = encoded(folder, Index(folder, [file] * count, ["a"]), channels, noisy, side)
+    file = Clip("clip.mp4", place_of(folder / "clip.mp4"), 0, frames=clip, fps=24, height=16, width=16)
+    cache = encoded(folder, Index(str(folder), [file] * count, ["a"]), channels, noisy, side)
     dataset = LatentDataset(cache, View(Bucket(FRAMES, args.size, args.size)))
     memory = np.random.default_rng(args.seed).integers(0, 99, (count * clip, frame), dtype=np.int16)
     target = np.empty((windows, FRAMES, frame), np.int16)

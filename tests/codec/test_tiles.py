@@ -155,6 +155,7 @@ import json, resource, sys, torch
 from pathlib import Path
 from vidiff.codec.codec import VAECodec
 from vidiff.data.latents.chunks import ChunkReader
+from vidiff.store.place import place_of
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import VideoWriter
 from vidiff.nn.vae import VAEConfig
@@ -167,7 +168,7 @@ with VideoReader(path) as reader:
     frames = reader.frames
 apart, done = 0.0, 0
 with ChunkReader(60) as reader, VideoWriter(back, fps=1) as writer:
-    for video in reader.read(path, frames, 4, None):
+    for video in reader.read(place_of(path), frames, 4, None):
         made = codec.decode(codec.encode(video[None]).mean)[0]
         writer.write(made)
         if done % 100 == 0:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from indexes import read_captions
 
-from vidiff.data.captions import read_captions
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.store.error import DataError
 

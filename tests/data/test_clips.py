@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexes import clip_at
 from torch import Tensor
 from videos import number_of, write_numbered
 
@@ -18,7 +19,7 @@ from vidiff.data.clips import (
     make_loader,
     uniform,
 )
-from vidiff.data.index import Index, VideoFile
+from vidiff.data.index import Index
 from vidiff.data.order import Order, seeded
 from vidiff.store.error import DataError
 from vidiff.video.reader import VideoReader
@@ -34,8 +35,9 @@ def index_of(root: Path, lengths: list[int], height: int = 32, width: int = 48) 
         path = root / f"{number}.mp4"
         if length:
             write_numbered(path, length, height, width)
-        files.append(VideoFile(path.name, number, length, 8, height, width, bytes=1, fingerprint=""))
-    return Index(root, files, [str(n) for n in range(len(lengths))])
+        facts = {"frames": length, "fps": 8, "height": height, "width": width}
+        files.append(clip_at(path, path.name, number, **facts))
+    return Index(str(root), files, [str(n) for n in range(len(lengths))])
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from indexes import build_index
+from indexes import build_index, find_files
 from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
-from vidiff.data.find import find_files
+from vidiff.data.clip import Clip
 from vidiff.data.index import Index
 from vidiff.data.probe import probe_all
 from vidiff.store.error import DataError
@@ -28,16 +28,16 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Files are looked into in this process; returns the names of those of each search."""
     searches: list[list[str]] = []
 
-    def probe_here(paths: list[Path], processes: int, patience: float):  # type: ignore[no-untyped-def]
-        searches.append([path.name for path in paths])
-        return ((path, look(path)) for path in paths)
+    def probe_here(clips: list[Clip], processes: int, patience: float):  # type: ignore[no-untyped-def]
+        searches.append([Path(clip.name).name for clip in clips])
+        return ((clip, look(clip)) for clip in clips)
 
     monkeypatch.setattr(module, "probe_all", probe_here)
     return searches
 
 
 def content(index: Index) -> list[tuple[str, int, int]]:
-    return [(file.path, file.label, file.frames) for file in index.files]
+    return [(file.name, file.label, file.frames) for file in index.files]
 
 
 def test_folders_of_splits_and_classes(tmp_path: Path, quiet: list[list[str]]) -> None:
@@ -48,7 +48,7 @@ def test_folders_of_splits_and_classes(tmp_path: Path, quiet: list[list[str]]) -
     assert train.labels == ["a", "b", "c"]  # a class that one split lacks keeps its number in the other
     assert content(train) == [("train/a/x.mp4", 0, 5), ("train/b/0.mp4", 1, 4), ("train/b/1.mp4", 1, 3)]
     assert (train.files[0].fps, train.files[0].height, train.files[0].width) == (8, 32, 32)
-    assert train.path(1) == tmp_path / "train/b/0.mp4"
+    assert train.files[1].place.file == tmp_path / "train/b/0.mp4"
     test = build_index(tmp_path, split="test", progress=False)
     assert test.labels == train.labels
     assert content(test) == [("test/b/0.mp4", 1, 6), ("test/c/0.mp4", 2, 7)]
@@ -174,7 +174,7 @@ def test_broken_files_are_named_and_counted(
     (tmp_path / "4.mp4").symlink_to("gone.mp4")
     index = build_index(tmp_path, max_broken=0.8, progress=False)
     assert [path for path, _ in index.broken] == ["0.mp4", "1.mp4", "2.mp4", "4.mp4"]
-    assert [file.path for file in index.files] == ["5.mp4"]  # 3.mp4 is held out
+    assert [file.name for file in index.files] == ["5.mp4"]  # 3.mp4 is held out
     assert [re.split(r"[,:] ?", reason)[0] for _, reason in index.broken] == [
         "not a video",
         "is empty (0 bytes)",
@@ -197,7 +197,7 @@ def test_a_crash_of_the_decoder_costs_one_file(tmp_path: Path, monkeypatch: pyte
         write_numbered_in(tmp_path, f"train/{name}.mp4", 3)
     monkeypatch.setattr(module, "probe_all", partial(probe_all, look=look))
     index = build_index(tmp_path, max_broken=0.4, progress=False)
-    assert [file.path for file in index.files] == ["train/a.mp4", "train/d.mp4"]
+    assert [file.name for file in index.files] == ["train/a.mp4", "train/d.mp4"]
     assert index.broken == [("train/crash.mp4", "its decoder crashed (exit code -11)")]
 
 
@@ -212,7 +212,7 @@ def test_the_cache_opens_only_what_has_changed(tmp_path: Path, quiet: list[list[
     assert [file.frames for file in again.files] == [3, 5, 3]
     assert again.digest != first.digest
     assert quiet == [["0.mp4", "1.mp4", "2.mp4"], [], ["1.mp4"]]
-    for damage in ("not json", json.dumps(["key", [1, 2]]) + "\n", ""):
+    for damage in ("not json", json.dumps({"index": 0}) + "\n", ""):
         cache.write_text(damage)
         assert build_index(tmp_path, cache=cache, progress=False) == again
     assert [path.name for path in cache.parent.iterdir()] == ["index.jsonl"]
@@ -224,8 +224,8 @@ def test_an_interrupted_search_keeps_what_it_found(
     for number in range(3):
         write_numbered_in(tmp_path, f"train/{number}.mp4", 3)
 
-    def interrupted(paths: list[Path], processes: int, patience: float):  # type: ignore[no-untyped-def]
-        yield paths[0], look(paths[0])
+    def interrupted(clips: list[Clip], processes: int, patience: float):  # type: ignore[no-untyped-def]
+        yield clips[0], look(clips[0])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -251,5 +251,5 @@ def test_the_digest_tells_content_and_not_the_place(tmp_path: Path, quiet: list[
 def test_a_limit_takes_files_evenly(tmp_path: Path, quiet: list[list[str]]) -> None:
     for number in range(6):
         write_numbered_in(tmp_path, f"train/{'ab'[number // 3]}/{number}.mp4", 2)
-    assert [f.path[-5] for f in build_index(tmp_path, limit=3, progress=False).files] == ["0", "2", "4"]
-    assert len({f.path for f in build_index(tmp_path, limit=9, progress=False).files}) == 6, "each once"
+    assert [f.name[-5] for f in build_index(tmp_path, limit=3, progress=False).files] == ["0", "2", "4"]
+    assert len({f.name for f in build_index(tmp_path, limit=9, progress=False).files}) == 6, "each once"

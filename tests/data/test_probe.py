@@ -9,28 +9,32 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from indexes import clip_at
 from videos import look, run, write_numbered
 
-from vidiff.data.probe import Facts, fingerprint, probe, probe_all
+from vidiff.data.clip import Clip
+from vidiff.data.probe import fingerprint, probe, probe_all
+from vidiff.store.place import place_of
 from vidiff.video.reader import VideoReader
 
 
 def test_facts_of_a_file(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "clip.mp4", 9, height=32, width=48, fps=12)
-    assert probe(path) == Facts(9, 12.0, 32, 48, fingerprint(path), "decord")
+    clip = clip_at(path, "clip.mp4", 3)
+    assert probe(clip) == clip.with_facts([9, 12.0, 32, 48, fingerprint(clip.place), "decord"])
 
 
 def test_another_encoding_of_the_same_size_has_another_fingerprint(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(300_000))
-    before = fingerprint(path)
+    before = fingerprint(place_of(path))
     for place in (0, 299_999):
         content = bytearray(300_000)
         content[place] = 1
         path.write_bytes(content)
-        assert fingerprint(path) != before
+        assert fingerprint(place_of(path)) != before
     path.write_bytes(bytes(299_999))
-    assert fingerprint(path) != before
+    assert fingerprint(place_of(path)) != before
 
 
 @pytest.mark.faults
@@ -47,28 +51,28 @@ def test_the_last_frame_is_looked_at(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) * 2 // 3])
     with VideoReader(path) as reader:
         assert reader.read(range(10)).shape == (3, 10, 64, 64)
-    assert "damaged or truncated" in str(probe(path))
+    assert "damaged or truncated" in str(probe(clip_at(path)))
 
 
 @pytest.mark.faults
 def test_a_decoder_that_crashes_or_hangs_costs_one_file(tmp_path: Path) -> None:
     names = ["a", "crash", "b", "hang", "c", "d"]
-    paths = [write_numbered(tmp_path / f"{name}.mp4", 3) for name in names]
-    list(probe_all(paths[:1]))  # processes start at once from here on, so patience is for the file
-    found = dict(probe_all(paths, processes=2, patience=3, look=look))
+    clips = [clip_at(write_numbered(tmp_path / f"{name}.mp4", 3)) for name in names]
+    list(probe_all(clips[:1]))  # processes start at once from here on, so patience is for the file
+    found = {Path(clip.name): outcome for clip, outcome in probe_all(clips, processes=2, patience=3, look=look)}
     assert found[tmp_path / "crash.mp4"] == "its decoder crashed (exit code -11)"
     assert found[tmp_path / "hang.mp4"] == "its decoder gave no answer within 3 s"
-    assert {path.stem: outcome.frames for path, outcome in found.items() if isinstance(outcome, Facts)} == {
+    assert {path.stem: outcome.frames for path, outcome in found.items() if isinstance(outcome, Clip)} == {
         name: 3 for name in "abcd"
     }
 
 
 @pytest.mark.faults
 def test_an_interrupt_ends_the_search_at_once(tmp_path: Path) -> None:
-    paths = [write_numbered(tmp_path / f"{name}.mp4", 3) for name in ("a", "hang")]
+    clips = [clip_at(write_numbered(tmp_path / f"{name}.mp4", 3)) for name in ("a", "hang")]
     before = set(active_children())
-    search = probe_all(paths, look=look)
-    assert next(search)[0] == paths[0]
+    search = probe_all(clips, look=look)
+    assert next(search)[0] == clips[0]
     started = set(active_children()) - before
     assert started
     os.kill(next(iter(started)).pid or 0, signal.SIGINT)  # as Ctrl-C does to the whole process group
@@ -90,10 +94,10 @@ def test_a_killed_search_leaves_no_process(tmp_path: Path) -> None:
     code = """
         import sys
         from multiprocessing import active_children
-        from pathlib import Path
+        from indexes import clip_at
         from videos import look
         from vidiff.data.probe import probe_all
-        for path, _ in probe_all([Path(p) for p in sys.argv[1:]], look=look):
+        for path, _ in probe_all([clip_at(p) for p in sys.argv[1:]], look=look):
             print(*(child.pid for child in active_children()), flush=True)
     """
     process = run(code, *(write_numbered(tmp_path / f"{name}.mp4", 3) for name in ("a", "hang")))

@@ -5,11 +5,12 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from indexes import build_index
+from indexes import build_index, find_all, find_clips, find_files, source
 from messy import write_clip
 from server import Server, serving
 from tars import latents_of, pack
@@ -19,23 +20,24 @@ from vidiff.data import index as index_module
 from vidiff.data import root as module
 from vidiff.data.buckets import Bucket, View
 from vidiff.data.captions import read_captions
+from vidiff.data.clip import Clip
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.doctor.examine import Case, examine
-from vidiff.data.doctor.scan import find_all, scan
-from vidiff.data.find import find_files
+from vidiff.data.doctor.scan import scan
 from vidiff.data.index import Index
 from vidiff.data.order import Order
-from vidiff.data.probe import fingerprint, probe
+from vidiff.data.probe import Unfetched, fingerprint, probe
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.root import copies_of, local_root, name_of
+from vidiff.data.root import copies_of, name_of, root_of
+from vidiff.data.workers import Begin
 from vidiff.store import copies as copies_module
 from vidiff.store import remote
 from vidiff.store.copies import Copies
 from vidiff.store.error import DataError, Unreachable
-from vidiff.store.mirror import FACTS, is_there, link_of
-from vidiff.store.remote import Unfetched
+from vidiff.store.place import Stamp
+from vidiff.store.tree import Folder
 from vidiff.video.reader import read_video
-from vidiff.video.sources import size_and_change
+from vidiff.video.sources import stamp_of
 from vidiff.video.writer import write_video
 
 
@@ -72,8 +74,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield found
 
 
-def facts(index: Index) -> list[dict[str, object]]:
-    return [vars(file) for file in index.files]
+def facts(index: Index) -> list[object]:
+    return [(file.name, file.label, file.stamp.size, *file.facts) for file in index.files]
 
 
 def url_of(kind: str, clips: Path, place: Path, server: Server) -> str:
@@ -95,24 +97,25 @@ def url_of(kind: str, clips: Path, place: Path, server: Server) -> str:
 def test_a_folder_elsewhere_is_as_one_here(
     tmp_path: Path, clips: Path, copies: Copies, server: Server, kind: str
 ) -> None:
-    here, _ = find_files(clips, "auto", "train", 1)
-    mirror = local_root(url_of(kind, clips, tmp_path, server), copies)
-    assert mirror.parent == tmp_path / "runs" / "remote"
-    there, labels = find_files(mirror, "auto", "train", 1)
-    assert (there, labels) == (here, ["a b", "ü%41"]) and len(here) == 5
+    here = find_clips(clips)
+    far = root_of(url_of(kind, clips, tmp_path, server), copies)
+    there = find_clips(far)
+    assert [(clip.name, clip.label) for clip in there] == [(clip.name, clip.label) for clip in here] and len(here) == 5
+    assert find_files(far)[1] == ["a b", "ü%41"]
     assert not copies.folder.exists()  # nothing has been fetched
-    before = [size_and_change(mirror / name) for name, _ in there]
-    assert [size for size, _ in before] == [size_and_change(clips / name)[0] for name, _ in there]
-    for name, _ in there:
-        assert probe(mirror / name) == probe(clips / name)
-        assert fingerprint(mirror / name) == fingerprint(clips / name)
-        assert torch.equal(read_video(mirror / name), read_video(clips / name))
-        one, other = (vars(examine(Case(root / name, name))) for root in (mirror, clips))
-        assert one["problem"] == "" and {**one, "changed": 0} == {**other, "changed": 0}
-    assert [size_and_change(mirror / name) for name, _ in there] == before
-    names = [name for name, _ in there if name.endswith("#1.mp4")]
-    assert read_captions(mirror, names) == read_captions(clips, names) == ["clip 0", "clip 2", "clip 1"]
-    assert {path.relative_to(mirror) for path in find_all(mirror)} == {p.relative_to(clips) for p in find_all(clips)}
+    before = [stamp_of(clip.place) for clip in there]
+    assert [stamp.size for stamp in before] == [stamp_of(clip.place).size for clip in here]
+    for one, other in zip(there, here, strict=True):
+        assert probe(one) == probe(other)
+        with one.place.held() as place:
+            assert fingerprint(place) == fingerprint(other.place)
+        assert torch.equal(read_video(one.place), read_video(other.place))
+        records = [replace(examine(Case(clip)), stamp=Stamp()) for clip in (one, other)]
+        assert records[0].problem == "" and records[0] == records[1]
+    assert [stamp_of(clip.place) for clip in find_clips(far)] == before
+    named = [[clip for clip in clips if clip.name.endswith("#1.mp4")] for clips in (there, here)]
+    assert read_captions(far, named[0]) == read_captions(source(clips), named[1]) == ["clip 0", "clip 2", "clip 1"]
+    assert {clip.name for clip in find_all(far)} == {clip.name for clip in find_all(clips)}
 
 
 def test_training_sees_the_same_clips(tmp_path: Path, clips: Path, server: Server) -> None:
@@ -147,17 +150,15 @@ def test_tars_elsewhere(tmp_path: Path, clips: Path, copies: Copies, server: Ser
         pack(server.folder / "train" / f"x-{n}.tar", {f"{n}.mp4": whole, f"{n}.cls": str(n), f"{n}.txt": "A dog"})
     pack(server.folder / "test" / "x-0.tar", {"9.mp4": whole, "9.cls": "1"})
     index = build_index(server.url, progress=False, workers=1, copies=copies)
-    assert [(file.path, file.label) for file in index.files] == [(f"train/x-{n}.tar/{n}.mp4", n) for n in range(3)]
-    assert read_captions(index.root, [file.path for file in index.files]) == ["A dog"] * 3
+    assert [(file.name, file.label) for file in index.files] == [(f"train/x-{n}.tar/{n}.mp4", n) for n in range(3)]
+    assert read_captions(root_of(server.url, copies), index.files) == ["A dog"] * 3
     pattern = f"{server.url}/train/x-{{0..2}}.tar"
-    by_pattern, _ = find_files(local_root(pattern, copies), "auto", "train", 1)
-    assert by_pattern == [("x-0.tar/0.mp4", 0), ("x-2.tar/2.mp4", 2)]
-    found, _ = find_files(local_root(f"{server.url}/test/x-0.tar", copies), "auto", "train", 1)
-    assert found == [("x-0.tar/9.mp4", 1)]
+    assert find_files(root_of(pattern, copies))[0] == [("x-0.tar/0.mp4", 0), ("x-2.tar/2.mp4", 2)]
+    assert find_files(root_of(f"{server.url}/test/x-0.tar", copies))[0] == [("x-0.tar/9.mp4", 1)]
     shutil.rmtree(copies.folder)
-    assert torch.equal(read_video(index.path(1)), read_video(clips / "train" / "a b" / "0 #1.mp4"))
+    assert torch.equal(read_video(index.files[1].place), read_video(clips / "train" / "a b" / "0 #1.mp4"))
     with pytest.raises(DataError, match=rf"no 2 of 5 tars, such as {server.url}/train/x-3\.tar: set data\.root"):
-        local_root(f"{server.url}/train/x-{{0..4}}.tar", copies)
+        root_of(f"{server.url}/train/x-{{0..4}}.tar", copies)
 
 
 @pytest.mark.parametrize("name", ["list.csv", "captions.jsonl"])
@@ -179,50 +180,52 @@ def test_lists_that_name_urls(
     if name.endswith("csv"):
         lines = ["path,label,caption", *(f'{row["path"]},{row["label"]},"{row["caption"]}"' for row in rows)]
     file.write_text("\n".join(lines))
-    root = local_root(f"{server.url}/{name}" if far else str(file), copies)
-    found, labels = find_files(root, "auto", "train", 1)
-    held_out, _ = find_files(root, "auto", "test", 1)
-    found = sorted(found + held_out)
-    assert (labels == ["x", "y"] and [label for _, label in found] == [1, 0, 1]) or len(found) == 3
-    contents = [read_video(root.parent / path) for path, _ in found]
+    root = f"{server.url}/{name}" if far else str(file)
+    listed = root_of(root, copies)
+    found = sorted(find_clips(listed) + find_clips(listed, split="test"), key=lambda clip: clip.name)
+    labels = find_files(listed)[1]
+    assert (labels == ["x", "y"] and [clip.label for clip in found] == [1, 0, 1]) or len(found) == 3
+    contents = [read_video(clip.place) for clip in found]
     expected = [
         read_video(clips / path) for path in ("train/a b/0 #1.mp4", "train/a b/2 #1.mp4", "train/ü%41/1 #1.mp4")
     ]
     assert all(any(torch.equal(one, two) for two in contents) for one in expected)
-    assert not any("secret" in path for path, _ in found)
+    assert not any("secret" in text for clip in found for text in (clip.name, clip.place.name))
     if name.startswith("captions"):
-        paths = [path for path, _ in found]
-        assert sorted(read_captions(root.parent, paths)) == ["b", "d", "one, two"]
+        assert sorted(read_captions(listed, found)) == ["b", "d", "one, two"]
     count = len(server.gets)
-    assert local_root(f"{server.url}/{name}" if far else str(file), copies) == root
-    assert len(server.gets) == count + 0
+    assert find_clips(root_of(root, copies)) == find_clips(listed)
+    assert len(server.gets) == count
     plain = tmp_path / "plain.csv"
     plain.write_text(f"path\n{clips}/train/a b/0 #1.mp4\n")
-    assert local_root(plain, copies) == plain  # nothing in it is elsewhere
+    assert isinstance(root_of(plain, copies).tree, Folder)  # nothing in it is elsewhere
 
 
 def test_listings(tmp_path: Path, clips: Path, copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(clips / "train", source)
-    root = local_root(f"file://{source}", copies)
-    first = read_video(root / "a b" / "0 #1.mp4")
-    old = link_of(root / "a b" / "0 #1.mp4")
-    write_clip(source / "a b" / "0 #1.mp4", 7)
-    (source / "a b" / "2 #1.mp4").unlink()
-    (source / "ü%41" / "1 #1.mp4").rename(source / "new.mp4")
-    (source / "ü%41" / "1 #1.txt").unlink()
-    assert local_root(f"file://{source}", copies) == root and is_there(root / "a b" / "2 #1.mp4")
+    served = tmp_path / "served"
+    shutil.copytree(clips / "train", served)
+
+    def listed() -> dict[str, Clip]:
+        return {clip.name: clip for clip in find_all(root_of(f"file://{served}", copies))}
+
+    old = listed()
+    first = read_video(old["a b/0 #1.mp4"].place)
+    write_clip(served / "a b" / "0 #1.mp4", 7)
+    (served / "a b" / "2 #1.mp4").unlink()
+    (served / "ü%41" / "1 #1.mp4").rename(served / "new.mp4")
+    (served / "ü%41" / "1 #1.txt").unlink()
+    assert listed().keys() == old.keys()
     monkeypatch.setattr(module, "SERVES", -1.0)
-    assert local_root(f"file://{source}", copies) == root
-    assert {p.relative_to(root).as_posix() for p in find_all(root)} == {
-        "a b/0 #1.mp4", "a b/moving.gif", "a b/pictures", "new.mp4"}  # fmt: skip
-    assert not (root / "ü%41").exists() and link_of(root / "a b" / "0 #1.mp4") != old
-    assert not torch.equal(read_video(root / "a b" / "0 #1.mp4"), first)
+    new = listed()
+    assert {*new} == {"a b/0 #1.mp4", "a b/moving.gif", "a b/pictures", "new.mp4"}
+    assert root_of(f"file://{served}", copies).tree.inside("ü%41") == ([], [])
+    assert new["a b/0 #1.mp4"].place != old["a b/0 #1.mp4"].place
+    assert not torch.equal(read_video(new["a b/0 #1.mp4"].place), first)
     with pytest.raises(DataError, match=r"no videos, lists or tars below file://.*nothing: set data\.root"):
         (tmp_path / "nothing").mkdir()
-        local_root(f"file://{tmp_path}/nothing", copies)
+        root_of(f"file://{tmp_path}/nothing", copies)
     with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9: cannot be fetched in 3 tries, Cannot connect"):
-        local_root("http://127.0.0.1:9", copies)
+        root_of("http://127.0.0.1:9", copies)
     with pytest.raises(ValueError, match=r"s3://b/c cannot be opened by what is installed: pip install s3fs"):
         build_index("s3://b/c", copies=copies)
 
@@ -242,12 +245,10 @@ def test_names_that_no_file_may_have(tmp_path: Path, copies: Copies, capsys: pyt
         ):
             file.writestr(name, content)
     url = f"zip://::file://{tmp_path}/all.zip"
-    root = local_root(url, copies)
-    inside = {path for path in root.rglob("*") if path.is_symlink()}
-    assert {path.relative_to(root).as_posix() for path in inside} <= {"good.mp4", "abs.mp4", "d.mp4/x.mp4"}
-    assert not [path for path in tmp_path.rglob("out.mp4")] and "whose names no file here can have" in "".join(
-        capsys.readouterr()
-    )
+    tree = root_of(url, copies).tree
+    names = {file for _, files, _ in tree.walk() for file in files}
+    assert "good.mp4" in names and names <= {"good.mp4", "abs.mp4", "d.mp4/x.mp4"}
+    assert "whose names no file here can have" in "".join(capsys.readouterr())
 
 
 @pytest.mark.faults
@@ -257,10 +258,11 @@ def test_what_cannot_be_fetched_is_no_fault_of_the_file(
     server.folder = clips
     name = "train/a b/0 #1.mp4"
     cache = tmp_path / "index.jsonl"
-    monkeypatch.setattr(index_module, "probe_all", lambda paths, *_: ((path, probe(path)) for path in paths))
-    root = local_root(server.url, copies)
+    monkeypatch.setattr(index_module, "probe_all", lambda clips, *_: ((clip, probe(clip)) for clip in clips))
+    root = root_of(server.url, copies)
+    (clip,) = (clip for clip in find_clips(root) if clip.name == name)
     server.faults[name] = [500] * 3
-    assert isinstance(probe(root / name), Unfetched)
+    assert isinstance(probe(clip), Unfetched)
     server.faults[name] = [500] * 3
     index = build_index(server.url, progress=False, copies=copies, cache=cache, max_broken=0.5)
     reason = (
@@ -271,32 +273,32 @@ def test_what_cannot_be_fetched_is_no_fault_of_the_file(
     shutil.rmtree(copies.folder)
     server.faults[name] = [500] * 3
 
-    record = examine(Case(root / name, name))
+    record = examine(Case(clip))
     assert (record.problem, record.readable, record.held_back) == ("unreachable", False, False)
     server.faults[name] = [404]
-    assert examine(Case(root / name, name)).problem == "missing"
+    assert examine(Case(clip)).problem == "missing"
     server.faults[name] = [500] * 99
     quarantine = Quarantine(tmp_path / "quarantine.txt")
 
     def records() -> dict[str, str]:
         found = scan(root, tmp_path / "out", quarantine, processes=1, progress=False, look=examine_soon)
-        return {record.path: record.problem for record in found if record.problem}
+        return {record.name: record.problem for record in found if record.problem}
 
     assert records() == {name: "unreachable"} and quarantine.entries() == {}
     server.faults.clear()
     assert records() == {}
 
 
-def examine_soon(case: Case):  # type: ignore[no-untyped-def]
+def examine_soon(case: Case, begin: Begin):  # type: ignore[no-untyped-def]
     remote.WAITS = (0.01, 0.01)
-    return examine(case)
+    return examine(case, begin)
 
 
 @pytest.mark.faults
 def test_an_outage_ends_the_search_soon(
     clips: Path, copies: Copies, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "probe_all", lambda paths, *_: ((path, probe(path)) for path in paths))
+    monkeypatch.setattr(index_module, "probe_all", lambda clips, *_: ((clip, probe(clip)) for clip in clips))
     for n in range(30):
         shutil.copy(clips / "train" / "a b" / "0 #1.mp4", server.folder / f"{n:02d}.mp4")
         server.faults[f"{n:02d}.mp4"] = [503] * 99
@@ -314,7 +316,7 @@ def test_an_outage_leaves_no_mark_in_latents(
     index = build_index(server.url, progress=False, copies=copies, workers=1)
     shutil.rmtree(copies.folder)
     for file in index.files[2:]:
-        server.faults[file.path] = [500] * 99
+        server.faults[file.name] = [500] * 99
 
     with pytest.raises(Unreachable, match="cannot be fetched in 5 tries"):
         latents_of(index, tmp_path, shard_bytes=1)
@@ -329,13 +331,13 @@ def test_fetching_takes_nobodys_patience(tmp_path: Path, clips: Path, copies: Co
     index = build_index(server.url, progress=False, copies=copies, workers=1)
     shutil.rmtree(copies.folder)
     for file in index.files[:2]:
-        server.faults[file.path] = ["slow"]
+        server.faults[file.name] = ["slow"]
     server.pause = 3.0
     dataset = ClipDataset(index, View(Bucket(4, 16, 16)), patience=2.0, quarantine=Quarantine(tmp_path / "q.txt"))
     batch = next(iter(make_loader(dataset, [[(0, 0), (0, 1)]], 1)))
     assert batch["key"].tolist() == [0, 1] and not (tmp_path / "q.txt").exists()
     shutil.rmtree(copies.folder)
-    server.faults[index.files[0].path] = ["slow"]
+    server.faults[index.files[0].name] = ["slow"]
     assert not build_index(server.url, progress=False, copies=copies, workers=1, patience=2.0).broken
 
 
@@ -351,26 +353,25 @@ def test_secrets_stay_where_only_their_owner_reads(tmp_path: Path, clips: Path, 
     for path in (tmp_path / "runs").rglob("*"):
         assert "hush" not in path.name
         if path.is_file() and b"hush" in path.read_bytes():
-            assert path.name == FACTS and stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert path.parent.name == "remote" and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_processes_share_a_mirror(tmp_path: Path, clips: Path, server: Server) -> None:
+def test_processes_share_copies(tmp_path: Path, clips: Path, server: Server) -> None:
     server.folder = clips
     code = """
         import sys
         from pathlib import Path
-        from vidiff.data.doctor import find_all
-        from vidiff.data.root import copies_of, local_root
+        from vidiff.data.doctor.scan import find_all
+        from vidiff.data.root import copies_of, root_of
         from vidiff.video.reader import read_video
-        root = local_root(sys.argv[1], copies_of(Path(sys.argv[2])))
-        for path in find_all(root):
-            print(path.relative_to(root), float(read_video(path).double().sum()))
+        for clip in find_all(root_of(sys.argv[1], copies_of(Path(sys.argv[2])))):
+            print(clip.name, float(read_video(clip.place).double().sum()))
     """
     both = [run(code, server.url, tmp_path / "runs") for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
-    expected = [f"{path.relative_to(clips)} {float(read_video(path).double().sum())}" for path in find_all(clips)]
+    expected = [f"{clip.name} {float(read_video(clip.place).double().sum())}" for clip in find_all(clips)]
     assert said[0][0] == said[1][0] and said[0][0].splitlines() == expected, said
     files = [name for name, _ in server.gets if name.endswith((".mp4", ".gif", ".png"))]
     assert len(files) == len(set(files))

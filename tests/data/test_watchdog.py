@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from indexes import clip_at
 from messy import Hanging, write_clip
 from torch import Tensor
 
 from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import make_loader
-from vidiff.data.index import Index, VideoFile
+from vidiff.data.index import Index
 from vidiff.data.latents import chunks
 from vidiff.data.latents.chunks import ChunkReader
 from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine
+from vidiff.data.workers import Begin
 from vidiff.store.error import DataError, VideoError
+from vidiff.store.place import place_of
 from vidiff.video.reader import read_video
 
 NAMES = ["0", "1", "2", "3", "4", "5"]
@@ -28,7 +31,8 @@ VIEW = View(Bucket(4, 32, 32))
 def index_of(root: Path, names: list[str]) -> Index:
     for number, name in enumerate(names):
         write_clip(root / f"{name}.mp4", number, frames=6)
-    return Index(root, [VideoFile(f"{n}.mp4", -1, 6, 8, 32, 32, bytes=1, fingerprint="") for n in names], [])
+    facts = {"frames": 6, "fps": 8, "height": 32, "width": 32}
+    return Index(str(root), [clip_at(root / f"{n}.mp4", f"{n}.mp4", **facts) for n in names], [])
 
 
 def batches(dataset: Hanging, workers: int, count: int) -> list[dict[str, Tensor]]:
@@ -71,7 +75,7 @@ def test_a_hang_costs_one_file(tmp_path: Path, workers: int) -> None:
     hung = tmp_path / "hang.mp4"
     assert dataset.failed.tolist() == dataset.lost.tolist() == [name == "hang" for name in names]
     reason = "its decoder gave no answer within 3 s"
-    assert Quarantine(tmp_path / "runs" / "list.txt").held([hung]) == {hung: reason}
+    assert Quarantine(tmp_path / "runs" / "list.txt").held([clip_at(hung)]) == {str(hung): reason}
     keys = torch.cat([batch["key"] for batch in found]).tolist()
     assert 1 not in keys and set(keys) == {0, 2, 3, 4, 5}
     # Each batch comes once, with the samples that a run gets which knew of the file from the beginning.
@@ -107,7 +111,7 @@ def test_a_quick_reader_is_left_alone(tmp_path: Path) -> None:
     assert not dataset.failed.any()
 
 
-def stuck(chunk: chunks.Chunk) -> str:
+def stuck(chunk: chunks.Chunk, begin: Begin) -> str:
     time.sleep(600)
     return ""
 
@@ -116,16 +120,16 @@ def stuck(chunk: chunks.Chunk) -> str:
 def test_encoding_goes_on_after_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_clip(tmp_path / "x.mp4", frames=7)
     with ChunkReader(patience=1.0) as reader:
-        assert torch.equal(torch.cat(list(reader.read(path, 7, 3, None)), 1), read_video(path))
+        assert torch.equal(torch.cat(list(reader.read(place_of(path), 7, 3, None)), 1), read_video(path))
         with monkeypatch.context() as patch:
             patch.setattr(chunks, "_Decoding", lambda: stuck)
             assert reader._helper is not None
             reader._helper.end()
             with pytest.raises(VideoError, match=r"x\.mp4: its decoder gave no answer within 1 s"):
-                next(reader.read(path, 7, 3, None))
-        reader.patience = 60
-        next(reader.read(path, 7, 2, (8, 8)))  # and no further
-        assert torch.equal(torch.cat(list(reader.read(path, 7, 4, (16, 16))), 1), read_video(path, size=(16, 16)))
+                next(reader.read(place_of(path), 7, 3, None))
+        reader.patience, place = 60, place_of(path)
+        next(reader.read(place, 7, 2, (8, 8)))  # and no further
+        assert torch.equal(torch.cat(list(reader.read(place, 7, 4, (16, 16))), 1), read_video(path, size=(16, 16)))
         (tmp_path / "x.mp4").write_bytes(b"")
         with pytest.raises(VideoError, match=r"x\.mp4: is empty"):
-            list(reader.read(path, 9, 9, (8, 8)))
+            list(reader.read(place_of(path), 9, 9, (8, 8)))

@@ -24,7 +24,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_s_clips_are_found_whatever_the_folders_are(root: Path) -> None:
     index = index_folder(root, ["cat", "cow"])
-    assert [(f.path, f.label, f.frames) for f in index.files] == [
+    assert [(f.name, f.label, f.frames) for f in index.files] == [
         ("cat/a.mp4", 0, 10),
         ("dog/b.mp4", -1, 11),
         ("dog/c.mp4", -1, 4),

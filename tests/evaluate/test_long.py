@@ -48,11 +48,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 def test_held_out_shapes_come_with_the_truth(shapes: DataConfig, tmp_path: Path) -> None:
     clips = held_out(build(), shapes, LongProtocol(clips=4), tmp_path)
+    paths = [Path(file.place.name) for file in clips.files]
     truth = read_clips(shapes.root)
-    assert [path.parts[-3] for path in clips.paths] == ["test"] * 4
-    assert clips.labels == [truth[path].label for path in clips.paths] and len(set(clips.labels)) == 4
-    assert torch.equal(clips.read(slice(1, 2), 5)[0], read_video(clips.paths[1], range(5)))
-    assert torch.equal(clips.real(slice(1, 2), 40)[0], truth[clips.paths[1]].video(40))
+    assert [path.parts[-3] for path in paths] == ["test"] * 4
+    assert clips.labels == [truth[path].label for path in paths] and len(set(clips.labels)) == 4
+    assert torch.equal(clips.read(slice(1, 2), 5)[0], read_video(paths[1], range(5)))
+    assert torch.equal(clips.real(slice(1, 2), 40)[0], truth[paths[1]].video(40))
     with pytest.raises(ValueError, match="must have frames of 64 px"):
         held_out(build(64), shapes, FEW, tmp_path)
 
@@ -77,11 +78,12 @@ def test_held_out_clips_are_those_that_training_would_read(tmp_path: Path, shape
     data, runs = replace(shapes, decoder="decord", stride=[1, 1] if told else [2, 2]), tmp_path / "runs"
     protocol = LongProtocol(clips=12, given=2)
     first = held_out(build(), data, protocol, runs)
-    assert len(first.paths) == 12 and set(first.decoders) == {"decord"} and bool(first.truth) == told
-    Quarantine(quarantine_list(runs)).add(first.paths[5], "its decoder hung in a training")
+    assert len(first.files) == 12 and {file.decoder for file in first.files} == {"decord"} and bool(first.truth) == told
+    Quarantine(quarantine_list(runs)).add(first.files[5].place, "its decoder hung in a training")
     second = held_out(build(), data, replace(protocol, clips=11), runs)
-    assert sorted(second.paths) == sorted({*first.paths} - {first.paths[5]})
-    assert {*held_out(build(), replace(data, decoder="pyav"), FEW, runs).decoders} == {"pyav"}
+    assert sorted(second.names) == sorted({*first.names} - {first.names[5]})
+    other = held_out(build(), replace(data, decoder="pyav"), FEW, runs)
+    assert {file.decoder for file in other.files} == {"pyav"}
 
 
 def test_every_strategy_is_tried_with_guidance_on_history_and_without() -> None:

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import torch
+from indexes import clip_at
 from torch import Tensor
 from videos import smooth
 
-from vidiff.data.index import Index, VideoFile
+from vidiff.data.index import Index
 from vidiff.data.latents.encode import encode_latents
 from vidiff.data.latents.spec import Plan
 from vidiff.video.reader import read_video
@@ -47,8 +48,9 @@ def make_index(root: Path) -> Index:
     files = []
     for number, length in enumerate(LENGTHS):
         write_video(root / f"{number}.mp4", smooth(length, 20, 24) * (1 - number / 8))
-        files.append(VideoFile(f"{number}.mp4", number % 2, length, 8, 20, 24, bytes=1, fingerprint=""))
-    return Index(root, files, ["a", "b"])
+        facts = {"frames": length, "fps": 8, "height": 20, "width": 24}
+        files.append(clip_at(root / f"{number}.mp4", f"{number}.mp4", number % 2, **facts))
+    return Index(str(root), files, ["a", "b"])
 
 
 PLANS = ("sizes", "made_of", "of", "crops", "flips", "dtype", "shard_bytes")
@@ -70,7 +72,7 @@ def make(out: Path, index: Index, **options: object) -> Path:
 
 def direct(index: Index, number: int, mirrored: bool = False) -> tuple[Tensor, Tensor]:
     """Latents of a whole file, `(c, f, h, w)`: the shorter side becomes 16, then the middle is cut out."""
-    video = read_video(index.path(number), size=(16, 19))[None, ..., 1:17]
+    video = read_video(index.files[number].place, size=(16, 19))[None, ..., 1:17]
     mean, std = encode(video.flip(-1) if mirrored else video)
     return mean[0].half().float(), std[0].half().float()
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from vidiff.data.clips import ClipDataset
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.doctor.record import Record
+from vidiff.data.workers import Begin, at_once
+from vidiff.store.place import Place
 
 FRAMES, SIDE = 8, 32
 
@@ -159,19 +161,21 @@ def write_uncommon(folder: Path) -> dict[Path, str]:
     return found
 
 
-def look(case: Case) -> Record:
+def look(case: Case, begin: Begin = at_once) -> Record:
     """`examine`, by a decoder that hangs, or crashes, on certain files, as C code does: no signal handler runs."""
-    if case.path.stem.startswith("hang"):
+    stem = Path(case.place.name).stem
+    if stem.startswith("hang"):
         ctypes.PyDLL(None).pause()
-    if case.path.stem.startswith("crash"):
+    if stem.startswith("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return examine(case)
+    return examine(case, begin)
 
 
 class Hanging(ClipDataset):
     """Clips, by a decoder that hangs, or crashes, on certain files."""
 
-    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
+    def decode(self, place: Place, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
+        path = Path(place.name)
         if path.stem.startswith("hang"):
             path.with_suffix(f".{os.getpid()}").touch()
             ctypes.PyDLL(None).pause()
@@ -179,4 +183,4 @@ class Hanging(ClipDataset):
             os.kill(os.getpid(), signal.SIGSEGV)
         if path.stem.startswith("starved"):
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
-        return super().decode(path, indices, size, decoder)
+        return super().decode(place, indices, size, decoder)

@@ -15,7 +15,9 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from vidiff.data.clip import Clip
 from vidiff.data.probe import Outcome, probe
+from vidiff.data.workers import Begin, at_once
 from vidiff.video.writer import write_video
 
 
@@ -54,13 +56,14 @@ def write_avi(path: Path, frames: int, height: int = 48, width: int = 64, fps: i
     return path
 
 
-def look(path: Path) -> Outcome:
+def look(clip: Clip, begin: Begin = at_once) -> Outcome:
     """`probe`, by a decoder that dies or hangs on certain files."""
-    if path.stem == "crash":
+    stem = Path(clip.place.name).stem
+    if stem == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    if path.stem == "hang":
+    if stem == "hang":
         time.sleep(600)
-    return probe(path)
+    return probe(clip, begin)
 
 
 def run(code: str, *arguments: object) -> subprocess.Popen[str]:

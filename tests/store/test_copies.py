@@ -15,7 +15,6 @@ from vidiff.store import copies as module
 from vidiff.store import remote
 from vidiff.store.copies import Copies, local_copy
 from vidiff.store.error import Unreachable, VideoError
-from vidiff.store.patience import heard_by
 from vidiff.store.remote import Identity, identity, is_url, resolve, shown
 
 
@@ -136,17 +135,6 @@ def test_a_file_that_changes_is_not_mixed_with_what_it_was(server: Server, cache
     (cache.folder / ".x.partial").write_bytes(bytes(2000))  # longer than what is there now: the server answers 416
     with cache.hold("x", place, Identity(1000)) as path:
         assert path.read_bytes() == put(server, "a.bin", 1000)
-
-
-@pytest.mark.faults
-def test_who_fetches_is_heard(server: Server, cache: Copies) -> None:
-    put(server, "a.bin", 5_000_000)
-    server.faults["a.bin"] = ["slow"]
-    heard: list[float] = []
-    with heard_by(lambda: heard.append(time.monotonic())), local_copy(f"{server.url}/a.bin", cache):
-        pass
-    gaps = np.diff([*heard, time.monotonic()])
-    assert len(heard) > 3 and gaps.max() < 0.3
 
 
 def test_what_was_used_longest_ago_makes_room(server: Server, tmp_path: Path) -> None:

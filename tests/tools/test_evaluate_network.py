@@ -15,7 +15,7 @@ import torch
 
 from vidiff.codec.codec import Identity
 from vidiff.codec.files import save_codec
-from vidiff.data.index import VideoFile
+from vidiff.data.clip import Clip
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
@@ -92,7 +92,7 @@ def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch:
     asked = network.Request(place / "network", network.RealClips(), network.Drawing(), network.Prediction())
     group = Group(torch.device("cpu"))
 
-    def real() -> list[VideoFile]:
+    def real() -> list[Clip]:
         run = Pipeline.from_pretrained(place / "runs" / "tiny", device="cpu")
         return network.Scoring(asked, place / "runs" / "tiny", run, group).real.index.files
 
@@ -100,8 +100,8 @@ def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch:
     assert len(first) == 6 and {file.decoder for file in first} == {"decord"}
     quarantine = Quarantine(quarantine_list(place / "runs"))
     try:
-        quarantine.add(place / "data" / first[2].path, "its decoder hung in a training")
-        assert [file.path for file in real()] == [file.path for file in first if file != first[2]]
+        quarantine.add(first[2].place, "its decoder hung in a training")
+        assert [file.name for file in real()] == [file.name for file in first if file != first[2]]
     finally:
         quarantine.file.unlink()
 

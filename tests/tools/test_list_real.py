@@ -20,12 +20,12 @@ def test_one_file_is_held_out_whole(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert command("--out", str(out)) == 0
     assert capsys.readouterr().out == f"{out}: 3 files, carphone_pristine held out\n"
     splits = {split: build_index(out, split=split, workers=1, progress=False).files for split in ("train", "test")}
-    assert [Path(file.path).stem for file in splits["train"]] == ["bigbuckbunny", "bikes"]
-    assert [(Path(f.path).stem, f.frames, f.height, f.width) for f in splits["test"]] == [
+    assert [Path(file.name).stem for file in splits["train"]] == ["bigbuckbunny", "bikes"]
+    assert [(Path(f.name).stem, f.frames, f.height, f.width) for f in splits["test"]] == [
         ("carphone_pristine", 120, 144, 176)
     ]
     assert command("--out", str(out), "--hold-out", "bikes") == 0
-    assert Path(build_index(out, split="test", workers=1, progress=False).files[0].path).stem == "bikes"
+    assert Path(build_index(out, split="test", workers=1, progress=False).files[0].name).stem == "bikes"
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:
     latents = make_latents(found, Identity(), "identity", index, "fp32", "train")
     drawn = latent_dataset(found, index, latents, latents).__getitems__([(0, 3)])
     sample = {name: value[0] for name, value in normalised(drawn).items()}
-    clip = read_video(index.path(int(sample["key"])))[None]  # 1 3 12 32 32
+    clip = read_video(index.files[int(sample["key"])].place)[None]  # 1 3 12 32 32
     low = enlarge(shrink(clip, 2), 2)[0]
     shift, scale = (x.view(-1, 1, 1, 1) for x in latents.codec_moments)
     shown = sample["lowres"] * scale + shift
@@ -115,7 +115,7 @@ def test_detail_of_latents_is_added_to_those_of_the_bicubic_clip(tmp_path: Path)
     torch.manual_seed(0)
     codec = VAECodec(VAEConfig(channels=3, width=4, multipliers=[1], patch=2)).eval()
     latents = make_latents(found, codec, "random", index, "fp32", "test")
-    clip = read_video(index.path(5), range(4))[None]
+    clip = read_video(index.files[5].place, range(4))[None]
     wanted = codec.encode(clip)
     codec.set_statistics(*latents.codec_moments)
     low = codec.encode(enlarge(shrink(clip, 2), 2)).mean

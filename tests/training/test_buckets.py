@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 
 from vidiff.data.buckets import Bucket
 from vidiff.data.clips import Joint
-from vidiff.data.watchdog import Watched
+from vidiff.data.workers import Watched
 from vidiff.objective.latents import normalised
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
@@ -192,7 +192,7 @@ def test_labels_are_matched_by_name(place: Path) -> None:
     index = make_index(config, "train")
     pictures = make_pictures(config, index.labels)
     assert index.labels == ["cat", "dog"] and pictures is not None and pictures.labels == index.labels
-    found = {file.path.split("/")[1]: file.label for file in pictures.files}
+    found = {file.name.split("/")[1]: file.label for file in pictures.files}
     assert found == {"dog": 1, "ant": -1}
     assert buckets_of(config, pictures, pictures=True).count(WIDE.picture) == 3
     assert make_pictures(load("tiny.yaml", ["data.images=''"]), index.labels) is None

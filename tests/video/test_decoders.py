@@ -332,7 +332,7 @@ def test_the_index_says_how_many_are_read_by_pyav(tmp_path: Path, capsys: pytest
         write_clip(tmp_path / "data" / "train" / f"{n}.mp4", number=n)
     encode(tmp_path / "data" / "train" / "open.mp4", **FILES["open.mp4"])
     index = build_index(tmp_path / "data", layout="flat", progress=False)
-    assert {Path(file.path).name: file.decoder for file in index.files} == {
+    assert {Path(file.name).name: file.decoder for file in index.files} == {
         "0.mp4": "decord",
         "1.mp4": "decord",
         "open.mp4": "pyav",

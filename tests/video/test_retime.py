@@ -110,7 +110,7 @@ def test_an_index_counts_the_frames_that_are_seen(tmp_path: Path) -> None:
     own = build_index(tmp_path / "data", split="train", cache=cache, progress=False)
     seen = {fps: build_index(tmp_path / "data", split="train", cache=cache, progress=False, fps=fps) for fps in (8, 16)}
     assert build_index(tmp_path / "data", split="train", cache=cache, progress=False) == own, "both are remembered"
-    names = [file.path for file in own.files]
+    names = [file.name for file in own.files]
     lengths = {"0.mp4": 7, "1.mp4": 8, "2.mp4": 24}
     assert [file.frames for file in seen[8].files] == [lengths[name] for name in names]
     assert [file.fps for file in seen[8].files] == [8.0] * len(names)
@@ -120,9 +120,9 @@ def test_an_index_counts_the_frames_that_are_seen(tmp_path: Path) -> None:
     clip = dataset[0, place]
     assert number_of(clip["video"]) == SHOWN[30, 8] and int(clip["stride"]) == 1
     with ChunkReader(60) as reader:
-        found = torch.cat(list(reader.read(seen[8].path(place), 7, 3, None, 8)), 1)
+        found = torch.cat(list(reader.read(seen[8].files[place].place, 7, 3, None, 8)), 1)
         assert number_of(found) == SHOWN[30, 8]
-        assert number_of(torch.cat(list(reader.read(seen[8].path(place), 4, 3, None)), 1)) == [0, 1, 2, 3]
+        assert number_of(torch.cat(list(reader.read(seen[8].files[place].place, 4, 3, None)), 1)) == [0, 1, 2, 3]
     with pytest.raises(DataError, match=r"data\.fps is -1"):
         build_index(tmp_path / "data", fps=-1)
 
@@ -133,7 +133,7 @@ def test_a_clip_within_a_tar_is_seen_at_a_rate(tmp_path: Path) -> None:
         tar.add(tmp_path / "own" / "0.mp4", "0.mp4")
     index = build_index(tmp_path / "clips-0.tar", split="train", progress=False, fps=8)
     assert [file.frames for file in index.files] == [7]
-    assert number_of(read_video(index.path(0), fps=index.fps)) == SHOWN[30, 8]
+    assert number_of(read_video(index.files[0].place, fps=index.fps)) == SHOWN[30, 8]
 
 
 def test_the_digest_tells_the_rate_where_lengths_do_not(tmp_path: Path) -> None:

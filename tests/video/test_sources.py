@@ -6,24 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from indexes import build_index
+from indexes import build_index, case, clip_at, find_all, find_files, size_and_change
 from messy import write_clip
 from PIL import Image
 from torch import Tensor
 from videos import number_of, numbered, write_numbered
 
 from vidiff.data.buckets import Bucket, View
+from vidiff.data.clip import Clip
 from vidiff.data.clips import ClipDataset
-from vidiff.data.doctor.examine import Case, examine
-from vidiff.data.doctor.scan import find_all
-from vidiff.data.find import find_files
+from vidiff.data.doctor.examine import examine
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.encode import encode_latents
 from vidiff.data.latents.spec import Plan
-from vidiff.data.probe import Facts, fingerprint, probe
+from vidiff.data.probe import fingerprint, probe
 from vidiff.store.error import DataError, VideoError
+from vidiff.store.place import place_of
+from vidiff.store.tree import Folder
 from vidiff.video.reader import VideoReader, read_video
-from vidiff.video.sources import clips_in, is_frame_folder, size_and_change
+from vidiff.video.sources import clips_in, is_frame_folder
 from vidiff.video.writer import write_image, write_video
 
 
@@ -64,8 +65,10 @@ def test_frames_are_read_by_number(tmp_path: Path, kind: str) -> None:
             reader.read([5, 12])
         with pytest.raises(VideoError, match="no frames asked for"):
             reader.read([])
-    assert probe(path) == Facts(12, pytest.approx(8, rel=0.02), 32, 32, fingerprint(path), "pillow")
-    record = examine(Case(path, "clip"))
+    found = probe(clip_at(path))
+    assert isinstance(found, Clip)
+    assert found.facts == [12, pytest.approx(8, rel=0.02), 32, 32, fingerprint(place_of(path)), "pillow"]
+    record = examine(case(path))
     assert (record.readable, record.frames, record.read, record.notes) == (True, 12, 12, [])
 
 
@@ -99,11 +102,11 @@ def test_broken_pictures_are_named(tmp_path: Path, kind: str) -> None:
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(VideoError, match=f"{file.name}: (damaged or truncated|not a picture)"):
         read_video(path)
-    assert examine(Case(path, "x")).problem in ("damaged", "unknown")
+    assert examine(case(path)).problem in ("damaged", "unknown")
     file.write_bytes(b"no picture")
     with pytest.raises(VideoError, match=f"{file.name}: (damaged or truncated|not a picture)"):
         read_video(path)
-    assert examine(Case(path, "x")).problem == ("damaged" if path.is_dir() else "text")
+    assert examine(case(path)).problem == ("damaged" if path.is_dir() else "text")
 
 
 @pytest.mark.faults
@@ -122,19 +125,19 @@ def test_what_counts_as_a_clip(tmp_path: Path) -> None:
     (tmp_path / "class" / "clip.mp4").touch()
     for name in ("a.mp4", "b.GIF", "c.png", "d.txt", ".e.mp4"):
         (tmp_path / name).touch()
-    assert [path.name for path in clips_in(tmp_path)] == ["a.mp4", "b.GIF", "shot"]
-    assert [path.name for path in clips_in(tmp_path, pictures=True)] == ["a.mp4", "b.GIF", "c.png"]
-    assert not is_frame_folder(tmp_path / "one") and not is_frame_folder(tmp_path / "a.mp4")
-    assert {path.relative_to(tmp_path).as_posix() for path in find_all(tmp_path)} == {
+    assert list(clips_in(Folder(tmp_path))) == ["a.mp4", "b.GIF", "shot"]
+    assert list(clips_in(Folder(tmp_path), pictures=True)) == ["a.mp4", "b.GIF", "c.png"]
+    assert not is_frame_folder(Folder(tmp_path), "one") and not is_frame_folder(Folder(tmp_path), "a.mp4")
+    assert {clip.name for clip in find_all(tmp_path)} == {
         "a.mp4", "b.GIF", "shot", "class/clip.mp4"}  # fmt: skip
 
 
 def test_a_folder_of_pictures_has_a_stamp_and_a_fingerprint(tmp_path: Path) -> None:
     folder = write_frames(tmp_path, 4)
-    before, mark = size_and_change(folder), fingerprint(folder)
+    before, mark = size_and_change(folder), fingerprint(place_of(folder))
     write_image(folder / "shot_2.png", torch.rand(3, 32, 32))
     assert size_and_change(folder) != before
-    assert fingerprint(folder) != mark
+    assert fingerprint(place_of(folder)) != mark
 
 
 def test_every_kind_is_trained_on_alike(tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_every_kind_is_trained_on_alike(tmp_path: Path) -> None:
         make(tmp_path / "train" / f"class{n}", kind, 9)
     write_numbered(tmp_path / "train" / "class0" / "video.mp4", 9)
     index = build_index(tmp_path, progress=False)
-    assert [(Path(f.path).name, f.label, f.frames) for f in index.files] == [
+    assert [(Path(f.name).name, f.label, f.frames) for f in index.files] == [
         ("clip.gif", 0, 9), ("video.mp4", 0, 9), ("clip.webp", 1, 9), ("clip", 2, 9), ("clip", 3, 9)]  # fmt: skip
     dataset = ClipDataset(index, View(Bucket(4, 16, 16)))
     for place in range(5):
@@ -165,7 +168,7 @@ def test_pictures_in_folders_of_classes(tmp_path: Path) -> None:
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(tmp_path / "train" / f"{name}.jpg", torch.zeros(3, 20, 24))
     index = build_index(tmp_path, layout="images", progress=False)
-    assert [(f.path, f.label, f.frames) for f in index.files] == [
+    assert [(f.name, f.label, f.frames) for f in index.files] == [
         ("train/cat/1.jpg", 0, 1), ("train/cat/2.jpg", 0, 1), ("train/dog/1.jpg", 1, 1), ("train/dog/2.jpg", 1, 1)
     ]  # fmt: skip
     assert ClipDataset(index, View(Bucket(1, 16, 16)))[0, 3]["video"].shape == (3, 1, 16, 16)
@@ -188,10 +191,10 @@ def test_kinetics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_clip(tmp_path / "zzz_000007_000017.mkv")
     index = build_index(tmp_path / "list.csv", progress=False)
     assert index.labels == ["archery", "juggling, balls", "playing guitar"]  # the same numbers in every split
-    assert [(f.path, f.label, f.frames) for f in index.files] == [
+    assert [(f.name, f.label, f.frames) for f in index.files] == [
         ("train/playing guitar/-abc_123_000010_000020.mp4", 2, 8), ("clips/x_Y-9_000003_000013.mp4", 1, 5)
     ]  # fmt: skip
-    assert index.path(1) == tmp_path / "clips" / "x_Y-9_000003_000013.mp4"
+    assert index.files[1].place.file == tmp_path / "clips" / "x_Y-9_000003_000013.mp4"
     assert "1 of 3 clips that" in "".join(capsys.readouterr())
     found, _ = find_files(tmp_path / "list.csv", "list", "val", 1)
     assert found == [("zzz_000007_000017.mkv", 0)]

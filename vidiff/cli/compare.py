@@ -67,8 +67,8 @@ def continue_clips(options: argparse.Namespace) -> None:
         results.append(result)
         pictures[result["name"]] = picture
     frames = ", ".join(str(frame + 1) for frame in show)
-    about = f"{len(clips.paths)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
-    caption = f"Frames {frames} of {min(PICTURED, len(clips.paths))} clips side by side."
+    about = f"{len(clips.files)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
+    caption = f"Frames {frames} of {min(PICTURED, len(clips.files))} clips side by side."
     shown = {name: file.read_bytes() for name, file in pictures.items()}
     (out / "comparison.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "comparison.md").write_text(markdown(results))

@@ -13,8 +13,8 @@ from vidiff.cli.command import exit_code
 from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.scan import scan, summarise, thumbnails
 from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import GIGABYTES, copies_of, local_root, name_of
-from vidiff.store.remote import shown
+from vidiff.data.root import GIGABYTES, copies_of, name_of, root_of
+from vidiff.store.remote import is_url, shown
 
 SHOWN = 24  # files in the sheet of thumbnails
 
@@ -41,16 +41,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def examine(options: argparse.Namespace) -> None:
     folder = options.out or options.runs / "index" / name_of(options.data)
     quarantine = Quarantine(quarantine_list(options.runs))
-    data = local_root(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
-    records = scan(data, folder, quarantine, options.whole, options.workers, options.patience, options.images)
-    root = data if data.is_dir() else data.parent
-    readable = [record.path for record in records if record.readable]
+    source = root_of(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
+    records = scan(source, folder, quarantine, options.whole, options.workers, options.patience, options.images)
+    readable = [record for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
-    paths = [root / name for name in chosen]
-    pictures = thumbnails(paths, options.size, options.frames, options.patience)
-    rows = [(name, pictures[path]) for name, path in zip(chosen, paths, strict=True) if path in pictures]
+    pictures = thumbnails(chosen, options.size, options.frames, options.patience)
+    rows = [(record.name, pictures[record.name]) for record in chosen if record.name in pictures]
+    root = shown(options.data) if is_url(options.data) else str(Path(options.data).resolve())
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
-    page = write_scan(folder / "doctor.html", data, records, [name for name, _ in rows], sheet)
+    page = write_scan(folder / "doctor.html", root, records, [name for name, _ in rows], sheet)
     print("\n".join(summarise(records)))
     print(f"page, to open in a browser   {page}")
     print(f"facts of each file           {folder / 'index.jsonl'}")

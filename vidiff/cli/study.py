@@ -16,6 +16,7 @@ from vidiff.cli.command import exit_code
 from vidiff.data.captions import read_captions
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
+from vidiff.data.root import Root, copies_of, root_of
 from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
@@ -80,13 +81,15 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("neither model is a trained run, which would name its data: give --real, for the checks")
     if options.real is None:
         trained = options.a if runs["a"] else options.b
-        index = index_of(replace(read_config(trained).data, limit=0), trained.parent, options.split)
+        data, folder = replace(read_config(trained).data, limit=0), trained.parent
     else:
-        index = index_of(DataConfig(str(options.real)), Path("runs"), options.split)
+        data, folder = DataConfig(str(options.real)), Path("runs")
+    index = index_of(data, folder, options.split)
     real = choose_windows(index, frames, size, 1, options.pairs)
     places = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
     checks = Windows(index, places, frames, 1, size)
-    check_labels, labels = (labels_of(windows, options.text) for windows in (checks, real))
+    root = root_of(data.root, copies_of(folder, data.remote_cache_gb)) if options.text else None
+    check_labels, labels = (labels_of(windows, root) for windows in (checks, real))
     sources: dict[str, Any] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name, path in (("a", options.a), ("b", options.b)):
@@ -110,11 +113,11 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def labels_of(windows: Windows, captions: bool) -> list[str | None]:
-    """What each real clip shows: its caption or its label, None for none."""
+def labels_of(windows: Windows, root: Root | None) -> list[str | None]:
+    """What each real clip shows: its caption in `root`, or its label; None for none."""
     index = windows.index
-    if captions:
-        return [*read_captions(index.root, [index.files[number].path for number, _ in windows.starts], "auto")]
+    if root is not None:
+        return [*read_captions(root, [index.files[number] for number, _ in windows.starts])]
     return [index.labels[label] if label >= 0 else None for label in windows.labels.tolist()]
 
 

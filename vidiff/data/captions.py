@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
+from vidiff.data.clip import Clip
+from vidiff.data.root import Root
 from vidiff.store.error import DataError
-from vidiff.store.mirror import held, is_there
 from vidiff.store.plain import parse_json
-from vidiff.store.spans import member_of
-from vidiff.store.tar import split_path
+from vidiff.store.tree import Tree
 
 SOURCES = ("auto", "jsonl", "txt", "csv")
 WANTED = (
@@ -19,107 +19,113 @@ WANTED = (
 )
 
 
-def read_captions(root: str | Path, paths: Sequence[str], source: str = "auto") -> list[str]:
-    """The caption of each file of a data set.
+def read_captions(source: Root, clips: Sequence[Clip], kind: str = "auto") -> list[str]:
+    """The caption of each clip of a data set.
 
     Args:
-        root: the data set's folder.
-        paths: of the files, relative to it.
-        source: "jsonl": `captions.jsonl` in the root, a line {"path": ..., "caption": ...} for each file; "txt": a file
+        source: the data set.
+        kind: "jsonl": `captions.jsonl` in its folder, a line {"path": ..., "caption": ...} for each clip; "txt": a file
             of the same name that ends in .txt beside each clip, in a tar also "caption" of its .json; "csv":
-            `captions.csv` in the root, with the columns path and caption. "auto": the first of these that is there.
+            `captions.csv` in the folder, with the columns path and caption. "auto": the first of these that is there.
             Further keys, columns and files do no harm.
 
     Raises:
         DataError: a caption that is missing, empty, not text, or there twice; a file that cannot be read as said.
     """
-    root = Path(root)
-    if source not in SOURCES:
-        raise DataError(f"data.captions is {source!r}; choose {', '.join(SOURCES)}")
-    if source == "auto":
-        source = _find(root, paths)
-    if source == "txt":
-        pairs = [(path, _beside(root / path)) for path in paths]
-        origin = "the .txt beside it"
+    if kind not in SOURCES:
+        raise DataError(f"data.captions is {kind!r}; choose {', '.join(SOURCES)}")
+    tree = source.tree
+    if kind == "auto":
+        kind = _find(source, clips)
+    if kind == "txt":
+        pairs = [(clip.name, _beside(tree, clip) if clip.caption is None else clip.caption) for clip in clips]
+        where = "the .txt beside it"
     else:
-        file = root / f"captions.{source}"
-        pairs = list((_read_jsonl if source == "jsonl" else _read_csv)(file))
-        origin = str(file)
-    wanted, captions = set(paths), dict[str, str]()
+        name = f"captions.{kind}"
+        where = f"{tree}/{name}"
+        if name == source.name and source.rows:  # whose rows name clips as the tree does
+            pairs = [(str(row.get("path")), str(row.get("caption") or "")) for row in source.rows]
+        else:
+            pairs = list((_read_jsonl if kind == "jsonl" else _read_csv)(tree, name))
+    wanted, captions = {clip.name for clip in clips}, dict[str, str]()
     for path, caption in pairs:
         if path not in wanted:
             continue
         if path in captions:
-            raise DataError(f"{origin} has two captions for {path}: leave one")
+            raise DataError(f"{where} has two captions for {path}: leave one")
         if not caption.strip():
-            raise DataError(f"the caption of {path} is empty in {origin}: write what the clip shows")
+            raise DataError(f"the caption of {path} is empty in {where}: write what the clip shows")
         captions[path] = caption.strip()
-    missing = [path for path in paths if path not in captions]
+    missing = [clip.name for clip in clips if clip.name not in captions]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(paths)} clips have no caption in {origin}, such as {missing[0]}: paths there are "
-            f"relative to {root}"
+            f"{len(missing)} of {len(clips)} clips have no caption in {where}, such as {missing[0]}: paths there are "
+            f"relative to {tree}"
         )
-    return [captions[path] for path in paths]
+    return [captions[clip.name] for clip in clips]
 
 
-def _find(root: Path, paths: Sequence[str]) -> str:
-    if is_there(root / "captions.jsonl"):
+def _find(source: Root, clips: Sequence[Clip]) -> str:
+    tree = source.tree
+    if _is_file(tree, "captions.jsonl") or (source.rows and source.name == "captions.jsonl"):
         return "jsonl"
-    if any(_has_text_beside(root / path) for path in paths):
+    if any(clip.caption or _is_file(tree, _text_of(clip)) for clip in clips):
         return "txt"
-    if is_there(root / "captions.csv"):
+    if _is_file(tree, "captions.csv") or (source.rows and source.name == "captions.csv"):
         return "csv"
-    raise DataError(f"no captions in {root}, which a model with text needs: expected {WANTED.format(root=root)}")
+    raise DataError(f"no captions in {tree}, which a model with text needs: expected {WANTED.format(root=tree)}")
 
 
-def _text(path: Path) -> str:
+def _is_file(tree: Tree, name: str) -> bool:
+    place = tree.place(name)
+    return place is not None and not place.is_folder
+
+
+def _text(tree: Tree, name: str) -> str:
+    place = tree.place(name)
+    if place is None:
+        raise DataError(f"no {tree}/{name}: write it, or choose another source with data.captions")
     try:
-        with held(path) as file:
-            return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"no {path}: write it, or choose another source with data.captions") from None
+        return place.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+        raise DataError(f"{place} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
 
 
-def _has_text_beside(clip: Path) -> bool:
-    if split_path(clip) is not None:
-        return bool(member_of(clip).caption)
-    return is_there(clip.with_suffix(".txt"))
+def _text_of(clip: Clip) -> str:
+    return PurePosixPath(clip.name).with_suffix(".txt").as_posix()
 
 
-def _beside(clip: Path) -> str:
-    """The caption in a clip's own .txt, or that of its sample in a tar."""
-    if split_path(clip) is not None:
-        return member_of(clip).caption
-    return " ".join(_text(clip.with_suffix(".txt")).split())
+def _beside(tree: Tree, clip: Clip) -> str:
+    """The caption in a clip's own .txt."""
+    return " ".join(_text(tree, _text_of(clip)).split())
 
 
-def _read_jsonl(path: Path) -> Iterable[tuple[str, str]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+def _read_jsonl(tree: Tree, name: str) -> Iterable[tuple[str, str]]:
+    where = f"{tree}/{name}"
+    for number, line in enumerate(_text(tree, name).splitlines(), 1):
         if not line.strip():
             continue
         try:
-            entry = parse_json(line)
-            pair = entry["path"], entry["caption"]
+            row = parse_json(line)
+            pair = row["path"], row["caption"]
         except (ValueError, LookupError, TypeError):
             pair = None, None
         if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
             raise DataError(
-                f'{path}:{number} is {line[:60]!r}; expected {{"path": "train/a.mp4", "caption": "what it shows"}}'
+                f'{where}:{number} is {line[:60]!r}; expected {{"path": "train/a.mp4", "caption": "what it shows"}}'
             )
         yield pair
 
 
-def _read_csv(path: Path) -> Iterable[tuple[str, str]]:
-    rows = csv.DictReader(_text(path).splitlines())
+def _read_csv(tree: Tree, name: str) -> Iterable[tuple[str, str]]:
+    where = f"{tree}/{name}"
+    rows = csv.DictReader(_text(tree, name).splitlines())
     if not {"path", "caption"} <= set(rows.fieldnames or ()):
-        raise DataError(f"{path} has the columns {rows.fieldnames}; expected path,caption in its first line")
+        raise DataError(f"{where} has the columns {rows.fieldnames}; expected path,caption in its first line")
     for row in rows:
         if row["caption"] is None or None in row:
             raise DataError(
-                f"{path}:{rows.line_num} has {'more' if None in row else 'fewer'} values than the first line has "
+                f"{where}:{rows.line_num} has {'more' if None in row else 'fewer'} values than the first line has "
                 "columns: put a caption that holds a comma in double quotes"
             )
         yield row["path"], row["caption"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from vidiff.data.buckets import Strides, View, group
 from vidiff.data.index import Index
 from vidiff.data.order import JointOrder, Key, Order, seeded
-from vidiff.data.processes import decoding_processes
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.watchdog import Watch, Watched, WatchedLoader, start_alarm_clock
+from vidiff.data.workers import Watch, Watched, WatchedLoader, decoding_processes, start_alarm_clock
 from vidiff.engine.guard import shield_worker
 from vidiff.store.error import DataError, VideoError
+from vidiff.store.place import Place
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 
@@ -149,7 +148,7 @@ class ClipDataset(Samples):
         self.shapes = view.shapes(self.files)
         self.seed, self.max_broken = seed, max_broken
         lengths = [file.frames for file in index.files]
-        self.kept = long_enough(lengths, [s.frames for s in self.shapes], view.strides.least, str(index.root))
+        self.kept = long_enough(lengths, [s.frames for s in self.shapes], view.strides.least, index.root)
         self.groups = group([self.shapes[number] for number in self.kept])
         self.alike = {self.kept[n]: alike for alike in self.groups for n in alike}  # by number, its group
         self.failed = torch.zeros(self.files, dtype=torch.bool).share_memory_()  # by any loader worker
@@ -178,12 +177,11 @@ class ClipDataset(Samples):
         fit = Fit((file.height, file.width), self.shapes[number].size, uniform(*view.zoom, generator))
         corner = draw(0, fit.spare[0], generator), draw(0, fit.spare[1], generator)
         mirrored = view.flip and draw(0, 1, generator) == 1
-        path = self.index.path(number)
         if self.lost[number]:
-            raise VideoError(f"{path}: its decoder hung or crashed")
-        with self.watch.over(self.first + number):
+            raise VideoError(f"{file.place}: its decoder hung or crashed")
+        with file.place.held() as here, self.watch.over(self.first + number):
             indices = range(start, start + frames * step, step)
-            video = fit.crop(self.decode(path, indices, fit.resize, file.decoder), corner)  # 3 f h w
+            video = fit.crop(self.decode(here, indices, fit.resize, file.decoder), corner)  # 3 f h w
         video = video.flip(-1) if mirrored else video
         return {
             "video": change_colours(video, view.jitter, generator).contiguous(),
@@ -192,19 +190,19 @@ class ClipDataset(Samples):
             "key": torch.tensor(self.first + number),
         }
 
-    def decode(self, path: Path, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
+    def decode(self, place: Place, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
         """Frames of a file, `(3, f, h, w)`."""
-        with VideoReader(path, self.index.fps, decoder) as reader:
+        with VideoReader(place, self.index.fps, decoder) as reader:
             return reader.read(indices, size)
 
     def lose(self, number: int, reason: str) -> None:
         """Leave out a file whose decoder ended a worker. Raises DataError once too many files have failed."""
         number -= self.first
-        path = self.index.path(number)
+        place = self.index.files[number].place
         self.lost[number] = True
         if self.quarantine:
-            self.quarantine.add(path, reason)
-        self.note_failure(number, VideoError(f"{path}: {reason}"))
+            self.quarantine.add(place, reason)
+        self.note_failure(number, VideoError(f"{place}: {reason}"))
 
     def note_failure(self, number: int, error: VideoError) -> None:
         """Names a file at its first failure. Raises DataError once too many have failed."""

@@ -12,47 +12,25 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidiff.data.clip import FACTS, Clip
 from vidiff.data.doctor.record import read_records
-from vidiff.data.find import Found, find_files
+from vidiff.data.find import find_clips
 from vidiff.data.options import DataConfig
-from vidiff.data.probe import Facts, Outcome, probe, probe_all
+from vidiff.data.probe import Unfetched, probe, probe_all
 from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import copies_of, local_root, name_of
+from vidiff.data.root import Root, copies_of, name_of, root_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
+from vidiff.data.tars import Contents, Packed, Tables
 from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
-from vidiff.store.files import claimed
+from vidiff.store.files import claimed, write_whole
 from vidiff.store.plain import parse_json
-from vidiff.store.remote import Unfetched
 from vidiff.video.pyav import PyAVFile
-from vidiff.video.sources import size_and_change
+from vidiff.video.sources import stamp_of
 
 IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
+HEADER = json.dumps({"index": 1})  # the first line of what is kept, with its version
 NAMED = 20  # files of the quarantine, each with its reason, where more are left out
-
-
-@dataclass(frozen=True)
-class VideoFile:
-    """One readable video.
-
-    Args:
-        path: relative to the index's root.
-        label: number of its class; -1 for none.
-        frames, fps, height, width: of the video; size in pixels.
-        bytes: size of the file.
-        fingerprint: hash of its size and of its beginning and end.
-        decoder: what reads it, as of `vidiff.video.reader.VideoReader`.
-    """
-
-    path: str
-    label: int
-    frames: int
-    fps: float
-    height: int
-    width: int
-    bytes: int
-    fingerprint: str
-    decoder: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -60,13 +38,14 @@ class Index:
     """The videos of one split.
 
     Args:
+        root: how messages call the data set.
         labels: names of the classes, by number; empty where there are none.
-        broken: (path, reason) of each file that cannot be read.
+        broken: (name, reason) of each clip that cannot be read.
         fps: frames per second at which every file is seen, and by which its frames count; 0 for each one's own frames.
     """
 
-    root: Path
-    files: list[VideoFile]
+    root: str
+    files: list[Clip]
     labels: list[str]
     broken: list[tuple[str, str]] = field(default_factory=list)
     fps: float = 0.0
@@ -74,14 +53,10 @@ class Index:
     @property
     def digest(self) -> str:
         """SHA-256 of all that a latent cache depends on: names, labels, lengths, content, rate, but not the place."""
-        lines = [json.dumps([f.path, f.label, f.frames, f.fingerprint]) for f in self.files]
+        lines = [json.dumps([f.name, f.label, f.frames, f.fingerprint]) for f in self.files]
         if self.fps:
             lines.append(f"at {self.fps} fps")
         return hashlib.sha256("\n".join([*self.labels, *lines]).encode()).hexdigest()
-
-    def path(self, number: int) -> Path:
-        """Where file `number` is."""
-        return self.root / self.files[number].path
 
 
 def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progress: bool = True) -> Index:
@@ -106,7 +81,7 @@ def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progres
         return build_index(
             data,
             split,
-            cache=folder / f"{name}-{split}.jsonl",
+            cache=folder / f"{name}.jsonl",
             quarantine=Quarantine(quarantine_list(runs)),
             records=folder / name / "index.jsonl",
             copies=copies_of(runs, data.remote_cache_gb),
@@ -158,32 +133,31 @@ def build_index(
     """
     data.check()
     fps, decoder, limit, max_broken = data.fps, data.decoder, data.limit, data.max_broken
-    root = local_root(data.root, copies or copies_of(Path("runs")))
-    found, labels = find_files(root, data.layout, split, data.fold)
-    root = root if root.is_dir() else root.parent
-    found = _without_held(root, found, quarantine)
-    if 0 < limit < len(found):
-        found = [found[i * len(found) // limit] for i in range(limit)]
-    known = _read_cache(cache)
-    own = not fps and decoder == "auto"  # as the doctor counts a file's frames
+    source = root_of(data.root, copies or copies_of(Path("runs")))
+    known, tables = _read_cache(cache)
+    headers = len(tables)
+    clips, labels = find_clips(source, data.layout, split, data.fold, tables)
+    clips = _without_held(source, clips, quarantine)
+    if 0 < limit < len(clips):
+        clips = [clips[i * len(clips) // limit] for i in range(limit)]
+    own = not fps and decoder == "auto"  # as the doctor counts a clip's frames
     examined = read_records(records) if records and own else {}
     seen = (f"|{fps} fps" if fps else "") + (f"|{decoder}" if decoder != "auto" else "")
-    sizes, keys = {}, {}
-    for path, _ in found:
-        sizes[path], changed = size_and_change(root / path)
-        keys[path] = f"{(root / path).resolve()}|{sizes[path]}|{changed}{seen}"
-        record = examined.get(Path(path).as_posix())
-        if record and record.readable and (record.bytes, record.changed) == (sizes[path], changed):
-            known[keys[path]] = record.facts
+    clips = [replace(clip, stamp=stamp_of(clip.place)) for clip in clips]
+    keys = {clip.name: f"{clip.place.key}|{clip.place.version}|{clip.stamp}{seen}" for clip in clips}
+    for clip in clips:
+        record = examined.get(clip.name)
+        if record and record.readable and record.stamp == clip.stamp:
+            known[keys[clip.name]] = record.facts
     look: dict[str, Any] = {} if own else {"look": partial(probe, rate=fps, decoder=decoder)}
-    new = {root / path: keys[path] for path, _ in found if keys[path] not in known}
+    new = [clip for clip in clips if keys[clip.name] not in known]
     in_a_row = 0
     try:
-        with closing(probe_all(list(new), workers, data.patience, **look)) as outcomes:
-            for path, outcome in tqdm(
+        with closing(probe_all(new, workers, data.patience, **look)) as outcomes:
+            for clip, outcome in tqdm(
                 outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
             ):
-                known[new[path]] = outcome
+                known[keys[clip.name]] = outcome if isinstance(outcome, str) else outcome.facts
                 in_a_row = in_a_row + 1 if isinstance(outcome, Unfetched) else 0
                 if in_a_row == IN_A_ROW:
                     raise DataError(
@@ -191,68 +165,73 @@ def build_index(
                         f"goes on from here. The last: {outcome}"
                     )
     finally:
-        if cache and new:
-            _write_cache(cache, known)
+        if cache and (new or len(tables) > headers):
+            _write_cache(cache, known, tables)
 
     files, broken = [], []
-    for path, label in found:
-        outcome = known[keys[path]]
-        if isinstance(outcome, str):
-            broken.append((path, outcome))
+    for clip in clips:
+        facts = known[keys[clip.name]]
+        if isinstance(facts, str):
+            broken.append((clip.name, facts))
         else:
-            files.append(VideoFile(path, label, *outcome[:4], sizes[path], *outcome[4:]))
-    if len(broken) > max_broken * len(found) or not files:
-        shown = "".join(f"\n  {path}: {reason}" for path, reason in broken[:5])
+            files.append(clip.with_facts(facts))
+    if len(broken) > max_broken * len(clips) or not files:
+        shown = "".join(f"\n  {name}: {reason}" for name, reason in broken[:5])
         allowed = f"more than data.max_broken={max_broken} allows" if files else "none can"
         again = f" ({cache} remembers them; remove it to try them again)" if cache else ""
         raise DataError(
-            f"{len(broken)} of {len(found)} files in {root} cannot be read, {allowed}. Mend or remove them, or raise "
+            f"{len(broken)} of {len(clips)} files in {source} cannot be read, {allowed}. Mend or remove them, or raise "
             f"data.max_broken{again}:{shown}"
         )
-    for path, reason in broken:
-        tqdm.write(f"left out {path}: {reason}")
+    for name, reason in broken:
+        tqdm.write(f"left out {name}: {reason}")
     if broken:
-        tqdm.write(f"{len(broken)} of {len(found)} files in {root} are left out")
+        tqdm.write(f"{len(broken)} of {len(clips)} files in {source} are left out")
     others = sum(file.decoder == PyAVFile.name for file in files) if decoder == "auto" else 0
     if others:
-        tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
-    return Index(root, files, labels, broken, fps)
+        tqdm.write(f"{others} of {len(files)} files in {source} are read by PyAV: decord does not read them exactly")
+    return Index(str(source.tree), files, labels, broken, fps)
 
 
-def _without_held(root: Path, found: Found, quarantine: Quarantine | None) -> Found:
-    """The files that the quarantine does not hold; the others are named, each with its reason."""
-    reasons = quarantine.held(root / path for path, _ in found) if quarantine else {}
-    held = {path: reasons[root / path] for path, _ in found if root / path in reasons}
+def _without_held(source: Root, clips: list[Clip], quarantine: Quarantine | None) -> list[Clip]:
+    """The clips that the quarantine does not hold; the others are named, each with its reason."""
+    held = quarantine.held(clips) if quarantine else {}
     if not held or quarantine is None:
-        return found
-    for path, reason in list(held.items())[:NAMED]:
-        tqdm.write(f"left out {path}: {reason}")
+        return clips
+    for name, reason in list(held.items())[:NAMED]:
+        tqdm.write(f"left out {name}: {reason}")
     more = f", {len(held) - NAMED} more than are named here" if len(held) > NAMED else ""
-    tqdm.write(f"{len(held)} of {len(found)} files in {root} are left out by {quarantine.file}{more}")
-    if len(held) == len(found):
+    tqdm.write(f"{len(held)} of {len(clips)} files in {source} are left out by {quarantine.file}{more}")
+    if len(held) == len(clips):
         raise DataError(
-            f"all {len(found)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove "
+            f"all {len(clips)} files in {source} are left out by {quarantine.file}: mend or replace them, or remove "
             "their lines from it"
         )
-    return [(path, label) for path, label in found if path not in held]
+    return [clip for clip in clips if clip.name not in held]
 
 
-def _read_cache(cache: Path | None) -> dict[str, Outcome]:
-    if cache is None or not cache.is_file():
-        return {}
+Known = dict[str, list[Any] | str]  # of each clip the values of FACTS, or why it cannot be read
+
+
+def _read_cache(cache: Path | None) -> tuple[Known, Tables]:
+    """What is known of clips, and of tars; nothing where the file is damaged, or of another version."""
+    known, tables = Known(), dict[str, Contents]()
     try:
-        found = [parse_json(line) for line in cache.read_text().splitlines()]
-        return {key: outcome if isinstance(outcome, str) else Facts(*outcome) for key, outcome in found}
+        lines = cache.read_text().splitlines() if cache else []
+        for kind, key, content in map(parse_json, lines[1:] if lines[:1] == [HEADER] else []):
+            if kind == "tar":
+                clips, skipped, cut = content
+                tables[key] = Contents([Packed(*clip) for clip in clips], [(name, why) for name, why in skipped], cut)
+            elif isinstance(content, str) or len(content) == len(FACTS):
+                known[key] = content
+    except FileNotFoundError:
+        pass
     except (ValueError, TypeError):
-        return {}  # damaged, or of another version: what it held is found again
+        return {}, {}
+    return known, tables
 
 
-def _write_cache(cache: Path, known: dict[str, Outcome]) -> None:
-    known = {key: outcome for key, outcome in known.items() if not isinstance(outcome, Unfetched)}
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    draft = cache.with_name(f".{cache.name}.partial")
-    try:
-        draft.write_text("".join(json.dumps(item) + "\n" for item in sorted(known.items(), key=lambda item: item[0])))
-        draft.replace(cache)
-    finally:
-        draft.unlink(missing_ok=True)
+def _write_cache(cache: Path, known: Known, tables: Tables) -> None:
+    lines: list[Any] = [["tar", key, contents] for key, contents in sorted(tables.items())]
+    lines += [["clip", key, facts] for key, facts in sorted(known.items()) if not isinstance(facts, Unfetched)]
+    write_whole(cache, "".join(f"{line}\n" for line in [HEADER, *map(json.dumps, lines)]))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
+from vidiff.data.clip import Clip
 from vidiff.store.error import DataError
-from vidiff.store.mirror import held
+from vidiff.store.place import Place
 from vidiff.store.plain import parse_json
+from vidiff.store.tree import Tree
 from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 LIST_SUFFIXES = frozenset({".csv", ".jsonl"})
@@ -20,10 +22,10 @@ PATHS = ("path", "file_name", "video")  # columns that name a clip
 KINETICS = ("youtube_id", "time_start", "time_end")
 
 Row = dict[str, Any]
-Place = Callable[[Row], Path | None]
+NameOf = Callable[[Row], str | None]
 
 
-def find_listed(file: Path, split: str | None) -> tuple[list[tuple[str, int]], list[str], bool]:
+def find_listed(tree: Tree, file: str, rows: list[Row], split: str | None) -> tuple[list[Clip], list[str], bool]:
     """The clips of a split that a file lists, in its order.
 
     A row names its clip by a column path, file_name or video, relative to the list's folder, or by Kinetics' columns
@@ -31,20 +33,20 @@ def find_listed(file: Path, split: str | None) -> tuple[list[tuple[str, int]], l
     around the list. label and split are optional. Clips that are not there are counted and told.
 
     Args:
+        file: how messages call the list.
         split: take rows of this one; None for all, of whichever split.
 
     Returns:
-        (path relative to the list's folder, label) of each, the labels' names, and whether the rows name splits.
+        the clips, the labels' names, and whether the rows name splits.
 
     Raises:
-        DataError: where the file cannot be read, has other columns or no such split, or none of its clips is there.
+        DataError: where the list has other columns or no such split, or none of its clips is there.
     """
-    rows = read_rows(file)
     columns = rows[0].keys()
     if named := next((name for name in PATHS if name in columns), None):
-        place = _by_path(file, named)
+        name_of: NameOf = lambda row: PurePosixPath(str(row[named])).as_posix() if row.get(named) else None  # noqa: E731
     elif all(name in columns for name in KINETICS):
-        place = _by_kinetics(file)
+        name_of = _by_kinetics(tree, file)
     else:
         raise DataError(
             f"{file} has the columns {', '.join(columns)}: name each clip in a column path, or as Kinetics does in "
@@ -60,57 +62,49 @@ def find_listed(file: Path, split: str | None) -> tuple[list[tuple[str, int]], l
                 "or data.test_split"
             )
         rows = [row for row in rows if row.get("split") == split]
-    found, missing = [], []
+    clips, missing = [], []
     for row in rows:
-        path = place(row)
-        if path is None:
+        name = name_of(row)
+        place = tree.place(name) if name is not None else None
+        if name is None or place is None:
             missing.append(str(row.get(named or "youtube_id")))
         else:
-            found.append((path.as_posix(), numbers.get(str(row.get("label")), -1)))
-    if not found:
+            clips.append(Clip(name, place, numbers.get(str(row.get("label")), -1)))
+    if not clips:
         raise DataError(f"none of the {len(missing)} clips that {file} lists is there, such as {missing[0]}")
     if missing:
         tqdm.write(f"{len(missing)} of {len(rows)} clips that {file} lists are not there, such as {missing[0]}")
-    return found, labels, bool(splits)
+    return clips, labels, bool(splits)
 
 
-def read_rows(file: Path, name: str = "") -> list[Row]:
-    """The rows of a list, with lower-case keys. Raises DataError, which calls it by `name`, where it cannot be read."""
-    name = name or str(file)
+def read_rows(place: Place) -> list[Row]:
+    """The rows of a list, with lower-case keys. Raises DataError where it cannot be read."""
+    kind = place.suffix[1:]
     try:
-        with held(file) as copy, copy.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix.lower() == ".csv":
-                rows: list[Row] = list(csv.DictReader(lines, skipinitialspace=True))
-            else:
-                rows = [parse_json(line) for line in lines if line.strip()]
+        lines = io.StringIO(place.read().decode("utf-8-sig"), newline="")
+        if kind == "csv":
+            rows: list[Row] = list(csv.DictReader(lines, skipinitialspace=True))
+        else:
+            rows = [parse_json(line) for line in lines if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{name} cannot be read as {file.suffix.lower()[1:]}: {error}") from None
+        raise DataError(f"{place} cannot be read as {kind}: {error}") from None
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{name} lists no clips: expected a header and a row for each, or an object a line")
+        raise DataError(f"{place} lists no clips: expected a header and a row for each, or an object a line")
     return [{str(key).strip().lower(): value for key, value in row.items() if key is not None} for row in rows]
 
 
-def _by_path(file: Path, column: str) -> Place:
-    def place(row: Row) -> Path | None:
-        path = Path(str(row.get(column)))
-        return path if row.get(column) and os.path.lexists(file.parent / path) else None
+def _by_kinetics(tree: Tree, file: str) -> NameOf:
+    there: dict[str, str] = {}
+    for _, files, _ in tree.walk():
+        for name in files:
+            if PurePosixPath(name).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES:
+                there.setdefault(PurePosixPath(name).stem, name)
 
-    return place
-
-
-def _by_kinetics(file: Path) -> Place:
-    there: dict[str, Path] = {}
-    for folder, inner, names in os.walk(file.parent):
-        inner.sort()
-        for name in sorted(names):
-            if Path(name).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES:
-                there.setdefault(Path(name).stem, Path(folder, name).relative_to(file.parent))
-
-    def place(row: Row) -> Path | None:
+    def name_of(row: Row) -> str | None:
         try:
             start, end = (int(float(row[key])) for key in KINETICS[1:])
         except (TypeError, ValueError):
             raise DataError(f"{file}: time_start and time_end of {row['youtube_id']!r} are not numbers") from None
         return there.get(f"{row['youtube_id']}_{start:06d}_{end:06d}")
 
-    return place
+    return name_of

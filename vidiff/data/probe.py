@@ -1,4 +1,4 @@
-"""A look into video files, in processes of their own."""
+"""A look into clips, in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,62 +6,58 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import PurePosixPath
 
-from vidiff.data.helper import Lost, ask_all
+from vidiff.data.clip import Clip
+from vidiff.data.workers import Begin, Lost, ask_all, at_once
 from vidiff.store.error import Unreachable, VideoError
-from vidiff.store.remote import Unfetched
-from vidiff.store.spans import bytes_of, size_and_change_of_file
+from vidiff.store.place import Place
 from vidiff.video.pictures import numbered
 from vidiff.video.reader import VideoReader
 
 ENDS = 1 << 16  # bytes of each end of a file that its fingerprint reads
 
 
-class Facts(NamedTuple):
-    """What a readable video holds: size in pixels, a fingerprint of its content, and the decoder that reads it."""
-
-    frames: int
-    fps: float
-    height: int
-    width: int
-    fingerprint: str
-    decoder: str
+class Unfetched(str):
+    """The reason of an `Unreachable`, as processes tell it: not to be kept as a fault of the file's own."""
 
 
-Outcome = Facts | str  # or why the file cannot be read
+Outcome = Clip | str  # the clip with its facts, or why it cannot be read
 
 
-def probe(path: Path, rate: float = 0.0, decoder: str = "auto") -> Outcome:
-    """Open one file, and decode its first and its last frame: what a truncated download lacks is the end.
+def probe(clip: Clip, begin: Begin = at_once, rate: float = 0.0, decoder: str = "auto") -> Outcome:
+    """Open one clip, and decode its first and its last frame: what a truncated download lacks is the end.
 
     Args:
-        rate: frames per second at which the file is seen; 0 for its own frames.
+        begin: is called once the clip is here.
+        rate: frames per second at which it is seen; 0 for its own frames.
         decoder: as of `VideoReader`.
     """
     try:
-        with VideoReader(path, rate, decoder) as reader:
-            frames, fps, (height, width) = reader.frames, reader.fps, reader.size
-            reader.pixels([frames - 1])
-            return Facts(frames, fps, height, width, fingerprint(path), reader.decoder)
+        with clip.place.held() as here:
+            begin()
+            with VideoReader(here, rate, decoder) as reader:
+                frames, fps, (height, width) = reader.frames, reader.fps, reader.size
+                reader.pixels([frames - 1])
+                return clip.with_facts([frames, fps, height, width, fingerprint(here), reader.decoder])
     except Unreachable as error:
         return Unfetched(error)
     except (VideoError, OSError) as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{clip.place}: ")
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(place: Place) -> str:
     """A hash of a file's size and both its ends, where containers keep their tables: a new encoding changes it.
 
     Of a folder of pictures it is a hash of all names and sizes, and of the first and the last picture.
     """
-    if path.is_dir():
-        files = numbered(path.iterdir())
-        parts = [f"{file.name}:{size_and_change_of_file(file)[0]}" for file in files]
-        parts += [fingerprint(file) for file in (*files[:1], *files[-1:])]
+    if place.is_folder:
+        files = {file.name: file for file in place.inside()}
+        names = numbered(files)
+        parts = [f"{PurePosixPath(name).name}:{files[name].stamp().size}" for name in names]
+        parts += [fingerprint(files[name]) for name in (*names[:1], *names[-1:])]
         return hashlib.blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    with bytes_of(path) as span, span.open() as file:
+    with place.open() as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(ENDS)
@@ -70,13 +66,17 @@ def fingerprint(path: Path) -> str:
 
 
 def probe_all(
-    paths: Sequence[Path], processes: int = 2, patience: float = 300.0, look: Callable[[Path], Outcome] = probe
-) -> Generator[tuple[Path, Outcome], None, None]:
-    """Look into each file, a few at a time; yields each with its outcome, in the order in which they come.
+    clips: Sequence[Clip],
+    processes: int = 2,
+    patience: float = 300.0,
+    look: Callable[[Clip, Begin], Outcome] = probe,
+) -> Generator[tuple[Clip, Outcome], None, None]:
+    """Look into each clip, a few at a time; yields each with its outcome, in the order in which they come.
 
-    A file on which its process crashes, or stays silent for `patience` seconds, counts as one that cannot be read.
-    Closing the generator ends the processes, and so does the end of this one, however it comes.
+    A clip on which its process crashes, or stays silent for `patience` seconds, counts as one that cannot be read. The
+    time that it takes to fetch it does not count. Closing the generator ends the processes, and so does the end of this
+    one, however it comes.
     """
-    with closing(ask_all(paths, look, processes, patience)) as answers:
-        for path, found in answers:
-            yield path, found.reason if isinstance(found, Lost) else found
+    with closing(ask_all(clips, look, processes, patience)) as answers:
+        for clip, outcome in answers:
+            yield clip, outcome.reason if isinstance(outcome, Lost) else outcome

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from vidiff.store.tar import split_path
-from vidiff.video.sources import size_and_change
+from vidiff.data.clip import Clip
+from vidiff.store.files import write_whole
+from vidiff.store.place import Place
+from vidiff.video.sources import stamp_of
 
 HEADER = """\
 # Files that training leaves out, one a line: path, reason, and a stamp (size and time of change), split by tabs.
@@ -22,18 +23,6 @@ class Entry(NamedTuple):
 
     reason: str
     stamp: str
-
-
-def stamp(path: Path) -> str:
-    """Size in bytes and time of change in ns; zeros for a link that leads nowhere."""
-    return "{}:{}".format(*size_and_change(path))
-
-
-def place(path: Path) -> str:
-    """The name by which the list knows a file: absolute, its folder's links resolved."""
-    if (inside := split_path(path)) is not None:
-        return f"{place(inside[0])}/{inside[1]}"
-    return str(path.parent.resolve() / path.name)
 
 
 def quarantine_list(runs: Path) -> Path:
@@ -51,7 +40,7 @@ class Quarantine:
         self.file = file
 
     def entries(self) -> dict[str, Entry]:
-        """All lines, by `place`."""
+        """All lines, by the key of a place."""
         if not self.file.is_file():
             return {}
         found = {}
@@ -61,42 +50,39 @@ class Quarantine:
                 found[_plain(path)] = Entry(reason or "listed by hand", mark)
         return found
 
-    def held(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """Those of the files that are to be left out, each with the reason."""
+    def held(self, clips: Iterable[Clip]) -> dict[str, str]:
+        """The names of the clips that are to be left out, each with the reason."""
         entries = self.entries()
         found = {}
-        for path in paths if entries else ():
-            entry = entries.get(place(path))
-            if entry is not None and entry.stamp in ("", stamp(path)):
-                found[path] = entry.reason
+        for clip in clips if entries else ():
+            entry = entries.get(clip.place.key)
+            if entry is not None and entry.stamp in ("", str(stamp_of(clip.place))):
+                found[clip.name] = entry.reason
         return found
 
-    def add(self, path: Path, reason: str) -> None:
-        """One more file, until it changes."""
+    def add(self, place: Place, reason: str) -> None:
+        """One more clip, until it changes."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        line = _line(place(path), Entry(reason, stamp(path)))
+        line = _line(place.key, Entry(reason, str(stamp_of(place))))
         with self.file.open("ab") as file:
             file.write((("" if file.tell() else HEADER) + line).encode(errors="surrogateescape"))
 
-    def replace(self, looked_at: dict[str, str | None]) -> None:
+    def replace(self, looked_at: dict[str, Entry | None]) -> None:
         """Bring the list up to date with a scan.
 
         Args:
-            looked_at: by `place`, the reason of each file that is to be left out, and None for each that has been
-                found readable, or is gone. Lines written by hand stay.
+            looked_at: by the key of a place, the line of each clip that is to be left out, and None for each that has
+                been found readable, or is gone. Lines written by hand stay.
         """
         entries = self.entries()
-        for path, reason in looked_at.items():
+        for path, entry in looked_at.items():
             if path in entries and not entries[path].stamp:
                 continue
             entries.pop(path, None)
-            if reason is not None:
-                entries[path] = Entry(reason, stamp(Path(path)))
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_name(f".{self.file.name}.{os.getpid()}.partial")
+            if entry is not None:
+                entries[path] = entry
         lines = [_line(path, entry) for path, entry in sorted(entries.items())]
-        draft.write_bytes((HEADER + "".join(lines)).encode(errors="surrogateescape"))
-        draft.replace(self.file)
+        write_whole(self.file, (HEADER + "".join(lines)).encode(errors="surrogateescape"))
 
 
 def _line(path: str, entry: Entry) -> str:

@@ -1,18 +1,17 @@
-"""What `data.root` names, as something local: a path stays as it is, a URL becomes a mirror of what is there."""
+"""What `data.root` names: a folder, a list, or tars, here or by URL. A store is asked once an hour what there is."""
 
 from __future__ import annotations
 
-import csv
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tqdm import tqdm
@@ -21,14 +20,35 @@ from vidiff.data.lists import LIST_SUFFIXES, PATHS, Row, read_rows
 from vidiff.data.tars import PACKED, expand
 from vidiff.store.copies import Copies, local_copy
 from vidiff.store.error import DataError, Unreachable, VideoError
-from vidiff.store.mirror import FACTS, read_facts, write_mirror
+from vidiff.store.files import claimed, draft_of
+from vidiff.store.place import Place, Remote
+from vidiff.store.plain import parse_json
 from vidiff.store.remote import Identity, find_below, is_url, look_at, resolve, shown
+from vidiff.store.tree import Folder, Listed, Tree
 from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 GIGABYTES = 50.0  # of copies, unless a config says otherwise
 SERVES = 3600.0  # seconds for which a listing is not made anew
 AT_ONCE = 16  # questions to a store
 TEXTS = frozenset({".txt", ".csv", ".jsonl"})  # lists and captions
+
+
+@dataclass(frozen=True)
+class Root:
+    """A data set before it is searched.
+
+    Args:
+        tree: the folder that names of clips are relative to.
+        name: in that, of a list, or the name or pattern of tars; "" for the folder itself.
+        rows: of a list; None where it is not there.
+    """
+
+    tree: Tree
+    name: str = ""
+    rows: list[Row] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.tree}/{self.name}" if self.name else str(self.tree)
 
 
 def copies_of(runs: Path, gigabytes: float = GIGABYTES) -> Copies:
@@ -38,16 +58,15 @@ def copies_of(runs: Path, gigabytes: float = GIGABYTES) -> Copies:
 
 def name_of(root: str | Path) -> str:
     """A short name for a data set, which files about it can have."""
-    return mirror_name(str(root)) if is_url(root) else Path(root).resolve().name
-
-
-def mirror_name(url: str) -> str:
+    if not is_url(root):
+        return Path(root).resolve().name
+    url = str(root)
     last = re.sub(r"\W+", "-", Path(urlsplit(shown(url)).path).name or urlsplit(shown(url)).netloc).strip("-")
     return f"{last or 'remote'}-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
 
 
-def local_root(root: str | Path, copies: Copies, fresh: bool = False) -> Path:
-    """A folder, list or tar on this machine for what `data.root` names. Files are fetched when they are first opened.
+def root_of(root: str | Path, copies: Copies, fresh: bool = False) -> Root:
+    """What a path or URL names. Files elsewhere are fetched when they are first opened.
 
     Args:
         root: a path; or a URL that fsspec opens: of a folder, of a list (.csv, .jsonl; a local list may name URLs as
@@ -60,24 +79,23 @@ def local_root(root: str | Path, copies: Copies, fresh: bool = False) -> Path:
     text = str(root)
     if Path(urlsplit(text).path if is_url(root) else text).suffix.lower() in LIST_SUFFIXES:
         return _of_list(text, copies, fresh)
-    if not is_url(root):
-        return Path(root)
     last = text.rpartition("/")[2].partition("?")[0]
-    if last.endswith(".tar") or PACKED.search(last):
+    packed = last.endswith(".tar") or bool(PACKED.search(last))
+    if not is_url(root):
+        path = Path(root)
+        return Root(Folder(path.parent), path.name) if packed and not path.is_dir() else Root(Folder(path))
+    if packed:
         return _of_tars(text, copies, fresh)
-    return _of_folder(text.rstrip("/") if not text.endswith("://") else text, copies, fresh)
+    return Root(_of_folder(text.rstrip("/") if not text.endswith("://") else text, copies, fresh))
 
 
-def _of_folder(url: str, copies: Copies, fresh: bool) -> Path:
-    mirror = copies.folder.parent / mirror_name(url)
-    with _turn(mirror):
-        if _serves(mirror, copies, fresh):
-            return mirror
-        place = resolve(url)
-        top, name = place.path.rstrip("/"), place.shown
+def _of_folder(url: str, copies: Copies, fresh: bool) -> Listed:
+    def ask() -> Found:
+        address = resolve(url)
+        top = address.path.rstrip("/")
         by_http = url.startswith(("http://", "https://"))
         files, urls = dict[str, Identity](), dict[str, str]()
-        for full, known in find_below(place).items():
+        for full, known in find_below(address).items():
             inner = full.removeprefix(top).lstrip("/")
             inner = unquote(inner) if by_http else inner
             if Path(inner).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES | TEXTS | {".tar"} and "?" not in inner:
@@ -85,75 +103,71 @@ def _of_folder(url: str, copies: Copies, fresh: bool) -> Path:
                 if by_http:
                     urls[inner] = full
         if not files:
-            raise DataError(f"no videos, lists or tars below {name}: set data.root to where they are")
-        unsized = {inner: urls[inner] for inner, known in files.items() if known.size < 0 and inner in urls}
-        files |= _look_at_all(unsized)
-        _tell(write_mirror(mirror, copies, url, files, urls), name)
-    return mirror
+            raise DataError(f"no videos, lists or tars below {address.shown}: set data.root to where they are")
+        files |= _look_at_all(
+            {inner: urls[inner] for inner, known in files.items() if known.size < 0 and inner in urls}
+        )
+        return files, urls
+
+    return _listed(url, url, copies, fresh, "", ask)
 
 
-def _of_tars(pattern: str, copies: Copies, fresh: bool) -> Path:
-    mirror = copies.folder.parent / mirror_name(pattern)
+def _of_tars(pattern: str, copies: Copies, fresh: bool) -> Root:
     folder, _, last = pattern.partition("?")[0].rpartition("/")
-    with _turn(mirror):
-        if not _serves(mirror, copies, fresh):
-            urls = {Path(url.partition("?")[0]).name: url for url in expand(pattern)}
-            files = _look_at_all(urls)
-            if missing := [name for name in urls if name not in files]:
-                of = f"{len(missing)} of {len(urls)} tars, such as " if len(urls) > 1 else ""
-                raise DataError(f"no {of}{shown(folder)}/{missing[0]}: set data.root to what is there")
-            _tell(write_mirror(mirror, copies, folder, files, urls), shown(pattern))
-    return mirror / last
+
+    def ask() -> Found:
+        urls = {Path(url.partition("?")[0]).name: url for url in expand(pattern)}
+        files = _look_at_all(urls)
+        if missing := [name for name in urls if name not in files]:
+            of = f"{len(missing)} of {len(urls)} tars, such as " if len(urls) > 1 else ""
+            raise DataError(f"no {of}{shown(folder)}/{missing[0]}: set data.root to what is there")
+        return files, urls
+
+    return Root(_listed(pattern, folder, copies, fresh, "", ask), last)
 
 
-def _of_list(file: str, copies: Copies, fresh: bool) -> Path:
-    """A list as it is, or, where it names URLs or is one, rewritten into a mirror of its clips."""
+def _of_list(file: str, copies: Copies, fresh: bool) -> Root:
+    """A list; where it names URLs, or is one, its rows name clips as the tree does."""
     remote = is_url(file)
-    if not remote and not Path(file).is_file():
-        return Path(file)  # whoever reads it tells
+    folder, name = (file.partition("?")[0].rpartition("/")[0], Path(urlsplit(file).path).name) if remote else ("", "")
+    path = Path(file)
+    if not remote and not path.is_file():
+        return Root(Folder(path.parent), path.name)  # whoever reads it tells
     with local_copy(file, copies, check=True) as copy:
-        rows = read_rows(copy, shown(file))
+        rows = read_rows(Place(shown(file), copy))
         of = hashlib.blake2b(copy.read_bytes()).hexdigest()
     column = next((name for name in PATHS if name in rows[0]), None)
     if not remote and not any(is_url(str(row.get(column))) for row in rows if column):
-        return Path(file)
-    name = Path(urlsplit(file).path if remote else file).name
-    folder = file.partition("?")[0].rpartition("/")[0] if remote else ""
+        return Root(Folder(path.parent), path.name, rows)
     if column is None:  # as of Kinetics: clips are searched for by their names
-        return _of_folder(folder, copies, fresh) / name
-    mirror = copies.folder.parent / mirror_name(file)
-    with _turn(mirror):
-        if not fresh and read_facts(mirror).get("of") == of and _serves(mirror, copies, fresh, always=True):
-            return mirror / name
-        urls: dict[str, str] = {}
-        places: list[str] = []
-        for row in rows:
-            place = str(row.get(column) or "")
-            if place and (remote or is_url(place)):
-                url = _join(file, place) if remote else place
-                place = _name_here(url, folder)
-                while urls.setdefault(place, url) != url:
-                    place = f"{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}/{place}"
-            elif place:
-                place = str(Path(file).parent.absolute() / place)
-            places.append(place)
-        files = _look_at_all(urls)
-        write_mirror(mirror, copies, folder, files, urls, of)
-        _write_rows(mirror / name, [{**row, column: place} for row, place in zip(rows, places, strict=True)])
-    return mirror / name
+        return Root(_of_folder(folder, copies, fresh), name, rows)
+    urls: dict[str, str] = {}
+    renamed = []
+    for row in rows:
+        clip = str(row.get(column) or "")
+        if clip and (remote or is_url(clip)):
+            url = _join(file, clip) if remote else clip
+            clip = _name_here(url, folder)
+            while urls.setdefault(clip, url) != url:
+                clip = f"{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}/{clip}"
+        elif clip:
+            clip = str(path.parent.absolute() / clip)
+        renamed.append({**row, column: clip})
+    tree = _listed(file, folder, copies, fresh, of, lambda: (_look_at_all(urls), urls))
+    return Root(tree, name or path.name, renamed)
 
 
-def _join(file: str, place: str) -> str:
+def _join(file: str, clip: str) -> str:
     """The URL of what a remote list names, which may be relative to the list."""
-    if is_url(place):
-        return place
+    if is_url(clip):
+        return clip
     if file.startswith(("http://", "https://")):
-        return urljoin(file, quote(place, safe="/%"))
-    return f"{file.rpartition('/')[0]}/{place}"
+        return urljoin(file, quote(clip, safe="/%"))
+    return f"{file.rpartition('/')[0]}/{clip}"
 
 
 def _name_here(url: str, folder: str) -> str:
-    """A name for a URL in a mirror: relative to the list's folder, or else host and path."""
+    """A name for a URL in a tree: relative to the list's folder, or else host and path."""
     plain = unquote(shown(url))
     if folder and plain.startswith(f"{unquote(shown(folder))}/"):
         plain = plain[len(unquote(shown(folder))) + 1 :]
@@ -161,16 +175,61 @@ def _name_here(url: str, folder: str) -> str:
     return "/".join(re.sub(r"[\x00-\x1f]", "", part)[:200] for part in parts if part)
 
 
-def _write_rows(file: Path, rows: list[Row]) -> None:
-    draft = file.with_name(f".{file.name}.partial")
-    with draft.open("w", encoding="utf-8", newline="") as out:
-        if file.suffix.lower() == ".csv":
-            writer = csv.DictWriter(out, list(rows[0]), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        else:
-            out.writelines(json.dumps(row) + "\n" for row in rows)
-    draft.replace(file)
+Found = tuple[dict[str, Identity], dict[str, str]]  # by name, what is known of each file, and its URL if of its own
+
+
+def _listed(root: str, folder: str, copies: Copies, fresh: bool, of: str, ask: Callable[[], Found]) -> Listed:
+    """The tree of what `ask` finds, which is kept beside the copies, in a file that its owner alone may read.
+
+    Args:
+        folder: the URL of the files without one of their own.
+        of: what the files were found by; as long as that is the same, they are not asked for anew.
+    """
+    kept = copies.folder.parent / f"{name_of(root) if is_url(root) else _name_of_list(root)}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(kept.with_suffix(".turn")):
+        content = {} if fresh else _read(kept)
+        serves = bool(of) or 0 <= time.time() - content.get("listed", 0.0) < SERVES
+        if not (content and content["of"] == of and serves):
+            files, urls = ask()
+            content = {"of": of, "listed": time.time(), "urls": urls, "files": files}
+            with draft_of(kept) as draft:
+                draft.touch(0o600)  # URLs may be secret
+                draft.write_text(json.dumps(content))
+    urls, name = content["urls"], shown(folder)
+    places, left_out = dict[str, Place](), []
+    proper = {file for file in content["files"] if _is_proper(file)}
+    folders = {"/".join(parts[:end]) for parts in (n.split("/") for n in proper) for end in range(1, len(parts))}
+    for file, known in content["files"].items():
+        if file not in proper or file in folders:  # as S3 may have both
+            left_out.append(file)
+            continue
+        remote = Remote(urls.get(file, folder), "" if file in urls else file, Identity(*known), copies)
+        here = name if folder else f"{remote.url.partition('://')[0]}:/"
+        places[file] = Place(f"{here}/{file}", remote=remote)
+    if left_out:
+        tqdm.write(f"{len(left_out)} files of {name} are left out, whose names no file here can have: {left_out[0]!r}")
+    return Listed(name or shown(root), places)
+
+
+def _name_of_list(file: str) -> str:
+    path = Path(file).resolve()
+    return f"{path.stem}-{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+
+
+def _read(kept: Path) -> Mapping[str, Any]:
+    try:
+        return parse_json(kept.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_proper(name: str) -> bool:
+    """Whether a file on this machine could have this name, so that no other part of the data is named by it."""
+    parts = name.split("/")
+    return all(part and not part.startswith(".") and len(os.fsencode(part)) < 250 for part in parts) and all(
+        ord(letter) >= 32 for letter in name
+    )
 
 
 def _look_at_all(urls: dict[str, str]) -> dict[str, Identity]:
@@ -189,28 +248,3 @@ def _look_at_all(urls: dict[str, str]) -> dict[str, Identity]:
             tqdm(threads.map(look, urls.values()), total=len(urls), desc="list", unit="file", disable=len(urls) < 2)
         )
     return {name: found for name, found in zip(urls, answers, strict=True) if found is not None}
-
-
-def _serves(mirror: Path, copies: Copies, fresh: bool, always: bool = False) -> bool:
-    """Whether a mirror may be used as it is."""
-    facts = read_facts(mirror)
-    if fresh or not facts or facts["limit"] != copies.limit:
-        return False
-    return always or 0 <= time.time() - facts["listed"] < SERVES
-
-
-def _tell(left_out: list[str], name: str) -> None:
-    if left_out:
-        tqdm.write(f"{len(left_out)} files of {name} are left out, whose names no file here can have: {left_out[0]!r}")
-
-
-@contextmanager
-def _turn(mirror: Path) -> Iterator[None]:
-    """One process at a time brings a mirror up to date."""
-    mirror.mkdir(parents=True, exist_ok=True)
-    handle = os.open(mirror / f"{FACTS}.turn", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

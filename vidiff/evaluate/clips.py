@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vidiff.data.clip import Clip
 from vidiff.data.clips import long_enough
-from vidiff.data.index import Index, VideoFile
+from vidiff.data.index import Index
 from vidiff.data.probe import probe_all
 from vidiff.engine.parallel import Group
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.store.error import DataError
+from vidiff.store.place import place_of
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 from vidiff.video.sources import CLIP_SUFFIXES
@@ -66,7 +68,7 @@ class Windows:
         for number, start in (self.starts[i] for i in which):
             file = self.index.files[number]
             fit = Fit((file.height, file.width), (self.size, self.size))
-            with VideoReader(self.index.path(number), self.index.fps, file.decoder) as reader:
+            with file.place.held() as here, VideoReader(here, self.index.fps, file.decoder) as reader:
                 clips.append(fit.read(reader, range(start, start + self.frames * self.stride, self.stride)))
         return torch.stack(clips)
 
@@ -79,7 +81,7 @@ def choose_windows(index: Index, frames: int, size: int, stride: int = 1, count:
     """
     if min(frames, size, stride) < 1 or (count is not None and count < 1):
         raise ValueError(f"frames={frames}, size={size}, stride={stride}, clips={count}: give 1 or more of each")
-    kept = long_enough([file.frames for file in index.files], frames, stride, str(index.root))
+    kept = long_enough([file.frames for file in index.files], frames, stride, index.root)
     needed, pace = (frames - 1) * stride + 1, frames * stride
     starts = [(n, start) for n in kept for start in range(0, index.files[n].frames - needed + 1, pace)]
     if count is not None:
@@ -133,17 +135,19 @@ def index_folder(root: str | Path, labels: list[str], workers: int = 2) -> Index
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES and not p.name.startswith("."))
     if not paths:
         raise DataError(f"no videos in {root}: expected {', '.join(sorted(CLIP_SUFFIXES))}, one clip a file")
-    with closing(probe_all(paths, workers)) as outcomes:
-        facts_of = dict(outcomes)
-    files = []
+    clips = []
     for path in paths:
-        facts = facts_of[path]
-        if isinstance(facts, str):
-            raise DataError(f"{path} cannot be read ({facts}): mend or remove it")
         label = labels.index(path.parent.name) if path.parent.name in labels else -1
-        size = path.stat().st_size
-        files.append(VideoFile(str(path.relative_to(root)), label, *facts[:4], size, facts.fingerprint))
-    return Index(root, files, labels)
+        clips.append(Clip(path.relative_to(root).as_posix(), place_of(path), label))
+    with closing(probe_all(clips, workers)) as outcomes:
+        outcome_of = {clip.name: outcome for clip, outcome in outcomes}
+    files = []
+    for clip in clips:
+        outcome = outcome_of[clip.name]
+        if isinstance(outcome, str):
+            raise DataError(f"{clip.place} cannot be read ({outcome}): mend or remove it")
+        files.append(outcome)
+    return Index(str(root), files, labels)
 
 
 @dataclass(frozen=True)

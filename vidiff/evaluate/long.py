@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
 
+from vidiff.data import shapes
+from vidiff.data.clip import Clip
 from vidiff.data.index import index_of
-from vidiff.data.shapes import Clip
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.shapes import held_out_shapes, label_numbers
@@ -81,29 +82,27 @@ class HeldOut:
     """Held-out clips of a run's data.
 
     Attributes:
-        paths: of the files.
+        files: the clips, as an index has them.
         labels: names of what they show, for a model that is told; else None.
         truth: all about each clip, where the data is the shapes set; else empty.
         length: frames that each file has at least; where the truth is known, each clip goes on for ever.
         stride: source frames per frame.
         side: height and width in pixels.
         fps: frames a second at which the files are seen; 0 for their own.
-        decoders: what reads each file.
     """
 
-    paths: list[Path]
+    files: list[Clip]
     labels: list[str] | None
-    truth: list[Clip]
+    truth: list[shapes.Clip]
     length: int
     stride: int
     side: int
     fps: float = 0.0
-    decoders: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
         """Of the files, as text."""
-        return [str(path) for path in self.paths]
+        return [str(file.place) for file in self.files]
 
     def real(self, rows: slice, frames: int) -> Tensor:
         """How some clips really go on, `(b, 3, frames, side, side)`."""
@@ -111,11 +110,10 @@ class HeldOut:
 
     def read(self, rows: slice, frames: int) -> Tensor:
         """The first frames of some clips, `(b, 3, frames, side, side)`, resized and cropped as for training."""
-        pairs = zip(self.paths[rows], self.decoders[rows], strict=True)
-        return torch.stack([self._read(path, decoder, frames) for path, decoder in pairs])
+        return torch.stack([self._read(file, frames) for file in self.files[rows]])
 
-    def _read(self, path: Path, decoder: str, frames: int) -> Tensor:
-        with VideoReader(path, self.fps, decoder) as reader:
+    def _read(self, file: Clip, frames: int) -> Tensor:
+        with file.place.held() as here, VideoReader(here, self.fps, file.decoder) as reader:
             fit = Fit(reader.size, (self.side, self.side))
             return fit.read(reader, range(0, frames * self.stride, self.stride))
 
@@ -142,16 +140,15 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> HeldO
     stride, root, side = data.stride[0], Path(data.root), pipeline.size
     if (root / "captions.jsonl").is_file() and stride == 1 and not data.fps:
         index = index_of(replace(data, limit=0), runs, data.test_split)
-        decoder_of = {root / file.path: file.decoder for file in index.files}
-        shapes = list(held_out_shapes(root, side, decoder_of).items())
-        paths, truth = zip(*(shapes[(2 * i + 1) * len(shapes) // (2 * count)] for i in range(count)), strict=True)
+        file_at = {root / file.name: file for file in index.files}
+        known = list(held_out_shapes(root, side, file_at).items())
+        paths, truth = zip(*(known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)), strict=True)
         labels = [clip.label for clip in truth] if set(LABELS) <= set(pipeline.labels) else None
-        return HeldOut(list(paths), labels, list(truth), 0, 1, side, decoders=[decoder_of[path] for path in paths])
+        return HeldOut([file_at[path] for path in paths], labels, list(truth), 0, 1, side)
     index = index_of(replace(data, limit=count), runs, data.test_split)
     labels = [index.labels[file.label] for file in index.files] if pipeline.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
-    files, decoders = [index.root / file.path for file in index.files], [file.decoder for file in index.files]
-    return HeldOut(files, labels, [], length, stride, side, data.fps, decoders)
+    return HeldOut(index.files, labels, [], length, stride, side, data.fps)
 
 
 def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:
@@ -226,7 +223,7 @@ def _measure(
     pipeline: Pipeline, clips: HeldOut, way: Way | None, protocol: LongProtocol, show: Sequence[int]
 ) -> tuple[dict[str, Any], Tensor]:
     """Figures of one way, or without one of the real videos, and the frames to show, `(b, 3, n, h, w)`."""
-    count, given, frames = len(clips.paths), protocol.given, protocol.frames
+    count, given, frames = len(clips.files), protocol.given, protocol.frames
     seen, name = [], "real" if way is None else way.name
     with tqdm(total=count * (frames - given), desc=name, unit="frame", leave=False) as bar:
         for number, begin in enumerate(range(0, count, protocol.batch)):

@@ -19,7 +19,8 @@ from vidiff.metrics.oracle import label_score, read_shapes
 from vidiff.metrics.prediction import overall_psnr
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
-from vidiff.video.fit import read_fitted
+from vidiff.video.fit import Fit
+from vidiff.video.reader import VideoReader
 from vidiff.video.writer import write_image
 
 
@@ -94,10 +95,10 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
     files = files[:: max(len(files) // protocol.clips, 1)][: protocol.clips]
     if not files:
         raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
-    clips = [
-        read_fitted(index.path(n), pipeline.size, index.fps, index.files[n].decoder)[0][:, :, : protocol.frames]
-        for n in files
-    ]
+    clips = []
+    for file in (index.files[number] for number in files):
+        with file.place.held() as here, VideoReader(here, index.fps, file.decoder) as reader:
+            clips.append(Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, range(protocol.frames))[None])
     truth, factor = torch.cat(clips), pipeline.facts.enlarges
     small = shrink(truth, factor)
     bicubic = enlarge(small, factor)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vidiff.data.buckets import Bucket
 from vidiff.data.captions import read_captions
-from vidiff.data.find import find_files
+from vidiff.data.find import find_clips
 from vidiff.data.options import DataConfig
+from vidiff.data.root import copies_of, root_of
 from vidiff.metrics.objects import LABELS
 from vidiff.nn.attention import choose
 from vidiff.nn.blocks import fit_heads
@@ -131,9 +132,9 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
         return len(LABELS), []
     if look:
         try:
-            found, labels = find_files(Path(data.root), data.layout, data.split, data.fold)
-            root = Path(data.root) if Path(data.root).is_dir() else Path(data.root).parent
-            return len(labels), read_captions(root, [p for p, _ in found], data.captions) if captioned else []
+            source = root_of(Path(data.root), copies_of(Path("runs")))
+            clips, labels = find_clips(source, data.layout, data.split, data.fold, {})
+            return len(labels), read_captions(source, clips, data.captions) if captioned else []
         except DataError:
             unknown.append(f"{data.root} is not there, so its labels or captions are assumed")
     return (UCF_LABELS if data.layout == "ucf101" else len(LABELS) if data.layout == "shapes" else 0), []

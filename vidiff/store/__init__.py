@@ -1,1 +1,1 @@
-"""Where bytes are: files, spans of files and URLs; drafts, locks, hashes; JSON that cannot harm."""
+"""Where bytes are: files, parts of files and URLs; drafts, locks, hashes; JSON that cannot harm."""

@@ -13,8 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vidiff.store.error import Unreachable
-from vidiff.store.patience import still_at_work
-from vidiff.store.remote import Identity, Place, download, is_url, look_at, resolve
+from vidiff.store.remote import Address, Identity, download, is_url, look_at, resolve
 
 DRAFT = ".partial"
 TURN = 0.1  # seconds between looks at whether another process has fetched a file
@@ -35,7 +34,7 @@ class Copies:
     limit: int
 
     @contextmanager
-    def hold(self, name: str, place: Place, known: Identity) -> Iterator[Path]:
+    def hold(self, name: str, address: Address, known: Identity) -> Iterator[Path]:
         """A file's copy, under `name`, fetched if it is not there. Within the block it stays.
 
         Processes and threads may ask for one file at once: one fetches it, the others wait. A copy has its name only
@@ -50,7 +49,7 @@ class Copies:
             try:
                 handle = os.open(path, os.O_RDONLY)
             except (FileNotFoundError, NotADirectoryError):
-                self._fetch(path, place, known)
+                self._fetch(path, address, known)
                 continue
             fcntl.flock(handle, fcntl.LOCK_SH)
             if _is_at(handle, path):
@@ -63,10 +62,10 @@ class Copies:
         finally:
             os.close(handle)
 
-    def _fetch(self, path: Path, place: Place, known: Identity) -> None:
+    def _fetch(self, path: Path, address: Address, known: Identity) -> None:
         if known.size > self.limit:
             raise Unreachable(
-                f"{place.shown}: has {known.size / 1e9:.3g} GB, and {self.folder} may hold {self.limit / 1e9:.3g}: "
+                f"{address.shown}: has {known.size / 1e9:.3g} GB, and {self.folder} may hold {self.limit / 1e9:.3g}: "
                 "raise data.remote_cache_gb"
             )
         draft = path.with_name(f".{path.name}{DRAFT}")
@@ -74,14 +73,13 @@ class Copies:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise Unreachable(f"{place.shown}: no copy can be kept in {self.folder}, {error.strerror}") from None
+            raise Unreachable(f"{address.shown}: no copy can be kept in {self.folder}, {error.strerror}") from None
         try:
             while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:  # another process fetches it
-                    still_at_work()
                     time.sleep(TURN)
             if not _is_at(handle, draft):  # it has been finished, and has its name
                 return
@@ -93,7 +91,7 @@ class Copies:
             begun = os.fstat(handle).st_size
             expected = max(known.size - begun, 0)
             self._make_room(expected)
-            download(place, draft, known)
+            download(address, draft, known)
             self._make_room(os.fstat(handle).st_size - begun - expected)
             os.fsync(handle)
             draft.rename(path)
@@ -170,7 +168,7 @@ def local_copy(url: str | Path, copies: Copies, check: bool = False) -> Iterator
     if not is_url(url):
         yield Path(url)
         return
-    place = resolve(str(url))
-    known = look_at(place) if check else Identity()
-    with copies.hold(copy_name(str(url), known), place, known) as path:
+    address = resolve(str(url))
+    known = look_at(address) if check else Identity()
+    with copies.hold(copy_name(str(url), known), address, known) as path:
         yield path

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from vidiff.store.error import Unreachable, VideoError, reason_of
-from vidiff.store.patience import still_at_work
 
 Found = TypeVar("Found")
 
@@ -47,12 +46,19 @@ class Identity(NamedTuple):
     version: str = ""
 
 
-class Place(NamedTuple):
+class Address(NamedTuple):
     """A file or folder of an fsspec file system, and how it is named in messages."""
 
     system: Any
     path: str
     shown: str
+
+    def below(self, inner: str) -> Address:
+        """A file in this folder; the file itself where `inner` is empty."""
+        if not inner:
+            return self
+        path = f"{self.path.rstrip('/')}/{inner}".lstrip("/" if not self.path else "")
+        return Address(self.system, path, f"{self.shown.rstrip('/')}/{inner}")
 
 
 def is_url(text: str | Path) -> bool:
@@ -65,7 +71,7 @@ def shown(text: str) -> str:
     return "::".join(_URL.sub(r"\1\2", part) for part in text.split("::"))
 
 
-def resolve(url: str) -> Place:
+def resolve(url: str) -> Address:
     """The file system of a URL. Raises ValueError where its package is not installed, or the protocol is unknown."""
     advice = f"{shown(url)} cannot be opened"
     try:
@@ -90,7 +96,7 @@ def resolve(url: str) -> Place:
         raise ValueError(f"{advice}: {shown(reason_of(error))}; expected s3://, gs://, https:// or the like") from None
     except OSError as error:  # an archive around it that is not there
         raise ValueError(f"{advice}: {shown(reason_of(error))}") from None
-    return Place(system, path, shown(url))
+    return Address(system, path, shown(url))
 
 
 def identity(facts: dict[str, Any]) -> Identity:
@@ -113,21 +119,21 @@ def _nanoseconds(moment: Any) -> int:
     return int(moment.timestamp() * 1e9) if isinstance(moment, datetime) else 0
 
 
-def look_at(place: Place) -> Identity:
+def look_at(address: Address) -> Identity:
     """What a store tells of one file. Raises as `persist`."""
-    return identity(persist(place.shown, lambda: place.system.info(place.path)))
+    return identity(persist(address.shown, lambda: address.system.info(address.path)))
 
 
-def find_below(place: Place) -> dict[str, Identity]:
+def find_below(address: Address) -> dict[str, Identity]:
     """All files below a folder of a store, by the store's own full names. Raises as `persist`."""
     from fsspec.asyn import AsyncFileSystem
     from fsspec.spec import AbstractFileSystem
 
-    kind = type(place.system)
+    kind = type(address.system)
     walks = kind.find is AbstractFileSystem.find and getattr(kind, "_find", None) in (None, AsyncFileSystem._find)
     strict = {"on_error": "raise"} if walks else {}  # else a folder that cannot be listed is silently left out
-    place.system.invalidate_cache()  # what it was told an hour ago is no answer
-    found = persist(place.shown, lambda: place.system.find(place.path, detail=True, **strict))
+    address.system.invalidate_cache()  # what it was told an hour ago is no answer
+    found = persist(address.shown, lambda: address.system.find(address.path, detail=True, **strict))
     return {name: identity(facts) for name, facts in found.items()}
 
 
@@ -146,11 +152,11 @@ def persist(name: str, ask: Callable[[], Found]) -> Found:
                 raise refusal from None
             if wait is None:
                 raise _unreachable(name, error) from None
-        _sleep(wait)
+        time.sleep(wait)
     raise AssertionError
 
 
-def download(place: Place, draft: Path, known: Identity) -> None:
+def download(address: Address, draft: Path, known: Identity) -> None:
     """Bring a draft, which may hold the beginning from an earlier try, to the whole content of a file.
 
     Raises:
@@ -163,26 +169,26 @@ def download(place: Place, draft: Path, known: Identity) -> None:
         if have == known.size:
             return
         try:
-            _append(place, draft, have)
+            _append(address, draft, have)
             break
         except _LocalTrouble as trouble:
-            raise Unreachable(f"{place.shown}: no copy can be kept in {draft.parent}, {trouble.reason}") from None
+            raise Unreachable(f"{address.shown}: no copy can be kept in {draft.parent}, {trouble.reason}") from None
         except Exception as error:
             if getattr(error, "status", None) == 416:  # it has become shorter than the draft
                 draft.write_bytes(b"")
-            if (refusal := _refusal(place.shown, error)) is not None:
+            if (refusal := _refusal(address.shown, error)) is not None:
                 raise refusal from None
             if draft.stat().st_size > have:
                 tries = iter((*WAITS, None))
             wait = next(tries)
             if wait is None:
-                raise _unreachable(place.shown, error) from None
-        _sleep(wait)
+                raise _unreachable(address.shown, error) from None
+        time.sleep(wait)
     came = draft.stat().st_size
     if known.size >= 0 and came != known.size:
         draft.write_bytes(b"")
         raise VideoError(
-            f"{place.shown}: {came:,} bytes came, where {known.size:,} were listed; it has changed since: run again"
+            f"{address.shown}: {came:,} bytes came, where {known.size:,} were listed; it has changed since: run again"
         )
 
 
@@ -193,7 +199,7 @@ class _LocalTrouble(Exception):
         self.reason = error.strerror or str(error)
 
 
-def _append(place: Place, draft: Path, have: int) -> None:
+def _append(address: Address, draft: Path, have: int) -> None:
     """Adds the rest of a file to a draft. A thread reads, so that a silent connection can be left."""
     blocks: Queue[bytes | BaseException | None] = Queue(maxsize=4)
     given_up = threading.Event()
@@ -207,7 +213,7 @@ def _append(place: Place, draft: Path, have: int) -> None:
 
     def read() -> None:
         try:
-            with closing(_rest(place, have)) as rest:
+            with closing(_rest(address, have)) as rest:
                 for block in rest:
                     hand_over(block)
                     if given_up.is_set():
@@ -221,7 +227,6 @@ def _append(place: Place, draft: Path, have: int) -> None:
     try:
         with draft.open("ab") as file:
             while True:
-                still_at_work()
                 try:
                     block = blocks.get(timeout=TICK)
                 except Empty:
@@ -243,9 +248,9 @@ def _append(place: Place, draft: Path, have: int) -> None:
         given_up.set()
 
 
-def _rest(place: Place, have: int) -> Generator[bytes, None, None]:
+def _rest(address: Address, have: int) -> Generator[bytes, None, None]:
     """What follows the first `have` bytes of a file; an empty block says that what follows is all of it."""
-    system, path, _ = place
+    system, path, _ = address
     if path.startswith(("http://", "https://")):
         # One request for all: a server that knows no ranges is read as well.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -281,10 +286,3 @@ def _refusal(name: str, error: Exception) -> VideoError | None:
 def _unreachable(name: str, error: Exception) -> Unreachable:
     cause = (error.__cause__ if isinstance(error, FileNotFoundError) else None) or error
     return Unreachable(f"{name}: cannot be fetched in {len(WAITS) + 1} tries, {shown(reason_of(cause))}")
-
-
-def _sleep(seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        still_at_work()
-        time.sleep(min(left, TICK))

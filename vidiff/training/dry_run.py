@@ -6,7 +6,6 @@ import copy
 import tempfile
 from pathlib import Path
 
-from vidiff.data.root import copies_of, local_root
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config
@@ -40,8 +39,9 @@ def run(config: RunConfig, folder: Path) -> None:
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
         else:  # what is fetched for the rehearsal is kept
-            copies = copies_of(Path(config.runs), config.data.remote_cache_gb)
-            small.data.root = str(local_root(small.data.root, copies))
+            kept = Path(config.runs).resolve() / "remote"
+            kept.mkdir(parents=True, exist_ok=True)
+            (Path(scratch) / "remote").symlink_to(kept)
         plans = [config]
         if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
             plans.insert(0, load_codec_config(config, folder))

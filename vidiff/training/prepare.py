@@ -22,7 +22,7 @@ from vidiff.data.latents.spec import Plan
 from vidiff.data.latents.stale import stale
 from vidiff.data.lists import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
-from vidiff.data.root import copies_of
+from vidiff.data.root import copies_of, root_of
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
@@ -199,7 +199,9 @@ def cache_latents(
 
 def captions_of(config: RunConfig, index: Index) -> list[str]:
     """The caption of each clip of an index."""
-    return read_captions(index.root, [file.path for file in index.files], config.data.captions)
+    data = config.data
+    source = root_of(data.root, copies_of(Path(config.runs), data.remote_cache_gb))
+    return read_captions(source, index.files, data.captions)
 
 
 def resolve(config: LatentRun, codec: Codec, index: Index, encoder: TextEncoder | None = None) -> None:

@@ -295,7 +295,7 @@ def fit_run(
     indexes: Sequence[Index | None],
 ) -> None:
     """Trains on a data set of the files of `indexes`, one after another."""
-    names = [file.path for index in indexes if index for file in index.files]
+    names = [file.name for index in indexes if index for file in index.files]
     fit(
         objective,
         batches(config, dataset),

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from vidiff.store.error import VideoError
+from vidiff.store.place import Place
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg"})
 
@@ -43,7 +44,7 @@ class Decoder(Protocol):
     def close(self) -> None: ...
 
 
-def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
+def check_indices(path: Path | Place, indices: Sequence[int], frames: int) -> None:
     """Raises `VideoError` unless there are indices, all of a video of so many frames."""
     if not len(indices):
         raise VideoError(f"{path}: no frames asked for")
@@ -51,10 +52,11 @@ def check_indices(path: Path, indices: Sequence[int], frames: int) -> None:
         raise VideoError(f"{path}: frames {min(indices)} to {max(indices)} asked for, but it has {frames}")
 
 
-def check_file(path: Path) -> None:
-    """Raises `VideoError` unless there is a regular file with something in it."""
-    if not path.is_file():
-        reason = "is a folder" if path.is_dir() else "no such file"
-        raise VideoError(f"{path}: {'is not a regular file' if path.is_fifo() else reason}")
-    if not path.stat().st_size:
-        raise VideoError(f"{path}: is empty (0 bytes)")
+def check_file(place: Place) -> None:
+    """Raises `VideoError` unless there is a regular file with something in it, or in the part that is meant."""
+    file = place.file
+    if file is None or not file.is_file():
+        reason = "is a folder" if place.is_folder else "no such file"
+        raise VideoError(f"{place}: {'is not a regular file' if file is not None and file.is_fifo() else reason}")
+    if not (place.size if place.size >= 0 else file.stat().st_size):
+        raise VideoError(f"{place}: is empty (0 bytes)")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vidiff.store.place import Place, place_of
 from vidiff.video.decode import Decoder
 from vidiff.video.decord import DecordFile
 from vidiff.video.exact import fault_of_decord
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.torchcodec import TorchcodecFile, why_not
 
-BY_NAME: dict[str, Callable[[Path, str], Decoder]] = {
+BY_NAME: dict[str, Callable[[Place], Decoder]] = {
     PyAVFile.name: PyAVFile,
     DecordFile.name: DecordFile,
     TorchcodecFile.name: TorchcodecFile,
@@ -36,11 +37,11 @@ class Automatic:
     """A video file, by decord where that reads it exactly, and else by PyAV. It is looked into at the first question.
 
     Args:
-        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
+        path: where it is, on this machine.
     """
 
-    def __init__(self, path: Path, url: str = "") -> None:
-        self.path, self._url = path, url
+    def __init__(self, path: Path | Place) -> None:
+        self.path = place_of(path)
         self._decoder: Decoder | None = None
 
     @property
@@ -68,11 +69,11 @@ class Automatic:
 
     def _chosen(self) -> Decoder:
         if self._decoder is None:
-            kind = PyAVFile if fault_of_decord(self.path, self._url) else DecordFile
-            self._decoder = kind(self.path, self._url)
+            kind = PyAVFile if fault_of_decord(self.path) else DecordFile
+            self._decoder = kind(self.path)
         return self._decoder
 
 
-def video_file(path: Path, decoder: str, url: str = "") -> Decoder:
-    """A video file, by the decoder of this name, one of DECODERS; `url` as of `Automatic`."""
-    return Automatic(path, url) if decoder == "auto" else BY_NAME[decoder](path, url)
+def video_file(place: Place, decoder: str) -> Decoder:
+    """A video file, by the decoder of this name, one of DECODERS."""
+    return Automatic(place) if decoder == "auto" else BY_NAME[decoder](place)

@@ -11,6 +11,7 @@ import decord
 import numpy as np
 
 from vidiff.store.error import VideoError, reason_of
+from vidiff.store.place import Place, place_of
 from vidiff.video.decode import check_indices
 from vidiff.video.timetable import State, state_of
 
@@ -20,7 +21,7 @@ decord.logging.set_level(decord.logging.QUIET)  # every failure is raised, with 
 _NO_PATCHED_FRAMES = 1e-9
 _REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
 
-_Key = tuple[Path, str, State, tuple[int, int] | None]  # file, and the size at which its frames are read
+_Key = tuple[Place, State, tuple[int, int] | None]  # file, and the size at which its frames are read
 _KEPT: dict[_Key, Any] = {}  # the reader of the file that was closed last
 os.register_at_fork(before=_KEPT.clear)  # decord hangs in a child that has inherited a reader
 
@@ -31,13 +32,13 @@ class DecordFile:
     The process keeps the last one's reader, so that opening it again at the same size costs nothing.
 
     Args:
-        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
+        path: where it is, on this machine.
     """
 
     name = "decord"
 
-    def __init__(self, path: Path, url: str = "") -> None:
-        self.path, self._url = path, url
+    def __init__(self, path: Path | Place) -> None:
+        self.path = place_of(path)
         self._key: _Key | None = None
         self._reader: Any = None
 
@@ -81,10 +82,10 @@ class DecordFile:
 
     def _opened(self) -> Any:
         """The reader at whatever size it is open."""
-        return self._open(self._key[3] if self._key else None)
+        return self._open(self._key[2] if self._key else None)
 
     def _open(self, size: tuple[int, int] | None) -> Any:
-        key = self.path, self._url, state_of(self.path, self._url), size
+        key = self.path, state_of(self.path), size
         if self._reader is None or key != self._key:
             self.close()
             self._reader = _KEPT.pop(key, None) or self._made(size)
@@ -95,7 +96,7 @@ class DecordFile:
         height, width = size or (-1, -1)
         settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
         try:
-            return decord.VideoReader(self._url or str(self.path), **settings)
+            return decord.VideoReader(self.path.url, **settings)
         except _REFUSALS as error:
             raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vidiff.store.error import VideoError
+from vidiff.store.place import Place, place_of
 from vidiff.video.decord import DecordFile
 from vidiff.video.pyav import Kind, PyAVFile, Structure, frames_in_order
 from vidiff.video.timetable import State, state_of
@@ -29,21 +30,19 @@ REMEMBERED = 4096  # files
 _SOUGHT_ALIKE: set[Kind] = set()  # kinds of file of which both decoders have found the same frames
 
 
-def fault_of_decord(path: Path, url: str = "") -> str:
+def fault_of_decord(path: Path | Place) -> str:
     """Why decord does not read a file exactly; empty where it does. The answers for the last files are remembered.
-
-    Args:
-        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
 
     Raises:
         VideoError: where it is no video, or neither decoder finds its frames.
     """
-    return _fault(path, url, state_of(path, url))
+    place = place_of(path)
+    return _fault(place, state_of(place))
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _fault(path: Path, url: str, state: State) -> str:
-    with closing(PyAVFile(path, url)) as pyav, closing(DecordFile(path, url)) as decord:
+def _fault(place: Place, state: State) -> str:
+    with closing(PyAVFile(place)) as pyav, closing(DecordFile(place)) as decord:
         try:
             if state[0] > LARGEST:
                 return f"it has {pyav.frames} frames in {state[0] >> 20} MiB, all of which decord reads to open it"
@@ -53,13 +52,13 @@ def _fault(path: Path, url: str, state: State) -> str:
                 _ = decord.frames
             except VideoError:
                 raise refusal from None
-            if fault := _differs_from_order(path, url, decord):
+            if fault := _differs_from_order(place, decord):
                 raise VideoError(f"{refusal}; nor can decord: {fault}") from None
             return ""
         try:
             return _fault_of_structure(structure) or _differs(pyav, decord, structure)
         except VideoError as error:
-            return str(error).removeprefix(f"{path}: ")
+            return str(error).removeprefix(f"{place}: ")
 
 
 def _fault_of_structure(structure: Structure) -> str:
@@ -92,7 +91,7 @@ def samples(frames: int, middle: int) -> list[list[int]]:
     return [[frames - 1], [number for number in range(middle, middle + 3) if number < frames]]
 
 
-def _differs_from_order(path: Path, url: str, decord: DecordFile) -> str:
+def _differs_from_order(place: Place, decord: DecordFile) -> str:
     """How decord's frames differ from those that come out of FFmpeg from the beginning to the end."""
     try:
         frames, count = decord.frames, 0
@@ -100,12 +99,12 @@ def _differs_from_order(path: Path, url: str, decord: DecordFile) -> str:
         pixels = {
             number: frame for part in parts for number, frame in zip(part, decord.decode(part, None), strict=True)
         }
-        for expected in frames_in_order(path, url, pixels):
+        for expected in frames_in_order(place, pixels):
             if expected is not None and (fault := _unlike(pixels[count], expected, [count])):
                 return fault
             count += 1
     except VideoError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{place}: ")
     return "" if count == frames else f"it has {frames} frames, and {count} decode"
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from vidiff.store.error import VideoError, reason_of
-from vidiff.video.decode import check_indices
+from vidiff.store.place import Place, place_of
+from vidiff.video.decode import check_file, check_indices
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
@@ -25,13 +25,13 @@ class Animation:
     """An animated GIF or WebP, or a single picture: a clip of one frame.
 
     Args:
-        open_bytes: opens what it holds, if that is no file of its own.
+        path: where it is, on this machine.
     """
 
     name = "pillow"
 
-    def __init__(self, path: Path, open_bytes: Callable[[], BinaryIO] | None = None) -> None:
-        self.path, self._open_bytes = path, open_bytes
+    def __init__(self, path: Path | Place) -> None:
+        self.path = place_of(path)
         self._picture: Image.Image | None = None
 
     @property
@@ -79,10 +79,9 @@ class Animation:
 
     def _open(self) -> Image.Image:
         if self._picture is None:
-            if self._open_bytes is None and not self.path.is_file():
-                raise VideoError(f"{self.path}: {'is not a regular file' if self.path.exists() else 'no such file'}")
+            check_file(self.path)
             try:
-                self._picture = Image.open(self._open_bytes() if self._open_bytes else self.path)
+                self._picture = Image.open(self.path.open())
             except _REFUSALS as error:
                 raise VideoError(f"{self.path}: not a picture, or cut off: {reason_of(error)}") from None
         return self._picture
@@ -97,9 +96,9 @@ class FrameFolder:
 
     name = "pillow"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._files: list[Path] | None = None
+    def __init__(self, path: Path | Place) -> None:
+        self.path = place_of(path)
+        self._files: list[Place] | None = None
 
     @property
     def frames(self) -> int:
@@ -117,41 +116,45 @@ class FrameFolder:
         files = self._listed()
         indices = range(len(files)) if indices is None else indices
         check_indices(self.path, indices, len(files))
-        shapes: dict[tuple[int, ...], Path] = {}
+        shapes: dict[tuple[int, ...], Place] = {}
         frames = []
         for number in indices:
             try:
-                with Image.open(files[number]) as picture:
+                with files[number].open() as file, Image.open(file) as picture:
                     shapes.setdefault(picture.size, files[number])
                     frames.append(_pixels(picture, size))
             except _REFUSALS as error:
                 raise VideoError(f"{files[number]}: damaged or truncated, {reason_of(error)}") from None
         if len(shapes) > 1:
-            told = ", ".join(f"{file.name} {width}x{height}" for (width, height), file in shapes.items())
+            told = ", ".join(
+                f"{PurePosixPath(file.name).name} {width}x{height}" for (width, height), file in shapes.items()
+            )
             raise VideoError(f"{self.path}: its frames are of different sizes ({told})")
         return np.stack(frames)
 
     def close(self) -> None:
         self._files = None
 
-    def _listed(self) -> list[Path]:
+    def _listed(self) -> list[Place]:
         if self._files is None:
-            if not self.path.is_dir():
+            if not self.path.is_folder:
                 raise VideoError(f"{self.path}: no such folder")
-            self._files = numbered(self.path.iterdir())
+            files = {file.name: file for file in self.path.inside()}
+            self._files = [files[name] for name in numbered(files)]
             if not self._files:
                 raise VideoError(f"{self.path}: is a folder without numbered pictures")
         return self._files
 
 
-def numbered(files: Iterable[Path]) -> list[Path]:
-    """The pictures among the files whose names end in a number, in the order of that: 9.png before 10.png."""
+def numbered(names: Iterable[str]) -> list[str]:
+    """The pictures among names of files that end in a number, in the order of that: 9.png before 10.png."""
     found = []
-    for file in files:
+    for name in names:
+        file = PurePosixPath(name)
         number = re.search(r"(\d+)$", file.stem)
         if number and file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith("."):
-            found.append((int(number[1]), file.name, file))
-    return [file for _, _, file in sorted(found)]
+            found.append((int(number[1]), file.name, name))
+    return [name for _, _, name in sorted(found)]
 
 
 def _pixels(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:

@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from vidiff.store.error import VideoError, reason_of
+from vidiff.store.place import Place, place_of
 from vidiff.video.convert import Converter, converter
 from vidiff.video.decode import check_indices
 from vidiff.video.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
@@ -33,13 +34,13 @@ class PyAVFile:
     A file whose packets lack times, or share one, is refused.
 
     Args:
-        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
+        path: where it is, on this machine.
     """
 
     name = "pyav"
 
-    def __init__(self, path: Path, url: str = "") -> None:
-        self.path, self._url = path, url
+    def __init__(self, path: Path | Place) -> None:
+        self.path = place_of(path)
         self._container: av.container.InputContainer | None = None
         self._pass: _Pass | None = None
         self._state: State | None = None
@@ -106,7 +107,7 @@ class PyAVFile:
     def _open(self) -> av.container.InputContainer:
         if self._container is None:
             try:
-                self._container = av.open(self._url or str(self.path), "r")
+                self._container = av.open(self.path.url, "r")
             except av.FFmpegError as error:
                 raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
             if not self._container.streams.video:
@@ -123,7 +124,7 @@ class PyAVFile:
 
     def _table(self, whole: bool = False) -> Timetable:
         """The timetable; `whole`, with the times of all frames. A file that has changed is opened anew."""
-        state = state_of(self.path, self._url)
+        state = state_of(self.path)
         if self._state != state:
             self.close()
             self._state = state
@@ -210,17 +211,17 @@ class Structure(NamedTuple):
     closed: bool
 
 
-def frames_in_order(path: Path, url: str, wanted: Container[int]) -> Iterator[np.ndarray | None]:
+def frames_in_order(place: Place, wanted: Container[int]) -> Iterator[np.ndarray | None]:
     """Every frame as it comes out from the first on, as uint8 `(h, w, 3)` until the next: None for those not wanted.
 
-    Raises VideoError where it does not decode to its end. `url` is as of `PyAVFile`.
+    Raises VideoError where it does not decode to its end.
     """
     try:
-        with av.open(url or str(path), "r") as container:
+        with av.open(place.url, "r") as container:
             for number, frame in enumerate(container.decode(video=0)):
                 yield converter(frame, None)(frame) if number in wanted else None
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: damaged or truncated, {reason_of(error)}") from None
+        raise VideoError(f"{place}: damaged or truncated, {reason_of(error)}") from None
 
 
 class _Missing(ValueError):

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from vidiff.store.error import VideoError, reason_of
+from vidiff.store.place import Place, place_of
 from vidiff.store.plain import parse_json
 from vidiff.video.retime import Retimed
 from vidiff.video.sources import make_decoder
@@ -34,12 +35,13 @@ class VideoReader:
     file that is missing, is no video, or is damaged where it is read.
 
     Args:
+        path: where it is, on this machine: what is elsewhere is to be held first (`vidiff.store.place.Place.held`).
         fps: see the clip at this rate, as `vidiff.video.retime.Retimed` does; 0 for its own frames.
         decoder: of a video file, one of `vidiff.video.decoders.DECODERS`.
     """
 
-    def __init__(self, path: str | Path, fps: float = 0.0, decoder: str = "auto") -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | Place, fps: float = 0.0, decoder: str = "auto") -> None:
+        self.path = place_of(path)
         inner = make_decoder(self.path, decoder)
         self._decoder = Retimed(self.path, inner, fps) if fps else inner
 
@@ -92,14 +94,17 @@ class VideoReader:
 
 
 def read_video(
-    path: str | Path, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None, fps: float = 0.0
+    path: str | Path | Place,
+    indices: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float = 0.0,
 ) -> Tensor:
     """Frames `indices` of the file (default all), resized to `size` (h, w): `(3, f, h, w)` in [-1, 1].
 
     It is seen at `fps` frames a second, by its time stamps; 0 for its own frames. Raises `VideoError` where the file is
     missing, is no video, is damaged, or has no such frame.
     """
-    with VideoReader(path, fps) as reader:
+    with place_of(path).held() as here, VideoReader(here, fps) as reader:
         return reader.read(indices, size)
 
 

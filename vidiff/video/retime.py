@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidiff.store.place import Place
 from vidiff.video.decode import Decoder, check_indices
 
 ROUNDED = 1e-3  # s to which containers such as Matroska round time stamps
@@ -25,7 +26,7 @@ class Retimed:
         fps: frames per second, above 0.
     """
 
-    def __init__(self, path: Path, decoder: Decoder, fps: float) -> None:
+    def __init__(self, path: Path | Place, decoder: Decoder, fps: float) -> None:
         self.path, self._decoder, self._fps = path, decoder, fps
         self._shown: np.ndarray | None = None
 

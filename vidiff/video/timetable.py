@@ -9,15 +9,13 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
 import av
 import numpy as np
 
-from vidiff.store.error import VideoError
-from vidiff.store.spans import size_and_change_of_file
+from vidiff.store.place import Place
 from vidiff.video.decode import check_file
 
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
@@ -26,16 +24,15 @@ HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
 State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
 
 
-def state_of(path: Path, url: str = "") -> State:
-    """The state of a file, or of the clip at `url`. Raises `VideoError` unless there is a file that is not empty."""
-    if url:
-        return size_and_change_of_file(path)
-    with suppress(OSError):
-        facts = path.stat()
-        if S_ISREG(facts.st_mode) and facts.st_size:
-            return facts.st_size, facts.st_mtime_ns
-    check_file(path)
-    raise VideoError(f"{path}: cannot be looked at")
+def state_of(place: Place) -> State:
+    """The state of a file, or of a part of one. Raises `VideoError` unless there is one that is not empty."""
+    if place.file is not None and place.size < 0 and place.remote is None:  # one question to the system, as a rule
+        with suppress(OSError):
+            facts = place.file.stat()
+            if S_ISREG(facts.st_mode) and facts.st_size:
+                return facts.st_size, facts.st_mtime_ns
+    check_file(place)
+    return place.stamp()
 
 
 class Unsuited(ValueError):
@@ -149,13 +146,13 @@ class Shelf:
         self.most, self.held = most, 0
         self.tables: OrderedDict[tuple[str, State, bool], Timetable] = OrderedDict()
 
-    def get(self, path: Path, state: State, whole: bool, make: Callable[[], Timetable]) -> Timetable:
+    def get(self, place: Place, state: State, whole: bool, make: Callable[[], Timetable]) -> Timetable:
         """The timetable of a file in this state, made where there is none.
 
         Args:
             whole: with the times of all frames.
         """
-        key = (str(path), state, whole)
+        key = (place.name, state, whole)
         if key in self.tables:
             self.tables.move_to_end(key)
             return self.tables[key]

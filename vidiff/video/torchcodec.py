@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vidiff.store.error import VideoError, reason_of
+from vidiff.store.place import Place, place_of
 from vidiff.video.convert import resized
 from vidiff.video.decode import check_file, check_indices
 from vidiff.video.pyav import PyAVFile
@@ -33,13 +34,13 @@ class TorchcodecFile:
     """A video file, by torchcodec. Where frames are resized, it is done once they are RGB.
 
     Args:
-        url: where its bytes are, as `vidiff.store.spans.Span.url` tells, if not in a file of its own.
+        path: where it is, on this machine.
     """
 
     name = "torchcodec"
 
-    def __init__(self, path: Path, url: str = "") -> None:
-        self.path, self._url = path, url
+    def __init__(self, path: Path | Place) -> None:
+        self.path = place_of(path)
         self._decoder: Any = None
 
     @property
@@ -52,7 +53,7 @@ class TorchcodecFile:
 
     @property
     def times(self) -> np.ndarray:
-        packets = PyAVFile(self.path, self._url)  # torchcodec tells a frame's time once it is decoded
+        packets = PyAVFile(self.path)  # torchcodec tells a frame's time once it is decoded
         try:
             return packets.times
         finally:
@@ -82,10 +83,9 @@ class TorchcodecFile:
                 )
             from torchcodec.decoders import VideoDecoder
 
-            if not self._url:
-                check_file(self.path)
+            check_file(self.path)
             try:
-                self._decoder = VideoDecoder(self._url or str(self.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+                self._decoder = VideoDecoder(self.path.url, dimension_order="NHWC", num_ffmpeg_threads=1)
             except _REFUSALS as error:
                 raise VideoError(f"{self.path}: not a video, or cut off: {_last(error)}") from None
         return self._decoder

@@ -7,19 +7,22 @@ import shutil
 from pathlib import Path
 
 import pytest
-from indexes import build_index
+from indexes import build_index, case, clip_at, find_all, source
 from messy import BREAK, FRAMES, SIDE, WAYS, look, with_edit_list, write_broken, write_clip, write_uncommon
 
 from vidiff.data.doctor import scan as doctor
 from vidiff.data.doctor.container import is_text, missing_bytes, read_container
-from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
+from vidiff.data.doctor.examine import NOTES, PROBLEMS, examine
 from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.record import VERSION, Record, read_records, write_records
-from vidiff.data.doctor.scan import find_all, scan, summarise, thumbnails
+from vidiff.data.doctor.scan import scan, summarise, thumbnails
 from vidiff.data.quarantine import Quarantine
+from vidiff.data.workers import at_once
 from vidiff.store.error import DataError
+from vidiff.store.place import Place, Stamp, place_of
 from vidiff.video.reader import read_image, read_video
 
+NOWHERE = Place("nowhere")
 TOOL = Path(__file__).parents[3] / "tools" / "doctor.py"
 
 
@@ -42,15 +45,11 @@ def messy(root: Path, whole: bytes, good: int, of_each: int) -> dict[str, str]:
     return broken
 
 
-def here(case: Case) -> Record:
-    return examine(Case(case.path, case.name, case.known, case.whole))
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("way", BREAK)
 def test_each_way_of_breaking_has_its_name(tmp_path: Path, whole: bytes, way: str) -> None:
     path = write_broken(tmp_path / "x.mp4", way, whole)
-    record = examine(Case(path, "x.mp4"))
+    record = examine(case(path, "x.mp4"))
     assert (record.problem, record.readable) == (way, False)
     assert record.reason.startswith(PROBLEMS[way][0])
     told = {
@@ -65,7 +64,7 @@ def test_each_way_of_breaking_has_its_name(tmp_path: Path, whole: bytes, way: st
 def test_a_trimmed_clip_has_the_frames_that_are_shown(tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(with_edit_list(whole))
-    record = examine(Case(path, "x.mp4"))
+    record = examine(case(path, "x.mp4"))
     assert (record.problem, record.frames, record.read, record.decoder) == ("", FRAMES - 3, FRAMES - 3, "pyav")
     assert record.notes == [f"header: promises {FRAMES} frames, {FRAMES - 3} are there"]
 
@@ -74,8 +73,8 @@ def test_a_trimmed_clip_has_the_frames_that_are_shown(tmp_path: Path, whole: byt
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")  # opening it would hang
     (tmp_path / "link.mp4").symlink_to("gone.mp4")
-    assert examine(Case(tmp_path / "pipe.mp4", "pipe.mp4")).problem == "special"
-    assert examine(Case(tmp_path / "link.mp4", "link.mp4")).problem == "missing"
+    assert examine(case(tmp_path / "pipe.mp4", "pipe.mp4")).problem == "special"
+    assert examine(case(tmp_path / "link.mp4", "link.mp4")).problem == "missing"
 
 
 @pytest.mark.faults
@@ -83,18 +82,18 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
 def test_a_cut_is_found_in_every_container(tmp_path: Path, name: str) -> None:
     codec = {".avi": "mpeg4", ".mkv": "libx264", ".webm": "libvpx-vp9"}[Path(name).suffix]
     path = write_clip(tmp_path / name, codec=codec)
-    assert examine(Case(path, name)).readable
+    assert examine(case(path, name)).readable
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 3 // 4])
-    record = examine(Case(path, name))
+    record = examine(case(path, name))
     assert record.problem == "truncated"
-    assert missing_bytes(path, content[:4096]) == len(content) - len(content) * 3 // 4
+    assert missing_bytes(place_of(path), content[:4096]) == len(content) - len(content) * 3 // 4
 
 
 def test_what_is_uncommon_is_noted_and_kept(tmp_path: Path) -> None:
     records = {}
     for path, note in write_uncommon(tmp_path).items():
-        record = records[path.name] = examine(Case(path, path.name))
+        record = records[path.name] = examine(case(path, path.name))
         assert record.readable
         assert [each.partition(":")[0] for each in record.notes] == [note]
         assert note in NOTES
@@ -105,11 +104,11 @@ def test_what_is_uncommon_is_noted_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_facts_of_a_clip(tmp_path: Path) -> None:
-    record = examine(Case(write_clip(tmp_path / "x.mp4", frames=9, height=32, width=48, keys=4), "x.mp4"))
+    record = examine(case(write_clip(tmp_path / "x.mp4", frames=9, height=32, width=48, keys=4), "x.mp4"))
     assert (record.frames, record.read, record.declared, record.fps, record.duration) == (9, 9, 9, 8.0, 1.125)
     assert (record.height, record.width, record.codec, record.pixel_format) == (32, 48, "h264", "yuv420p")
     assert (record.bits, record.rotation) == (8, 0)
-    container = read_container(tmp_path / "x.mp4")
+    container = read_container(place_of(tmp_path / "x.mp4"))
     assert (record.key_frames, record.key_spacing) == (container.key_frames, container.key_spacing)
     assert 9 / container.key_frames <= container.key_spacing <= 4
     assert not record.notes
@@ -119,8 +118,8 @@ def test_a_long_file_is_read_in_windows_and_on_request_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_clip(tmp_path / "x.mp4", frames=280, height=16, width=16, keys=250)
-    assert examine(Case(path, "x.mp4")).read == 3 * 64
-    record = examine(Case(path, "x.mp4", whole=True))
+    assert examine(case(path, "x.mp4")).read == 3 * 64
+    record = examine(case(path, "x.mp4", whole=True))
     assert record.read == 280
     assert [note.partition(":")[0] for note in record.notes] in ([], ["few key frames"])
 
@@ -144,7 +143,7 @@ def test_files_are_found_in_every_folder_once(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a" / "around").symlink_to(tmp_path)
-    assert find_all(tmp_path) == [tmp_path / "1.MKV", tmp_path / "a/b/0.mp4"]
+    assert [clip.place.file for clip in find_all(tmp_path)] == [tmp_path / "1.MKV", tmp_path / "a/b/0.mp4"]
     with pytest.raises(DataError, match=r"no folder .*nowhere: give the folder"):
         find_all(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -157,15 +156,13 @@ def check(root: Path, out: Path, whole: bytes, good: int, of_each: int) -> list[
     broken = messy(root, whole, good, of_each)
     uncommon = {f"a/{path.name}": note for path, note in write_uncommon(root / "a").items()}
     quarantine = Quarantine(out / "quarantine.txt")
-    records = scan(root, out, quarantine, patience=6, look=look, progress=False)
+    records = scan(source(root), out, quarantine, patience=6, look=look, progress=False)
     assert len(records) == good + len(broken) + len(uncommon)
-    assert {r.path: r.problem for r in records if r.problem} == broken
-    assert {r.path: r.notes[0].partition(":")[0] for r in records if r.notes and not r.problem} == uncommon
+    assert {r.name: r.problem for r in records if r.problem} == broken
+    assert {r.name: r.notes[0].partition(":")[0] for r in records if r.notes and not r.problem} == uncommon
     assert all((r.frames, r.read) == (FRAMES, FRAMES) for r in records if r.readable)
     held = quarantine.held(find_all(root))
-    assert {path.relative_to(root).as_posix(): reason for path, reason in held.items()} == {
-        r.path: r.reason for r in records if r.problem
-    }
+    assert held == {r.name: r.reason for r in records if r.problem}
     return records
 
 
@@ -176,7 +173,7 @@ def test_a_messy_folder(tmp_path: Path, whole: bytes, capsys: pytest.CaptureFixt
     said = summarise(records)
     assert said[0].startswith("60 files: 50 readable (") and said[0].endswith(" 10 left out")
     assert "       1  no moov atom: download it again: an mp4 that lost its table cannot be played" in said
-    assert read_records(out / "index.jsonl") == {record.path: record for record in records}
+    assert read_records(out / "index.jsonl") == {record.name: record for record in records}
     assert all(json.loads(line)["version"] == VERSION for line in (out / "index.jsonl").read_text().splitlines())
 
     # A training honours the list, counts nothing as broken, and opens nothing again.
@@ -186,7 +183,7 @@ def test_a_messy_folder(tmp_path: Path, whole: bytes, capsys: pytest.CaptureFixt
         root, max_broken=0, cache=cache, quarantine=quarantine, records=out / "index.jsonl", progress=False
     )
     assert index.broken == [] and not cache.exists()
-    found = {file.path: file for file in index.files}
+    found = {file.name: file for file in index.files}
     assert found["a/turned.mp4"].frames == FRAMES
     printed = "".join(capsys.readouterr())
     assert "left out a/text-0.mp4: text, not a video: it begins" in printed
@@ -217,8 +214,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     scans: list[list[str]] = []
 
     def ask_here(cases, look, processes, patience):  # type: ignore[no-untyped-def]
-        scans.append([case.name for case in cases])
-        return ((case, look(case)) for case in cases)
+        scans.append([Path(case.place.name).name for case in cases])
+        return ((case, look(case, at_once)) for case in cases)
 
     monkeypatch.setattr(doctor, "ask_all", ask_here)
     return scans
@@ -228,55 +225,55 @@ def test_a_second_scan_touches_only_what_has_changed(
     tmp_path: Path, small: Path, whole: bytes, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quarantine = Quarantine(tmp_path / "list.txt")
-    first = scan(small, tmp_path, quarantine, progress=False)
-    assert scan(small, tmp_path, quarantine, progress=False) == first
+    first = scan(source(small), tmp_path, quarantine, progress=False)
+    assert scan(source(small), tmp_path, quarantine, progress=False) == first
     os.utime(small / "0.mp4", ns=(5, 5))  # a copy of the folder: known by its fingerprint, and not decoded
     with monkeypatch.context() as patch:
         patch.setattr("vidiff.data.doctor.examine.VideoReader", None)
-        second = scan(small, tmp_path, quarantine, progress=False)
-    assert second[0].changed == 5 and second[1:] == first[1:]
+        second = scan(source(small), tmp_path, quarantine, progress=False)
+    assert second[0].stamp.changed == 5 and second[1:] == first[1:]
     shutil.copy(small / "1.mp4", small / "2.mp4")
     (small / "bad.mp4").write_bytes(whole)
-    third = scan(small, tmp_path, quarantine, progress=False)
+    third = scan(source(small), tmp_path, quarantine, progress=False)
     assert third[:2] == second[:2] and all(record.readable for record in third)
     assert asked == [["0.mp4", "1.mp4", "2.mp4", "bad.mp4"], [], ["0.mp4"], ["2.mp4", "bad.mp4"]]
 
 
 def test_a_mended_file_is_let_in_again(tmp_path: Path, small: Path, whole: bytes, asked: list[list[str]]) -> None:
     quarantine = Quarantine(tmp_path / "list.txt")
-    scan(small, tmp_path, quarantine, progress=False)
-    assert list(quarantine.held(find_all(small))) == [small / "bad.mp4"]
+    scan(source(small), tmp_path, quarantine, progress=False)
+    assert list(quarantine.held(find_all(small))) == ["bad.mp4"]
     (small / "bad.mp4").write_bytes(whole)
     assert not quarantine.held(find_all(small))  # the line is of a file that is no more
-    quarantine.add(small / "1.mp4", "its decoder hung in a training")
+    quarantine.add(place_of(small / "1.mp4"), "its decoder hung in a training")
     with (tmp_path / "list.txt").open("a") as file:
         file.write(f"{small.resolve()}/2.mp4\n")  # by hand
-    records = scan(small, tmp_path, quarantine, progress=False)
+    records = scan(source(small), tmp_path, quarantine, progress=False)
     assert asked[1] == ["1.mp4", "2.mp4", "bad.mp4"]
     assert all(record.readable for record in records)
-    assert quarantine.held(find_all(small)) == {small / "2.mp4": "listed by hand"}
+    assert quarantine.held(find_all(small)) == {"2.mp4": "listed by hand"}
 
 
 def test_an_interrupted_scan_goes_on(
     tmp_path: Path, small: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(cases, look, processes, patience):  # type: ignore[no-untyped-def]
-        yield cases[3], look(cases[3])
+        yield cases[3], look(cases[3], at_once)
         raise KeyboardInterrupt
 
     quarantine = Quarantine(tmp_path / "list.txt")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(doctor, "ask_all", interrupted)
-        scan(small, tmp_path, quarantine, progress=False)
-    assert list(quarantine.held(find_all(small))) == [small / "bad.mp4"]
-    assert len(scan(small, tmp_path, quarantine, progress=False)) == 4
+        scan(source(small), tmp_path, quarantine, progress=False)
+    assert list(quarantine.held(find_all(small))) == ["bad.mp4"]
+    assert len(scan(source(small), tmp_path, quarantine, progress=False)) == 4
     assert asked == [["0.mp4", "1.mp4", "2.mp4"]]
 
 
 def test_the_sheet_shows_what_a_model_sees(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4", frames=5, height=32, width=64)
-    found = thumbnails([path, tmp_path / "gone.mp4"], size=16, frames=3)
-    assert list(found) == [path]
+    found = thumbnails([clip_at(path), clip_at(tmp_path / "gone.mp4")], size=16, frames=3)
+    assert list(found) == [str(path)]
     video = read_video(path, [0, 2, 4], size=(16, 32))[..., 8:24]  # as a clip is resized and cropped
     picture = read_image(write_sheet(tmp_path / "sheet.png", found.values()))
     assert picture.shape == (3, 16, 48)
@@ -286,10 +283,10 @@ def test_the_sheet_shows_what_a_model_sees(tmp_path: Path) -> None:
 
 def test_the_page_names_every_file(tmp_path: Path) -> None:
     records = [
-        Record("a/<odd>.mp4", notes=["odd size: 33x31"], frames=8, fps=8, height=31, width=33, codec="h264"),
-        Record("b.mp4", problem="text", reason="text, not a video: it begins '<html>'"),
+        Record("a/<odd>.mp4", NOWHERE, notes=["odd size: 33x31"], frames=8, fps=8, height=31, width=33, codec="h264"),
+        Record("b.mp4", NOWHERE, problem="text", reason="text, not a video: it begins '<html>'"),
     ]
-    page = write_scan(tmp_path / "page.html", tmp_path, records, [], None).read_text()
+    page = write_scan(tmp_path / "page.html", str(tmp_path), records, [], None).read_text()
     assert "a/&lt;odd&gt;.mp4" in page and "begins &#x27;&lt;html&gt;" in page
     assert "<html>'" not in page
     assert PROBLEMS["text"][0] in page and "33x31" in page and "8 to 15" in page
@@ -297,7 +294,10 @@ def test_the_page_names_every_file(tmp_path: Path) -> None:
 
 def test_records_go_to_parquet_as_well(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    records = [Record("a.mp4", bytes=7, notes=["odd size: 33x31"], fps=23.976), Record(os.fsdecode(b"\xff.mp4"))]
+    records = [
+        Record("a.mp4", NOWHERE, stamp=Stamp(7), notes=["odd size: 33x31"], fps=23.976),
+        Record(os.fsdecode(b"\xff.mp4"), NOWHERE),
+    ]
     files = write_records(tmp_path, records)
     assert [file.name for file in files] == ["index.jsonl", "index.parquet"]
     rows = parquet.read_table(files[1]).to_pylist()

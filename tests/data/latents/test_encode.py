@@ -21,7 +21,7 @@ from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.latents.encode import Share, discard, encode_latents
 from vidiff.data.latents.stale import stale
-from vidiff.data.processes import decoding_processes
+from vidiff.data.workers import decoding_processes
 from vidiff.store.error import DataError
 from vidiff.video.fit import Fit
 from vidiff.video.reader import read_video
@@ -110,7 +110,7 @@ def test_what_cannot_be_planned_is_refused(index: Index) -> None:
 def test_every_crop_is_kept_and_its_mirror_image(tmp_path: Path, index: Index) -> None:
     cache = LatentCache(make(tmp_path, index, crops=3, flips=True, chunk=4))
     assert cache.crops == [3] * 4
-    video = read_video(index.path(2), size=(16, 19))[None]
+    video = read_video(index.files[2].place, size=(16, 19))[None]
     for crop, left in enumerate((0, 1, 3)):
         for mirrored in (False, True):
             frames = video[..., left : left + 16]
@@ -128,7 +128,7 @@ def test_each_file_has_its_own_size(tmp_path: Path, index: Index) -> None:
     for number, (height, width) in enumerate(sizes):
         fitted = Fit((20, 24), (height, width)).whole
         top, left = (fitted[0] - height) // 2, (fitted[1] - width) // 2
-        video = read_video(index.path(number), size=fitted)[None, ..., top : top + height, left : left + width]
+        video = read_video(index.files[number].place, size=fitted)[None, ..., top : top + height, left : left + width]
         found, _ = cache.read(number, 0, LENGTHS[number])
         assert found.shape[2:] == (height // 2, width // 2)
         assert torch.equal(found, encode(video)[0][0].half().float())
@@ -146,7 +146,7 @@ def test_latents_too_large_for_float16_fit_into_bfloat16(tmp_path: Path, index: 
     ):
         make(tmp_path, index, encode=large)
     cache = LatentCache(make(tmp_path, index, encode=large, dtype="bfloat16"))
-    video = read_video(index.path(1), size=(16, 19))[None, ..., 1:17]
+    video = read_video(index.files[1].place, size=(16, 19))[None, ..., 1:17]
     mean, std = large(video)
     found = cache.read(1, 0, 5)
     assert torch.equal(found[0], mean[0].bfloat16().float()) and torch.equal(found[1], std[0].bfloat16().float())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
+from typing import BinaryIO
 
 import av
 
-from vidiff.store.spans import bytes_of, size_and_change_of_file
+from vidiff.store.place import Place
 
 HEAD = 4096  # bytes that tell what kind of file it is
 ATOMS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"sidx"})
@@ -54,10 +55,10 @@ class Container:
     steady: bool
 
 
-def read_container(path: Path) -> Container:
+def read_container(place: Place) -> Container:
     """Look through the packets of a file, without decoding more than the first frame. Raises NoVideo."""
     try:
-        with bytes_of(path) as span, av.open(span.url) as file:
+        with av.open(place.url) as file:
             if not file.streams.video:
                 raise NoVideo("audio only" if file.streams.audio else "neither picture nor sound", known=True)
             stream = file.streams.video[0]
@@ -99,18 +100,18 @@ def _steady(times: list[float], tick: float) -> bool:
     return all(abs(gap - usual) <= max(0.1 * usual, 1.5 * tick) for gap in gaps)
 
 
-def count_frames(path: Path) -> int | None:
+def count_frames(place: Place) -> int | None:
     """Number of frames that decode one after the other, to the end; None where one does not."""
     try:
-        with bytes_of(path) as span, av.open(span.url) as file:
+        with av.open(place.url) as file:
             return sum(1 for _ in file.decode(video=0))
     except (av.FFmpegError, OSError):
         return None
 
 
-def read_head(path: Path) -> bytes:
+def read_head(place: Place) -> bytes:
     """The first bytes of a file."""
-    with bytes_of(path) as span, span.open() as file:
+    with place.open() as file:
         return file.read(HEAD)
 
 
@@ -125,15 +126,16 @@ def is_text(head: bytes) -> bool:
     return all(letter.isprintable() or letter in "\t\r\n\f\ufeff" for letter in text)
 
 
-def missing_bytes(path: Path, head: bytes) -> int | None:
+def missing_bytes(place: Place, head: bytes) -> int | None:
     """How many bytes a file is short of what its own structure says; None for an mp4 that has no moov atom.
 
     mp4 and mov: the lengths of the outermost atoms. avi: that of the RIFF chunk. mkv and webm: that of the segment,
     where it is known.
     """
-    size, _ = size_and_change_of_file(path)
-    if head[4:8] in ATOMS:
-        return _missing_of_atoms(path, size)
+    with place.open() as file:
+        size = file.seek(0, os.SEEK_END)
+        if head[4:8] in ATOMS:
+            return _missing_of_atoms(file, size)
     if head[:4] == b"RIFF":
         return max(0, int.from_bytes(head[4:8], "little") + 8 - size)
     if SEGMENT in head:
@@ -147,20 +149,19 @@ def missing_bytes(path: Path, head: bytes) -> int | None:
     return 0
 
 
-def _missing_of_atoms(path: Path, size: int) -> int | None:
-    place, has_table = 0, False
-    with bytes_of(path) as span, span.open() as file:
-        while place + 8 <= size:
-            file.seek(place)
-            header = file.read(16)
-            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            has_table |= kind == b"moov"
-            if length == 0:  # to the end
-                place = size
-            elif length < 8:
-                break
-            else:
-                place += length
-    return max(0, place - size) if has_table else None
+def _missing_of_atoms(file: BinaryIO, size: int) -> int | None:
+    begin, has_table = 0, False
+    while begin + 8 <= size:
+        file.seek(begin)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        has_table |= kind == b"moov"
+        if length == 0:  # to the end
+            begin = size
+        elif length < 8:
+            break
+        else:
+            begin += length
+    return max(0, begin - size) if has_table else None

@@ -6,10 +6,10 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from vidiff.data.clip import Clip
 from vidiff.data.doctor.container import (
     Container,
     NoVideo,
@@ -19,12 +19,13 @@ from vidiff.data.doctor.container import (
     read_container,
     read_head,
 )
-from vidiff.data.doctor.record import Record
+from vidiff.data.doctor.record import FOUND, Record
 from vidiff.data.probe import fingerprint
+from vidiff.data.workers import Begin, at_once
 from vidiff.store.error import Unreachable, VideoError
-from vidiff.store.spans import bytes_of, is_apart
+from vidiff.store.place import Place
 from vidiff.video.reader import VideoReader
-from vidiff.video.sources import is_video, size_and_change
+from vidiff.video.sources import is_video, stamp_of
 
 PROBLEMS = {  # why a file is left out, and what to do about it
     "missing": ("is not there", "put back what the link or the list names, or remove it"),
@@ -60,17 +61,20 @@ AT_ONCE = 8 << 20  # bytes of decoded frames
 
 @dataclass(frozen=True)
 class Case:
-    """A file to be looked at.
+    """A clip to be looked at.
 
     Args:
         known: what an earlier scan found.
         whole: read every frame, however many there are.
     """
 
-    path: Path
-    name: str
+    clip: Clip
     known: Record | None = None
     whole: bool = False
+
+    @property
+    def place(self) -> Place:
+        return self.clip.place
 
 
 class _Broken(Exception):
@@ -81,122 +85,130 @@ class _Broken(Exception):
         self.reason = PROBLEMS[problem][0] + (f": {detail}" if detail else "")
 
 
-def examine(case: Case) -> Record:
-    """Look at one file: its bytes, its container, and its frames as training decodes them."""
-    record = Record(case.name)
+def examine(case: Case, begin: Begin = at_once) -> Record:
+    """Look at one clip: its bytes, its container, and its frames as training decodes them.
+
+    Args:
+        begin: is called once the clip is here.
+    """
+    place = case.place
+    record = Record(case.clip.name, place, stamp=stamp_of(place), decoder="")
     try:
-        size, changed = size_and_change(case.path)
-        record = replace(record, bytes=size, changed=changed)
-        _look_at_kind(case.path)
-        if not record.bytes:
-            raise _Broken("empty")
-        record = replace(record, fingerprint=fingerprint(case.path))
-        if case.known and case.known.fingerprint == record.fingerprint:
-            return replace(case.known, changed=record.changed)
-        if not is_video(case.path):
-            return _look_at_pictures(record, case)
-        short = _look_at_bytes(case.path)
-        container = _look_at_container(case.path, short)
-        record = replace(record, **{key: value for key, value in vars(container).items() if key in vars(record)})
-        record = _look_at_frames(record, case, container, short)
-        return replace(record, notes=[*record.notes, *_notes(record, container)])
+        if not place.is_elsewhere:
+            _look_at_kind(place)
+        with place.held() as here:
+            begin()
+            return _look_at(here, record, case)
     except _Broken as broken:
         return replace(record, problem=broken.problem, reason=broken.reason)
     except Unreachable as error:
         return replace(record, problem="unreachable", reason=str(error))
-    except VideoError as error:  # what is elsewhere is not there, or in a tar not any more
+    except VideoError as error:  # what is elsewhere is not there
         return replace(record, problem="missing", reason=str(error))
     except OSError as error:
         return replace(record, problem="refused", reason=f"cannot be opened: {error.strerror or error}")
 
 
-def _look_at_kind(path: Path) -> None:
-    """Anything but a file and a folder can only be left out."""
-    if is_apart(path):
-        return
+def _look_at(here: Place, record: Record, case: Case) -> Record:
+    if not record.stamp.size:
+        raise _Broken("empty")
+    record = replace(record, fingerprint=fingerprint(here))
+    if case.known and case.known.fingerprint == record.fingerprint:
+        return replace(case.known, place=record.place, stamp=record.stamp)
     try:
-        mode = path.stat().st_mode
+        if not is_video(here):
+            return _look_at_pictures(record, here, case.whole)
+        short = _look_at_bytes(here)
+        container = _look_at_container(here, short)
+        record = replace(record, **{key: value for key, value in vars(container).items() if key in FOUND})
+        record = _look_at_frames(record, here, case.whole, container, short)
+        return replace(record, notes=[*record.notes, *_notes(record, container)])
+    except _Broken as broken:
+        return replace(record, problem=broken.problem, reason=broken.reason)
+
+
+def _look_at_kind(place: Place) -> None:
+    """Anything but a file and a folder can only be left out."""
+    assert place.file is not None
+    try:
+        mode = place.file.stat().st_mode
     except FileNotFoundError:
         raise _Broken("missing") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise _Broken("special")
 
 
-def _look_at_pictures(record: Record, case: Case) -> Record:
+def _look_at_pictures(record: Record, here: Place, whole: bool) -> Record:
     """A clip without a container: an animation, a folder of pictures, a picture."""
-    if not case.path.is_dir():
-        _look_at_bytes(case.path)
+    if not here.is_folder:
+        _look_at_bytes(here)
     try:
-        with VideoReader(case.path) as reader:
+        with VideoReader(here) as reader:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
             record = replace(record, decoder=reader.decoder)
-            read, same = _read_frames(reader, frames, (height, width), case.whole)
-    except Unreachable:
-        raise
+            read, same = _read_frames(reader, frames, (height, width), whole)
     except VideoError as error:
-        reason = str(error).removeprefix(f"{case.path}: ").removeprefix("damaged or truncated, ")
+        reason = str(error).removeprefix(f"{here}: ").removeprefix("damaged or truncated, ")
         raise _Broken("damaged" if record.frames else "unknown", reason) from None
-    kind = "folder of pictures" if case.path.is_dir() else case.path.suffix.lower()[1:]
+    kind = "folder of pictures" if here.is_folder else here.suffix[1:]
     notes = [] if same else [f"seek: {NOTES['seek']}"]
     if height % 2 or width % 2:
         notes.append(f"odd size: {width}x{height}")
     return replace(record, codec=kind, duration=frames / fps if frames > 1 else 0.0, read=read, notes=notes)
 
 
-def _look_at_bytes(path: Path) -> int:
+def _look_at_bytes(place: Place) -> int:
     """How many bytes the file is short of."""
-    head = read_head(path)
+    head = read_head(place)
     if not any(head):
         raise _Broken("blank")
     if is_text(head):
         begin = " ".join(head[:200].decode(errors="ignore").split())
         raise _Broken("text", f"it begins {begin[:40]!r}")
-    short = missing_bytes(path, head)
+    short = missing_bytes(place, head)
     if short is None:
         raise _Broken("no moov")
     return short
 
 
-def _look_at_container(path: Path, short: int) -> Container:
+def _look_at_container(place: Place, short: int) -> Container:
     try:
-        return read_container(path)
+        return read_container(place)
     except NoVideo as error:
         if short:
             raise _Broken("truncated", f"at least {short:,} bytes are missing") from None
         raise _Broken("no video" if error.known else "unknown", str(error)) from None
 
 
-def _look_at_frames(record: Record, case: Case, container: Container, short: int) -> Record:
+def _look_at_frames(record: Record, here: Place, whole: bool, container: Container, short: int) -> Record:
     claimed = container.packets
     try:
-        with VideoReader(case.path) as reader:
+        with VideoReader(here) as reader:
             claimed, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
             record = replace(record, decoder=reader.decoder)
             if not short:
-                read, same = _read_frames(reader, claimed, (height, width), case.whole)
+                read, same = _read_frames(reader, claimed, (height, width), whole)
                 record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])
-    except Unreachable:
-        raise
     except VideoError as error:
         if not short:
-            raise _explained(case.path, claimed, error) from None
+            raise _explained(here, claimed, error) from None
     if short:
-        raise _Broken("truncated", f"{short:,} of {short + record.bytes:,} bytes are missing")
+        raise _Broken("truncated", f"{short:,} of {short + record.stamp.size:,} bytes are missing")
     return record
 
 
-def _explained(path: Path, claimed: int, error: VideoError) -> _Broken:
+def _explained(place: Place, claimed: int, error: VideoError) -> _Broken:
     """Why a file whose structure is whole does not decode."""
-    with bytes_of(path) as span, span.open() as file:
+    with place.open() as file:
         file.seek(-min(512, file.seek(0, os.SEEK_END)), os.SEEK_END)
         if not any(file.read()):
             return _Broken("truncated", "its end is nothing but zero bytes, as of a download that was never finished")
-    there = count_frames(path)
+    there = count_frames(place)
     if there is not None and there < claimed:
         return _Broken("frame count", f"{claimed} frames are promised, {there} are there")
-    return _Broken("damaged", str(error).removeprefix(f"{path}: damaged or truncated, "))
+    return _Broken("damaged", str(error).removeprefix(f"{place}: damaged or truncated, "))
 
 
 def _read_frames(reader: VideoReader, frames: int, size: tuple[int, int], whole: bool) -> tuple[int, bool]:

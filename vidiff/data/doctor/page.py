@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def write_sheet(file: Path, thumbnails: Iterable[np.ndarray]) -> Path:
     return file
 
 
-def write_scan(file: Path, root: Path, records: Sequence[Record], shown: Sequence[str], picture: Path | None) -> Path:
+def write_scan(file: Path, root: str, records: Sequence[Record], shown: Sequence[str], picture: Path | None) -> Path:
     """Writes the page of a scan, and returns its path.
 
     Args:
@@ -53,10 +53,10 @@ def write_scan(file: Path, root: Path, records: Sequence[Record], shown: Sequenc
         "hours": f"{sum(record.duration for record in kept) / 3600:.2f}",
         "frames": f"{sum(record.frames for record in kept):,}",
     }
-    root = root.resolve()
+    name = PurePath(root).name
     text = page(
-        f"{root.name}: what the doctor found",
-        header(root.name, str(root)),
+        f"{name}: what the doctor found",
+        header(name, root),
         key_figures(figures),
         section("Left out", _problems(broken) or paragraph("Nothing: every file can be read.")),
         section("Kept, but worth knowing", _notes(kept)),
@@ -71,7 +71,7 @@ def write_scan(file: Path, root: Path, records: Sequence[Record], shown: Sequenc
 def _problems(broken: Sequence[Record]) -> str:
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for record in broken:
-        groups[record.problem].append((record.path, record.reason))
+        groups[record.problem].append((record.name, record.reason))
     return _groups(groups, PROBLEMS)
 
 
@@ -80,7 +80,7 @@ def _notes(kept: Sequence[Record]) -> str:
     for record in kept:
         for note in record.notes:
             kind, _, detail = note.partition(": ")
-            groups[kind].append((record.path, detail))
+            groups[kind].append((record.name, detail))
     return _groups(groups, {kind: (kind, advice) for kind, advice in NOTES.items()})
 
 
@@ -118,7 +118,7 @@ def _files(records: Sequence[Record]) -> str:
     for r in records[:MOST]:
         spacing = f"{r.key_frames}, every {r.key_spacing}" if r.key_frames else ""
         state = r.reason if not r.readable else "; ".join(note.partition(":")[0] for note in r.notes)
-        cells = [r.path, state]
+        cells = [r.name, state]
         if r.readable:
             turned = f"{r.rotation}°" if r.rotation else ""
             size = f"{r.width}x{r.height}"

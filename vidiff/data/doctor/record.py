@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from vidiff.data.probe import Facts
+from vidiff.data.clip import FACTS, Clip
+from vidiff.store.files import draft_of, write_whole
+from vidiff.store.place import Place, Stamp
 from vidiff.store.plain import parse_json
 
 VERSION = 2  # goes up when the same file comes to be told of differently
 
 
-@dataclass(frozen=True)
-class Record:
-    """One file.
+@dataclass(frozen=True, slots=True)
+class Record(Clip):
+    """A clip, and what the doctor found out about it; its length and size as training sees it, after rotation.
 
     Args:
-        path: relative to the data set's folder, with forward slashes.
-        bytes, changed: its size, and the time of its last change in ns.
-        fingerprint: of `vidiff.data.probe.fingerprint`.
         problem: why it is left out, a key of `vidiff.data.doctor.scan.PROBLEMS`; empty for a readable file.
         reason: the same in words, with this file's figures.
         notes: what is uncommon about it and yet no reason to leave it out; a key of `NOTES`, ": ", and its figures.
-        frames, fps, height, width: as training sees them; size in pixels, after rotation.
         codec, pixel_format, bits, rotation, declared, key_frames, key_spacing, duration: of
             `vidiff.data.doctor.container.Container`.
         read: number of frames that were decoded.
-        decoder: that reads it.
     """
 
-    path: str
-    bytes: int = 0
-    changed: int = 0
-    fingerprint: str = ""
     problem: str = ""
     reason: str = ""
     notes: list[str] = field(default_factory=list)
-    frames: int = 0
-    fps: float = 0.0
-    height: int = 0
-    width: int = 0
     codec: str = ""
     pixel_format: str = ""
     bits: int = 0
@@ -52,7 +41,6 @@ class Record:
     key_spacing: int = 0
     duration: float = 0.0
     read: int = 0
-    decoder: str = ""
 
     @property
     def readable(self) -> bool:
@@ -63,46 +51,43 @@ class Record:
         """Whether training is to leave the file out: not if it could only not be fetched this time."""
         return self.problem not in ("", "unreachable")
 
-    @property
-    def facts(self) -> Facts:
-        """What the index of a training keeps of a readable file."""
-        return Facts(self.frames, self.fps, self.height, self.width, self.fingerprint, self.decoder)
+
+FOUND = (*FACTS, *(own.name for own in fields(Record) if own.name not in Clip.__dataclass_fields__))
 
 
 def read_records(file: Path) -> dict[str, Record]:
-    """The records of an earlier scan by path; none where there is none, or it is of another version."""
+    """The records of an earlier scan by name; none where there is none, or it is of another version."""
     if not file.is_file():
         return {}
-    names = {each.name for each in fields(Record)}
-    found = {}
+    records = {}
     try:
         for line in file.read_text().splitlines():
             content = parse_json(line)
-            if content.pop("version") == VERSION and content.keys() == names:
-                found[content["path"]] = Record(**content)
+            if content.pop("version") == VERSION:
+                name, stamp = content.pop("path"), Stamp(content.pop("bytes"), content.pop("changed"))
+                if content.keys() == {*FOUND}:
+                    records[name] = Record(name, Place(name), stamp=stamp, **content)
     except (ValueError, TypeError, LookupError, AttributeError):
         pass  # damaged from here on: those files are looked at again
-    return found
+    return records
 
 
 def write_records(folder: Path, records: Iterable[Record]) -> list[Path]:
     """Writes index.jsonl, and index.parquet where pyarrow is installed. Returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"version": VERSION, **asdict(record)} for record in sorted(records, key=lambda record: record.path)]
+    rows = [
+        {"version": VERSION, "path": record.name, "bytes": record.stamp.size, "changed": record.stamp.changed}
+        | {key: getattr(record, key) for key in FOUND}
+        for record in sorted(records, key=lambda record: record.name)
+    ]
     files = [folder / "index.jsonl"]
-    draft = folder / ".index.partial"
-    try:
-        draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        draft.replace(files[0])
-        if rows and find_spec("pyarrow"):
-            import pyarrow
-            import pyarrow.parquet
+    write_whole(files[0], "".join(json.dumps(row) + "\n" for row in rows))
+    if rows and find_spec("pyarrow"):
+        import pyarrow
+        import pyarrow.parquet
 
-            for row in rows:  # a name that is no UTF-8 cannot be a string of Parquet
-                row["path"] = str(row["path"]).encode(errors="backslashreplace").decode()
+        for row in rows:  # a name that is no UTF-8 cannot be a string of Parquet
+            row["path"] = str(row["path"]).encode(errors="backslashreplace").decode()
+        files.append(folder / "index.parquet")
+        with draft_of(files[1]) as draft:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), draft)
-            files.append(folder / "index.parquet")
-            draft.replace(files[1])
-    finally:
-        draft.unlink(missing_ok=True)
     return files

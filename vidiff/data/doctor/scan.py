@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from vidiff.data.clip import Clip
 from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.doctor.record import Record, read_records, write_records
-from vidiff.data.helper import Lost, ask_all
-from vidiff.data.lists import LIST_SUFFIXES, find_listed
-from vidiff.data.quarantine import Quarantine, place
-from vidiff.data.tars import clips_in_tars, is_tars, tars_in, tars_of
+from vidiff.data.lists import find_listed
+from vidiff.data.quarantine import Entry, Quarantine
+from vidiff.data.root import Root
+from vidiff.data.tars import PACKED, clips_in_tars, tars_in, tars_of
+from vidiff.data.workers import Begin, Lost, ask_all
 from vidiff.store.error import DataError, VideoError
-from vidiff.store.mirror import is_there
+from vidiff.store.place import place_of
+from vidiff.store.tree import Folder, Tree
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
-from vidiff.video.sources import CLIP_SUFFIXES, clips_in, size_and_change
+from vidiff.video.sources import CLIP_SUFFIXES, clips_in, stamp_of
 
 
-def find_all(root: Path, pictures: bool = False) -> list[Path]:
+def find_all(source: Root, pictures: bool = False) -> list[Clip]:
     """Every clip below a folder, in tars, or that a list names; hidden ones are left out. Raises DataError for none.
 
     Tars in a folder count where it holds no other clips.
@@ -33,41 +36,35 @@ def find_all(root: Path, pictures: bool = False) -> list[Path]:
     Args:
         pictures: as of `vidiff.video.sources.clips_in`.
     """
-    if is_there(root) and root.suffix.lower() in LIST_SUFFIXES:
-        listed, _, _ = find_listed(root, split=None)
-        return [root.parent / path for path in dict.fromkeys(path for path, _ in listed)]
-    if is_tars(root):
-        return clips_in_tars(tars_of(root))
-    if not root.is_dir():
-        raise DataError(f"no folder {root}: give the folder with your videos, or a list of them")
-    found: list[Path] = []
-    tars: list[Path] = []
-    seen = set()
-    for folder, inner, _ in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:  # a link to a folder around it
-            inner.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        clips = list(clips_in(Path(folder), pictures))
-        found += clips
-        tars += tars_in(Path(folder))
-        inner[:] = [name for name in inner if Path(folder, name) not in clips]
-    found = found or clips_in_tars(tars)
-    if not found:
-        raise DataError(f"no videos below {root}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
-    return found
+    tree, name = source.tree, source.name
+    if source.rows:
+        clips, _, _ = find_listed(tree, str(source), source.rows, split=None)
+        return [*{clip.name: clip for clip in clips}.values()]
+    if name.endswith(".tar") or PACKED.search(name):
+        return clips_in_tars(tree, tars_of(tree, name))
+    if name or (isinstance(tree, Folder) and not tree.path.is_dir()):
+        raise DataError(f"no folder {source}: give the folder with your videos, or a list of them")
+    clips, tars = [], list[str]()
+    for folder, files, folders in tree.walk():
+        there = list(clips_in(tree, folder, pictures))
+        clips += [Clip(clip, place) for clip in there if (place := tree.place(clip)) is not None]
+        tars += tars_in(files)
+        folders[:] = [inner for inner in folders if inner not in there]
+    clips = clips or clips_in_tars(tree, tars)
+    if not clips:
+        raise DataError(f"no videos below {source}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
+    return clips
 
 
 def scan(
-    root: Path,
+    source: Root,
     folder: Path,
     quarantine: Quarantine,
     whole: bool = False,
     processes: int = 2,
     patience: float = 60.0,
     pictures: bool = False,
-    look: Callable[[Case], Record] = examine,
+    look: Callable[[Case, Begin], Record] = examine,
     progress: bool = True,
 ) -> list[Record]:
     """Look at every clip below a folder, or of a list, that has changed since the last scan.
@@ -81,44 +78,48 @@ def scan(
         pictures: as of `find_all`.
 
     Returns:
-        a record of each file, sorted by path.
+        a record of each clip, sorted by name.
     """
-    clips = find_all(root, pictures)
-    root = root if root.is_dir() else root.parent
-    paths = {(path.relative_to(root) if path.is_relative_to(root) else path).as_posix(): path for path in clips}
+    clips = {clip.name: clip for clip in find_all(source, pictures)}
     earlier = read_records(folder / "index.jsonl")
-    held = quarantine.held(paths.values())
+    held = quarantine.held(clips.values())
     records: dict[str, Record] = {}
     cases = []
-    for name, path in paths.items():
+    for name, clip in clips.items():
         known = earlier.get(name)
-        if known and (known.problem in ("hang", "crash", "unreachable") or (known.readable and path in held)):
+        if known and (known.problem in ("hang", "crash", "unreachable") or (known.readable and name in held)):
             known = None  # it may be a matter of patience, or of the network; or training could not read it
         if known and whole and known.read < known.frames:
             known = None
-        if known and _unchanged(path, known):
-            records[name] = known
+        if known and stamp_of(clip.place) == known.stamp:
+            records[name] = replace(known, place=clip.place)
         else:
-            cases.append(Case(path, name, known, whole))
-    looked_at: dict[str, str | None] = {}
+            cases.append(Case(clip, known, whole))
+    looked_at: dict[str, Entry | None] = {}
     try:
         with closing(ask_all(cases, look, processes, patience)) as answers:
             for case, found in tqdm(answers, total=len(cases), desc="doctor", unit="file", disable=not progress):
                 if isinstance(found, Lost):
                     problem = "hang" if found.hung else "crash"
-                    found = Record(case.name, problem=problem, reason=f"{PROBLEMS[problem][0]}: {found.reason}")
-                records[case.name] = found
-                looked_at[place(case.path)] = None
+                    reason = f"{PROBLEMS[problem][0]}: {found.reason}"
+                    found = Record(
+                        case.clip.name, case.place, stamp=stamp_of(case.place), problem=problem, reason=reason
+                    )
+                records[case.clip.name] = found
+                looked_at[case.place.key] = None
     finally:
         write_records(folder, records.values())
-        looked_at |= {place(paths[name]): each.reason for name, each in records.items() if each.held_back}
-        gone = (earlier.keys() - paths.keys()) if len(records) == len(paths) else ()
-        quarantine.replace({**{place(root / name): None for name in gone}, **looked_at})
+        for record in records.values():
+            if record.held_back:
+                looked_at[record.place.key] = Entry(record.reason, str(record.stamp))
+        gone = (earlier.keys() - clips.keys()) if len(records) == len(clips) else ()
+        quarantine.replace({**{_key_of(source.tree, name): None for name in gone}, **looked_at})
     return [records[name] for name in sorted(records)]
 
 
-def _unchanged(path: Path, known: Record) -> bool:
-    return size_and_change(path) == (known.bytes, known.changed)
+def _key_of(tree: Tree, name: str) -> str:
+    """The key that the place of a clip had which is there no more."""
+    return place_of(tree.path / name).key if isinstance(tree, Folder) else f"{tree}/{name}"
 
 
 def summarise(records: Sequence[Record]) -> list[str]:
@@ -135,16 +136,17 @@ def summarise(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def thumbnails(paths: Sequence[Path], size: int, frames: int, patience: float = 60.0) -> dict[Path, np.ndarray]:
-    """Frames of files as a model of this `size` sees them, evenly chosen: uint8 `(frames, size, size, 3)` of each."""
+def thumbnails(clips: Sequence[Clip], size: int, frames: int, patience: float = 60.0) -> dict[str, np.ndarray]:
+    """Frames of clips as a model of this `size` sees them, evenly chosen: uint8 `(frames, size, size, 3)`, by name."""
     look = partial(_thumbnail, size=size, frames=frames)
-    with closing(ask_all(paths, look, processes=1, patience=patience)) as answers:
-        return {path: found for path, found in answers if isinstance(found, np.ndarray)}
+    with closing(ask_all(clips, look, processes=1, patience=patience)) as answers:
+        return {clip.name: found for clip, found in answers if isinstance(found, np.ndarray)}
 
 
-def _thumbnail(path: Path, size: int, frames: int) -> np.ndarray | None:
+def _thumbnail(clip: Clip, begin: Begin, size: int, frames: int) -> np.ndarray | None:
     try:
-        with VideoReader(path) as reader:
+        with clip.place.held() as here, VideoReader(here) as reader:
+            begin()
             fit = Fit(reader.size, (size, size))
             chosen = [round(i * (reader.frames - 1) / max(frames - 1, 1)) for i in range(frames)]
             pixels = reader.pixels(chosen, fit.resize)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from vidiff.data.helper import Helper, Lost
-from vidiff.store.error import Unreachable, VideoError
-from vidiff.store.remote import Unfetched
+from vidiff.data.workers import Begin, Helper, Lost
+from vidiff.store.error import VideoError
+from vidiff.store.place import Place
 from vidiff.video.reader import VideoReader, to_float
 
 
 class Chunk(NamedTuple):
     """Frames start to stop of a file, seen at `fps` (0: its own frames) by a decoder, resized to `size` (h, w)."""
 
-    path: Path
+    place: Place
     start: int
     stop: int
     size: tuple[int, int] | None
@@ -35,7 +35,7 @@ class ChunkReader:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._helper: Helper[Chunk, np.ndarray | str] | None = None
+        self._helper: Helper[Chunk, np.ndarray | VideoError] | None = None
 
     def __enter__(self) -> ChunkReader:
         return self
@@ -47,7 +47,7 @@ class ChunkReader:
 
     def read(
         self,
-        path: Path,
+        place: Place,
         frames: int,
         chunk: int,
         size: tuple[int, int] | None,
@@ -60,7 +60,7 @@ class ChunkReader:
         and cannot be fetched now.
         """
         starts = range(0, frames, chunk)
-        chunks = [Chunk(path, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
+        chunks = [Chunk(place, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
         if self._helper is None or not self._helper.alive:
             self._helper = Helper(_Decoding())
         helper = self._helper
@@ -68,17 +68,15 @@ class ChunkReader:
         asked = True
         try:
             for following in [*chunks[1:], None]:
-                found, asked = helper.answer(self.patience), False
-                if isinstance(found, Lost):
-                    raise VideoError(f"{path}: {found.reason}")
-                if isinstance(found, Unfetched):
-                    raise Unreachable(found)
-                if isinstance(found, str):
-                    raise VideoError(found)
+                answer, asked = helper.answer(self.patience), False
+                if isinstance(answer, Lost):
+                    raise VideoError(f"{place}: {answer.reason}")
+                if isinstance(answer, VideoError):
+                    raise answer
                 if following is not None:
                     helper.ask(following)
                     asked = True
-                yield to_float(found)
+                yield to_float(answer)
         finally:
             if asked:  # nobody waits for the answer any more
                 helper.end()
@@ -88,16 +86,20 @@ class _Decoding:
     """What the process does: it keeps a file open from chunk to chunk."""
 
     reader: VideoReader | None = None
-    seen: tuple[Path, float] | None = None  # the file and the rate of the reader
+    seen: tuple[Place, float] | None = None  # the file and the rate of the reader
 
-    def __call__(self, chunk: Chunk) -> np.ndarray | str:
-        seen = chunk.path, chunk.fps
-        if self.reader is None or self.seen != seen:
-            if self.reader is not None:
-                self.reader.close()
-            self.seen = seen
-            self.reader = VideoReader(chunk.path, chunk.fps, chunk.decoder)
+    def __init__(self) -> None:
+        self.held = ExitStack()
+
+    def __call__(self, chunk: Chunk, begin: Begin) -> np.ndarray | VideoError:
         try:
+            if self.reader is None or self.seen != (chunk.place, chunk.fps):
+                self.held.close()
+                self.reader = None
+                here = self.held.enter_context(chunk.place.held())
+                self.reader = self.held.enter_context(VideoReader(here, chunk.fps, chunk.decoder))
+                self.seen = chunk.place, chunk.fps
+            begin()
             return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
         except VideoError as error:
-            return Unfetched(error) if isinstance(error, Unreachable) else str(error)
+            return error

@@ -244,9 +244,8 @@ class _Encoding:
         fit = plan.fit(number)
         copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
-        path, fps = plan.index.path(number), plan.index.fps
         step = plan.segment or self.chunk
-        for video in self.reader.read(path, frames, step, fit.resize, fps, file.decoder):  # 3 f h w
+        for video in self.reader.read(file.place, frames, step, fit.resize, plan.index.fps, file.decoder):  # 3 f h w
             for (corner, mirrored), part in zip(copies, parts, strict=True):
                 crop = fit.crop(video, corner)[None]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if mirrored else crop)
@@ -265,7 +264,7 @@ class _Encoding:
         """A latent as the cache keeps it. Raises DataError where it is not finite."""
         small = latent.to(self.dtype)
         if not small.isfinite().all():
-            path, most = self.plan.index.path(number), torch.finfo(self.dtype).max
+            path, most = self.plan.index.files[number].place, torch.finfo(self.dtype).max
             if latent.isfinite().all():
                 raise DataError(
                     f"the latents of {path} reach {float(latent.abs().max()):.3g}, but {self.plan.dtype} ends at "

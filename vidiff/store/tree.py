@@ -1,0 +1,116 @@
+"""Files below a folder, here or elsewhere, by their names relative to it: what a search goes through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vidiff.store.place import Place
+
+
+class Tree(Protocol):
+    """A folder. Names in it have forward slashes; "" is the folder itself. Hidden files are not told of."""
+
+    def __str__(self) -> str:
+        """The name by which messages call it."""
+        ...
+
+    def inside(self, folder: str = "") -> tuple[list[str], list[str]]:
+        """The names of the files, and of the folders, directly in a folder, each sorted; none where there is none."""
+        ...
+
+    def place(self, name: str) -> Place | None:
+        """Where a file or folder is; None where there is none of this name."""
+        ...
+
+    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Each folder with its files and folders, from above; who takes a folder off the list is spared it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def inside(self, folder: str = "") -> tuple[list[str], list[str]]:
+        files, folders = list[str](), list[str]()
+        try:
+            with os.scandir(self.path / folder) as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):
+                        (folders if entry.is_dir() else files).append(_joined(folder, entry.name))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return sorted(files), sorted(folders)
+
+    def place(self, name: str) -> Place | None:
+        path = self.path / name
+        return Place(str(path), path) if os.path.lexists(path) else None
+
+    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        waiting, seen = [""], set[str]()
+        while waiting:
+            folder = waiting.pop()
+            real = os.path.realpath(self.path / folder)
+            if real in seen:  # a link to a folder around it
+                continue
+            seen.add(real)
+            files, folders = self.inside(folder)
+            yield folder, files, folders
+            waiting += reversed(folders)
+
+
+class Listed:
+    """A folder elsewhere, of which there is a list of files.
+
+    Args:
+        name: by which messages call it.
+        files: by names relative to it.
+    """
+
+    def __init__(self, name: str, files: Mapping[str, Place]) -> None:
+        self.name, self.files = name, files
+        self._inside: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
+        for file in sorted(files):
+            parts = file.split("/")
+            for end in range(1, len(parts)):
+                folder = "/".join(parts[:end])
+                if folder not in self._inside:
+                    self._inside[folder] = ([], [])
+                    self._inside["/".join(parts[: end - 1])][1].append(folder)
+            self._inside["/".join(parts[:-1])][0].append(file)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def inside(self, folder: str = "") -> tuple[list[str], list[str]]:
+        files, folders = self._inside.get(folder, ([], []))
+        return [*files], sorted(folders)
+
+    def place(self, name: str) -> Place | None:
+        if name in self._inside:
+            parts = tuple(self.files[file] for file in self._inside[name][0])
+            return Place(f"{self.name}/{name}", parts=parts)
+        if name.startswith("/") and os.path.lexists(name):  # as a list beside URLs may have it
+            return Place(name, Path(name))
+        return self.files.get(name)
+
+    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            files, folders = self.inside(folder)
+            yield folder, files, folders
+            waiting += reversed(folders)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
