@@ -208,7 +208,7 @@ def card_lines(card: Card, comparison: Comparison | None = None) -> list[str]:
 
 
 def numbers(value: Any) -> list[float]:
-    """A score's: it is one or a list of them."""
+    """The numbers of a score, which is one or a list of them."""
     return value if isinstance(value, list) else [value]
 
 

@@ -59,7 +59,7 @@ class Windows:
 
     @property
     def sha256(self) -> str:
-        """Of which clips these are, wherever the files lie."""
+        """A hash that says which clips these are, wherever the files lie."""
         return hashlib.sha256(json.dumps([self.index.digest, self.starts]).encode()).hexdigest()
 
     def read(self, which: range) -> Tensor:

@@ -71,8 +71,7 @@ def score_codec(
         kept = max(0, SHOWN - which.start)
         views |= {"shown real": video[:kept], "shown decoded": decoded[:kept]}
         if network is not None:
-            for name, seen in (("real", video), ("decoded", decoded)):
-                views |= {f"{name} {key}": value for key, value in read_features(network, seen).items()}
+            views |= _features(network, video, decoded)
         return views
 
     views = gathered(len(clips), group, through, "codec")
@@ -89,13 +88,14 @@ def views_around(codec: Codec, clips: Windows, group: Group, network: Features) 
     def through(which: range) -> dict[str, Tensor]:
         video = clips.read(which)
         decoded = codec.decode(codec.encode(video.to(group.device)).mean).float().cpu()
-        return {
-            f"{name} {key}": value
-            for name, seen in (("real", video), ("decoded", decoded))
-            for key, value in read_features(network, seen).items()
-        }
+        return _features(network, video, decoded)
 
     return gathered(len(clips), group, through, "training")
+
+
+def _features(network: Features, video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+    views = {"real": read_features(network, video), "decoded": read_features(network, decoded)}
+    return {f"{name} {key}": value for name, view in views.items() for key, value in view.items()}
 
 
 def ceiling(

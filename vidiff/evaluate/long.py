@@ -265,7 +265,7 @@ def _advance(bar: Any, clips: int, frames: int) -> None:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of b clips.
+    """The measures of b clips that were watched.
 
     Attributes:
         looks: of all f frames.

@@ -98,7 +98,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored, and how.
+    """A scoring that is asked for.
 
     Args:
         network: a feature network's folder.
@@ -161,7 +161,7 @@ class Scoring:
                 self.cautions.append(f"{odd}: they were resized and cropped")
 
     def windows(self, split: str, count: int | None, frames: int | None = None) -> Windows:
-        """Of a split of the data set; one process looks for the files."""
+        """Windows of a split of the data set; one process looks for the files."""
         request, run, config = self.request, self.run, self.config
         data = config.data if config else DataConfig()
         if request.real.data is not None:
@@ -176,7 +176,7 @@ class Scoring:
 
     @property
     def root(self) -> str:
-        """Of the data set."""
+        """The data set's folder, list or URL."""
         assert self.request.real.data is not None or self.config is not None
         return self.request.real.data if self.request.real.data is not None else self.config.data.root  # type: ignore[union-attr]
 
@@ -227,7 +227,7 @@ class Scoring:
         )
 
     def looks(self, frames: int, given: int) -> dict[str, Looks]:
-        """Of the first clips as they are continued to `frames`, and of real ones as long, where there are any."""
+        """The looks of the first clips as they are continued to `frames`, and of real ones as long, if any are."""
         count, source = min(BATCH, len(self.real)), self.source
         assert isinstance(source, DrawnClips)
 

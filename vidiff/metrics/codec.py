@@ -17,7 +17,7 @@ STILL = 2 / 255
 
 
 def frame_losses(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-    """What clips `(b, 3, f, h, w)` in [-1, 1] lose as `decoded`, a row for each.
+    """The losses of clips `(b, 3, f, h, w)` in [-1, 1] that come back as `decoded`, a row for each.
 
     Returns:
         `psnr`, `ssim`: `(b, f)` of each frame; `detail`: `(b, 2)`, power of the upper half of the spatial frequencies

@@ -19,7 +19,7 @@ STRETCH = 16
 
 @dataclass(frozen=True)
 class Looks:
-    """What each frame of b clips looks like.
+    """The looks of each frame of b clips.
 
     Attributes:
         mean: (b, f, c), of each channel.
@@ -64,12 +64,12 @@ def look(video: Tensor, before: Tensor | None = None) -> Looks:
 
 
 def join(parts: Sequence[Looks], dim: int = 1) -> Looks:
-    """Of pieces that follow each other, or with `dim=0`, of other clips."""
+    """The looks of pieces that follow each other, or with `dim=0`, of other clips."""
     return Looks(*(torch.cat([getattr(part, field.name) for part in parts], dim) for field in fields(Looks)))
 
 
 def after(looks: Looks, frame: int) -> Looks:
-    """From a frame on."""
+    """The looks from a frame on."""
     return Looks(*(getattr(looks, field.name)[:, frame:] for field in fields(Looks)))
 
 

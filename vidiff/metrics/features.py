@@ -41,7 +41,7 @@ DECLARATION = "network.json"
 
 @dataclass(frozen=True)
 class Declaration:
-    """What network.json holds.
+    """The content of network.json: which file a network is, and how clips are made ready for it.
 
     Args:
         name: what scores are named after.

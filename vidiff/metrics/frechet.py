@@ -26,7 +26,7 @@ class Statistics:
 
     @classmethod
     def of(cls, features: Tensor, name: str = "features") -> Statistics:
-        """Of features `(n, d)`. Raises ValueError as `checked`."""
+        """The statistics of features `(n, d)`. Raises ValueError as `checked`."""
         x = checked(features, name, least=1)
         mean = x.mean(0)
         deviation = x - mean
@@ -34,7 +34,7 @@ class Statistics:
 
     @classmethod
     def merged(cls, parts: Iterable[Statistics]) -> Statistics:
-        """Of all parts together: of one stream in pieces, or of several processes.
+        """The statistics of all parts together: of one stream in pieces, or of several processes.
 
         Raises:
             ValueError: no parts, or of different numbers of features.
@@ -76,6 +76,14 @@ def checked(features: Tensor, name: str, least: int = 2) -> Tensor:
             "network holds NaN or infinity"
         )
     return x
+
+
+def checked_pair(real: Tensor, made: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Two sets of features as `checked` has them. Raises ValueError also for different numbers of features."""
+    real, made = checked(real, "real", least), checked(made, "made", least)
+    if real.shape[1] != made.shape[1]:
+        raise ValueError(f"{real.shape[1]} features against {made.shape[1]}: use one network for both")
+    return real, made
 
 
 def frechet_distance(first: Statistics, second: Statistics) -> float:
@@ -141,10 +149,9 @@ def extrapolated(
     Raises:
         ValueError: fewer than 16 clips in either set, fewer than 3 points, or as `frechet_distance`.
     """
-    real, made = checked(real, "real", least=16), checked(made, "made", least=16)
+    real, made = checked_pair(real, made, least=16)
     if points < 3 or repeats < 1:
         raise ValueError(f"points is {points} and repeats {repeats}; give at least 3 and 1")
-    _same_width(real, made)
     most = min(len(real), len(made))
     inverse = torch.linspace(1 / most, 2 / most, points, dtype=torch.float64)
     distances = []
@@ -178,8 +185,7 @@ def frechet_interval(
     Raises:
         ValueError: clips fewer than twice the features, where the bootstrap says nothing; a level outside (0, 1).
     """
-    real, made = checked(real, "real"), checked(made, "made")
-    _same_width(real, made)
+    real, made = checked_pair(real, made, least=2)
     width = real.shape[1]
     if min(len(real), len(made)) < 2 * width:
         raise ValueError(
@@ -212,8 +218,3 @@ def _resampled(x: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor
     else:
         second = torch.stack([(centred * w[:, None]).T @ centred for w in weight])
     return mean + x.mean(0), (second - count * mean[:, :, None] * mean[:, None]) / (count - 1)
-
-
-def _same_width(real: Tensor, made: Tensor) -> None:
-    if real.shape[1] != made.shape[1]:
-        raise ValueError(f"{real.shape[1]} features against {made.shape[1]}: use one network for both")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ KEPT = 0.875  # frames of a clip that must show the label: 14 of 16
 
 @dataclass(frozen=True)
 class Reading:
-    """What the frames of b clips show. Where `found` is false, the other fields hold a guess, for debugging.
+    """The objects in the frames of b clips. Where `found` is false, the other fields hold a guess, for debugging.
 
     Attributes:
         found: (b, f) bool, whether the frame shows exactly one object of the set.
@@ -58,20 +58,16 @@ class Reading:
 
     def __getitem__(self, rows: Tensor) -> Reading:
         """Some of the clips: `rows` is a mask or numbers."""
-        return Reading(
-            self.found[rows],
-            self.colour[rows],
-            self.shape[rows],
-            self.size[rows],
-            self.centre[rows],
-            self.fit[rows],
-            self.frame,
-        )
+        return Reading(**{name: getattr(self, name)[rows] for name in PER_FRAME}, frame=self.frame)
 
     @property
     def diagonal(self) -> float:
         """Diagonal of the frame in pixels: what a missing object counts as an error of place."""
         return math.hypot(*self.frame)
+
+
+PER_FRAME = ("found", "colour", "shape", "size", "centre", "fit")
+"""Fields of a `Reading` that are tensors over clips and frames."""
 
 
 def read_shapes(video: Tensor) -> Reading:
@@ -286,9 +282,8 @@ def join_readings(readings: Sequence[Reading], dim: int = 1) -> Reading:
     """
     if not readings:
         raise ValueError("there are no readings to join; read one piece at least")
-    names = [field.name for field in fields(Reading) if field.name != "frame"]
-    whole = {name: torch.cat([getattr(reading, name) for reading in readings], dim) for name in names}
-    return Reading(**whole, frame=readings[0].frame)
+    parts = {name: torch.cat([getattr(reading, name) for reading in readings], dim) for name in PER_FRAME}
+    return Reading(**parts, frame=readings[0].frame)
 
 
 def _kept(right: Tensor) -> Tensor:

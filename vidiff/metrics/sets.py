@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidiff.metrics.frechet import checked
+from vidiff.metrics.frechet import checked, checked_pair
 
 ROWS = 1024
 """Clips compared at once against all others."""
@@ -26,7 +26,7 @@ def kernel_distance(real: Tensor, made: Tensor) -> tuple[float, float]:
     Raises:
         ValueError: different numbers of features, too few clips, or values that are not finite.
     """
-    real, made = _both(real, made, least=3)
+    real, made = checked_pair(real, made, least=3)
     within_real, within_made = _kernel_sums(real, real), _kernel_sums(made, made)  # n, m
     across_real, across_made = _kernel_sums(real, made), _kernel_sums(made, real)  # n, m
     n, m = len(real), len(made)
@@ -69,7 +69,7 @@ def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> tuple[float, flo
     """
     if k < 1:
         raise ValueError(f"k is {k}; give 1 or more neighbours")
-    real, made = _both(real, made, least=k + 1)
+    real, made = checked_pair(real, made, least=k + 1)
     return _covered(made, real, _radius(real, k)), _covered(real, made, _radius(made, k))
 
 
@@ -98,7 +98,7 @@ def nearest(made: Tensor, training: Tensor, k: int = 3) -> tuple[Tensor, Tensor]
     Raises:
         ValueError: as `kernel_distance`; fewer than k training clips.
     """
-    training, made = _both(training, made, least=1)
+    training, made = checked_pair(training, made, least=1)
     if not 1 <= k <= len(training):
         raise ValueError(f"k is {k}; give 1 to {len(training)}, the number of training clips")
     neighbours = [_distances(rows, training).topk(k, 1, largest=False) for rows in made.split(ROWS)]
@@ -137,10 +137,3 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
         scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
     values = torch.stack(scores)
     return float(values.mean()), float(values.std(correction=0))
-
-
-def _both(real: Tensor, made: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    real, made = checked(real, "real", least), checked(made, "made", least)
-    if real.shape[1] != made.shape[1]:
-        raise ValueError(f"{real.shape[1]} features against {made.shape[1]}: use one network for both")
-    return real, made

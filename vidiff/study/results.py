@@ -26,7 +26,7 @@ _VALUES = {"a": 1.0, "b": 0.0, "equal": 0.5}
 
 @dataclass(frozen=True)
 class Result:
-    """What some votes on pairs say.
+    """The outcome of some votes on pairs.
 
     Attributes:
         votes, pairs, raters: how many there are; of the pairs, those with a vote.

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS votes (
 
 @dataclass(frozen=True)
 class Rater:
-    """Who votes.
+    """A person who votes.
 
     Args:
         number: 1, 2, ... in the order in which they began.
