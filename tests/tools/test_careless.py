@@ -99,7 +99,7 @@ MISTAKES = [
     ("generate", ("--fps", "nan"), "fps is nan"),
     ("generate", ("--guidance", "nan"), "not finite"),
     ("generate", ("--seed", str(2**70)), "Overflow"),
-    ("generate", ("--out", "clip.mov"), "cannot write .mov files; use .mp4"),
+    ("generate", ("--out", "clip.avi"), "cannot write .avi files; use .mp4"),
     ("generate", ("--out", "folder"), "holds notes.txt, not only frames"),
     ("generate", ("--out", "folder/"), "holds notes.txt, not only frames"),
     ("generate", ("--out", "notes.txt/clip.mp4"), "notes.txt"),

@@ -138,7 +138,7 @@ MISTAKES = [
     (("animate", "notes.txt"), "notes.txt: not a "),
     (("animate", "picture.png", "--frames", "1"), "frames is 1, the clip has 1 already"),
     (("animate", "picture.png", "--run", "none"), "none is not a trained run"),
-    (("animate", "picture.png", "--out", "clip.mov"), "cannot write .mov files; use .mp4"),
+    (("animate", "picture.png", "--out", "clip.avi"), "cannot write .avi files; use .mp4"),
     (("animate", "picture.png", "--fps", "0"), "fps is 0"),
     (("rewind", "clip.mp4", "--frames", "5"), "frames is 5, the clip has 5 already"),
     (("rewind", "clip.mp4", "--frames", "9", "--context", "4"), "context is 4; give 1 to 3"),
