@@ -34,7 +34,7 @@ class StudyError(ValueError):
     """A study that cannot be made or opened; the message says what to do."""
 
 
-class Source(Protocol):
+class ClipSource(Protocol):
     """Where clips come from."""
 
     def read(self, which: range) -> Tensor:
@@ -115,9 +115,9 @@ class Study:
 
 def make_study(
     folder: Path,
-    a: Source,
-    b: Source,
-    real: Source,
+    a: ClipSource,
+    b: ClipSource,
+    real: ClipSource,
     labels: Sequence[str | None],
     check_labels: Sequence[str | None],
     seed: int,
@@ -202,7 +202,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise StudyError(f"{file.parent} holds no study: make one with --a and --b") from None
 
 
-def _write(study: Study, kind: str, source: Source, which: range, fps: float) -> None:
+def _write(study: Study, kind: str, source: ClipSource, which: range, fps: float) -> None:
     """Clips `which` of one kind, and of a real clip the spoilt one; those that are there are not made again."""
     first = study.pairs if kind == "real" else 0
     kinds = ("real", "worse") if kind == "real" else (kind,)
