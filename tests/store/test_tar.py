@@ -412,17 +412,6 @@ def test_a_folder_may_be_named_as_a_tar(tmp_path: Path, whole: bytes) -> None:
     assert read_video(member("clips.tar", "x.tar/y.tar/a.mp4")).shape == (3, 8, 32, 32)
 
 
-def test_a_part_of_a_file_reads_as_a_file(tmp_path: Path) -> None:
-    content = random.Random(0).randbytes(1000)
-    (tmp_path / "x").write_bytes(content)
-    with Place("x", tmp_path / "x", 100, 300).open() as file:
-        assert file.read() == content[100:400]
-        assert file.seek(-10, os.SEEK_END) == 290 and file.read(50) == content[390:400] and file.read() == b""
-        assert file.seek(5) == 5 and file.read(5) == content[105:110] and file.tell() == 10
-        assert file.seek(10, os.SEEK_CUR) == 20 and file.read(1) == content[120:121]
-        assert file.seek(400) == 400 and file.read() == b""
-
-
 @pytest.mark.faults
 def test_the_doctor_names_members(tmp_path: Path, whole: bytes) -> None:
     parts: Parts = {f"{way}.mp4": make(whole) for way, make in BREAK.items()}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,10 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vidiff.store.error import Unreachable
+from vidiff.store.files import DRAFT, lock
 from vidiff.store.remote import Address, Identity, download, is_url, look_at, resolve
-
-DRAFT = ".partial"
-TURN = 0.1  # seconds between looks at whether another process has fetched a file
 
 _room: dict[Path, int] = {}  # bytes that this process may add to a folder before it looks again
 
@@ -51,7 +47,7 @@ class Copies:
             except (FileNotFoundError, NotADirectoryError):
                 self._fetch(path, address, known)
                 continue
-            fcntl.flock(handle, fcntl.LOCK_SH)
+            lock(handle, shared=True)
             if _is_at(handle, path):
                 break
             os.close(handle)
@@ -75,12 +71,7 @@ class Copies:
         except OSError as error:
             raise Unreachable(f"{address.shown}: no copy can be kept in {self.folder}, {error.strerror}") from None
         try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:  # another process fetches it
-                    time.sleep(TURN)
+            lock(handle)  # while another process fetches it
             if not _is_at(handle, draft):  # it has been finished, and has its name
                 return
             if path.exists():
@@ -125,9 +116,10 @@ def _remove_unheld(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock(handle, wait=False):  # held
+            return False
         path.unlink()
-    except OSError:  # held
+    except OSError:
         return False
     finally:
         os.close(handle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,16 +56,7 @@ class Folder:
         return Place(str(path), path) if os.path.lexists(path) else None
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        waiting, seen = [""], set[str]()
-        while waiting:
-            folder = waiting.pop()
-            real = os.path.realpath(self.path / folder)
-            if real in seen:  # a link to a folder around it
-                continue
-            seen.add(real)
-            files, folders = self.inside(folder)
-            yield folder, files, folders
-            waiting += reversed(folders)
+        return _walk(self, lambda folder: os.path.realpath(self.path / folder))
 
 
 class Listed:
@@ -104,12 +95,20 @@ class Listed:
         return self.files.get(name)
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        waiting = [""]
-        while waiting:
-            folder = waiting.pop()
-            files, folders = self.inside(folder)
-            yield folder, files, folders
-            waiting += reversed(folders)
+        return _walk(self, lambda folder: folder)
+
+
+def _walk(tree: Tree, real: Callable[[str], str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `Tree.walk`; a folder of which `real` tells the same as of one before is a link to that."""
+    waiting, seen = [""], set[str]()
+    while waiting:
+        folder = waiting.pop()
+        if real(folder) in seen:
+            continue
+        seen.add(real(folder))
+        files, folders = tree.inside(folder)
+        yield folder, files, folders
+        waiting += reversed(folders)
 
 
 def _joined(folder: str, name: str) -> str:
