@@ -41,8 +41,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def examine(options: argparse.Namespace) -> None:
     folder = options.out or options.runs / "index" / name_of(options.data)
     quarantine = Quarantine(quarantine_list(options.runs))
-    source = root_of(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
-    records = scan(source, folder, quarantine, options.whole, options.workers, options.patience, options.images)
+    data = root_of(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
+    records = scan(data, folder, quarantine, options.whole, options.workers, options.patience, options.images)
     readable = [record for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
     pictures = thumbnails(chosen, options.size, options.frames, options.patience)

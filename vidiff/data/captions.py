@@ -19,11 +19,11 @@ WANTED = (
 )
 
 
-def read_captions(source: Root, clips: Sequence[Clip], kind: str = "auto") -> list[str]:
+def read_captions(root: Root, clips: Sequence[Clip], kind: str = "auto") -> list[str]:
     """The caption of each clip of a data set.
 
     Args:
-        source: the data set.
+        root: the data set.
         kind: "jsonl": `captions.jsonl` in its folder, a line {"path": ..., "caption": ...} for each clip; "txt": a file
             of the same name that ends in .txt beside each clip, in a tar also "caption" of its .json; "csv":
             `captions.csv` in the folder, with the columns path and caption. "auto": the first of these that is there.
@@ -34,17 +34,17 @@ def read_captions(source: Root, clips: Sequence[Clip], kind: str = "auto") -> li
     """
     if kind not in SOURCES:
         raise DataError(f"data.captions is {kind!r}; choose {', '.join(SOURCES)}")
-    tree = source.tree
+    tree = root.tree
     if kind == "auto":
-        kind = _find(source, clips)
+        kind = _find(root, clips)
     if kind == "txt":
         pairs = [(clip.name, _beside(tree, clip) if clip.caption is None else clip.caption) for clip in clips]
         where = "the .txt beside it"
     else:
         name = f"captions.{kind}"
         where = f"{tree}/{name}"
-        if name == source.name and source.rows:  # whose rows name clips as the tree does
-            pairs = [(str(row.get("path")), str(row.get("caption") or "")) for row in source.rows]
+        if name == root.name and root.rows:  # whose rows name clips as the tree does
+            pairs = [(str(row.get("path")), str(row.get("caption") or "")) for row in root.rows]
         else:
             pairs = list((_read_jsonl if kind == "jsonl" else _read_csv)(tree, name))
     wanted, captions = {clip.name for clip in clips}, dict[str, str]()
@@ -65,13 +65,13 @@ def read_captions(source: Root, clips: Sequence[Clip], kind: str = "auto") -> li
     return [captions[clip.name] for clip in clips]
 
 
-def _find(source: Root, clips: Sequence[Clip]) -> str:
-    tree = source.tree
-    if _is_file(tree, "captions.jsonl") or (source.rows and source.name == "captions.jsonl"):
+def _find(root: Root, clips: Sequence[Clip]) -> str:
+    tree = root.tree
+    if _is_file(tree, "captions.jsonl") or (root.rows and root.name == "captions.jsonl"):
         return "jsonl"
     if any(clip.caption or _is_file(tree, _text_of(clip)) for clip in clips):
         return "txt"
-    if _is_file(tree, "captions.csv") or (source.rows and source.name == "captions.csv"):
+    if _is_file(tree, "captions.csv") or (root.rows and root.name == "captions.csv"):
         return "csv"
     raise DataError(f"no captions in {tree}, which a model with text needs: expected {WANTED.format(root=tree)}")
 

@@ -22,7 +22,7 @@ GET_UCF = (
 )
 
 
-def find_clips(source: Root, layout: str, split: str, fold: int, tables: Tables) -> tuple[list[Clip], list[str]]:
+def find_clips(root: Root, layout: str, split: str, fold: int, tables: Tables) -> tuple[list[Clip], list[str]]:
     """The clips of a split, not looked into yet, and the labels' names.
 
     Args:
@@ -32,25 +32,25 @@ def find_clips(source: Root, layout: str, split: str, fold: int, tables: Tables)
     Raises:
         DataError: a folder, list, tar or split that is missing, or holds no clips.
     """
-    tree, name = source.tree, source.name
+    tree, name = root.tree, root.name
     if layout not in LAYOUTS:
         raise DataError(f"data.layout is {layout!r}; choose {', '.join(LAYOUTS)}")
     if layout == "ucf101" or (layout == "auto" and not name and LISTS in tree.inside()[1]):
         return _ucf(tree, split, fold)
-    if layout == "list" or (layout == "auto" and source.rows):
-        if source.rows is None:
-            raise DataError(f"no list {source}: set data.root to a file named {' or '.join(sorted(LIST_SUFFIXES))}")
-        clips, labels, has_splits = find_listed(tree, str(source), source.rows, split)
-        return (clips if has_splits else _part(clips, split, f"rows of split {split!r} in {source}")), labels
+    if layout == "list" or (layout == "auto" and root.rows):
+        if root.rows is None:
+            raise DataError(f"no list {root}: set data.root to a file named {' or '.join(sorted(LIST_SUFFIXES))}")
+        clips, labels, has_splits = find_listed(tree, str(root), root.rows, split)
+        return (clips if has_splits else _part(clips, split, f"rows of split {split!r} in {root}")), labels
     is_folder = not name and not (isinstance(tree, Folder) and not tree.path.is_dir())
     if layout == "webdataset" or (layout == "auto" and (name.endswith(".tar") or PACKED.search(name))):
         if not (name or is_folder):
             raise DataError(
                 f"no folder {tree}: set data.root to a folder with tars, to one, or to such as x-{{000..009}}.tar"
             )
-        return _in_tars(source, split, tables)
+        return _in_tars(root, split, tables)
     if not is_folder:
-        raise DataError(f"no folder {source}: set data.root to the folder with your videos, or to a list of them")
+        raise DataError(f"no folder {root}: set data.root to the folder with your videos, or to a list of them")
     pictures = layout == "images"
     there = _splits(tree, split, pictures)
     if (
@@ -60,7 +60,7 @@ def find_clips(source: Root, layout: str, split: str, fold: int, tables: Tables)
         and not _classes(tree, "", False)
         and holds_tars(tree)
     ):
-        return _in_tars(source, split, tables)
+        return _in_tars(root, split, tables)
     if there and split not in there:
         raise DataError(
             f"no folder {tree}/{split}, though {tree} has {', '.join(there)}: make it, or name another one as "
@@ -96,9 +96,9 @@ def _last(folder: str) -> str:
     return folder.rpartition("/")[2]
 
 
-def _in_tars(source: Root, split: str, tables: Tables) -> tuple[list[Clip], list[str]]:
-    clips, labels, has_splits = find_in_tars(source.tree, source.name, split, tables)
-    return (clips if has_splits else _part(clips, split, f"tars of split {split!r} in {source}")), labels
+def _in_tars(root: Root, split: str, tables: Tables) -> tuple[list[Clip], list[str]]:
+    clips, labels, has_splits = find_in_tars(root.tree, root.name, split, tables)
+    return (clips if has_splits else _part(clips, split, f"tars of split {split!r} in {root}")), labels
 
 
 def _part(clips: list[Clip], split: str, absent: str) -> list[Clip]:

@@ -133,11 +133,11 @@ def build_index(
     """
     data.check()
     fps, decoder, limit, max_broken = data.fps, data.decoder, data.limit, data.max_broken
-    source = root_of(data.root, copies or copies_of(Path("runs")))
+    root = root_of(data.root, copies or copies_of(Path("runs")))
     known, tables = _read_cache(cache)
     headers = len(tables)
-    clips, labels = find_clips(source, data.layout, split, data.fold, tables)
-    clips = _without_held(source, clips, quarantine)
+    clips, labels = find_clips(root, data.layout, split, data.fold, tables)
+    clips = _without_held(root, clips, quarantine)
     if 0 < limit < len(clips):
         clips = [clips[i * len(clips) // limit] for i in range(limit)]
     own = not fps and decoder == "auto"  # as the doctor counts a clip's frames
@@ -180,20 +180,20 @@ def build_index(
         allowed = f"more than data.max_broken={max_broken} allows" if files else "none can"
         again = f" ({cache} remembers them; remove it to try them again)" if cache else ""
         raise DataError(
-            f"{len(broken)} of {len(clips)} files in {source} cannot be read, {allowed}. Mend or remove them, or raise "
+            f"{len(broken)} of {len(clips)} files in {root} cannot be read, {allowed}. Mend or remove them, or raise "
             f"data.max_broken{again}:{shown}"
         )
     for name, reason in broken:
         tqdm.write(f"left out {name}: {reason}")
     if broken:
-        tqdm.write(f"{len(broken)} of {len(clips)} files in {source} are left out")
+        tqdm.write(f"{len(broken)} of {len(clips)} files in {root} are left out")
     others = sum(file.decoder == PyAVFile.name for file in files) if decoder == "auto" else 0
     if others:
-        tqdm.write(f"{others} of {len(files)} files in {source} are read by PyAV: decord does not read them exactly")
-    return Index(str(source.tree), files, labels, broken, fps)
+        tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
+    return Index(str(root.tree), files, labels, broken, fps)
 
 
-def _without_held(source: Root, clips: list[Clip], quarantine: Quarantine | None) -> list[Clip]:
+def _without_held(root: Root, clips: list[Clip], quarantine: Quarantine | None) -> list[Clip]:
     """The clips that the quarantine does not hold; the others are named, each with its reason."""
     held = quarantine.held(clips) if quarantine else {}
     if not held or quarantine is None:
@@ -201,10 +201,10 @@ def _without_held(source: Root, clips: list[Clip], quarantine: Quarantine | None
     for name, reason in list(held.items())[:NAMED]:
         tqdm.write(f"left out {name}: {reason}")
     more = f", {len(held) - NAMED} more than are named here" if len(held) > NAMED else ""
-    tqdm.write(f"{len(held)} of {len(clips)} files in {source} are left out by {quarantine.file}{more}")
+    tqdm.write(f"{len(held)} of {len(clips)} files in {root} are left out by {quarantine.file}{more}")
     if len(held) == len(clips):
         raise DataError(
-            f"all {len(clips)} files in {source} are left out by {quarantine.file}: mend or replace them, or remove "
+            f"all {len(clips)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove "
             "their lines from it"
         )
     return [clip for clip in clips if clip.name not in held]

@@ -132,9 +132,9 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
         return len(LABELS), []
     if look:
         try:
-            source = root_of(Path(data.root), copies_of(Path("runs")))
-            clips, labels = find_clips(source, data.layout, data.split, data.fold, {})
-            return len(labels), read_captions(source, clips, data.captions) if captioned else []
+            root = root_of(Path(data.root), copies_of(Path("runs")))
+            clips, labels = find_clips(root, data.layout, data.split, data.fold, {})
+            return len(labels), read_captions(root, clips, data.captions) if captioned else []
         except DataError:
             unknown.append(f"{data.root} is not there, so its labels or captions are assumed")
     return (UCF_LABELS if data.layout == "ucf101" else len(LABELS) if data.layout == "shapes" else 0), []

@@ -200,8 +200,8 @@ def cache_latents(
 def captions_of(config: RunConfig, index: Index) -> list[str]:
     """The caption of each clip of an index."""
     data = config.data
-    source = root_of(data.root, copies_of(Path(config.runs), data.remote_cache_gb))
-    return read_captions(source, index.files, data.captions)
+    root = root_of(data.root, copies_of(Path(config.runs), data.remote_cache_gb))
+    return read_captions(root, index.files, data.captions)
 
 
 def resolve(config: LatentRun, codec: Codec, index: Index, encoder: TextEncoder | None = None) -> None:

@@ -28,7 +28,7 @@ from vidiff.video.reader import VideoReader
 from vidiff.video.sources import CLIP_SUFFIXES, clips_in, stamp_of
 
 
-def find_all(source: Root, pictures: bool = False) -> list[Clip]:
+def find_all(root: Root, pictures: bool = False) -> list[Clip]:
     """Every clip below a folder, in tars, or that a list names; hidden ones are left out. Raises DataError for none.
 
     Tars in a folder count where it holds no other clips.
@@ -36,14 +36,14 @@ def find_all(source: Root, pictures: bool = False) -> list[Clip]:
     Args:
         pictures: as of `vidiff.video.sources.clips_in`.
     """
-    tree, name = source.tree, source.name
-    if source.rows:
-        clips, _, _ = find_listed(tree, str(source), source.rows, split=None)
+    tree, name = root.tree, root.name
+    if root.rows:
+        clips, _, _ = find_listed(tree, str(root), root.rows, split=None)
         return [*{clip.name: clip for clip in clips}.values()]
     if name.endswith(".tar") or PACKED.search(name):
         return clips_in_tars(tree, tars_of(tree, name))
     if name or (isinstance(tree, Folder) and not tree.path.is_dir()):
-        raise DataError(f"no folder {source}: give the folder with your videos, or a list of them")
+        raise DataError(f"no folder {root}: give the folder with your videos, or a list of them")
     clips, tars = [], list[str]()
     for folder, files, folders in tree.walk():
         there = list(clips_in(tree, folder, pictures))
@@ -52,12 +52,12 @@ def find_all(source: Root, pictures: bool = False) -> list[Clip]:
         folders[:] = [inner for inner in folders if inner not in there]
     clips = clips or clips_in_tars(tree, tars)
     if not clips:
-        raise DataError(f"no videos below {source}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
+        raise DataError(f"no videos below {root}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
     return clips
 
 
 def scan(
-    source: Root,
+    root: Root,
     folder: Path,
     quarantine: Quarantine,
     whole: bool = False,
@@ -80,7 +80,7 @@ def scan(
     Returns:
         a record of each clip, sorted by name.
     """
-    clips = {clip.name: clip for clip in find_all(source, pictures)}
+    clips = {clip.name: clip for clip in find_all(root, pictures)}
     earlier = read_records(folder / "index.jsonl")
     held = quarantine.held(clips.values())
     records: dict[str, Record] = {}
@@ -113,7 +113,7 @@ def scan(
             if record.held_back:
                 looked_at[record.place.key] = Entry(record.reason, str(record.stamp))
         gone = (earlier.keys() - clips.keys()) if len(records) == len(clips) else ()
-        quarantine.replace({**{_key_of(source.tree, name): None for name in gone}, **looked_at})
+        quarantine.replace({**{_key_of(root.tree, name): None for name in gone}, **looked_at})
     return [records[name] for name in sorted(records)]
 
 
