@@ -92,7 +92,7 @@ LIST = "python tools/list_real.py --out data/real.jsonl"
 MOTION = "python tools/make_network.py motion --data data/shapes --out networks/motion"
 AVERAGE = "python tools/ema.py runs/mine --width 0.08"
 TARS = [f"tar --sort=name -cf shards/{split}/000.tar -C data/shapes/{split} ." for split in ("train", "test")]
-TWO = {"8": "2"}  # processes
+TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
 CONFIGS = {"configs/": f"{ROOT}/configs/"}  # the true ones: planning follows shapes alone
 drawn = partial(Run, (SHAPES,), latest="shapes")
 edited = partial(drawn, leaves={"edited.mp4": 0})
@@ -211,7 +211,7 @@ SHOWN: dict[str, Run | Part] = {
     "torchrun --nproc-per-node 8 -m vidiff.train configs/ucf.yaml": Run(add="name=several", instead=TWO, slow=True),
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-id ucf --rdzv-endpoint node0:29500 "
     "-m vidiff.train configs/ucf.yaml train.parallel=hsdp": Run(
-        add="name=nodes", instead={**TWO, "node0:29500": "127.0.0.1:0"}, slow=True
+        add="name=nodes", instead={**TWO, "--nnodes 2": "--nnodes 1", "node0:29500": "localhost:0"}, slow=True
     ),
     "python -m vidiff.train": Part("the name of the command", nothing),
 }

@@ -83,10 +83,10 @@ class Workplace:
             if row.latest:
                 os.utime(Path("runs", row.latest, "checkpoints", "latest"))
             with served(self.folder) as server:
-                words = shlex.split(f"{command} {row.add}")
+                line = f"{command} {row.add}"
                 for part, other in {**row.instead, SERVER: server}.items():
-                    words = [word.replace(part, other) for word in words]
-                call(words)
+                    line = line.replace(part, other)
+                call(shlex.split(line))
         for name, frames in row.leaves.items():
             path = self.folder / name
             assert path.stat().st_mtime > began - 1, f"{name} is not new"
