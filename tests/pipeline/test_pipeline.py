@@ -26,7 +26,7 @@ from vidiff.pipeline.run import latest_run, read_config
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun
 from vidiff.recipe.load import dump
-from vidiff.training.begin import begin
+from vidiff.training.diffusion import start_denoiser
 
 LABELS = ("cat", "dog", "horse")
 VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)
@@ -550,14 +550,14 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     codec.load_state_dict(load_codec(source / "codec").state_dict())
     strided.start = str(source)
     new = denoiser(strided, 7)
-    begin(strided, codec, new)
+    start_denoiser(strided, codec, new)
     averaged = denoiser(config(), 1).state_dict()
     assert all(torch.equal(new.state_dict()[key], value) for key, value in averaged.items())
     assert set(new.state_dict()) > set(averaged), "the stride's embedding begins anew"
 
     def said(of: DiffusionRun, with_codec: Codec) -> str:
         with pytest.raises(ValueError) as caught:
-            begin(of, with_codec, denoiser(of, 7))
+            start_denoiser(of, with_codec, denoiser(of, 7))
         return str(caught.value)
 
     torch.nn.init.ones_(next(codec.network.parameters()))

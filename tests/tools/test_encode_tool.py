@@ -21,7 +21,7 @@ from vidiff.recipe.load import load
 from vidiff.store.error import DataError
 from vidiff.train import main as train
 from vidiff.training.datasets import latent_dataset
-from vidiff.training.stages import prepare_latents
+from vidiff.training.prepare import prepare_latents
 
 ROOT = Path(__file__).parents[2]
 MAIN = runpy.run_path(str(ROOT / "tools/encode.py"))["main"]

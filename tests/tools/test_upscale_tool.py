@@ -22,7 +22,8 @@ from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingC
 from vidiff.recipe.load import dump, load
 from vidiff.train import main
 from vidiff.training.datasets import latent_dataset
-from vidiff.training.prepare import make_index, make_latents
+from vidiff.training.indexes import make_index
+from vidiff.training.latents import Caches
 from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video
 from vidiff.video.writer import write_video
 
@@ -91,7 +92,7 @@ def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:
     found = load("runs/sr/resolved.yaml")
     assert isinstance(found, DiffusionRun)
     index = make_index(found, "train")
-    latents = make_latents(found, Identity(), "identity", index, "fp32", "train")
+    latents = Caches(found, Identity(), "fp32").latents(index, "train")
     drawn = latent_dataset(found, index, latents, latents).__getitems__([(0, 3)])
     sample = {name: value[0] for name, value in normalised(drawn).items()}
     clip = read_video(index.files[int(sample["key"])].place)[None]  # 1 3 12 32 32
@@ -114,7 +115,7 @@ def test_detail_of_latents_is_added_to_those_of_the_bicubic_clip(tmp_path: Path)
     index = make_index(found, "test")
     torch.manual_seed(0)
     codec = VAECodec(VAEConfig(channels=3, width=4, multipliers=[1], patch=2)).eval()
-    latents = make_latents(found, codec, "random", index, "fp32", "test")
+    latents = Caches(found, codec, "fp32").latents(index, "test")
     clip = read_video(index.files[5].place, range(4))[None]
     wanted = codec.encode(clip)
     codec.set_statistics(*latents.codec_moments)

@@ -30,8 +30,8 @@ from vidiff.recipe.load import build_config, load
 from vidiff.report.log import read_metrics
 from vidiff.train import main
 from vidiff.training.datasets import batches, clip_dataset, latent_dataset
-from vidiff.training.prepare import buckets_of, make_index, make_pictures
-from vidiff.training.stages import prepare_latents
+from vidiff.training.indexes import buckets_of, make_index, make_pictures
+from vidiff.training.prepare import prepare_latents
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_image, write_video
 

@@ -14,7 +14,8 @@ from vidiff.engine import checkpoint
 from vidiff.recipe.kinds import VAERun
 from vidiff.recipe.load import load
 from vidiff.report.log import read_metrics
-from vidiff.training.stages import prepare_codec, train
+from vidiff.training.prepare import prepare_codec
+from vidiff.training.stages import train
 
 VAE = """\
 kind: vae
@@ -73,7 +74,7 @@ def test_a_training_in_two_parts_is_bit_equal_and_its_codec_is_the_autoencoder_a
     assert [[x[name] for name in names] for x in lines[0]] == [[x[name] for name in names] for x in lines[1]]
     assert [x["discriminator"] > 0 for x in lines[0]] == [False, False, True, True, True, True]
     assert any("adversary.discriminator" in key for key in one.ema)
-    codec, _ = prepare_codec(whole, Path())
+    codec = prepare_codec(whole, Path())
     assert {f"network.{key}" for key in codec.network.state_dict()} == {k for k in one.ema if k.startswith("network.")}
     assert torch.equal(codec.network.state_dict()["encoder.1.weight"], one.ema["network.encoder.1.weight"])
 

@@ -13,7 +13,7 @@ import re
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import add_config
 from vidiff.recipe.load import load
-from vidiff.training import stages
+from vidiff.training import prepare
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def encode(options: argparse.Namespace) -> None:
     config = load(options.config, options.overrides)
     splits = {"train": [config.data.split], "test": [config.data.test_split]}
     chosen = splits.get(options.split, splits["train"] + splits["test"])
-    lines = stages.encode(config, options.config.parent, chosen, options.shard)
+    lines = prepare.encode(config, options.config.parent, chosen, options.shard)
     if os.environ.get("RANK", "0") == "0":
         print("\n".join(lines))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,10 @@ class Codec(nn.Module):
         """Raw `(n, c, h, w)` to `(n, 3, h, w)`."""
         raise NotImplementedError
 
+    def digest(self) -> str:
+        """A name of all that its raw latents depend on, which no other codec has."""
+        raise NotImplementedError
+
     def encode_clips(self, video: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """`(b, 3, f, h, w)` to raw mean and std, frame by frame and clip by clip in pieces of `(n, c, h, w)`."""
         for frames in self._chunks(video, self.factor):
@@ -190,7 +195,6 @@ class Identity(Codec):
         return z
 
     def digest(self) -> str:
-        """What its latents depend on."""
         return "identity"
 
 
@@ -207,6 +211,13 @@ class VAECodec(Codec):
 
     def decode_frames(self, z: Tensor) -> Tensor:
         return self.network.decode(z)
+
+    def digest(self) -> str:
+        """A hash of its shape and its weights."""
+        digest = hashlib.sha256(repr(self.network.config).encode())
+        for key, value in sorted(self.network.state_dict().items()):
+            digest.update(f"network.{key}".encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def encode_clips(self, video: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         if self.temporal == 1:

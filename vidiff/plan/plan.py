@@ -262,7 +262,7 @@ def _recomputed(config: RunConfig) -> list[list[int]]:
     if not isinstance(config, DiffusionRun):
         return [given]
     found = [given]
-    for level in range(config.levels):
+    for level in range(len(config.unet.multipliers)):
         if level not in found[-1]:
             found.append(sorted([*found[-1], level]))
     return found

@@ -134,14 +134,30 @@ class LatentRun(RunConfig):
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
 
     @property
-    def levels(self) -> int:
-        """Resolutions of the network, each half of the one before."""
+    def network(self) -> UNetConfig | ClassifierConfig:
+        """What is trained on the latents."""
         raise NotImplementedError
 
     @property
     def patch(self) -> int:
-        """By which the network shrinks its input besides."""
+        """By which the network shrinks its input, besides what its levels do."""
         return 1
+
+    @property
+    def enlarges(self) -> int:
+        """By which a super-resolution model enlarges clips; 0 for any other training."""
+        return 0
+
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+        """Fill in what of the network's shape follows from codec and data.
+
+        Args:
+            channels: of the codec's latents.
+            labels: classes that the data has.
+            text: width of a token, and size of the vocabulary where the network embeds words itself; else 0.
+        """
+        self.network.channels, self.network.labels = channels, labels
+        self.network.strided = self.data.stride[0] != self.data.stride[1]
 
     def check(self) -> None:
         super().check()
@@ -157,7 +173,7 @@ class LatentRun(RunConfig):
 
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
-        levels = self.levels
+        levels = len(self.network.multipliers)
         needed = factor * self.patch * 2 ** (levels - 1)
         for name, side in self.data.sides():
             if side % needed:
@@ -183,12 +199,21 @@ class DiffusionRun(LatentRun):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     @property
-    def levels(self) -> int:
-        return len(self.unet.multipliers)
+    def network(self) -> UNetConfig:
+        return self.unet
 
     @property
     def patch(self) -> int:
         return self.unet.patch
+
+    @property
+    def enlarges(self) -> int:
+        return self.lowres.factor
+
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+        super().resolve(channels, labels if self.conditional else 0)
+        self.unet.lowres_channels = channels if self.enlarges else 0
+        self.unet.text_dim, self.unet.words = text
 
     def check(self) -> None:
         self.unet.validate()
@@ -230,8 +255,8 @@ class ClassifierRun(LatentRun):
     scale: float = 1.0  # of its gradient, unless a call says otherwise
 
     @property
-    def levels(self) -> int:
-        return len(self.classifier.multipliers)
+    def network(self) -> ClassifierConfig:
+        return self.classifier
 
     def check(self) -> None:
         self.classifier.validate()

@@ -16,7 +16,8 @@ from vidiff.engine.parallel import processes
 from vidiff.recipe.kinds import LatentRun, RunConfig
 from vidiff.store.files import claimed
 from vidiff.text import TextEncoder, encode_captions
-from vidiff.training.prepare import Latents, buckets_of, captions_of
+from vidiff.training.indexes import buckets_of, captions_of
+from vidiff.training.latents import Latents
 
 
 def view_of(config: RunConfig, index: Index, pictures: bool = False, changed: bool = False) -> View:
@@ -57,7 +58,7 @@ def latent_dataset(
         view = replace(view, shape=[shape._replace(frames=segment) for shape in view.shapes(len(index.files))])
     beside = of.beside(moments)
     if encoder is not None:
-        captions, folder = captions_of(config, index), Path(config.runs) / "latents"
+        captions, folder = captions_of(config, index, pictures), Path(config.runs) / "latents"
         rows = {caption: row for row, caption in enumerate(sorted(set(captions)))}
         with claimed(folder / ".turn"):
             text, mask = encode_captions(encoder, list(rows), folder)

@@ -1,0 +1,59 @@
+"""Training a classifier of noised latents, after the codec and on the caches of the model that it is to guide."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from vidiff.codec.files import save_codec
+from vidiff.data.clips import Samples
+from vidiff.data.index import Index
+from vidiff.objective.classifier import ClassifierObjective
+from vidiff.recipe.build import build_classifier
+from vidiff.recipe.kinds import ClassifierRun
+from vidiff.store.files import write_whole
+from vidiff.training.datasets import first_batches, latent_dataset
+from vidiff.training.prepare import prepare_latents
+from vidiff.training.stage import Stage, refuse_another_model
+
+TESTED = 96  # held-out clips to validate on
+
+
+class ClassifierStage(Stage[ClassifierRun]):
+    """Training a classifier."""
+
+    samples = False
+    objective: ClassifierObjective
+
+    def prepare(self) -> None:
+        self.found = found = prepare_latents(self.config, self.folder)
+        labels = found.index.labels
+        if len(labels) < 2:
+            raise ValueError(
+                f"the clips in {self.config.data.root} have {len(labels)} labels; a classifier tells 2 or more apart: "
+                "give each class a folder of its own, and leave out data.layout=flat"
+            )
+        self.config.resolve(found.codec.channels, len(labels))
+        refuse_another_model(self.config, found.codec)
+
+    def keep(self) -> None:
+        save_codec(self.config.folder / "codec", self.found.codec)
+        write_whole(self.config.folder / "classifier.json", json.dumps({"labels": self.found.index.labels}))
+
+    def build(self) -> None:
+        found = self.found
+        self.objective = build_classifier(self.config)
+        held_out = latent_dataset(self.config, found.held_out, found.unseen, found.seen)
+        self.test = first_batches(self.config, held_out, TESTED)[0]
+
+    def dataset(self) -> Samples:
+        return latent_dataset(self.config, self.found.index, self.found.seen, self.found.seen)
+
+    def indexes(self) -> list[Index]:
+        return self.found.indexes
+
+    def validate(self, step: int) -> dict[str, float]:
+        torch.manual_seed(0)  # the same noise and times each time, so that numbers compare
+        scores = self.objective(self.here(self.test))
+        return {f"val/{key}": float(value) for key, value in scores.items()}

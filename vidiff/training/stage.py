@@ -1,0 +1,159 @@
+"""A kind of training, and the one way to run any."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from vidiff.codec.codec import Codec
+from vidiff.codec.files import load_codec, same_codec
+from vidiff.data.clips import Sample, Samples
+from vidiff.data.index import Index
+from vidiff.engine.guard import locked
+from vidiff.engine.loop import fit
+from vidiff.engine.parallel import processes
+from vidiff.pipeline.facts import FILE
+from vidiff.plan.estimate import refuse_too_large
+from vidiff.recipe.kinds import RunConfig
+from vidiff.recipe.load import dump, load
+from vidiff.store.files import claimed
+from vidiff.store.plain import read_json
+from vidiff.text import TextEncoder
+from vidiff.training.datasets import batches
+
+Run = TypeVar("Run", bound=RunConfig)
+
+# what may change while a model is trained
+FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier.dropout")
+
+
+class Stage(Generic[Run]):
+    """One training of a kind. `run` calls its methods in the order in which they stand here.
+
+    Args:
+        config: as `vidiff.recipe.load.load` returns it; `prepare` fills in what follows from codec and data.
+        folder: where the config file stands; paths in it are relative to that.
+
+    Attributes:
+        samples: whether this kind of training shows samples on the way.
+        objective: what is trained, from `build` on.
+    """
+
+    samples = True
+    objective: nn.Module
+
+    def __init__(self, config: Run, folder: Path) -> None:
+        self.config, self.folder = config, folder
+
+    def prepare(self) -> None:
+        """Make what the training depends on, where it is not there.
+
+        Raises:
+            ValueError: data, codec or config that cannot be used; a run that holds another model.
+        """
+        raise NotImplementedError
+
+    def keep(self) -> None:
+        """Write what the run's folder holds beside its configs. The folder is claimed meanwhile."""
+
+    def build(self) -> None:
+        """Make the objective, with its first weights, and what it is validated on."""
+        raise NotImplementedError
+
+    def dataset(self) -> Samples:
+        """What is trained on."""
+        raise NotImplementedError
+
+    def indexes(self) -> list[Index]:
+        """Whose files the numbers of the data set's samples mean, those of one index after those of another."""
+        raise NotImplementedError
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Numbers to log, of the weights as they are."""
+        raise NotImplementedError
+
+    def sample(self, step: int) -> None:
+        """Write samples into the run's folder."""
+
+    def sample_path(self, step: int) -> Path:
+        return self.config.folder / "samples" / f"step-{step:07d}.mp4"
+
+    def here(self, batch: Sample) -> Sample:
+        """A batch where the objective is."""
+        device = next(self.objective.parameters()).device
+        return {name: value.to(device) for name, value in batch.items()}
+
+
+def run(stage: Stage[Any], given: str) -> None:
+    """Bring a training to its last step.
+
+    Args:
+        given: the config as the user wrote it, kept beside the resolved one.
+
+    Raises:
+        ValueError: where data or config cannot be used, memory is far too small, or another training holds the run.
+        vidiff.engine.guard.Interrupted: after a signal, with everything saved.
+    """
+    config = stage.config
+    refuse_too_large(config, stage.folder)
+    with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
+        stage.prepare()
+        with claimed(config.folder / ".turn"):
+            (config.folder / "config.yaml").write_text(given)
+            (config.folder / "resolved.yaml").write_text(dump(config))
+            stage.keep()
+        torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
+        stage.build()
+        dataset, files = stage.dataset(), [file.name for index in stage.indexes() for file in index.files]
+        fit(
+            stage.objective,
+            batches(config, dataset),
+            config.batch,
+            config.train,
+            config.folder,
+            device=config.device,
+            validate=stage.validate,
+            sample=stage.sample if stage.samples else None,
+            title=config.name,
+            name=files.__getitem__,
+        )
+
+
+def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder: TextEncoder | None = None) -> None:
+    """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
+    folder = config.folder
+    if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
+        return
+    advice = "give this training another name=..., or set it as it was"
+    before, now = (flatten(asdict(one)) for one in (load(folder / "resolved.yaml"), config))
+    fixed = ["unet.", "vae.", "text.", "classifier.", "kind", "prediction", "lowres.factor"]
+    fixed += ["loss.discriminator"] if now.get("loss.adversarial") else []
+    for key in now:
+        if key.startswith(tuple(fixed)) and key not in FREE and before.get(key) != now[key]:
+            raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+    if bool(before.get("loss.adversarial")) != bool(now.get("loss.adversarial")):
+        raise ValueError(
+            f"{folder} was trained with loss.adversarial={before.get('loss.adversarial')}, and a discriminator cannot "
+            f"come or go on the way: give this training another name=..., and start={folder}"
+        )
+    if encoder is not None and (folder / FILE).is_file():
+        learned = read_json(folder / FILE).get("text")
+        if learned is not None and learned != encoder.facts():
+            raise ValueError(f"{folder} was trained with captions of other words: {advice}")
+    if codec is None or not (folder / "codec" / "codec.json").is_file():
+        return
+    if not same_codec(load_codec(folder / "codec"), codec):
+        raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
