@@ -18,7 +18,7 @@ from vidiff.nn.classifier import ClassifierConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.plan.sketch import Sketch, sketch
-from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, RunConfig, VAERun
+from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import load_codec_config
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ GB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Of one process, which has one GPU.
+class Footprint:
+    """What one process takes, which has one GPU.
 
     Attributes:
         parameters: of the objective, trained or not.
@@ -78,7 +78,7 @@ def follow(of: Sketch, count: int, precision: str) -> Trace:
 
 def estimate(
     of: Sketch, precision: str, world: int = 1, local: int = 1, gpu: bool = False, step: Trace | None = None
-) -> Estimate:
+) -> Footprint:
     """What one of `world` processes takes, of which `local` are on a machine.
 
     Args:
@@ -111,7 +111,7 @@ def estimate(
         memory["copies to save"] = memory["weights"] + memory["moments"] + memory["averages"]
     if shards > 1:  # validation and samples need all weights at once, when there are no activations
         memory["whole weights, to sample"] = max(0, whole - memory["activations"] - gathered)
-    return Estimate(whole // 4, memory, step.flops * train.accumulate + step.update)
+    return Footprint(whole // 4, memory, step.flops * train.accumulate + step.update)
 
 
 def _moments(options: Optim, objective: nn.Module) -> int:
@@ -158,10 +158,10 @@ def refuse_too_large(config: RunConfig, folder: Path) -> None:
         return
     of = sketch(config, folder, look=False, fused=gpu)
     precision = config.train.precision if config.train.precision != "auto" else ("bf16" if gpu else "fp32")
-    found = estimate(of, precision, world, local, gpu)
-    if found.total > MARGIN * memory:
+    footprint = estimate(of, precision, world, local, gpu)
+    if footprint.total > MARGIN * memory:
         raise ValueError(
-            f"a step of this training needs about {found} on each {'GPU' if gpu else 'process'}, which has "
+            f"a step of this training needs about {footprint} on each {'GPU' if gpu else 'process'}, which has "
             f"{memory / GB:,.1f} GB. `python tools/plan.py CONFIG` proposes what fits; train.check_memory=false tries "
             "it all the same"
         )
@@ -172,16 +172,16 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
 
     Blocks have less than 45 weights for each pair of channels, and hold less than 100 numbers of a channel and place.
     """
-    shrunk, blocks, weights, kept = 1, list[int](), 0.0, 0.0
+    weights, kept = 0.0, 0.0
     if isinstance(config, VAERun):
         of: VAEConfig | UNetConfig | ClassifierConfig = config.vae
-        each = (2 if config.vae.temporal == 1 else 4) * (config.vae.blocks + 1)
-        shrunk, blocks = config.vae.patch, [each] * len(config.vae.multipliers)
+        count = (2 if config.vae.temporal == 1 else 4) * (config.vae.blocks + 1)
+        shrunk, blocks = config.vae.patch, [count] * len(config.vae.multipliers)
         if config.loss.adversarial:  # as two blocks of its first level, and its last as wide as eight
             weights, kept = 45.0 * (8 * config.loss.discriminator_width) ** 2, 200.0 * config.loss.discriminator_width
-    elif isinstance(config, DiffusionRun | ClassifierRun):
-        of = config.unet if isinstance(config, DiffusionRun) else config.classifier
-        shrunk, blocks = config.patch, [2 * count + 1 for count in of.blocks]
+    else:
+        assert isinstance(config, LatentRun)
+        of, shrunk, blocks = config.network, config.patch, [2 * count + 1 for count in config.network.blocks]
         if config.codec.name != "identity":
             shrunk *= load_codec_config(config, folder).vae.factor if config.codec.name == "vae" else 8
     weights += 200.0 * of.width**2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +12,11 @@ import torch
 from tqdm import tqdm
 
 from vidiff.engine.precision import Precision
-from vidiff.plan.estimate import GB, Estimate, estimate, follow, machine_memory, part_size
+from vidiff.plan.estimate import GB, Footprint, estimate, follow, machine_memory, part_size
 from vidiff.plan.sketch import sketch
 from vidiff.plan.trace import Trace
 from vidiff.recipe.kinds import DiffusionRun, RunConfig
+from vidiff.recipe.load import changed
 from vidiff.report.log import duration
 
 
@@ -73,7 +73,7 @@ def this_cpu() -> Device:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Deployment:
     """A way to run a training.
 
     Attributes:
@@ -85,7 +85,7 @@ class Plan:
 
     config: RunConfig
     changes: list[str]
-    estimate: Estimate
+    estimate: Footprint
     gpus: int
     device: Device
     precision: Precision
@@ -112,7 +112,7 @@ class Plan:
             "batch": self.config.batch,
             "accumulate": train.accumulate,
             "parallel": train.parallel if self.gpus > 1 else None,
-            "checkpoint": _levels(self.config),
+            "checkpoint": recomputed(self.config),
             "flops_per_step_and_device": self.estimate.flops,
             "seconds_per_step": self.seconds,
             "steps": self.steps,
@@ -147,7 +147,7 @@ class Plan:
 
 
 class Planner:
-    """Plans for one config. Raises ValueError as `vidiff.plan.sketch.sketch`.
+    """Ways to run the training of one config. Raises ValueError as `vidiff.plan.sketch.sketch`.
 
     Args:
         folder: where the config file stands.
@@ -167,41 +167,40 @@ class Planner:
         self.sketch = sketch(config, folder, fused=self.gpu)
         self._steps: dict[tuple[tuple[int, ...], int], Trace] = {}
 
-    def plan(self, changes: list[str], config: RunConfig, step: Trace | None = None) -> Plan:
+    def deployment(self, changes: list[str], config: RunConfig, step: Trace | None = None) -> Deployment:
         """The training as `config` says; `step` as for `estimate`."""
         of = replace(self.sketch, config=config)
         found = estimate(of, self.precision, self.gpus, self.local, self.gpu, step)
         seconds = found.flops / (self.device.rate[self.precision] * self.device.used[self.precision])
         steps = config.train.steps
         cost = None if self.price is None else self.price * self.gpus * seconds * steps / 3600
-        return Plan(config, changes, found, self.gpus, self.device, self.precision, seconds, steps, cost)
+        return Deployment(config, changes, found, self.gpus, self.device, self.precision, seconds, steps, cost)
 
-    def given(self) -> Plan | None:
+    def given(self) -> Deployment | None:
         """As the config is; None where its batch does not divide among the devices."""
         try:
             count = part_size(self.sketch.config, self.gpus)
         except ValueError:
             return None
-        return self.plan([], self.sketch.config, self.follow(self.sketch.config, count))
+        return self.deployment([], self.sketch.config, self.follow(self.sketch.config, count))
 
-    def proposal(self) -> Plan:
+    def proposal(self) -> Deployment:
         """The first that fits, from what costs nothing to what costs most: more parts of a batch, recomputed levels,
         sharded weights; a larger batch only where it would not divide.
 
         Raises:
             ValueError: nothing fits; with the least that was found.
         """
-        least: Plan | None = None
-        ways = list(self.ways())
-        for changes, config in tqdm(ways, "settings", unit="", leave=False):
+        least: Deployment | None = None
+        for changes, config in tqdm(self.ways(), "settings", unit="", leave=False):
             count = part_size(config, self.gpus)
-            plan = self.plan(changes, config, self.guess(config, count))
-            if plan.estimate.total <= self.device.memory:  # a guess, for which the step itself is followed
-                plan = self.plan(changes, config, self.follow(config, count))
-                if plan.fits:
-                    return plan
-            if least is None or plan.estimate.total < least.estimate.total:
-                least = plan
+            way = self.deployment(changes, config, self.guess(config, count))
+            if way.estimate.total <= self.device.memory:  # a guess, for which the step itself is followed
+                way = self.deployment(changes, config, self.follow(config, count))
+                if way.fits:
+                    return way
+            if least is None or way.estimate.total < least.estimate.total:
+                least = way
         assert least is not None
         raise ValueError(
             f"nothing fits into {FILLED:.0%} of {self.device.memory / GB:,.3g} GB: with {' '.join(least.changes)} a "
@@ -212,36 +211,28 @@ class Planner:
     def ways(self) -> Iterator[tuple[list[str], RunConfig]]:
         """Settings in the order in which they are tried, as changes to the config."""
         given = self.sketch.config
-        batch = -(-given.batch // self.gpus) * self.gpus
+        batch, train = -(-given.batch // self.gpus) * self.gpus, given.train
         each = batch // self.gpus
-        kinds = ["ddp"] if self.gpus == 1 else list(dict.fromkeys([given.train.parallel, "ddp", "hsdp", "fsdp"]))
-        if self.gpus == self.local and "hsdp" in kinds and given.train.parallel != "hsdp":
+        kinds = ["ddp"] if self.gpus == 1 else list(dict.fromkeys([train.parallel, "ddp", "hsdp", "fsdp"]))
+        if self.gpus == self.local and "hsdp" in kinds and train.parallel != "hsdp":
             kinds.remove("hsdp")  # one machine: the same as fsdp
-        if given.train.parallel != "ddp" and self.gpus > 1:
+        if train.parallel != "ddp" and self.gpus > 1:
             kinds.remove("ddp")  # shards were asked for
         for kind in kinds:
-            for levels in _recomputed(given):
-                for parts in (n for n in range(given.train.accumulate, each + 1) if each % n == 0):
-                    config = copy.deepcopy(given)
-                    config.batch, config.train.accumulate, config.train.parallel = batch, parts, kind  # type: ignore[assignment]
+            for levels in further(given):
+                for parts in (n for n in range(train.accumulate, each + 1) if each % n == 0):
                     changes = [f"batch={batch}"] * (batch != given.batch)
-                    changes += [f"train.accumulate={parts}"] * (parts != given.train.accumulate)
-                    if isinstance(config, DiffusionRun) and levels != config.unet.checkpoint:
-                        config.unet.checkpoint = levels
+                    changes += [f"train.accumulate={parts}"] * (parts != train.accumulate)
+                    if levels != recomputed(given):
                         changes.append(f"unet.checkpoint={levels}".replace(" ", ""))
-                    changes += [f"train.parallel={kind}"] * (kind != given.train.parallel)
-                    yield changes, config
+                    changes += [f"train.parallel={kind}"] * (kind != train.parallel)
+                    yield changes, changed(given, changes)
 
     def follow(self, config: RunConfig, count: int) -> Trace:
         """A step of `count` samples; each is followed once."""
-        key = (tuple(_levels(config)), count)
+        key = (tuple(recomputed(config)), count)
         if key not in self._steps:
-            of = self.sketch
-            if isinstance(of.config, DiffusionRun):  # what `of.build` reads
-                of.config.unet.checkpoint, before = list(key[0]), of.config.unet.checkpoint
-            self._steps[key] = follow(of, count, self.precision)
-            if isinstance(of.config, DiffusionRun):
-                of.config.unet.checkpoint = before
+            self._steps[key] = follow(replace(self.sketch, config=config), count, self.precision)
         return self._steps[key]
 
     def guess(self, config: RunConfig, count: int) -> Trace:
@@ -251,18 +242,15 @@ class Planner:
         return replace(one, **numbers)
 
 
-def _levels(config: RunConfig) -> list[int]:
+def recomputed(config: RunConfig) -> list[int]:
     """Levels of the U-Net that are recomputed in the backward pass."""
     return list(config.unet.checkpoint) if isinstance(config, DiffusionRun) else []
 
 
-def _recomputed(config: RunConfig) -> list[list[int]]:
+def further(config: RunConfig) -> list[list[int]]:
     """Choices of such levels: those of the config, then more of them, from the largest frames down."""
-    given = _levels(config)
-    if not isinstance(config, DiffusionRun):
-        return [given]
-    found = [given]
-    for level in range(len(config.unet.multipliers)):
-        if level not in found[-1]:
-            found.append(sorted([*found[-1], level]))
-    return found
+    choices = [recomputed(config)]
+    for level in range(len(config.unet.multipliers) if isinstance(config, DiffusionRun) else 0):
+        if level not in choices[-1]:
+            choices.append(sorted([*choices[-1], level]))
+    return choices

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vidiff.data.buckets import Bucket
 from vidiff.data.captions import read_captions
 from vidiff.data.find import find_clips
 from vidiff.data.options import DataConfig
@@ -18,10 +18,11 @@ from vidiff.data.root import copies_of, root_of
 from vidiff.metrics.objects import LABELS
 from vidiff.nn.attention import choose
 from vidiff.nn.blocks import fit_heads
+from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAE
-from vidiff.objective.vae import VAEObjective
-from vidiff.recipe.build import build_classifier, build_codec, build_objective
-from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, RunConfig, VAERun
+from vidiff.objective.vae import VAELoss
+from vidiff.recipe.build import build_classifier, build_codec, build_objective, build_vae_objective
+from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import load_codec_config
 from vidiff.recipe.slots import build_text
 from vidiff.store.error import DataError
@@ -30,23 +31,33 @@ UCF_LABELS = 101
 TEXT_DIM, TOKENS, VOCABULARY = 768, 64, 1000  # of a text encoder and captions that are not looked at
 
 
+# what builds the objective of a kind of training
+BUILDERS: dict[str, Callable[[Any], nn.Module]] = {
+    "vae": build_vae_objective,
+    "diffusion": build_objective,
+    "classifier": build_classifier,
+}
+
+
 @dataclass(frozen=True)
 class Sketch:
     """What is known of a training.
 
     Attributes:
         config: with what follows from codec and data filled in, as far as that is known.
-        build: makes the objective.
         batch: number of samples -> a batch, of any content.
         codec: parameters of the codec, which lie beside the model.
         unknown: what was assumed, a sentence each.
     """
 
     config: RunConfig
-    build: Callable[[], nn.Module]
     batch: Callable[[int], dict[str, Tensor]]
     codec: int
     unknown: list[str]
+
+    def build(self) -> nn.Module:
+        """The objective, untrained."""
+        return BUILDERS[self.config.kind](self.config)
 
 
 def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = False) -> Sketch:
@@ -64,46 +75,36 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
     config, unknown = copy.deepcopy(config), list[str]()
     clip = max(config.data.plan(), key=lambda bucket: bucket.frames * bucket.height * bucket.width)
     if isinstance(config, VAERun):
-        return _sketch_vae(config, clip, unknown)
+        _spare_losses(config.loss, unknown)
+        return Sketch(config, lambda count: {"video": torch.zeros(count, 3, *clip)}, 0, unknown)
     assert isinstance(config, LatentRun)
     channels, factor, temporal, codec = _look_at_codec(config, folder, look, unknown)
-    labels, captions = _look(config.data, isinstance(config, DiffusionRun) and bool(config.text), look, unknown)
-    strided = config.data.stride[0] != config.data.stride[1]
-    text: Callable[[int], dict[str, Tensor]] = lambda count: {}  # noqa: E731
-    if isinstance(config, ClassifierRun):
-        of = config.classifier
-        of.channels, of.labels, of.strided = channels, max(2, labels), strided
-    elif isinstance(config, DiffusionRun):
-        config.unet.channels, config.unet.strided = channels, strided
-        config.unet.labels = labels if config.conditional else 0
-        config.unet.lowres_channels = channels if config.lowres.factor else 0
-        if config.text:
-            text = _sketch_text(config, captions, look, unknown)
-        _choose_attention(config, fused)
-    build, lowres = _builder(config), isinstance(config, DiffusionRun) and config.lowres.factor > 0
-    shape5 = (channels, 1 + (clip.frames - 1) // temporal, clip.height // factor, clip.width // factor)
+    slot = config.text if isinstance(config, DiffusionRun) else {}
+    labels, captions = _look(config.data, bool(slot), look, unknown)
+    dim, words, length = _look_at_text(slot, captions, look, unknown) if slot else (0, 0, 0)
+    config.resolve(channels, labels, (dim, words))
+    if isinstance(config.network, UNetConfig):
+        _choose_attention(config.network, fused)
+    names = ("mean", "std", "lowres") if config.enlarges else ("mean", "std")
+    shape = (channels, 1 + (clip.frames - 1) // temporal, clip.height // factor, clip.width // factor)
 
     def batch(count: int) -> dict[str, Tensor]:
         whole = torch.ones(count, dtype=torch.long)
-        clips = {name: torch.zeros(count, *shape5) for name in ("mean", "std", *(["lowres"] if lowres else []))}
-        return clips | {"label": whole, "stride": whole.clone()} | text(count)
+        given = {name: torch.zeros(count, *shape) for name in names} | {"label": whole, "stride": whole.clone()}
+        if length:
+            given["text"] = torch.zeros(count, length, dtype=torch.long) if words else torch.zeros(count, length, dim)
+            given["text_mask"] = torch.ones(count, length, dtype=torch.bool)
+        return given
 
-    return Sketch(config, build, batch, codec, unknown)
+    return Sketch(config, batch, codec, unknown)
 
 
-def _sketch_vae(config: VAERun, clip: Bucket, unknown: list[str]) -> Sketch:
-    """From the first step on with its discriminator, if it is to have one; without the network of two pictures."""
-    loss = replace(config.loss, perceptual=0.0, adversarial_start=0)
-    if config.loss.perceptual:
+def _spare_losses(loss: VAELoss, unknown: list[str]) -> None:
+    """Leaves out the network of two pictures; a discriminator that there is to be is there from the first step on."""
+    loss.adversarial_start = 0
+    if loss.perceptual:
         unknown.append("the perceptual network, which is not trained, is left out")
-        loss.l1 = loss.l1 or 1.0  # something that the discriminator is weighed against
-    return Sketch(
-        config,
-        lambda: VAEObjective(VAE(config.vae), loss, parts=config.train.accumulate),
-        lambda count: {"video": torch.zeros(count, 3, *clip)},
-        0,
-        unknown,
-    )
+        loss.perceptual, loss.l1 = 0.0, loss.l1 or 1.0  # something that the discriminator is weighed against
 
 
 def _look_at_codec(config: LatentRun, folder: Path, look: bool, unknown: list[str]) -> tuple[int, int, int, int]:
@@ -117,13 +118,6 @@ def _look_at_codec(config: LatentRun, folder: Path, look: bool, unknown: list[st
         return 4, 8, 1, 83_653_863
     codec = build_codec(config)
     return codec.channels, codec.factor, 1, sum(p.numel() for p in codec.parameters())
-
-
-def _builder(config: LatentRun) -> Callable[[], nn.Module]:
-    if isinstance(config, ClassifierRun):
-        return lambda: build_classifier(config)
-    assert isinstance(config, DiffusionRun)
-    return lambda: build_objective(config)
 
 
 def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> tuple[int, list[str]]:
@@ -140,33 +134,21 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
     return (UCF_LABELS if data.layout == "ucf101" else len(LABELS) if data.layout == "shapes" else 0), []
 
 
-def _sketch_text(
-    config: DiffusionRun, captions: list[str], look: bool, unknown: list[str]
-) -> Callable[[int], dict[str, Tensor]]:
-    """Fills in what follows from the text encoder. Returns what a batch of so many samples has of text."""
-    encoder = build_text(config.text)
+def _look_at_text(slot: dict[str, Any], captions: list[str], look: bool, unknown: list[str]) -> tuple[int, int, int]:
+    """Width of a token, size of the vocabulary where the network embeds words itself, and tokens of a caption."""
+    encoder = build_text(slot)
     length = getattr(encoder, "length", 0) or TOKENS
-    if config.text.get("name") == "words":
-        if captions:
-            encoder.learn(captions)
-            length = encoder.length  # type: ignore[attr-defined]
-        else:
-            unknown.append(f"captions were not read: {VOCABULARY} words are assumed")
-        config.unet.text_dim, config.unet.words = encoder.dim, encoder.words or VOCABULARY
-    else:
-        config.unet.text_dim, config.unet.words = (encoder.dim if look else TEXT_DIM), 0
-    numbers, dim = config.unet.words > 0, config.unet.text_dim
-
-    def text(count: int) -> dict[str, Tensor]:
-        found = torch.zeros(count, length, dtype=torch.long) if numbers else torch.zeros(count, length, dim)
-        return {"text": found, "text_mask": torch.ones(count, length, dtype=torch.bool)}
-
-    return text
+    if slot.get("name") != "words":
+        return (encoder.dim if look else TEXT_DIM), 0, length
+    if not captions:
+        unknown.append(f"captions were not read: {VOCABULARY} words are assumed")
+        return encoder.dim, encoder.words or VOCABULARY, length
+    encoder.learn(captions)
+    return encoder.dim, encoder.words, encoder.length  # type: ignore[attr-defined]
 
 
-def _choose_attention(config: DiffusionRun, fused: bool) -> None:
+def _choose_attention(unet: UNetConfig, fused: bool) -> None:
     """Fused attention for a GPU, whichever kernel that then is. On a CPU the choice is made here, with real tensors."""
-    unet = config.unet
     if unet.attention_backend == "xformers" or (fused and unet.attention_backend == "auto"):
         unet.attention_backend = "sdpa"
     if unet.attention_backend == "auto":

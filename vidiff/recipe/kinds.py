@@ -258,6 +258,9 @@ class ClassifierRun(LatentRun):
     def network(self) -> ClassifierConfig:
         return self.classifier
 
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+        super().resolve(channels, max(2, labels))  # its training refuses clips of fewer
+
     def check(self) -> None:
         self.classifier.validate()
         super().check()

@@ -28,11 +28,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: for a file that is missing or no YAML, a key that is not there (the nearest is suggested), a
             value of the wrong type, and values that do not go together.
     """
+    return build_config(OmegaConf.merge(_read(Path(path)), _dotlist(overrides)), str(path))
+
+
+def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """A copy of a config with changes to it, as `load` takes them. Raises ConfigError as `load`."""
+    return build_config(OmegaConf.merge(OmegaConf.structured(config), _dotlist(changes)), config.name)
+
+
+def _dotlist(changes: Sequence[str]) -> DictConfig:
     try:
-        changes = OmegaConf.from_dotlist(list(overrides))
+        return OmegaConf.from_dotlist(list(changes))
     except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)[:200]!r}: expected key=value ({error})") from None
-    return build_config(OmegaConf.merge(_read(Path(path)), changes), str(path))
+        raise ConfigError(f"cannot read {' '.join(changes)[:200]!r}: expected key=value ({error})") from None
 
 
 def build_config(given: Any, source: str) -> RunConfig:
