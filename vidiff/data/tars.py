@@ -65,7 +65,7 @@ Tables = MutableMapping[str, Contents]  # of tars that have been read, by `table
 
 def table_key(tar: Place) -> str:
     """Changes whenever the tar does."""
-    return f"{tar.key}|{tar.stamp()}"
+    return f"{tar.key}|{tar.version}|{tar.stamp()}"
 
 
 def find_in_tars(tree: Tree, pattern: str, split: str, tables: Tables) -> tuple[list[Clip], list[str], bool]:

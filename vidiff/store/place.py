@@ -91,6 +91,11 @@ class Place:
         return self.file is None
 
     @property
+    def is_own_file(self) -> bool:
+        """Whether these are all bytes of a file, or a folder, that belongs on this machine."""
+        return self.file is not None and self.remote is None and self.size < 0
+
+    @property
     def is_folder(self) -> bool:
         return bool(self.parts) or (self.file is not None and self.size < 0 and self.file.is_dir())
 
@@ -141,6 +146,12 @@ class Place:
         if self.size < 0:
             return str(self.file)
         return f"subfile,,start,{self.start},end,{self.start + self.size},,:{self.file.absolute()}"
+
+    @property
+    def length(self) -> int:
+        """How many bytes there are, of what is on this machine. Raises OSError where nothing is."""
+        assert self.file is not None, "is to be held first"
+        return self.size if self.size >= 0 else self.file.stat().st_size
 
     def open(self) -> BinaryIO:
         """These bytes, as a file of its own."""

@@ -58,5 +58,5 @@ def check_file(place: Place) -> None:
     if file is None or not file.is_file():
         reason = "is a folder" if place.is_folder else "no such file"
         raise VideoError(f"{place}: {'is not a regular file' if file is not None and file.is_fifo() else reason}")
-    if not (place.size if place.size >= 0 else file.stat().st_size):
+    if not place.length:
         raise VideoError(f"{place}: is empty (0 bytes)")

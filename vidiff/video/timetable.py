@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections import OrderedDict
@@ -26,9 +27,9 @@ State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
 
 def state_of(place: Place) -> State:
     """The state of a file, or of a part of one. Raises `VideoError` unless there is one that is not empty."""
-    if place.file is not None and place.size < 0 and place.remote is None:  # one question to the system, as a rule
+    if place.is_own_file:  # one question to the system, as a rule
         with suppress(OSError):
-            facts = place.file.stat()
+            facts = os.stat(place.url)
             if S_ISREG(facts.st_mode) and facts.st_size:
                 return facts.st_size, facts.st_mtime_ns
     check_file(place)
