@@ -7,6 +7,7 @@ every 12, 60 or 250 frames.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import random
 import statistics
@@ -117,7 +118,9 @@ def kept(path: Path, start: int, size: tuple[int, int] | None) -> Tensor:
 
 @lru_cache(maxsize=1)
 def opened(path: Path) -> VideoReader:
-    return VideoReader(path, decoder="decord")
+    reader = VideoReader(path, decoder="decord")
+    atexit.register(reader.close)
+    return reader
 
 
 def plain(path: Path, start: int, size: tuple[int, int] | None, seek: bool = True) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from indexes import build_index
 from messy import turned, with_edit_list, write_clip, write_twice
-from videos import smooth
+from videos import run, smooth
 
 from vidiff.store.error import VideoError
 from vidiff.video import decord, exact, pyav, timetable
@@ -384,6 +384,26 @@ def test_the_last_file_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert opened == [str(path) for path in (one, one, other, one)]
     encode(one, frames=30, **x264(10))
     assert DecordFile(one).frames == 30
+
+
+def test_a_process_ends_without_a_reader(tmp_path: Path) -> None:
+    """decord would crash now and then, as its threads go on decoding."""
+    path = write_clip(tmp_path / "x.mp4")
+    code = """
+        import atexit
+        import sys
+        from pathlib import Path
+
+        atexit.register(lambda: print(len(decord._KEPT)))  # registered first, so it runs last
+        from vidiff.video import decord
+
+        file = decord.DecordFile(Path(sys.argv[1]))
+        file.decode([4], None)
+        file.close()
+        print(len(decord._KEPT))
+    """
+    process = run(code, path)
+    assert process.communicate()[0] == "1\n0\n" and process.returncode == 0
 
 
 def test_a_fork_finds_no_reader_open(tmp_path: Path) -> None:

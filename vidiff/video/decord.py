@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ _REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, A
 _Key = tuple[Place, State, tuple[int, int] | None]  # file, and the size at which its frames are read
 _KEPT: dict[_Key, Any] = {}  # the reader of the file that was closed last
 os.register_at_fork(before=_KEPT.clear)  # decord hangs in a child that has inherited a reader
+atexit.register(_KEPT.clear)  # and may crash where one is left for the interpreter to take down
 
 
 class DecordFile:
