@@ -15,7 +15,7 @@ from vidiff.data.shapes import (
     SPLITS,
     TRAVEL,
     WOBBLE,
-    Clip,
+    ShapesClip,
     ShapesSpec,
     direction,
     make_clip,
@@ -29,7 +29,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
 TINY = ShapesSpec(size=32, frames=4, train=2, test=1)
 
 
-def clips(spec: ShapesSpec, split: str = "train") -> list[Clip]:
+def clips(spec: ShapesSpec, split: str = "train") -> list[ShapesClip]:
     numbers = range(getattr(spec, split))
     return [make_clip(spec, split, label, number) for label in LABELS for number in numbers]
 
@@ -72,7 +72,7 @@ def test_unknown_shape_is_named() -> None:
 
 
 def test_drawing_has_the_colour_inside_and_the_background_outside() -> None:
-    video = Clip("green_square", 8.0, (20.0, 30.0), (1.0, 0.0), 64).video(3)
+    video = ShapesClip("green_square", 8.0, (20.0, 30.0), (1.0, 0.0), 64).video(3)
     assert video.shape == (3, 3, 64, 64)
     assert video.dtype == torch.float32
     for i in range(3):
@@ -109,7 +109,7 @@ def test_velocity_is_constant_but_for_its_sign_at_walls() -> None:
 
 def test_bounce_by_hand() -> None:
     """A disc of radius 8 has its centre in [8, 56]: from x = 53 at 2 a frame it reaches 57, that is, 55."""
-    path = Clip("red_disc", 8.0, (53.0, 9.5), (2.0, -1.0), 64).path(5)
+    path = ShapesClip("red_disc", 8.0, (53.0, 9.5), (2.0, -1.0), 64).path(5)
     assert path[:, 0].tolist() == [53, 55, 55, 53, 51]
     assert path[:, 1].tolist() == [9.5, 8.5, 8.5, 9.5, 10.5]
 
@@ -119,7 +119,7 @@ def test_bounce_by_hand() -> None:
     [((-2.0, 1.0), "left"), ((2.0, -1.9), "right"), ((0.5, -1.0), "up"), ((1.0, 3.0), "down")],
 )
 def test_caption_names_the_larger_component(velocity: tuple[float, float], direction: str) -> None:
-    clip = Clip("red_square", 8.0, (30.0, 30.0), velocity, 64)
+    clip = ShapesClip("red_square", 8.0, (30.0, 30.0), velocity, 64)
     assert clip.caption == f"a red square moves {direction}"
 
 

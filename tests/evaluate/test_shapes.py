@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import DIRECTIONS, Clip, ShapesSpec, caption, make_clip
+from vidiff.data.shapes import DIRECTIONS, ShapesClip, ShapesSpec, caption, make_clip
 from vidiff.evaluate.shapes import TRIPLES, PromptProtocol, prompt_score, read_direction, score_prompts
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import read_shapes
@@ -29,7 +29,7 @@ def test_the_oracle_reads_every_direction() -> None:
 
 def test_the_way_counts_from_the_first_frame_found_to_the_last() -> None:
     clip = make_clip(ShapesSpec(frames=8, straight=1), "test", "red_disc", 0).video(8)
-    empty = Clip("red_disc", 0.0, (0.0, 0.0), (0.0, 0.0), 64).video(8)
+    empty = ShapesClip("red_disc", 0.0, (0.0, 0.0), (0.0, 0.0), 64).video(8)
     clip[:, [0, 6, 7]] = empty[:, [0, 6, 7]]
     clip[:, 3] = -1.0
     still = clip[:, 1:2].expand(3, 8, 64, 64)
@@ -40,7 +40,7 @@ def test_the_way_counts_from_the_first_frame_found_to_the_last() -> None:
 
 def test_an_object_must_go_half_of_the_least_way() -> None:
     def pushed(pixels: float) -> Tensor:
-        return Clip("blue_square", 9.0, (30.0, 30.0), (0.0, pixels / 7), 64).video(8)
+        return ShapesClip("blue_square", 9.0, (30.0, 30.0), (0.0, pixels / 7), 64).video(8)
 
     assert read_direction(read_shapes(torch.stack([pushed(7.0), pushed(8.0)]))).tolist() == [-1, 3]
 

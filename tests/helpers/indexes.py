@@ -24,10 +24,6 @@ def build_index(root: str | Path, split: str = "train", **options: Any) -> index
     return index.build_index(DataConfig(str(root), **{"patience": 300.0, **options}), split, **own)
 
 
-def index_of(root: Path, files: Sequence[Clip], labels: list[str]) -> index.Index:
-    return index.Index(str(root), list(files), labels)
-
-
 def clip_at(path: str | Path, name: str | None = None, label: int = -1, **facts: Any) -> Clip:
     """A clip that is a file or folder of its own, by default under its path."""
     return Clip(str(path) if name is None else name, place_of(path), label, **facts)

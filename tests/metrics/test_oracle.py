@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import Clip, ShapesSpec, make_shapes, read_clips
+from vidiff.data.shapes import ShapesClip, ShapesSpec, make_shapes, read_clips
 from vidiff.metrics.objects import BACKGROUND, LABELS, rgb
 from vidiff.metrics.oracle import (
     Reading,
@@ -27,7 +27,7 @@ DIAGONAL = math.hypot(64, 64)
 
 def still(label: str, x: float = 30.3, y: float = 33.6, size: float = 9.0) -> Tensor:
     """One frame of one object, (3, 1, 64, 64)."""
-    return Clip(label, size, (x, y), (0.0, 0.0), 64).video(1)
+    return ShapesClip(label, size, (x, y), (0.0, 0.0), 64).video(1)
 
 
 def noise(like: Tensor, seed: int = 0) -> Tensor:
@@ -139,7 +139,7 @@ def test_a_smear_is_not_found() -> None:
 
 
 def test_one_clip_reads_as_a_batch_of_one() -> None:
-    clip = Clip("red_disc", 9.0, (30.0, 30.0), (1.5, 0.5), 64).video(5)
+    clip = ShapesClip("red_disc", 9.0, (30.0, 30.0), (1.5, 0.5), 64).video(5)
     one, two = read_shapes(clip), read_shapes(torch.stack([clip, clip]))
     assert one.found.shape == (1, 5)
     assert two.centre.shape == (2, 5, 2)

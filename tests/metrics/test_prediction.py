@@ -9,14 +9,14 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
-from vidiff.data.shapes import Clip
+from vidiff.data.shapes import ShapesClip
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion import motion_measures, warping_error
 from vidiff.metrics.prediction import best_of, lpips, predicted, psnr, ssim
 
 
 def shapes() -> Tensor:
-    return Clip("red_disc", 9.0, (30.0, 30.0), (2.0, 0.0), 64).video(4)[None]
+    return ShapesClip("red_disc", 9.0, (30.0, 30.0), (2.0, 0.0), 64).video(4)[None]
 
 
 def noisy(video: Tensor, amount: float = 0.1) -> Tensor:

@@ -109,7 +109,7 @@ class ShapesSpec:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShapesClip:
     """One clip and the whole truth about it: everything else follows from these fields in closed form."""
 
     label: str
@@ -153,7 +153,7 @@ def direction(x: float, y: float) -> str:
     return ("left" if x < 0 else "right") if abs(x) >= abs(y) else ("up" if y < 0 else "down")
 
 
-def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> Clip:
+def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> ShapesClip:
     """Clip `number` of a label and split, drawn from a random stream of its own."""
     stream = np.random.default_rng((spec.seed, SPLITS.index(split), LABELS.index(label), number))
     scale = spec.size / 64
@@ -164,10 +164,10 @@ def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> Clip:
     speed, angle = scale * stream.uniform(1, 4), stream.uniform(0, 2 * math.pi)
     low, high = _room(label, size, spec.size)
     x, y = stream.uniform(low, high).tolist()
-    return Clip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
+    return ShapesClip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
 
 
-def _straight(spec: ShapesSpec, label: str, size: float, course: str, stream: np.random.Generator) -> Clip:
+def _straight(spec: ShapesSpec, label: str, size: float, course: str, stream: np.random.Generator) -> ShapesClip:
     """A clip whose object goes in a direction and reaches no wall: as far as drawn, or as there is room."""
     towards = {"left": math.pi, "right": 0.0, "up": -math.pi / 2, "down": math.pi / 2}[course]
     angle = towards + stream.uniform(-WOBBLE, WOBBLE)
@@ -177,7 +177,7 @@ def _straight(spec: ShapesSpec, label: str, size: float, course: str, stream: np
     move = heading * stream.uniform(least, min(most, float(np.min((high - low) / np.abs(heading)))))
     x, y = stream.uniform(low - np.minimum(move, 0), high - np.maximum(move, 0)).tolist()
     across, down = (move / (spec.frames - 1)).tolist()
-    return Clip(label, size, (x, y), (across, down), spec.size)
+    return ShapesClip(label, size, (x, y), (across, down), spec.size)
 
 
 def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool = False, progress: bool = True) -> int:
@@ -245,7 +245,7 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
     return len(missing)
 
 
-def read_clips(folder: str | Path) -> dict[Path, Clip]:
+def read_clips(folder: str | Path) -> dict[Path, ShapesClip]:
     """The truth about each file of a set that `make_shapes` wrote, from its captions.jsonl.
 
     Raises:
@@ -258,7 +258,9 @@ def read_clips(folder: str | Path) -> dict[Path, Clip]:
     for line in map(json.loads, captions.read_text().splitlines()):
         try:
             position, velocity = tuple(line["position"]), tuple(line["velocity"])
-            found[Path(folder) / line["path"]] = Clip(line["label"], line["size"], position, velocity, line["side"])
+            found[Path(folder) / line["path"]] = ShapesClip(
+                line["label"], line["size"], position, velocity, line["side"]
+            )
         except LookupError as error:
             raise ValueError(f"{captions} is not of a shapes set: it has a line without {error}") from None
     return found

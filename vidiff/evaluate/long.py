@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from vidiff.data import shapes
 from vidiff.data.clip import Clip
 from vidiff.data.index import index_of
+from vidiff.data.shapes import ShapesClip
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.shapes import held_out_shapes, label_numbers
@@ -93,7 +93,7 @@ class HeldOut:
 
     files: list[Clip]
     labels: list[str] | None
-    truth: list[shapes.Clip]
+    truth: list[ShapesClip]
     length: int
     stride: int
     side: int

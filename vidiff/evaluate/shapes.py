@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import DIRECTIONS, TRAVEL, Clip, caption, direction, read_clips
+from vidiff.data.shapes import DIRECTIONS, TRAVEL, ShapesClip, caption, direction, read_clips
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, acceleration, extension_score, label_right, label_score, read_shapes
 from vidiff.metrics.prediction import overall_psnr
@@ -53,7 +53,7 @@ class Subject:
         write_image(folder / f"evaluated-{name}.png", torch.cat(list(rows), dim=1))
 
 
-def held_out_shapes(root: Path, size: int, among: Collection[Path] | None = None) -> dict[Path, Clip]:
+def held_out_shapes(root: Path, size: int, among: Collection[Path] | None = None) -> dict[Path, ShapesClip]:
     """Files of a shapes set, label by label, with the truth about each.
 
     Args:
