@@ -31,7 +31,7 @@ def train(options: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     config = load(options.config, options.overrides)
     if options.dry_run:
-        dry_run.run(config, options.config.parent)
+        dry_run.rehearse(config, options.config.parent)
     else:
         given = options.config.read_text() + "".join(f"# {change}\n" for change in options.overrides)
         stages.train(config, given, options.config.parent)

@@ -173,17 +173,18 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
     Blocks have less than 45 weights for each pair of channels, and hold less than 100 numbers of a channel and place.
     """
     weights, kept = 0.0, 0.0
-    if isinstance(config, VAERun):
-        of: VAEConfig | UNetConfig | ClassifierConfig = config.vae
-        count = (2 if config.vae.temporal == 1 else 4) * (config.vae.blocks + 1)
-        shrunk, blocks = config.vae.patch, [count] * len(config.vae.multipliers)
-        if config.loss.adversarial:  # as two blocks of its first level, and its last as wide as eight
-            weights, kept = 45.0 * (8 * config.loss.discriminator_width) ** 2, 200.0 * config.loss.discriminator_width
-    else:
-        assert isinstance(config, LatentRun)
-        of, shrunk, blocks = config.network, config.patch, [2 * count + 1 for count in config.network.blocks]
-        if config.codec.name != "identity":
-            shrunk *= load_codec_config(config, folder).vae.factor if config.codec.name == "vae" else 8
+    match config:
+        case VAERun():
+            of: VAEConfig | UNetConfig | ClassifierConfig = config.vae
+            count = (2 if config.vae.temporal == 1 else 4) * (config.vae.blocks + 1)
+            shrunk, blocks = config.vae.patch, [count] * len(config.vae.multipliers)
+            if config.loss.adversarial:  # as two blocks of its first level, and its last as wide as eight
+                width = config.loss.discriminator_width
+                weights, kept = 45.0 * (8 * width) ** 2, 200.0 * width
+        case LatentRun():
+            of, shrunk, blocks = config.network, config.patch, [2 * count + 1 for count in config.network.blocks]
+            if config.codec.name != "identity":
+                shrunk *= load_codec_config(config, folder).vae.factor if config.codec.name == "vae" else 8
     weights += 200.0 * of.width**2
     for level, (count, multiplier) in enumerate(zip(blocks, of.multipliers, strict=True)):
         width = of.width * multiplier

@@ -15,7 +15,7 @@ from vidiff.engine.precision import Precision
 from vidiff.plan.estimate import GB, Footprint, estimate, follow, machine_memory, part_size
 from vidiff.plan.sketch import sketch
 from vidiff.plan.trace import Trace
-from vidiff.recipe.kinds import DiffusionRun, RunConfig
+from vidiff.recipe.kinds import RunConfig
 from vidiff.recipe.load import changed
 from vidiff.report.log import duration
 
@@ -112,7 +112,7 @@ class Deployment:
             "batch": self.config.batch,
             "accumulate": train.accumulate,
             "parallel": train.parallel if self.gpus > 1 else None,
-            "checkpoint": recomputed(self.config),
+            "checkpoint": self.config.recomputed,
             "flops_per_step_and_device": self.estimate.flops,
             "seconds_per_step": self.seconds,
             "steps": self.steps,
@@ -223,14 +223,14 @@ class Planner:
                 for parts in (n for n in range(train.accumulate, each + 1) if each % n == 0):
                     changes = [f"batch={batch}"] * (batch != given.batch)
                     changes += [f"train.accumulate={parts}"] * (parts != train.accumulate)
-                    if levels != recomputed(given):
+                    if levels != given.recomputed:
                         changes.append(f"unet.checkpoint={levels}".replace(" ", ""))
                     changes += [f"train.parallel={kind}"] * (kind != train.parallel)
                     yield changes, changed(given, changes)
 
     def follow(self, config: RunConfig, count: int) -> Trace:
         """A step of `count` samples; each is followed once."""
-        key = (tuple(recomputed(config)), count)
+        key = (tuple(config.recomputed), count)
         if key not in self._steps:
             self._steps[key] = follow(replace(self.sketch, config=config), count, self.precision)
         return self._steps[key]
@@ -242,15 +242,10 @@ class Planner:
         return replace(one, **numbers)
 
 
-def recomputed(config: RunConfig) -> list[int]:
-    """Levels of the U-Net that are recomputed in the backward pass."""
-    return list(config.unet.checkpoint) if isinstance(config, DiffusionRun) else []
-
-
 def further(config: RunConfig) -> list[list[int]]:
-    """Choices of such levels: those of the config, then more of them, from the largest frames down."""
-    choices = [recomputed(config)]
-    for level in range(len(config.unet.multipliers) if isinstance(config, DiffusionRun) else 0):
+    """Choices of levels to recompute: those of the config, then more of them, from the largest frames down."""
+    choices = [config.recomputed]
+    for level in config.recomputable:
         if level not in choices[-1]:
             choices.append(sorted([*choices[-1], level]))
     return choices

@@ -79,6 +79,16 @@ class RunConfig:
     def folder(self) -> Path:
         return Path(self.runs) / self.name
 
+    @property
+    def recomputed(self) -> list[int]:
+        """Levels of the network whose activations are recomputed in the backward pass."""
+        return []
+
+    @property
+    def recomputable(self) -> range:
+        """Levels of which they can be."""
+        return range(0)
+
     def check(self) -> None:
         """Raises ConfigError for values that do not go together."""
         if self.batch < 1:
@@ -171,6 +181,10 @@ class LatentRun(RunConfig):
         if self.codec.name == "identity":
             self.check_size(1)
 
+    def check_temporal(self, vae: VAEConfig) -> None:
+        """Raises ConfigError unless the model can be trained on latents of several frames each, as this codec's are."""
+        raise ConfigError(f"kind is {self.kind}, {_which_goes_not(vae)} train a diffusion model")
+
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
         levels = len(self.network.multipliers)
@@ -205,6 +219,14 @@ class DiffusionRun(LatentRun):
     @property
     def patch(self) -> int:
         return self.unet.patch
+
+    @property
+    def recomputed(self) -> list[int]:
+        return list(self.unet.checkpoint)
+
+    @property
+    def recomputable(self) -> range:
+        return range(len(self.unet.multipliers))
 
     @property
     def enlarges(self) -> int:
@@ -244,6 +266,27 @@ class DiffusionRun(LatentRun):
         if not 1 <= self.sampling.context < frames and frames > 1:
             less = "the first bucket's frames" if self.data.buckets else "data.frames"
             raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
+
+    def check_temporal(self, vae: VAEConfig) -> None:
+        advice = _which_goes_not(vae)
+        if self.lowres.factor:
+            raise ConfigError(f"lowres.factor is {self.lowres.factor}, {advice} lowres.factor=0")
+        if self.data.stride != [1, 1]:
+            raise ConfigError(f"data.stride is {self.data.stride}, {advice} data.stride=[1,1]")
+        if self.data.buckets or self.data.images:
+            raise ConfigError(f"data.buckets or data.images are given, {advice} leave both out")
+        if self.sampling.strategy.get("name") != "clean":
+            raise ConfigError(f"sampling.strategy is {self.sampling.strategy}, {advice} sampling.strategy.name=clean")
+        try:
+            vae.check_frames(self.data.frames, "data.frames")
+            if self.data.frames > 1:
+                vae.check_frames(self.sampling.context, "sampling.context")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+def _which_goes_not(vae: VAEConfig) -> str:
+    return f"which does not go with vae.temporal={vae.temporal}: set codec.override.vae.temporal=1, or"
 
 
 @dataclass

@@ -11,8 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vidiff.nn.vae import VAEConfig
-from vidiff.recipe.kinds import KINDS, DiffusionRun, LatentRun, RunConfig, VAERun
+from vidiff.recipe.kinds import KINDS, LatentRun, RunConfig, VAERun
 from vidiff.recipe.slots import ConfigError
 from vidiff.store.plain import LARGEST, check_yaml
 
@@ -84,30 +83,9 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     if not isinstance(found, VAERun):
         raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
     if found.vae.temporal > 1:
-        _check_temporal(config, found.vae)
+        config.check_temporal(found.vae)
     config.check_size(found.vae.factor)
     return found
-
-
-def _check_temporal(config: LatentRun, vae: VAEConfig) -> None:
-    """Raises ConfigError where a model cannot be trained on latents of several frames each."""
-    advice = f"which does not go with vae.temporal={vae.temporal}: set codec.override.vae.temporal=1, or"
-    if not isinstance(config, DiffusionRun):
-        raise ConfigError(f"kind is {config.kind}, {advice} train a diffusion model")
-    if config.lowres.factor:
-        raise ConfigError(f"lowres.factor is {config.lowres.factor}, {advice} lowres.factor=0")
-    if config.data.stride != [1, 1]:
-        raise ConfigError(f"data.stride is {config.data.stride}, {advice} data.stride=[1,1]")
-    if config.data.buckets or config.data.images:
-        raise ConfigError(f"data.buckets or data.images are given, {advice} leave both out")
-    if config.sampling.strategy.get("name") != "clean":
-        raise ConfigError(f"sampling.strategy is {config.sampling.strategy}, {advice} sampling.strategy.name=clean")
-    try:
-        vae.check_frames(config.data.frames, "data.frames")
-        if config.data.frames > 1:
-            vae.check_frames(config.sampling.context, "sampling.context")
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _reason(error: OmegaConfBaseException, defaults: Any) -> str:

@@ -15,7 +15,7 @@ from vidiff.training.stages import train
 STEPS = 2  # the first warms up, the second is timed
 
 
-def run(config: RunConfig, folder: Path) -> None:
+def rehearse(config: RunConfig, folder: Path) -> None:
     """Index, codec, latents, training, validation, sampling and checkpoint, each for real; then what to expect.
 
     Raises:

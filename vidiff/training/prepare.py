@@ -17,7 +17,7 @@ from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config
 from vidiff.training.indexes import find_clips, make_pictures
 from vidiff.training.latents import Caches, Latents
-from vidiff.training.stage import run
+from vidiff.training.stage import run_stage
 from vidiff.training.vae import VAEStage
 
 
@@ -131,7 +131,7 @@ def is_trained(vae: VAERun) -> bool:
 def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE) -> VAECodec:
     """The autoencoder, trained first if it has not reached its last step."""
     if not is_trained(vae):
-        run(VAEStage(vae, folder), dump(vae))
+        run_stage(VAEStage(vae, folder), dump(vae))
     checkpoint = newest(vae.folder / "checkpoints")
     assert checkpoint is not None
     codec = VAECodec(vae.vae, tile)

@@ -33,7 +33,7 @@ FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier
 
 
 class Stage(Generic[Run]):
-    """One training of a kind. `run` calls its methods in the order in which they stand here.
+    """One training of a kind. `run_stage` calls its methods in the order in which they stand here.
 
     Args:
         config: as `vidiff.recipe.load.load` returns it; `prepare` fills in what follows from codec and data.
@@ -89,7 +89,7 @@ class Stage(Generic[Run]):
         return {name: value.to(device) for name, value in batch.items()}
 
 
-def run(stage: Stage[Any], given: str) -> None:
+def run_stage(stage: Stage[Any], given: str) -> None:
     """Bring a training to its last step.
 
     Args:

@@ -8,12 +8,12 @@ from typing import Any
 from vidiff.recipe.kinds import RunConfig
 from vidiff.training.classifier import ClassifierStage
 from vidiff.training.diffusion import DiffusionStage
-from vidiff.training.stage import Stage, run
+from vidiff.training.stage import Stage, run_stage
 from vidiff.training.vae import VAEStage
 
 STAGES: dict[str, type[Stage[Any]]] = {"vae": VAEStage, "diffusion": DiffusionStage, "classifier": ClassifierStage}
 
 
 def train(config: RunConfig, given: str, folder: Path) -> None:
-    """Bring a run of any kind to its last step. Arguments and errors as of `Stage` and `vidiff.training.stage.run`."""
-    run(STAGES[config.kind](config, folder), given)
+    """Bring a run of any kind to its last step. Arguments and errors are those of `Stage` and `run_stage`."""
+    run_stage(STAGES[config.kind](config, folder), given)
