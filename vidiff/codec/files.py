@@ -56,11 +56,11 @@ def load_codec(folder: Path, tile: int = TILE) -> Codec:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error}): {advice}") from None
-    fill(codec, state, path)
+    load_into(codec, state, path)
     return codec.eval().requires_grad_(False)
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load weights that were read from `path`. Raises ValueError if they are of another model."""
     try:
         module.load_state_dict(state)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec, VAECodec
-from vidiff.codec.files import fill, load_codec
+from vidiff.codec.files import load_codec, load_into
 from vidiff.engine.checkpoint import load_part
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.clips import Windows, gathered
@@ -39,7 +39,7 @@ def open_codec(folder: Path) -> Codec:
         if (part / "codec.json").is_file():
             return load_codec(part)
     codec = VAECodec(read_run(folder, VAERun).vae)
-    fill(codec.network, load_part(folder, "network"), folder)
+    load_into(codec.network, load_part(folder, "network"), folder)
     return codec.eval().requires_grad_(False)
 
 

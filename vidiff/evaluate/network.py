@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vidiff.codec.files import fill
+from vidiff.codec.files import load_into
 from vidiff.data.index import Index, index_of
 from vidiff.data.root import name_of
 from vidiff.engine.checkpoint import describe_weights, load_part, newest
@@ -304,7 +304,7 @@ def score_by_network(request: Request, origin: Path, run: Pipeline | None, group
             cards.append(kept)
             continue
         if run and path and len(paths) > 1:
-            fill(run.denoiser, load_part(path, "denoiser", run.weights), path)
+            load_into(run.denoiser, load_part(path, "denoiser", run.weights), path)
         made, scores = scoring.measure_made()
         card = Card(protocol, how, circumstances, scores.values, scores.left_out, tuple(scores.cautions))
         cards.append(card)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vidiff.codec.codec import Codec
-from vidiff.codec.files import fill, load_codec, same_codec
+from vidiff.codec.files import load_codec, load_into, same_codec
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.nn.classifier import Classifier
@@ -62,7 +62,7 @@ class TrainedClassifier:
         if checkpoint is None:
             raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first")
         network = Classifier(config.classifier)
-        fill(network, load_part(checkpoint, "network", weights), checkpoint)
+        load_into(network, load_part(checkpoint, "network", weights), checkpoint)
         network = network.eval().requires_grad_(False).to(choose_device(device))
         labels = read_json(run / "classifier.json")["labels"]
         codec = load_codec(run / "codec")

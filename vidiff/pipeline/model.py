@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec
-from vidiff.codec.files import fill, load_codec
+from vidiff.codec.files import load_codec, load_into
 from vidiff.diffusion.condition import NO_LABEL, Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part, newest
@@ -140,7 +140,7 @@ def load_model(
         raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on")
     facts = Facts.load(run, config, trained_precision(run, choose_device(device)))
     denoiser = build_denoiser(config).eval().requires_grad_(False)
-    fill(denoiser, load_part(checkpoint, "denoiser", weights), checkpoint)
+    load_into(denoiser, load_part(checkpoint, "denoiser", weights), checkpoint)
     return TrainedModel(
         denoiser,
         load_codec(run / "codec", config.codec.tile),
