@@ -86,10 +86,6 @@ MOST_PARAMETERS = 10  # a function of vidiff
 LONGEST = {"vidiff": 500, "tools": 150}  # lines a file
 MAY_BE_LONGER = {"tools/benchmark.py", LOADING}  # its measurements are nobody's library
 
-# What breaks a rule today, as `Problem.key` has it. A line that is no longer needed is a problem as well, so that this
-# list only shrinks.
-EXCEPTIONS: set[str] = set()
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -99,12 +95,8 @@ class Problem:
     line: int
     says: str
 
-    @property
-    def key(self) -> str:
-        return f"{self.file}: {self.says}"
-
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.says}" if self.line else self.key
+        return f"{self.file}:{self.line}: {self.says}" if self.line else f"{self.file}: {self.says}"
 
 
 @dataclass(frozen=True)
@@ -244,11 +236,8 @@ def problems(root: Path) -> list[Problem]:
 
 def test_the_tree_keeps_every_rule() -> None:
     assert "vidiff/nn/unet.py" in sources(ROOT)
-    found = problems(ROOT)
-    new = [str(problem) for problem in found if problem.key not in EXCEPTIONS]
-    assert not new, "\n" + "\n".join(new)
-    mended = EXCEPTIONS - {problem.key for problem in found}
-    assert not mended, "no longer so, and to be taken out of EXCEPTIONS:\n" + "\n".join(sorted(mended))
+    found = [str(problem) for problem in problems(ROOT)]
+    assert not found, "\n" + "\n".join(found)
 
 
 def test_every_folder_has_its_floor() -> None:
