@@ -49,7 +49,7 @@ def colour(matrix: str, full: bool) -> np.ndarray:
 
 def shown(path: Path, decoder: str, size: tuple[int, int] | None = None) -> list[int]:
     """The one colour that all pixels of a frame have."""
-    file = BY_NAME[decoder](path, "")
+    file = BY_NAME[decoder](path)
     pixels = file.decode([4], size)[0].reshape(-1, 3)
     file.close()
     assert (pixels == pixels[0]).all()

@@ -236,7 +236,7 @@ def test_torchcodec_agrees(folder: Path, name: str) -> None:
     path = folder / name
     if not path.exists():
         encode(path, **FILES[name])
-    ours, theirs = PyAVFile(path), BY_NAME["torchcodec"](path, "")
+    ours, theirs = PyAVFile(path), BY_NAME["torchcodec"](path)
     assert theirs.frames == ours.frames
     assert theirs.fps == pytest.approx(ours.fps, rel=0.01)
     assert theirs.times == pytest.approx(ours.times)
@@ -251,7 +251,7 @@ def test_torchcodec_agrees(folder: Path, name: str) -> None:
 def test_torchcodec_resizes_alike(tmp_path: Path) -> None:
     """To 8 of 255 levels, and 2 on average, where colours change smoothly: it is done before or after they are RGB."""
     write_video(tmp_path / "x.mp4", smooth(12, 96, 128))
-    ours, theirs = PyAVFile(tmp_path / "x.mp4"), BY_NAME["torchcodec"](tmp_path / "x.mp4", "")
+    ours, theirs = PyAVFile(tmp_path / "x.mp4"), BY_NAME["torchcodec"](tmp_path / "x.mp4")
     for size in ((48, 64), (40, 50), (120, 160)):
         a, b = (decoder.decode(range(12), size).astype(int) for decoder in (ours, theirs))
         assert a.shape == b.shape == (12, *size, 3)
@@ -264,7 +264,7 @@ def test_torchcodec_resizes_alike(tmp_path: Path) -> None:
 def test_torchcodec_names_what_it_cannot_read(folder: Path) -> None:
     (folder / "empty.mp4").touch()
     with pytest.raises(VideoError, match=r"empty\.mp4: is empty"):
-        _ = BY_NAME["torchcodec"](folder / "empty.mp4", "").frames
+        _ = BY_NAME["torchcodec"](folder / "empty.mp4").frames
 
 
 READ_BY_PYAV = {"open.mp4", "open.mkv", "refresh.mp4", "stream.ts", "mpeg2.mpg", "reordered.avi", "open-hevc.mp4"}
