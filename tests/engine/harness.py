@@ -38,13 +38,16 @@ class Runs:
         self.started.append(process)
         return process
 
-    def start_ranks(self, run: Path, world: int, **arguments: Any) -> list[BaseProcess]:
-        """So many processes of one training, without a launcher."""
+    def start_ranks(
+        self, run: Path, world: int, own: dict[int, dict[str, Any]] | None = None, **arguments: Any
+    ) -> list[BaseProcess]:
+        """So many processes of one training, without a launcher; `own` arguments, by rank, come before the others."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+        given = [arguments | (own or {}).get(rank, {}) for rank in range(world)]
         ranks = ({**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world))
-        return [self.start(run, environment=rank, **arguments) for rank in ranks]
+        return [self.start(run, environment=rank, **one) for rank, one in zip(ranks, given, strict=True)]
 
     def finish_ranks(self, run: Path, world: int, **arguments: Any) -> None:
         for process in self.start_ranks(run, world, **arguments):

@@ -45,6 +45,29 @@ def test_one_of_two_stands_still(runs, tmp_path: Path) -> None:
     runs.assert_same(run, tmp_path / "other")
 
 
+def test_the_code_is_that_of_a_hang_whoever_notices_first(runs, tmp_path: Path) -> None:
+    """The second process gives up, and the first, whose limit is not over, meets what it waits for broken."""
+    run = tmp_path / "run"
+    ranks = runs.start_ranks(run, 2, {0: {"hang": 100.0}}, hang=WAIT, faults={"stall": [8 * 3 + 6]})
+    runs.wait(lambda: runs.step(run) == 3)
+    began = time.monotonic()
+    assert [runs.end(process) for process in ranks] == [CODE, CODE]
+    assert time.monotonic() - began < WAIT + 5
+    said = runs.said(run)
+    assert f"rank 1 of 2 (process {ranks[1].pid} on " in said and f"has stood still for {WAIT:g} s" in said
+    assert "met an error, taking step 4, after another had stood still: see hang-rank1.txt" in said
+    assert not (run / "hang-rank0.txt").exists()
+
+
+def test_an_error_after_an_earlier_hang_is_no_hang(runs, tmp_path: Path) -> None:
+    """What an earlier start has left in the folder says nothing of this one."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "hang-rank1.txt").write_text("of an earlier start")
+    assert runs.finish(run, hang=WAIT, bad=range(1000), max_skips=2) == 1
+    assert "Diverged" in runs.said(run)
+
+
 def test_data_that_do_not_come(runs, whole: Path, tmp_path: Path) -> None:
     """The stacks are those of the training; its workers end with it."""
     run = tmp_path / "run"

@@ -189,7 +189,9 @@ class HangWatch:
 
     Each process of a training has its own. Where one stands still the others wait for it in a collective, and so stand
     still as well: each says which rank it is, what it was at, and the stack of each of its threads, on standard error
-    and in `run`/hang-rank<rank>.txt. Under torchrun with --max-restarts the training goes on from its last checkpoint.
+    and in `run`/hang-rank<rank>.txt. As one ends, what the others wait for breaks: so it stays until they have had the
+    time to notice for themselves, and who has not by then ends by `ended_by_another`. Under torchrun with
+    --max-restarts the training goes on from its last checkpoint.
 
     A process that was stopped as a whole (Ctrl-Z, a scheduler's SIGSTOP) begins to count anew as it goes on. What a
     thread cannot see is a call into C that never lets go of Python's lock; decoders, which might, have processes and
@@ -202,7 +204,9 @@ class HangWatch:
 
     def __init__(self, run: Path, group: Group, seconds: float) -> None:
         self.file, self.group, self.seconds = run / f"hang-rank{group.rank}.txt", group, seconds
+        self._slack = 1.0 + seconds / 10  # by which processes that stand still together may notice at different times
         self.doing, self._until = "", 0.0
+        self._earlier = self._dumps()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -222,31 +226,53 @@ class HangWatch:
         if self._thread is not None:
             self._thread.join()
 
+    def ended_by_another(self, error: BaseException) -> None:
+        """Ends the process with `CODE` after an error, if another one has given up, whose end may be its cause."""
+        others = [name for name, stamp in self._dumps().items() if self._earlier.get(name) != stamp]
+        if not self.seconds or not others:
+            return
+        text = (
+            f"\n{self._name()} met an error, {self.doing}, after another had stood still: see {', '.join(others)}. It "
+            f"ends with code {CODE} as well ({error})\n"
+        )
+        os.write(2, text.encode())
+        os._exit(CODE)
+
+    def _dumps(self) -> dict[str, int]:
+        """The dumps of other processes, those of earlier starts too, and when each was written."""
+        files = [file for file in self.file.parent.glob("hang-rank*.txt") if file != self.file]
+        return {file.name: file.stat().st_mtime_ns for file in sorted(files)}
+
+    def _name(self) -> str:
+        return f"rank {self.group.rank} of {self.group.world} (process {os.getpid()} on {socket.gethostname()})"
+
     def _watch(self) -> None:
         tick = min(1.0, self.seconds / 10)
         seen = time.monotonic()
         while not self._end.wait(tick):
             now = time.monotonic()
-            if now - seen > tick + 1.0 + self.seconds / 10:  # this thread stood still, so all did
+            if now - seen > tick + self._slack:  # this thread stood still, so all did
                 self._until = now + self._allowed
             seen = now
             if now > self._until:
                 self._give_up()
 
     def _give_up(self) -> None:
-        group = self.group
-        told = (
-            f"\nrank {group.rank} of {group.world} (process {os.getpid()} on {socket.gethostname()}) has stood still "
-            f"for {self._allowed:g} s, {self.doing}. Its stacks follow, also in {self.file}; it ends with code {CODE}, "
-            "and the same command goes on from the last checkpoint. See train.hang\n"
+        text = (
+            f"\n{self._name()} has stood still for {self._allowed:g} s, {self.doing}. Its stacks follow, also in "
+            f"{self.file}; it ends with code {CODE}, and the same command goes on from the last checkpoint. See "
+            "train.hang\n"
         ).encode()
-        os.write(2, told)
+        os.write(2, text)
         faulthandler.dump_traceback(2)
         faulthandler.dump_traceback_later(2, exit=True, file=2)  # the disk may be what hangs
         try:
             with open(self.file, "wb") as file:
-                file.write(told)
+                file.write(text)
                 file.flush()
                 faulthandler.dump_traceback(file)
         finally:
+            faulthandler.cancel_dump_traceback_later()
+            if self.group.world > 1:
+                time.sleep(self._slack)
             os._exit(CODE)

@@ -87,6 +87,9 @@ def fit(
         try:
             training.resume()
             training.loop(validate, sample)
+        except Exception as error:
+            training.hang.ended_by_another(error)
+            raise
         finally:
             training.close()
 
