@@ -6,10 +6,12 @@ import copy
 import tempfile
 from pathlib import Path
 
+from vidiff.data.lists import LIST_SUFFIXES
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config
 from vidiff.report.log import duration, read_metrics
+from vidiff.store.remote import is_url
 from vidiff.training.stages import train
 
 STEPS = 2  # the first warms up, the second is timed
@@ -38,7 +40,7 @@ def rehearse(config: RunConfig, folder: Path) -> None:
         small.runs, small.data.limit = scratch, max(config.batch, 16)
         if config.data.layout == "shapes" and not Path(config.data.root).exists():
             small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
-        else:  # what is fetched for the rehearsal is kept
+        elif any(map(_fetched, (config.data.root, config.data.images))):  # what is fetched for it is kept
             kept = Path(config.runs).resolve() / "remote"
             kept.mkdir(parents=True, exist_ok=True)
             (Path(scratch) / "remote").symlink_to(kept)
@@ -56,6 +58,11 @@ def rehearse(config: RunConfig, folder: Path) -> None:
         for plan in plans:
             print(expectation(plan, Path(scratch) / plan.name))
     print("dry run complete: nothing was kept")
+
+
+def _fetched(root: str) -> bool:
+    """Whether files of a data set may be elsewhere: it is a URL, or a list, which may name some."""
+    return is_url(root) or Path(root).suffix.lower() in LIST_SUFFIXES
 
 
 def expectation(plan: RunConfig, done: Path) -> str:
