@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from vidiff.data.captions import read_captions
 from vidiff.data.find import find_clips
+from vidiff.data.lists import LIST_SUFFIXES, read_rows
 from vidiff.data.options import DataConfig
-from vidiff.data.root import copies_of, root_of
+from vidiff.data.root import Root, copies_of, root_of
 from vidiff.metrics.objects import LABELS
 from vidiff.nn.attention import choose
 from vidiff.nn.blocks import fit_heads
@@ -26,6 +27,8 @@ from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import load_codec_config
 from vidiff.recipe.slots import build_text
 from vidiff.store.error import DataError
+from vidiff.store.place import Place
+from vidiff.store.tree import Folder
 
 UCF_LABELS = 101
 TEXT_DIM, TOKENS, VOCABULARY = 768, 64, 1000  # of a text encoder and captions that are not looked at
@@ -126,12 +129,19 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
         return len(LABELS), []
     if look:
         try:
-            root = root_of(Path(data.root), copies_of(Path("runs")))
+            root = _root_here(Path(data.root))
             clips, labels = find_clips(root, data.layout, data.split, data.fold, {})
             return len(labels), read_captions(root, clips, data.captions) if captioned else []
         except DataError:
             unknown.append(f"{data.root} is not there, so its labels or captions are assumed")
     return (UCF_LABELS if data.layout == "ucf101" else len(LABELS) if data.layout == "shapes" else 0), []
+
+
+def _root_here(root: Path) -> Root:
+    """The data as far as they are on this machine. A store is asked nothing, whatever a list names."""
+    if root.suffix.lower() in LIST_SUFFIXES and root.is_file():
+        return Root(Folder(root.parent), root.name, read_rows(Place(str(root), root)))
+    return root_of(root, copies_of(Path("runs")))
 
 
 def _look_at_text(slot: dict[str, Any], captions: list[str], look: bool, unknown: list[str]) -> tuple[int, int, int]:
