@@ -91,7 +91,7 @@ class DiffusionStage(Stage[DiffusionRun]):
         """Clips that the model makes, and how it continues held-out ones; or how it enlarges these."""
         config, pipeline, real, path = self.config, self.pipeline, self.real, self.sample_path(step)
         count, prompts = config.sampling.count, self.prompts
-        if factor := config.lowres.factor:
+        if factor := config.enlarges:
             small = shrink(real, factor)
             rows = [enlarge(small, factor), pipeline.upscale(small), real]  # one below another: bicubic, model, truth
             write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)

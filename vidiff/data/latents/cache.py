@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidiff.data.latents.shard import DTYPES, Shard, sha256
+from vidiff.data.latents.shard import DTYPES, Shard
 from vidiff.store.copies import Copies, local_copy
 from vidiff.store.error import DataError, Unreachable
+from vidiff.store.files import sha256
 from vidiff.store.plain import read_json
 from vidiff.store.remote import is_url, shown
 

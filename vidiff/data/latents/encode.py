@@ -12,12 +12,10 @@ encoding goes on with the shards that are missing, and ends with the same bytes.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.latents.chunks import ChunkReader
-from vidiff.data.latents.shard import DTYPES, facts_of, name_of, published, sha256, sweep, write_shard
+from vidiff.data.latents.shard import DTYPES, facts_of, name_of, published, tidy, turn, write_shard
 from vidiff.data.latents.spec import Plan
 from vidiff.store.error import DataError, Unreachable, VideoError
+from vidiff.store.files import claimed, sha256, sweep
 from vidiff.store.plain import read_json
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -90,7 +89,7 @@ def encode_latents(
     """
     folder = plan.folder(out)
     if _finished(folder):
-        sweep(folder)
+        tidy(folder)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -110,7 +109,7 @@ def _finished(folder: Path) -> bool:
     """Whether a cache is finished, and all there. What is not as it was written is named and removed."""
     lost = _lost(folder)
     if lost:
-        with claimed(folder / "index.json", wait=True):
+        with claimed(turn(folder / "index.json")):
             discard(folder, _lost(folder) or [])  # unless another process has seen it, too
     return lost == []
 
@@ -133,24 +132,6 @@ def discard(folder: Path, damaged: list[str]) -> None:
         tqdm.write(f"{folder / name} is missing or damaged: it is made again")
         (folder / "index.json").unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def claimed(path: Path, wait: bool) -> Iterator[bool]:
-    """Whether `path` is this process's to make, until the end of the block.
-
-    It is not where another process has it; with `wait`, that one is waited for. Where the file system has no locks,
-    it always is.
-    """
-    with path.with_name(f".{path.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass
-        yield True
 
 
 class _Encoding:
@@ -189,7 +170,7 @@ class _Encoding:
                     continue
                 found = self.facts(shard)
                 if found is None:
-                    with claimed(self.path(shard), wait) as mine:
+                    with claimed(turn(self.path(shard)), wait) as mine:
                         found = self.facts(shard)
                         if found is None and mine:
                             found = self.encode_shard(shard)
@@ -216,7 +197,7 @@ class _Encoding:
 
     def encode_shard(self, shard: int) -> dict[str, Any]:
         """Write a shard. Returns its facts."""
-        sweep(self.folder, self.path(shard).name)
+        sweep(self.folder, f"{self.path(shard).name}.*")
         tensors: dict[str, Tensor] = {}
         broken: dict[str, str] = {}
         moments = Moments()
@@ -276,10 +257,10 @@ class _Encoding:
     def finish(self) -> bool:
         """Write `index.json`, if all shards are there and nobody has."""
         path = self.folder / "index.json"
-        with claimed(path, wait=True):
+        with claimed(turn(path)):
             found = path.is_file() or self.write_index(path)
         if found:
-            sweep(self.folder)
+            tidy(self.folder)
         return found
 
     def write_index(self, path: Path) -> bool:

@@ -8,11 +8,8 @@ So a window of frames is one piece of the file, and is read by one copy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidiff.store.files import DRAFT, draft_of
 from vidiff.store.plain import parse_json
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -86,51 +84,24 @@ class Shard:
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """A draft that takes the name `path` once it is written and on the disk itself; nothing stays of a failed one.
+    """A draft that takes the name `path` once it is written and on the disk itself, as of `draft_of`.
 
-    Processes that publish the same at once do not meet: each has a draft of its own, and the last one stands.
+    Where another process has published it, and swept the draft up, that one stands.
     """
-    draft = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with draft_of(path, durable=True) as draft:
+            yield draft
     except FileNotFoundError:
-        if not path.is_file():  # else another process has published it, and swept up
+        if not path.is_file():
             raise
-    finally:
-        draft.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, name: str = "") -> None:
-    """Remove what processes that were killed have left: the drafts of `name`, or else every draft and every lock.
-
-    Drafts of `name` stay where the process that writes them may live.
-    """
-    if not name:
-        for path in [*folder.glob(".*.partial"), *folder.glob(".*.lock")]:
-            path.unlink(missing_ok=True)
-        return
-    for path in folder.glob(f".{name}.*.partial"):
-        host, _, process = path.name.removesuffix(".partial").removeprefix(f".{name}.").rpartition("-")
-        if host == socket.gethostname() and not _lives(int(process)):
-            path.unlink(missing_ok=True)
+def turn(path: Path) -> Path:
+    """What processes claim in order to make `path`."""
+    return path.with_name(f".{path.name}.lock")
 
 
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def tidy(folder: Path) -> None:
+    """Remove every draft and every claim of a cache that is finished."""
+    for path in [*folder.glob(f".*{DRAFT}"), *folder.glob(".*.lock")]:
+        path.unlink(missing_ok=True)
