@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vidiff.diffusion.condition import NO_LABEL, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.guidance import check_interval, within
-from vidiff.diffusion.known import check_mask
+from vidiff.diffusion.known import check_frames, check_mask
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Schedule
 
@@ -144,11 +144,8 @@ class Reconstruction(nn.Module):
         return self.denoiser.schedule
 
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
-        if x_t.shape != self.frames.shape:
-            raise ValueError(
-                f"x of shape {tuple(x_t.shape)} does not match known frames {tuple(self.frames.shape)}; "
-                "classifier-free guidance goes inside: Reconstruction(ClassifierFree(denoiser, ...), frames, mask)"
-            )
+        advice = "classifier-free guidance goes inside: Reconstruction(ClassifierFree(denoiser, ...), frames, mask)"
+        check_frames(x_t, self.frames, advice)
         t = expand_time(t, x_t)
         if not self.scale:
             return self.denoiser(x_t, t, condition)

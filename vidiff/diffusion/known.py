@@ -73,11 +73,7 @@ class Known(nn.Module):
         return self.denoiser.schedule
 
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
-        if x_t.shape != self.frames.shape:
-            raise ValueError(
-                f"x of shape {tuple(x_t.shape)} does not match known frames {tuple(self.frames.shape)}; "
-                "guidance goes inside: Known(ClassifierFree(denoiser, ...), frames, mask)"
-            )
+        check_frames(x_t, self.frames, "guidance goes inside: Known(ClassifierFree(denoiser, ...), frames, mask)")
         t = expand_time(t, x_t)
         clock = t if self.replace else torch.where(self.mask, self.level, t)
         content = self.frames
@@ -85,6 +81,12 @@ class Known(nn.Module):
             content = add_noise(self.schedule, self.frames, self.noise, clock).to(x_t.dtype)
         estimate = self.denoiser(torch.where(self.mask, content, x_t), clock, condition)
         return Estimate(torch.where(self.mask, self.frames, estimate.x0), estimate.variance)
+
+
+def check_frames(x_t: Tensor, frames: Tensor, advice: str) -> None:
+    """Raises ValueError, with advice, unless `x_t` has the shape of the known `frames`."""
+    if x_t.shape != frames.shape:
+        raise ValueError(f"x of shape {tuple(x_t.shape)} does not match known frames {tuple(frames.shape)}; {advice}")
 
 
 def check_mask(mask: Tensor, frames: Tensor) -> None:
