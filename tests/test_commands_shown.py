@@ -12,6 +12,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 import types
 from functools import partial
 from itertools import pairwise
@@ -79,6 +80,14 @@ def parses(words: list[str]) -> None:
         runpy.run_path(str(ROOT / words[1]))["main"].__globals__["parse"](words[2:])
 
 
+def architecture(words: list[str]) -> None:
+    """The tool's picture is the one that the page shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "plan.svg"
+        subprocess.run([sys.executable, str(ROOT / words[1]), "--out", str(out)], check=True)
+        assert out.read_bytes() == (ROOT / "docs" / "architecture.svg").read_bytes()
+
+
 def nothing(words: list[str]) -> None:
     pass
 
@@ -117,6 +126,9 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/doctor.py data/mine": Run(leaves={"runs/index/mine/doctor.html": 0}),
     "python tools/encode.py configs/mine.yaml": Run((MINE,)),
     "python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50": planned(),
+    # docs/architecture.md
+    "python tools/architecture.py": Part("writes into docs", architecture),
+    "python tools/generate.py --frames 16 --guidance 2 --out clip.mp4": drawn(leaves={"clip.mp4": 16}),
     # README.md: use what you trained
     "python tools/generate.py --frames 16": drawn(leaves={"clip.mp4": 16}),
     "python tools/generate.py --label red_square --guidance 2 --count 4 --seed 7 --out squares.gif": drawn(

@@ -79,16 +79,18 @@ def read(folder: Path, decoder: str, clips: int, warm: int) -> list[Use]:
     return found
 
 
-def check(found: list[Use]) -> None:
+def check(found: list[Use], decoder: str) -> None:
+    """No growth, but for one file that each of the three processes may have open at one time and not at another."""
     first, last = found[0], found[-1]
+    kept = 3 if decoder == "decord" else 0
     assert last.memory < 1.02 * first.memory, found
-    assert max(each.descriptors for each in found) <= first.descriptors, found
+    assert max(each.descriptors for each in found) <= first.descriptors + kept, found
     assert max(each.threads for each in found) <= first.threads, found
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_five_hundred_clips_leave_nothing_behind(tmp_path: Path, decoder: str) -> None:
-    check(read(tmp_path, decoder, clips=560, warm=160))
+    check(read(tmp_path, decoder, clips=560, warm=160), decoder)
 
 
 @pytest.mark.slow
@@ -96,4 +98,4 @@ def test_five_hundred_clips_leave_nothing_behind(tmp_path: Path, decoder: str) -
 def test_twenty_thousand_clips_leave_nothing_behind(tmp_path: Path, decoder: str) -> None:
     found = read(tmp_path, decoder, clips=20_000, warm=1_000)
     print(*found, sep="\n")
-    check(found)
+    check(found, decoder)
