@@ -12,7 +12,7 @@ from torch import nn
 from vidiff.engine import checkpoint, moments
 from vidiff.engine.checkpoint import Saver
 from vidiff.engine.ema import EMA
-from vidiff.engine.model import load_model
+from vidiff.engine.model import load_state
 from vidiff.engine.optim import Optim, build_optimizer
 from vidiff.engine.parallel import Group, whole
 
@@ -37,7 +37,7 @@ def train(rank: int, world: int, folder: str, out: str, steps: int, start: int) 
     path = checkpoint.newest(Path(folder))
     found = checkpoint.load(path) if path else None
     if found:
-        load_model(module, found)
+        load_state(module, found)
     if world > 1:
         from torch.distributed.fsdp import fully_shard
 

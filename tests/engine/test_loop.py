@@ -126,9 +126,9 @@ def test_half_precision(tiny, runs, tmp_path: Path, precision: str, scales: list
 
 def test_automatic_precision_is_kept(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial may end otherwise another time: a resumed run does as it did before."""
-    monkeypatch.setattr("vidiff.engine.precision.choose", lambda *_: "bf16")
+    monkeypatch.setattr("vidiff.engine.precision.automatic", lambda *_: "bf16")
     tiny.train(tmp_path / "run", steps=2, precision="auto")
-    monkeypatch.setattr("vidiff.engine.precision.choose", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr("vidiff.engine.precision.automatic", lambda *_: pytest.fail("tried again"))
     tiny.train(tmp_path / "run", steps=4, precision="auto")
     tiny.train(tmp_path / "bf16", steps=4, precision="bf16")
     for name, tensor in weights(tmp_path / "bf16").items():

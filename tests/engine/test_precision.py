@@ -31,7 +31,7 @@ def test_a_cpu_takes_what_is_clearly_faster_and_leaves_no_trace(fp32: float, bf1
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     batch = {"x": torch.randn(4, 2)}
     state = torch.get_rng_state()
-    assert precision.choose(objective, batch, torch.device("cpu")) == expected
+    assert precision.automatic(objective, batch, torch.device("cpu")) == expected
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in objective.state_dict().items())
     assert all(p.grad is None for p in objective.parameters())

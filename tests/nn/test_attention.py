@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidiff.nn import attention as module
-from vidiff.nn.attention import BACKENDS, SHORT, attention, choose, most_sequences, plain, probe
+from vidiff.nn.attention import BACKENDS, SHORT, attention, choose_backend, most_sequences, plain, probe
 
 CPU = torch.device("cpu")
 
@@ -21,10 +21,10 @@ CPU = torch.device("cpu")
 def forget() -> Iterator[None]:
     """What was found out about one set of backends does not hold for the next."""
     probe.cache_clear()
-    choose.cache_clear()
+    choose_backend.cache_clear()
     yield
     probe.cache_clear()
-    choose.cache_clear()
+    choose_backend.cache_clear()
 
 
 def draw(*shape: int, count: int = 3) -> list[Tensor]:
@@ -88,7 +88,7 @@ def test_auto_takes_sdpa_on_a_cpu_and_plain_for_few_tokens(monkeypatch: pytest.M
     called: list[str] = []
     for name, backend in list(BACKENDS.items()):
         monkeypatch.setitem(BACKENDS, name, lambda *x, n=name, f=backend: (called.append(n), f(*x))[1])
-    assert choose(CPU, torch.float32, 8) == "sdpa"
+    assert choose_backend(CPU, torch.float32, 8) == "sdpa"
     called.clear()
     attention(*draw(1, SHORT, 1, 8))
     attention(*draw(1, SHORT + 1, 1, 8))
@@ -125,7 +125,7 @@ def test_a_device_without_any_backend_is_an_error(monkeypatch: pytest.MonkeyPatc
     for name in BACKENDS:
         monkeypatch.setitem(BACKENDS, name, missing)
     with pytest.raises(RuntimeError, match="no attention backend works on cpu"):
-        choose(CPU, torch.float32, 8)
+        choose_backend(CPU, torch.float32, 8)
 
 
 def test_an_unknown_backend_is_named_with_the_choices() -> None:
@@ -196,7 +196,7 @@ def test_backends_on_a_gpu(dtype: torch.dtype) -> None:
     device = torch.device("cuda")
     for head_dim in (32, 64):
         usable = [name for name in BACKENDS if probe(name, device, dtype, head_dim) is None]
-        assert "sdpa" in usable and choose(device, dtype, head_dim) == usable[0]
+        assert "sdpa" in usable and choose_backend(device, dtype, head_dim) == usable[0]
         for name in usable:
             many = [x.detach().to(device, dtype) for x in draw(66_000, 4, 1, head_dim)]
             torch.testing.assert_close(attention(*many, backend=name), plain(*many), atol=2e-2, rtol=2e-2)

@@ -223,23 +223,23 @@ class VAECodec(Codec):
         if self.temporal == 1:
             yield from super().encode_clips(video)
             return
-        each = self.temporal * max(1, self.at_once(video, self.factor) // self.temporal)
+        most = self.temporal * max(1, self.at_once(video, self.factor) // self.temporal)
         for clip in video.transpose(1, 2):  # f 3 h w
             stream = Stream()
-            for frames in pieces(clip, 1 + each - self.temporal, each):
+            for frames in pieces(clip, 1 + most - self.temporal, most):
                 yield self.network.encode(frames, stream)
 
     def decode_clips(self, z: Tensor) -> Iterator[Tensor]:
         if self.temporal == 1:
             yield from super().decode_clips(z)
             return
-        each = max(1, self.at_once(z, 1) // self.temporal)
+        most = max(1, self.at_once(z, 1) // self.temporal)
         for clip in z.transpose(1, 2):  # f c h w
             stream = Stream()
-            for frames in pieces(clip, each, each):
+            for frames in pieces(clip, most, most):
                 yield self.network.decode(self.raw(frames), stream)
 
 
-def pieces(frames: Tensor, first: int, each: int) -> Sequence[Tensor]:
-    """`(f, c, h, w)` in pieces: one of `first` frames, and those after it of at most `each`."""
-    return [frames[:first], *frames[first:].split(each)] if len(frames) > first else [frames]
+def pieces(frames: Tensor, first: int, most: int) -> Sequence[Tensor]:
+    """`(f, c, h, w)` in pieces: one of `first` frames, and those after it of at most `most`."""
+    return [frames[:first], *frames[first:].split(most)] if len(frames) > first else [frames]

@@ -46,8 +46,8 @@ class DiffusersCodec(Codec):
         )
 
     def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.network.encode(frames).latent_dist
-        return found.mean.float(), found.std.float()
+        latents = self.network.encode(frames).latent_dist
+        return latents.mean.float(), latents.std.float()
 
     def decode_frames(self, z: Tensor) -> Tensor:
         return self.network.decode(z).sample.float()
@@ -81,8 +81,8 @@ def read(path: str | Path) -> Any:
     place, where = _place(path)
     wanted = "give the folder or the hub's name of an AutoencoderKL of diffusers, with its config.json and safetensors"
     try:
-        found = AutoencoderKL.load_config(place, **where)
-        kind = found.get("_class_name")
+        config = AutoencoderKL.load_config(place, **where)
+        kind = config.get("_class_name")
         if kind != "AutoencoderKL":
             raise ValueError(f"it is of class {kind}")
         network, report = AutoencoderKL.from_pretrained(

@@ -126,7 +126,7 @@ class Replace(Clean):
     resample: int = 4
 
     def __post_init__(self) -> None:
-        whole("resample", self.resample, 1, "1, which takes each step once, or more")
+        check_whole("resample", self.resample, 1, "1, which takes each step once, or more")
 
     def prepared(self, draw: Draw) -> Draw:
         show = partial(Known, replace=True)
@@ -179,7 +179,7 @@ class Keyframes(Strategy):
     stride: int = 4
 
     def __post_init__(self) -> None:
-        whole("stride", self.stride, 2, "2 or more frames from key frame to key frame")
+        check_whole("stride", self.stride, 2, "2 or more frames from key frame to key frame")
 
     def reach(self, context: int) -> int:
         return self.stride * (context - 1) + 1
@@ -214,7 +214,7 @@ class Keyframes(Strategy):
         ahead = keys.new_zeros(*keys.shape[:2], new, *keys.shape[3:])
         places = range(self.stride - 1, new, self.stride)
         ahead[:, :, places] = keys
-        known = some_frames(given + new, [*range(given), *(given + place for place in places)])
+        known = some_frames(given + new, [*range(given), *(given + key for key in places)])
         shown = condition.at(range(done - given, done + new))
         return draw(torch.cat([past, ahead], dim=2), known, shown)[:, :, given:]
 
@@ -255,7 +255,7 @@ class Rolling(Strategy):
 
     def __post_init__(self) -> None:
         if self.moving is not None:
-            whole("moving", self.moving, 1, "1 or more frames that are on their way at once")
+            check_whole("moving", self.moving, 1, "1 or more frames that are on their way at once")
 
     def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
         moving = draw.window - context if self.moving is None else self.moving
@@ -342,7 +342,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 }
 
 
-def whole(name: str, value: int, least: int, expected: str) -> None:
+def check_whole(name: str, value: int, least: int, expected: str) -> None:
     """Refuse an option that is no whole number from `least` on. Raises ValueError."""
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value}; give {expected}")

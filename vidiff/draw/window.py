@@ -135,8 +135,8 @@ class Draw:
 
     def guided(self, known: Tensor | None, condition: Condition) -> Denoises:
         """The model as it is guided to `condition` in a window of which the frames of `known` are known."""
-        told = self.told(condition)
-        denoiser = self.guide.scaled(self.denoiser, told, self.guidance, self.history, known, self.generator)
+        asked = self.told(condition)
+        denoiser = self.guide.scaled(self.denoiser, asked, self.guidance, self.history, known, self.generator)
         if self.classifier is not None and condition.label is not None:
             denoiser = self.guide.judged(denoiser, self.classifier, condition.label, self.classifier_scale)
         return self.guide.bounded(denoiser)

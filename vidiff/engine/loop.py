@@ -24,7 +24,7 @@ from vidiff.engine.compile import objection
 from vidiff.engine.ema import EMA, PowerEMA, trim_snapshots
 from vidiff.engine.feed import Batch, Feed
 from vidiff.engine.guard import HangWatch, Interrupted, Signals, locked, signals
-from vidiff.engine.model import evaluating, load_model, spread
+from vidiff.engine.model import evaluating, load_state, spread
 from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
@@ -129,7 +129,7 @@ class _Training:
         if saved:
             self.at = Counters(**saved.state["counters"])
             self.saver.begun = self.saver.saved = self.at.step
-            load_model(self.objective, saved)
+            load_state(self.objective, saved)
         self.precision = self.choose_precision(saved.state["precision"] if saved else None)
         # Parallelism comes from outside, in this order; the average is of what the processes have agreed on.
         compiling = self.options.compile and self.compilable()
@@ -158,7 +158,7 @@ class _Training:
             part = self.feed.peek(self.at.samples)
             if part is None:
                 return "fp32"  # a signal came before the data did: no step will be taken
-            before = precision.choose(self.objective, part, self.group.device)
+            before = precision.automatic(self.objective, part, self.group.device)
             self.say(f"precision {before}")
         return self.group.share(before or "fp32")
 

@@ -64,7 +64,7 @@ class Model:
         """For good: the objective that was given has the trained weights, whole."""
 
 
-def load_model(objective: nn.Module, saved: Checkpoint) -> None:
+def load_state(objective: nn.Module, saved: Checkpoint) -> None:
     """Put a checkpoint's weights into the objective. Raises ValueError where they are another model's."""
     try:
         objective.load_state_dict(saved.model)

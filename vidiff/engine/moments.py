@@ -58,7 +58,7 @@ def into_optimizers(path: Path, module: nn.Module, optimizers: Sequence[torch.op
         CheckpointError: for a file that is not what `write` makes.
         ValueError: for the moments of another optimizer or model.
     """
-    found = metadata(path).state_dict_metadata
+    saved = metadata(path).state_dict_metadata
     owners = {
         f"{type(optimizer).__name__}.{name}": (which, number, parameter)
         for which, optimizer in enumerate(optimizers)
@@ -66,14 +66,14 @@ def into_optimizers(path: Path, module: nn.Module, optimizers: Sequence[torch.op
     }
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     wanted: dict[str, Tensor] = {}
-    for full, of in found.items():
+    for full, of in saved.items():
         owner, _, key = full.rpartition(".")
         if owner in owners:
             which, number, parameter = owners[owner]
             dtype = of.properties.dtype  # type: ignore[union-attr]
             value = _like(parameter, dtype) if of.size == parameter.shape else torch.zeros(of.size, dtype=dtype)  # type: ignore[union-attr]
             wanted[full] = states[which].setdefault(number, {})[key] = value
-    if odd := sorted(found.keys() - wanted.keys()):
+    if odd := sorted(saved.keys() - wanted.keys()):
         raise ValueError(
             f"{path} was made by another optimizer or for another model (it has {odd[0]}): set train.optim.name as it "
             "was, or give this one another run folder, and start=RUN to begin from the weights"
@@ -161,18 +161,18 @@ def metadata(path: Path) -> Metadata:
     path = path / "training" / ".metadata"
     try:
         with open(path, "rb") as file:
-            found = _Unpickler(file).load()
+            content = _Unpickler(file).load()
         sound = (
-            isinstance(found, Metadata)
-            and all(isinstance(of, TensorStorageMetadata) for of in found.state_dict_metadata.values())
-            and all(_FILE.fullmatch(of.relative_path) for of in found.storage_data.values())
+            isinstance(content, Metadata)
+            and all(isinstance(of, TensorStorageMetadata) for of in content.state_dict_metadata.values())
+            and all(_FILE.fullmatch(of.relative_path) for of in content.storage_data.values())
         )
     except Exception as error:  # what unpickling of odd bytes may raise
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not sound:
         raise CheckpointError(f"{path} does not tell of tensors")
-    found.storage_meta = StorageMeta()
-    return found
+    content.storage_meta = StorageMeta()
+    return content
 
 
 class _Unpickler(pickle.Unpickler):

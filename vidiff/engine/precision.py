@@ -28,7 +28,7 @@ def gpu_precision() -> Precision:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def choose(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> Precision:
+def automatic(objective: nn.Module, batch: Mapping[str, Tensor], device: torch.device) -> Precision:
     """What "auto" stands for: on a GPU, bf16 where its hardware has it, else fp16; on a CPU, whichever is faster.
 
     On a CPU the objective itself is timed, forward and backward on one batch, twice in each precision in

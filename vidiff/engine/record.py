@@ -183,8 +183,8 @@ class Progress:
         elif self._show:
             pace = (time.perf_counter() - self._began) / max(1, step - self._first)
             left = duration(pace * (self._steps - step))
-            told = "  ".join(f"{k} {v}" for k, v in facts.items())
-            self.say(f"step {step}/{self._steps}  {told}  left {left}")
+            text = "  ".join(f"{k} {v}" for k, v in facts.items())
+            self.say(f"step {step}/{self._steps}  {text}  left {left}")
 
     def say(self, text: str) -> None:
         """One line for the reader, above the bar."""

@@ -97,7 +97,7 @@ def probe(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) ->
 
 
 @functools.cache
-def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def choose_backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """The first backend that passes its probe, in the order xformers, SDPA, plain. Says once what was refused."""
     for name in BACKENDS:
         if name == "xformers" and device.type != "cuda":
@@ -110,7 +110,7 @@ def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
 
 
 def _chosen(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    return choose(device, dtype, head_dim)
+    return choose_backend(device, dtype, head_dim)
 
 
 # A compiler would else follow the probes. As torch.compiler.assume_constant_result, without its import of a second.

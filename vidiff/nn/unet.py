@@ -96,7 +96,7 @@ class UNetConfig:
         return self.text_dim > 0 and (self.text_attention is None or level in self.text_attention)
 
 
-class Stage(nn.Module):
+class LevelBlock(nn.Module):
     """One residual block and the attention that follows it at its level: to itself, then to the text. On the way up,
     a skip joins before them."""
 
@@ -154,13 +154,13 @@ class UNet(nn.Module):
         given, area = config.channels + 1 + config.lowres_channels, config.patch**2
         self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
-        self.down = nn.ModuleList(Stage(config, level, dim) for level in self.levels)
-        self.up = nn.ModuleList(Stage(config, level, dim, widths[level]) for level in reversed(self.levels))
+        self.down = nn.ModuleList(LevelBlock(config, level, dim) for level in self.levels)
+        self.up = nn.ModuleList(LevelBlock(config, level, dim, widths[level]) for level in reversed(self.levels))
         self.merge, self.split = nn.ModuleList(), nn.ModuleList()
         for upper, lower in pairwise(widths):
             self.merge.append(Downsample(upper, lower))
             self.split.append(Upsample(lower, upper))
-        self.middle = Stage(config, len(widths) - 1, dim)
+        self.middle = LevelBlock(config, len(widths) - 1, dim)
         self.modulate = Modulation(widths[0], dim, config.modulation)
         self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1) * area, 3, padding=1)
         for parameter in self.leave.parameters():

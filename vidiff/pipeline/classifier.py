@@ -81,7 +81,7 @@ class TrainedClassifier:
                 raise ValueError(f"{self.name} was trained with data.{what}={own}, the model with {other}: {advice}")
         if labels and tuple(labels) != self.labels:
             differ = sorted({*labels} ^ {*self.labels})
-            found = f"such as {differ[0]!r}" if differ else "in their order"
-            raise ValueError(f"{self.name} has other labels than the model, {found}: {advice}")
+            example = f"such as {differ[0]!r}" if differ else "in their order"
+            raise ValueError(f"{self.name} has other labels than the model, {example}: {advice}")
         if not same_codec(self.codec, codec, statistics=True):
             raise ValueError(f"{self.name} was trained on latents of another codec than the model's: {advice}")

@@ -75,16 +75,16 @@ class Facts:
     @classmethod
     def load(cls, run: Path, config: DiffusionRun, precision: Precision = "fp32") -> Facts:
         """The facts of a run, from its folder and its resolved config. Raises ValueError for a damaged file."""
-        told = read_json(run / FILE)
-        detail = tuple(told["detail"]) if config.lowres.factor else None
-        text = told["text"] if config.text else None
-        return cls.of(config, tuple(told["labels"]), told["fps"], detail, text, precision)
+        kept = read_json(run / FILE)
+        detail = tuple(kept["detail"]) if config.lowres.factor else None
+        text = kept["text"] if config.text else None
+        return cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision)
 
     def save(self, run: Path) -> None:
         """Keep in a run's folder what its config does not tell."""
-        told: dict[str, Any] = {"labels": self.labels, "fps": self.fps}
-        told |= {name: value for name in ("text", "detail") if (value := getattr(self, name)) is not None}
-        write_whole(run / FILE, json.dumps(told))
+        kept: dict[str, Any] = {"labels": self.labels, "fps": self.fps}
+        kept |= {name: value for name in ("text", "detail") if (value := getattr(self, name)) is not None}
+        write_whole(run / FILE, json.dumps(kept))
 
     @property
     def frames(self) -> int:

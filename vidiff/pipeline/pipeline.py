@@ -159,8 +159,8 @@ class Pipeline:
             window = self.facts.window(size_of(first))
             options["context"] = max(1, min(self.sampling.context, (window - between) // 2))
         draw, context, condition = self._asked(first, between + 2, label, **options)
-        made = edit.interpolate(draw, self.codec, first, last, between, context, condition)
-        return torch.cat([first, made.to(first), last.to(first.device)], dim=2)
+        new = edit.interpolate(draw, self.codec, first, last, between, context, condition)
+        return torch.cat([first, new.to(first), last.to(first.device)], dim=2)
 
     def loop(self, clip: Tensor, between: int | None = None, label: Labels = None, **options: Any) -> Tensor:
         """Add `between` frames to a clip, by default half a window, so that its end leads to its beginning.
@@ -284,8 +284,8 @@ class Pipeline:
         height, width = size_of(first)
         window = self.facts.window((factor * height, factor * width))
         draw, context = self._draw(window, **options), self._context(context, window, window)
-        told = self.model.condition(label, count, text).to(self.device)
-        yield from edit.upscale(draw, self.codec, chain([first], clips), factor, detail, level, context, told)
+        condition = self.model.condition(label, count, text).to(self.device)
+        yield from edit.upscale(draw, self.codec, chain([first], clips), factor, detail, level, context, condition)
 
     @torch.no_grad()
     def stream(

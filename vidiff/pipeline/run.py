@@ -31,7 +31,7 @@ def read_run(run: Path, kind: type[Kind]) -> Kind:
         )
     config = load(path)
     if not isinstance(config, kind):
-        wanted = next(name for name, each in KINDS.items() if each is kind)
+        wanted = next(name for name, config_kind in KINDS.items() if config_kind is kind)
         raise ConfigError(f"{run} is a run of kind {config.kind}; one of kind {wanted} is needed")
     return config
 
@@ -53,17 +53,17 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
     Args:
         enlarges: the last of those that enlarge clips, and not of those that make them.
     """
-    found = []
+    trained = []
     for path in Path(runs).glob("*/checkpoints/latest"):
         run = path.parents[1]
         if not ((run / "data.json").is_file() and (run / "resolved.yaml").is_file()):
             continue
         if ("detail" in read_json(run / "data.json")) == enlarges:
-            found.append((path.stat().st_mtime, run))
-    if not found:
+            trained.append((path.stat().st_mtime, run))
+    if not trained:
         what, recipe = ("that enlarges clips ", "shapes_sr") if enlarges else ("", "shapes")
         raise ValueError(
             f"no trained run {what}in {runs}/: train one first, for instance python -m vidiff.train "
             f"configs/{recipe}.yaml"
         )
-    return max(found)[1]
+    return max(trained)[1]

@@ -117,8 +117,8 @@ def estimate(
 def _moments(options: Optim, objective: nn.Module) -> int:
     """Bytes: two moments of each number for AdamW, one for Muon."""
     parts = build_optimizer(options, objective).parts
-    each = [(4 if isinstance(part, Muon) else 8, part.param_groups) for part in parts]
-    return sum(size * p.numel() for size, groups in each for group in groups for p in group["params"])
+    sizes = [(4 if isinstance(part, Muon) else 8, part.param_groups) for part in parts]
+    return sum(size * p.numel() for size, groups in sizes for group in groups for p in group["params"])
 
 
 def _gathered(objective: nn.Module, precision: str) -> int:

@@ -170,11 +170,11 @@ class Planner:
     def deployment(self, changes: list[str], config: RunConfig, step: Trace | None = None) -> Deployment:
         """The training as `config` says; `step` as for `estimate`."""
         of = replace(self.sketch, config=config)
-        found = estimate(of, self.precision, self.gpus, self.local, self.gpu, step)
-        seconds = found.flops / (self.device.rate[self.precision] * self.device.used[self.precision])
+        footprint = estimate(of, self.precision, self.gpus, self.local, self.gpu, step)
+        seconds = footprint.flops / (self.device.rate[self.precision] * self.device.used[self.precision])
         steps = config.train.steps
         cost = None if self.price is None else self.price * self.gpus * seconds * steps / 3600
-        return Deployment(config, changes, found, self.gpus, self.device, self.precision, seconds, steps, cost)
+        return Deployment(config, changes, footprint, self.gpus, self.device, self.precision, seconds, steps, cost)
 
     def given(self) -> Deployment | None:
         """As the config is; None where its batch does not divide among the devices."""
@@ -212,7 +212,7 @@ class Planner:
         """Settings in the order in which they are tried, as changes to the config."""
         given = self.sketch.config
         batch, train = -(-given.batch // self.gpus) * self.gpus, given.train
-        each = batch // self.gpus
+        part = batch // self.gpus
         kinds = ["ddp"] if self.gpus == 1 else list(dict.fromkeys([train.parallel, "ddp", "hsdp", "fsdp"]))
         if self.gpus == self.local and "hsdp" in kinds and train.parallel != "hsdp":
             kinds.remove("hsdp")  # one machine: the same as fsdp
@@ -220,7 +220,7 @@ class Planner:
             kinds.remove("ddp")  # shards were asked for
         for kind in kinds:
             for levels in further(given):
-                for parts in (n for n in range(train.accumulate, each + 1) if each % n == 0):
+                for parts in (n for n in range(train.accumulate, part + 1) if part % n == 0):
                     changes = [f"batch={batch}"] * (batch != given.batch)
                     changes += [f"train.accumulate={parts}"] * (parts != train.accumulate)
                     if levels != given.recomputed:

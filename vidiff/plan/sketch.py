@@ -17,7 +17,7 @@ from vidiff.data.lists import LIST_SUFFIXES, read_rows
 from vidiff.data.options import DataConfig
 from vidiff.data.root import Root, copies_of, root_of
 from vidiff.metrics.objects import LABELS
-from vidiff.nn.attention import choose
+from vidiff.nn.attention import choose_backend
 from vidiff.nn.blocks import fit_heads
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAE
@@ -164,4 +164,4 @@ def _choose_attention(unet: UNetConfig, fused: bool) -> None:
     if unet.attention_backend == "auto":
         for multiplier in unet.multipliers:
             for dtype in (torch.float32, torch.bfloat16):
-                choose(torch.device("cpu"), dtype, fit_heads(unet.width * multiplier, unet.head_dim))
+                choose_backend(torch.device("cpu"), dtype, fit_heads(unet.width * multiplier, unet.head_dim))

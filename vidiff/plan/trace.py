@@ -102,15 +102,15 @@ class _Follower(TorchDispatchMode):
             return 0.5 if args[0].is_floating_point() else 1
         if packet is aten.index:
             args = (args[0], [_all_of(i) if i is not None and i.dtype == torch.bool else i for i in args[1]])
-        found = func(*args, **kwargs)
+        output = func(*args, **kwargs)
         if packet is aten.any:
-            self.doubts.append(found)
+            self.doubts.append(output)
         if packet in _FLOPS:
-            self.flops += _FLOPS[packet](*args, **kwargs, out_val=found)
-        for value in tree_leaves(found):
+            self.flops += _FLOPS[packet](*args, **kwargs, out_val=output)
+        for value in tree_leaves(output):
             if isinstance(value, Tensor):
                 self.add(value)
-        return found
+        return output
 
     def add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -125,7 +125,7 @@ class VAERun(RunConfig):
                     "step: set one of them off"
                 )
             least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
-            name, side = min(self.data.sides(), key=lambda each: each[1])
+            name, side = min(self.data.sides(), key=lambda pair: pair[1])
             if side < least:
                 raise ConfigError(
                     f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "

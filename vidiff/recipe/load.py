@@ -79,13 +79,13 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
     if not config.codec.own_data:
         shared["data"] = config.data.source
-    found = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
-    if not isinstance(found, VAERun):
-        raise ConfigError(f"codec.config: {source} is of kind {found.kind}; an autoencoder's is vae")
-    if found.vae.temporal > 1:
-        config.check_temporal(found.vae)
-    config.check_size(found.vae.factor)
-    return found
+    codec = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
+    if not isinstance(codec, VAERun):
+        raise ConfigError(f"codec.config: {source} is of kind {codec.kind}; an autoencoder's is vae")
+    if codec.vae.temporal > 1:
+        config.check_temporal(codec.vae)
+    config.check_size(codec.vae.factor)
+    return codec
 
 
 def _reason(error: OmegaConfBaseException, defaults: Any) -> str:

@@ -55,13 +55,13 @@ def device_name(device: torch.device) -> str:
 
 def versions(*names: str) -> dict[str, str]:
     """Of the installed packages, by name; those that are missing are left out."""
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_revision() -> str | None:

@@ -27,31 +27,31 @@ class ClassifierStage(Stage[ClassifierRun]):
     objective: ClassifierObjective
 
     def prepare(self) -> None:
-        self.found = found = prepare_latents(self.config, self.folder)
-        labels = found.index.labels
+        self.prepared = prepared = prepare_latents(self.config, self.folder)
+        labels = prepared.index.labels
         if len(labels) < 2:
             raise ValueError(
                 f"the clips in {self.config.data.root} have {len(labels)} labels; a classifier tells 2 or more apart: "
                 "give each class a folder of its own, and leave out data.layout=flat"
             )
-        self.config.resolve(found.codec.channels, len(labels))
-        refuse_another_model(self.config, found.codec)
+        self.config.resolve(prepared.codec.channels, len(labels))
+        refuse_another_model(self.config, prepared.codec)
 
     def keep(self) -> None:
-        save_codec(self.config.folder / "codec", self.found.codec)
-        write_whole(self.config.folder / "classifier.json", json.dumps({"labels": self.found.index.labels}))
+        save_codec(self.config.folder / "codec", self.prepared.codec)
+        write_whole(self.config.folder / "classifier.json", json.dumps({"labels": self.prepared.index.labels}))
 
     def build(self) -> None:
-        found = self.found
+        prepared = self.prepared
         self.objective = build_classifier(self.config)
-        held_out = latent_dataset(self.config, found.held_out, found.unseen, found.seen)
+        held_out = latent_dataset(self.config, prepared.held_out, prepared.unseen, prepared.seen)
         self.test = first_batches(self.config, held_out, TESTED)[0]
 
     def dataset(self) -> Samples:
-        return latent_dataset(self.config, self.found.index, self.found.seen, self.found.seen)
+        return latent_dataset(self.config, self.prepared.index, self.prepared.seen, self.prepared.seen)
 
     def indexes(self) -> list[Index]:
-        return self.found.indexes
+        return self.prepared.indexes
 
     def validate(self, step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and times each time, so that numbers compare

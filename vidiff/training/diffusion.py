@@ -39,49 +39,49 @@ class DiffusionStage(Stage[DiffusionRun]):
 
     def prepare(self) -> None:
         config = self.config
-        self.found = found = prepare_latents(config, self.folder)
+        self.prepared = prepared = prepare_latents(config, self.folder)
         self.encoder = build_text(config.text) if config.text else None
         self.captions = list[str]()
         if self.encoder is not None:
-            self.captions = captions_of(config, found.index)
-            shown = captions_of(config, found.pictures, pictures=True) if found.pictures else []
+            self.captions = captions_of(config, prepared.index)
+            shown = captions_of(config, prepared.pictures, pictures=True) if prepared.pictures else []
             self.encoder.learn([*self.captions, *shown])
         text = (0, 0) if self.encoder is None else (self.encoder.dim, self.encoder.words)
-        config.resolve(found.codec.channels, len(found.index.labels), text)
-        refuse_another_model(config, found.codec, self.encoder)
+        config.resolve(prepared.codec.channels, len(prepared.index.labels), text)
+        refuse_another_model(config, prepared.codec, self.encoder)
         self.facts = Facts.of(
             config,
-            labels=tuple(found.index.labels),
-            fps=statistics.median(file.fps for file in found.index.files) / config.data.stride[0],
-            detail=None if found.seen.detail is None else tuple(found.seen.detail.tolist()),
+            labels=tuple(prepared.index.labels),
+            fps=statistics.median(file.fps for file in prepared.index.files) / config.data.stride[0],
+            detail=None if prepared.seen.detail is None else tuple(prepared.seen.detail.tolist()),
             text=None if self.encoder is None else self.encoder.facts(),
         )
 
     def keep(self) -> None:
-        save_codec(self.config.folder / "codec", self.found.codec)
+        save_codec(self.config.folder / "codec", self.prepared.codec)
         self.facts.save(self.config.folder)
 
     def build(self) -> None:
-        config, found, encoder = self.config, self.found, self.encoder
+        config, prepared, encoder = self.config, self.prepared, self.encoder
         self.objective = build_objective(config)
-        start_denoiser(config, found.codec, self.objective.denoiser)
-        model = TrainedModel(self.objective.denoiser, found.codec, self.facts, encoder)
+        start_denoiser(config, prepared.codec, self.objective.denoiser)
+        model = TrainedModel(self.objective.denoiser, prepared.codec, self.facts, encoder)
         self.pipeline = Pipeline(model, config.sampling, config.device)
-        held_out = latent_dataset(config, found.held_out, found.unseen, found.seen, encoder)
+        held_out = latent_dataset(config, prepared.held_out, prepared.unseen, prepared.seen, encoder)
         self.tests = first_batches(config, held_out, TESTED)
         self.prompts = [text for text in sorted(set(self.captions)) if encoder is not None and encoder.fits(text)]
-        self.real = first_batches(config, clip_dataset(config, found.held_out), config.sampling.count)[0]["video"]
+        self.real = first_batches(config, clip_dataset(config, prepared.held_out), config.sampling.count)[0]["video"]
 
     def dataset(self) -> Samples:
-        config, found = self.config, self.found
-        clips = latent_dataset(config, found.index, found.seen, found.seen, self.encoder)
-        if found.pictures is None or found.shown is None:
+        config, prepared = self.config, self.prepared
+        clips = latent_dataset(config, prepared.index, prepared.seen, prepared.seen, self.encoder)
+        if prepared.pictures is None or prepared.shown is None:
             return clips
-        pictures = latent_dataset(config, found.pictures, found.shown, found.seen, self.encoder, pictures=True)
+        pictures = latent_dataset(config, prepared.pictures, prepared.shown, prepared.seen, self.encoder, pictures=True)
         return Joint(clips, pictures, config.data.images_share)
 
     def indexes(self) -> list[Index]:
-        return self.found.indexes
+        return self.prepared.indexes
 
     def validate(self, step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare

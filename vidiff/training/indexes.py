@@ -16,7 +16,7 @@ from vidiff.data.root import copies_of, root_of
 from vidiff.recipe.kinds import RunConfig
 
 
-def find_clips(config: RunConfig) -> tuple[Index, Index]:
+def make_indexes(config: RunConfig) -> tuple[Index, Index]:
     """The clips to train on, and those that are held out. Buckets that stay empty are left out of the config."""
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
     keep_filled(config, index)
@@ -34,11 +34,11 @@ def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
     if not root:
         return None
     layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
-    pictures = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0)
-    found = index_of(pictures, Path(config.runs), config.data.split)
-    numbers = [labels.index(name) if name in labels else -1 for name in found.labels]
-    files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in found.files]
-    return replace(found, files=files, labels=labels)
+    data = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0)
+    pictures = index_of(data, Path(config.runs), config.data.split)
+    numbers = [labels.index(name) if name in labels else -1 for name in pictures.labels]
+    files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in pictures.files]
+    return replace(pictures, files=files, labels=labels)
 
 
 def buckets_of(config: RunConfig, index: Index, pictures: bool = False) -> list[Bucket]:
@@ -54,8 +54,8 @@ def keep_filled(config: RunConfig, index: Index) -> None:
     data = config.data
     if not data.buckets:
         return
-    found = zip(index.files, buckets_of(config, index), strict=True)
-    filled = {bucket for file, bucket in found if file.frames > (bucket.frames - 1) * data.stride[0]}
+    pairs = zip(index.files, buckets_of(config, index), strict=True)
+    filled = {bucket for file, bucket in pairs if file.frames > (bucket.frames - 1) * data.stride[0]}
     for bucket in data.plan():
         if bucket not in filled:
             tqdm.write(f"no clip goes to the bucket of {bucket}: it is left out")

@@ -15,7 +15,7 @@ from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_codec
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config
-from vidiff.training.indexes import find_clips, make_pictures
+from vidiff.training.indexes import make_indexes, make_pictures
 from vidiff.training.latents import Caches, Latents
 from vidiff.training.stage import run_stage
 from vidiff.training.vae import VAEStage
@@ -52,7 +52,7 @@ def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
         folder: where the config file stands; paths in it are relative to that.
     """
     codec = plan_codec(config, folder)
-    index, held_out = find_clips(config)
+    index, held_out = make_indexes(config)
     pictures = make_pictures(config, index.labels)
     caches, data = open_caches(config, codec, folder), config.data
     seen, unseen = caches.latents(index, data.split), caches.latents(held_out, data.test_split)
@@ -89,7 +89,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
     lines = []
     with processes(config.device):
         caches = open_caches(config, codec, folder)
-        index, held_out = find_clips(config)
+        index, held_out = make_indexes(config)
         pictures = make_pictures(config, index.labels)
         indexes = [(config.data.split, index, False), (config.data.test_split, held_out, False)]
         indexes += [] if pictures is None else [(config.data.split, pictures, True)]

@@ -16,7 +16,7 @@ from vidiff.pipeline.run import read_run
 from vidiff.recipe.build import build_vae_objective
 from vidiff.recipe.kinds import VAERun
 from vidiff.training.datasets import clip_dataset, first_batches
-from vidiff.training.indexes import find_clips, make_pictures
+from vidiff.training.indexes import make_indexes, make_pictures
 from vidiff.training.stage import Stage, refuse_another_model
 from vidiff.video.writer import write_video
 
@@ -30,7 +30,7 @@ class VAEStage(Stage[VAERun]):
 
     def prepare(self) -> None:
         refuse_another_model(self.config)
-        self.index, self.held_out = find_clips(self.config)
+        self.index, self.held_out = make_indexes(self.config)
         self.pictures = make_pictures(self.config, self.index.labels)
 
     def build(self) -> None:
