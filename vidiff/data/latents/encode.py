@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.latents.chunks import ChunkReader
-from vidiff.data.latents.shard import DTYPES, facts_of, name_of, published, tidy, turn, write_shard
+from vidiff.data.latents.shard import DTYPES, clear, facts_of, latent_name, publishing, turn, write_shard
 from vidiff.data.latents.spec import Plan
 from vidiff.store.error import DataError, Unreachable, VideoError
 from vidiff.store.files import claimed, sha256, sweep
@@ -89,7 +89,7 @@ def encode_latents(
     """
     folder = plan.folder(out)
     if _finished(folder):
-        tidy(folder)
+        clear(folder)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -238,7 +238,7 @@ class _Encoding:
             if not flipped:
                 moments.add(mean, std)
             latent = torch.stack([mean, std] if std.any() else [mean])  # p c f h' w'
-            tensors[name_of(number, crop_number, bool(flipped))] = latent.permute(2, 0, 1, 3, 4).contiguous()
+            tensors[latent_name(number, crop_number, bool(flipped))] = latent.permute(2, 0, 1, 3, 4).contiguous()
         return tensors
 
     def kept(self, latent: Tensor, number: int) -> Tensor:
@@ -260,7 +260,7 @@ class _Encoding:
         with claimed(turn(path)):
             found = path.is_file() or self.write_index(path)
         if found:
-            tidy(self.folder)
+            clear(self.folder)
         return found
 
     def write_index(self, path: Path) -> bool:
@@ -299,7 +299,7 @@ class _Encoding:
             "shift": shift.tolist(),
             "scale": scale.tolist(),
         }
-        with published(path) as draft:
+        with publishing(path) as draft:
             draft.write_text(json.dumps(content))
         return True
 

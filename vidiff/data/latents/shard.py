@@ -27,14 +27,14 @@ from vidiff.store.plain import parse_json
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def name_of(number: int, crop: int, mirrored: bool) -> str:
+def latent_name(number: int, crop: int, mirrored: bool) -> str:
     """What the latents of a file are called in its shard."""
     return f"{number}.{crop}.{int(mirrored)}"
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
     """Publish a shard, with facts about it that go through JSON."""
-    with published(path) as draft:
+    with publishing(path) as draft:
         save_file(dict(tensors), draft, metadata={"facts": json.dumps(facts)})
 
 
@@ -83,7 +83,7 @@ class Shard:
 
 
 @contextmanager
-def published(path: Path) -> Iterator[Path]:
+def publishing(path: Path) -> Iterator[Path]:
     """A draft that takes the name `path` once it is written and on the disk itself, as of `draft_of`.
 
     Where another process has published it, and swept the draft up, that one stands.
@@ -101,7 +101,7 @@ def turn(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def tidy(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove every draft and every claim of a cache that is finished."""
     for path in [*folder.glob(f".*{DRAFT}"), *folder.glob(".*.lock")]:
         path.unlink(missing_ok=True)
