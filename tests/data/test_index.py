@@ -11,7 +11,8 @@ from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
 from vidiff.data.clip import Clip
-from vidiff.data.index import Index
+from vidiff.data.index import Index, index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.probe import probe_all
 from vidiff.store.error import DataError
 
@@ -234,6 +235,34 @@ def test_an_interrupted_search_keeps_what_it_found(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.jsonl", "train"]
     build_index(tmp_path, cache=tmp_path / "index.jsonl", progress=False)
     assert quiet == [["1.mp4", "2.mp4"]]
+
+
+def test_nothing_is_made_where_there_are_no_clips(tmp_path: Path, quiet: list[list[str]]) -> None:
+    (tmp_path / "data").mkdir()
+    for root in ("data", "nowhere", "nowhere.csv", "nowhere.tar"):
+        with pytest.raises(DataError):
+            index_of(DataConfig(str(tmp_path / root)), tmp_path / "runs", "train")
+    assert not (tmp_path / "runs").exists()
+    write_numbered_in(tmp_path, "data/0.mp4", 3)
+    index_of(DataConfig(str(tmp_path / "data")), tmp_path / "runs", "train", progress=False)
+    assert sorted(path.name for path in (tmp_path / "runs/index").iterdir()) == [".turn", "data.jsonl"]
+
+
+def test_runs_that_cannot_be_written_are_evaluated_all_the_same(
+    tmp_path: Path, quiet: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_numbered_in(tmp_path, "data/0.mp4", 3)
+    (tmp_path / "runs").touch()  # no folder can be made in it
+    index = index_of(DataConfig(str(tmp_path / "data")), tmp_path / "runs", "train", progress=False)
+    assert content(index) == [("0.mp4", -1, 3)]
+    assert "what is known of the files is not kept for the next time" in capsys.readouterr().out
+
+
+def test_a_clip_that_is_listed_often_is_looked_into_once(tmp_path: Path, quiet: list[list[str]]) -> None:
+    write_numbered_in(tmp_path, "0.mp4", 3)
+    (tmp_path / "list.csv").write_text("path,split\n0.mp4,train\n0.mp4,train\n")
+    assert content(build_index(tmp_path / "list.csv", progress=False)) == [("0.mp4", -1, 3)] * 2
+    assert quiet == [["0.mp4"]]
 
 
 def test_the_digest_tells_content_and_not_the_place(tmp_path: Path, quiet: list[list[str]]) -> None:

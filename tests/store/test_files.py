@@ -32,6 +32,14 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["a.txt"]
 
 
+def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    with pytest.raises(IsADirectoryError, match=r"is a folder: .*/a'"):
+        write_whole(tmp_path / "a", "x")
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*")] == [Path("a"), Path("a/b")]
+
+
 def test_a_folder_replaces_a_folder_or_a_file(tmp_path: Path) -> None:
     for content in "one", "two":
         with draft_of(tmp_path / "a", durable=True) as draft:
@@ -137,6 +145,8 @@ def test_where_the_file_system_has_no_locks_all_work_is_one_s_own(
         assert had
     with open(tmp_path / "a") as file, pytest.raises(OSError, match="No locks"):
         lock(file)
+    with claimed(tmp_path / "a" / "b") as had:  # a file that cannot be made
+        assert had
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -73,21 +73,23 @@ def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progres
         DataError: as `build_index`.
     """
     folder, name = runs / "index", name_of(data.root)  # shared by all runs on the same data
-    with claimed(folder / ".turn"):
-        if data.layout == "shapes":
-            if data.shapes or not (Path(data.root) / "spec.json").is_file():
+    turn = folder / ".turn"
+    if data.layout == "shapes":
+        if data.shapes or not (Path(data.root) / "spec.json").is_file():
+            with claimed(turn):
                 make_shapes(data.root, ShapesSpec(**data.shapes))
-            data = replace(data, layout="folders")
-        return build_index(
-            data,
-            split,
-            cache=folder / f"{name}.jsonl",
-            quarantine=Quarantine(quarantine_list(runs)),
-            records=folder / name / "index.jsonl",
-            copies=copies_of(runs, data.remote_cache_gb),
-            workers=workers,
-            progress=progress,
-        )
+        data = replace(data, layout="folders")
+    return build_index(
+        data,
+        split,
+        cache=folder / f"{name}.jsonl",
+        quarantine=Quarantine(quarantine_list(runs)),
+        records=folder / name / "index.jsonl",
+        copies=copies_of(runs, data.remote_cache_gb),
+        turn=turn,
+        workers=workers,
+        progress=progress,
+    )
 
 
 def other_data(data: DataConfig, root: str | Path) -> DataConfig:
@@ -102,6 +104,7 @@ def build_index(
     quarantine: Quarantine | None = None,
     records: Path | None = None,
     copies: Copies | None = None,
+    turn: Path | None = None,
     workers: int = 2,
     progress: bool = True,
 ) -> Index:
@@ -125,6 +128,7 @@ def build_index(
         quarantine: names files to leave out; they count neither as broken nor towards `limit`.
         records: what the doctor found (index.jsonl): files that have not changed since are not opened again.
         copies: where copies of remote files are kept; by default in `runs`.
+        turn: file by which one process at a time looks into clips. It is made once there are some.
         workers: processes that open files.
 
     Raises:
@@ -134,7 +138,7 @@ def build_index(
     data.check()
     fps, decoder, limit, max_broken = data.fps, data.decoder, data.limit, data.max_broken
     root = root_of(data.root, copies or copies_of(Path("runs")))
-    known, tables = _read_cache(cache)
+    _, tables = _read_cache(cache)
     headers = len(tables)
     clips, labels = find_clips(root, data.layout, split, data.fold, tables)
     clips = _without_held(root, clips, quarantine)
@@ -145,28 +149,30 @@ def build_index(
     seen = (f"|{fps} fps" if fps else "") + (f"|{decoder}" if decoder != "auto" else "")
     clips = [replace(clip, stamp=stamp_of(clip.place)) for clip in clips]
     keys = {clip.name: f"{clip.place.key}|{clip.place.version}|{clip.stamp}{seen}" for clip in clips}
-    for clip in clips:
-        record = examined.get(clip.name)
-        if record and record.readable and record.stamp == clip.stamp:
-            known[keys[clip.name]] = record.facts
     look: dict[str, Any] = {} if own else {"look": partial(probe, rate=fps, decoder=decoder)}
-    new = [clip for clip in clips if keys[clip.name] not in known]
-    in_a_row = 0
-    try:
-        with closing(probe_all(new, workers, data.patience, **look)) as outcomes:
-            for clip, outcome in tqdm(
-                outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
-            ):
-                known[keys[clip.name]] = outcome if isinstance(outcome, str) else outcome.facts
-                in_a_row = in_a_row + 1 if isinstance(outcome, Unfetched) else 0
-                if in_a_row == IN_A_ROW:
-                    raise DataError(
-                        f"{in_a_row} files, one after the other, cannot be fetched; run again when they can, and it "
-                        f"goes on from here. The last: {outcome}"
-                    )
-    finally:
-        if cache and (new or len(tables) > headers):
-            _write_cache(cache, known, tables)
+    with claimed(turn) if turn else nullcontext():
+        known, by_others = _read_cache(cache)  # another process may have written it since
+        for clip in clips:
+            record = examined.get(clip.name)
+            if record and record.readable and record.stamp == clip.stamp:
+                known[keys[clip.name]] = record.facts
+        new = [*{clip.name: clip for clip in clips if keys[clip.name] not in known}.values()]
+        in_a_row = 0
+        try:
+            with closing(probe_all(new, workers, data.patience, **look)) as outcomes:
+                for clip, outcome in tqdm(
+                    outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
+                ):
+                    known[keys[clip.name]] = outcome if isinstance(outcome, str) else outcome.facts
+                    in_a_row = in_a_row + 1 if isinstance(outcome, Unfetched) else 0
+                    if in_a_row == IN_A_ROW:
+                        raise DataError(
+                            f"{in_a_row} files, one after the other, cannot be fetched; run again when they can, and "
+                            f"it goes on from here. The last: {outcome}"
+                        )
+        finally:
+            if cache and (new or len(tables) > headers):
+                _write_cache(cache, known, {**by_others, **tables})
 
     files, broken = [], []
     for clip in clips:
@@ -217,15 +223,13 @@ def _read_cache(cache: Path | None) -> tuple[Known, Tables]:
     """What is known of clips, and of tars; nothing where the file is damaged, or of another version."""
     known, tables = Known(), dict[str, Contents]()
     try:
-        lines = cache.read_text().splitlines() if cache else []
+        lines = cache.read_text().splitlines() if cache and cache.is_file() else []
         for kind, key, content in map(parse_json, lines[1:] if lines[:1] == [HEADER] else []):
             if kind == "tar":
                 clips, skipped, cut = content
                 tables[key] = Contents([Packed(*clip) for clip in clips], [(name, why) for name, why in skipped], cut)
             elif isinstance(content, str) or len(content) == len(FACTS):
                 known[key] = content
-    except FileNotFoundError:
-        pass
     except (ValueError, TypeError):
         return {}, {}
     return known, tables
@@ -234,4 +238,7 @@ def _read_cache(cache: Path | None) -> tuple[Known, Tables]:
 def _write_cache(cache: Path, known: Known, tables: Tables) -> None:
     lines: list[Any] = [["tar", key, contents] for key, contents in sorted(tables.items())]
     lines += [["clip", key, facts] for key, facts in sorted(known.items()) if not isinstance(facts, Unfetched)]
-    write_whole(cache, "".join(f"{line}\n" for line in [HEADER, *map(json.dumps, lines)]))
+    try:
+        write_whole(cache, "".join(f"{line}\n" for line in [HEADER, *map(json.dumps, lines)]))
+    except OSError as error:  # as where the runs are somebody else's, and may only be read
+        tqdm.write(f"what is known of the files is not kept for the next time: {error}")

@@ -13,7 +13,8 @@ import shutil
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from errno import EISDIR
 from pathlib import Path
 from typing import IO
 
@@ -42,7 +43,13 @@ def draft_of(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None:
-    """Write a file, text as UTF-8, so that nobody ever sees a part of it. Raises OSError where the disk refuses."""
+    """Write a file, text as UTF-8, so that nobody ever sees a part of it.
+
+    Raises:
+        OSError: the disk refuses, or there is a folder of this name.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, "is a folder", str(path))
     with draft_of(path, durable) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -145,13 +152,13 @@ def claimed(path: Path, wait: bool = True) -> Iterator[bool]:
     """Whether what the file `path` stands for is this process's to do, until the end of the block.
 
     It is not where another process is at it; with `wait`, that one is waited for. Where the file system has no locks,
-    it always is: this spares work, and guards no data. The file is made if it is not there, and stays, which means
-    nothing.
+    or may only be read, it always is: this spares work, and guards no data. The file is made if it is not there, and
+    stays, which means nothing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    with ExitStack() as opened:
         try:
-            mine = lock(file, wait=wait)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mine = lock(opened.enter_context(open(path, "ab")), wait=wait)
         except OSError:
             mine = True
         yield mine
