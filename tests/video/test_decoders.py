@@ -440,6 +440,15 @@ def test_a_file_that_pyav_refuses_is_read_by_decord(tmp_path: Path, monkeypatch:
         assert reader.frames == 8 and not tried
 
 
+def test_a_name_that_is_not_utf8_is_read_by_pyav(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "plain.mp4")
+    other = path.rename(tmp_path / os.fsdecode(b"\xff.mp4"))
+    with pytest.raises(VideoError, match="decord opens no file whose name is not UTF-8"):
+        _ = DecordFile(other).frames
+    with VideoReader(other) as reader:
+        assert (reader.decoder, reader.frames) == ("pyav", 8)
+
+
 def test_what_none_reads_is_refused_by_the_first(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"\x00\x01\x02" * 500)
     with pytest.raises(VideoError, match=r"x\.mp4: not a video, or cut off: .*Invalid data found"):

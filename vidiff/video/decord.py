@@ -99,6 +99,8 @@ class DecordFile:
         settings = {"width": width, "height": height, "num_threads": 1, "fault_tol": _NO_PATCHED_FRAMES}
         try:
             return decord.VideoReader(self.path.url, **settings)
+        except UnicodeEncodeError:
+            raise VideoError(f"{self.path}: decord opens no file whose name is not UTF-8") from None
         except _REFUSALS as error:
             raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
 
