@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,31 @@ def test_a_tree_is_the_same_here_and_elsewhere(tmp_path: Path) -> None:
     assert here.place("no") is there.place("no") is None
     (tmp_path / "a" / "around").symlink_to(tmp_path)
     assert [folder for folder, _, _ in here.walk()] == ["", "a", "a/b", "a-b", "c", "c/d", "c/d/e"]
+    for name, target in (("circle", "circle"), ("through", "4/x"), ("gone", "no")):  # files that do not open
+        (tmp_path / "c" / name).symlink_to(target)
+        (tmp_path / "c" / "4").touch()
+    assert here.inside("c") == (["c/4", "c/circle", "c/gone", "c/through"], ["c/d"])
     spared = []
     for folder, _, folders in there.walk():
         spared.append(folder)
         folders[:] = [inner for inner in folders if inner != "c"]
     assert spared == ["", "a", "a/b", "a-b"]
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1", "lost+found/2", "z/3"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+
+    def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == locked:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    locked, scandir = "lost+found", os.scandir
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"/lost\+found is left out: Permission denied"):
+        assert [folder for folder, _, _ in Folder(tmp_path).walk()] == ["", "a", "z"]
+    locked = tmp_path.name
+    with pytest.raises(PermissionError):
+        list(Folder(tmp_path).walk())

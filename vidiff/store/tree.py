@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Folder:
             with os.scandir(self.path / folder) as entries:
                 for entry in entries:
                     if not entry.name.startswith("."):
-                        (folders if entry.is_dir() else files).append(_joined(folder, entry.name))
+                        (folders if _is_folder(entry) else files).append(_joined(folder, entry.name))
         except (FileNotFoundError, NotADirectoryError):
             pass
         return sorted(files), sorted(folders)
@@ -106,9 +107,23 @@ def _walk(tree: Tree, real: Callable[[str], str]) -> Iterator[tuple[str, list[st
         if real(folder) in seen:
             continue
         seen.add(real(folder))
-        files, folders = tree.inside(folder)
+        try:
+            files, folders = tree.inside(folder)
+        except PermissionError as error:  # as of lost+found
+            if not folder:
+                raise
+            warnings.warn(f"{tree}/{folder} is left out: {error.strerror}", stacklevel=2)
+            continue
         yield folder, files, folders
         waiting += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one. A link in a circle, or through a file, is a file that does not open."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _joined(folder: str, name: str) -> str:
