@@ -184,6 +184,7 @@ def test_lists_that_name_urls(
     listed = root_of(root, copies)
     found = sorted(find_clips(listed) + find_clips(listed, split="test"), key=lambda clip: clip.name)
     labels = find_files(listed)[1]
+    assert str(listed) == root
     assert (labels == ["x", "y"] and [clip.label for clip in found] == [1, 0, 1]) or len(found) == 3
     contents = [read_video(clip.place) for clip in found]
     expected = [
@@ -199,6 +200,18 @@ def test_lists_that_name_urls(
     plain = tmp_path / "plain.csv"
     plain.write_text(f"path\n{clips}/train/a b/0 #1.mp4\n")
     assert isinstance(root_of(plain, copies).tree, Folder)  # nothing in it is elsewhere
+
+
+def test_names_that_look_like_others(tmp_path: Path) -> None:
+    """A folder may end as a list or a tar does, a tar may be given as a folder, and have a question mark."""
+    for name in ("set.csv/train/0.mp4", "set.tar/train/0.mp4", "one.tar", "why?.tar", "list.csv/0.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("set.csv", "set.tar"):
+        assert [clip.name for clip in find_clips(tmp_path / name)] == ["train/0.mp4"]
+    roots = [source(f"{tmp_path}/{name}") for name in ("one.tar/", "why?.tar", "list.csv/")]
+    assert [str(root.tree) for root in roots] == [str(tmp_path), str(tmp_path), f"{tmp_path}/list.csv"]
+    assert [root.name for root in roots] == ["one.tar", "why?.tar", ""]
 
 
 def test_listings(tmp_path: Path, clips: Path, copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,13 +77,15 @@ def root_of(root: str | Path, copies: Copies, fresh: bool = False) -> Root:
         DataError: nothing there. ValueError: as `vidiff.store.remote.resolve` and `find_below`.
     """
     text = str(root)
-    if Path(urlsplit(text).path if is_url(root) else text).suffix.lower() in LIST_SUFFIXES:
+    here = None if is_url(root) else Path(root)
+    if here and here.is_dir():
+        return Root(Folder(here))
+    if (here or Path(urlsplit(text).path)).suffix.lower() in LIST_SUFFIXES:
         return _of_list(text, copies, fresh)
-    last = text.rpartition("/")[2].partition("?")[0]
+    last = here.name if here else text.rpartition("/")[2].partition("?")[0]
     packed = last.endswith(".tar") or bool(PACKED.search(last))
-    if not is_url(root):
-        path = Path(root)
-        return Root(Folder(path.parent), path.name) if packed and not path.is_dir() else Root(Folder(path))
+    if here:
+        return Root(Folder(here.parent), here.name) if packed else Root(Folder(here))
     if packed:
         return _of_tars(text, copies, fresh)
     return Root(_of_folder(text.rstrip("/") if not text.endswith("://") else text, copies, fresh))
@@ -196,7 +198,7 @@ def _listed(root: str, folder: str, copies: Copies, fresh: bool, of: str, ask: C
             with draft_of(kept) as draft:
                 draft.touch(0o600)  # URLs may be secret
                 draft.write_text(json.dumps(content))
-    urls, name = content["urls"], shown(folder)
+    urls, name = content["urls"], shown(folder) if folder else str(Path(root).parent)
     places, left_out = dict[str, Place](), []
     proper = {file for file in content["files"] if _is_proper(file)}
     folders = {"/".join(parts[:end]) for parts in (n.split("/") for n in proper) for end in range(1, len(parts))}
@@ -209,7 +211,7 @@ def _listed(root: str, folder: str, copies: Copies, fresh: bool, of: str, ask: C
         places[file] = Place(f"{here}/{file}", remote=remote)
     if left_out:
         tqdm.write(f"{len(left_out)} files of {name} are left out, whose names no file here can have: {left_out[0]!r}")
-    return Listed(name or shown(root), places)
+    return Listed(name, places)
 
 
 def _name_of_list(file: str) -> str:
