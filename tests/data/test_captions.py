@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from indexes import read_captions
+from indexes import clip_at, read_captions, source
 
+from vidiff.data import captions
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.store.error import DataError
 
@@ -78,6 +79,14 @@ def test_captions_that_cannot_be_used_are_named(
     write(tmp_path, files)
     with pytest.raises(DataError, match=complaint):
         read_captions(tmp_path, PATHS, source)
+
+
+def test_a_list_with_captions_is_checked_as_captions_are(tmp_path: Path) -> None:
+    """Also where it is the data set itself, of which clips are named by the same rows."""
+    write(tmp_path, {"captions.csv": "path,caption\ntrain/a.mp4,a cat, asleep\n"})
+    touched = clip_at(tmp_path / PATHS[0], PATHS[0])
+    with pytest.raises(DataError, match=r"captions\.csv:2 has more values than the first line has columns"):
+        captions.read_captions(source(tmp_path / "captions.csv"), [touched])
 
 
 def test_another_encoding_is_refused(tmp_path: Path) -> None:

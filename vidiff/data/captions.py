@@ -10,7 +10,7 @@ from vidiff.data.clip import Clip
 from vidiff.data.root import Root
 from vidiff.store.error import DataError
 from vidiff.store.plain import parse_json
-from vidiff.store.tree import Tree
+from vidiff.store.tree import Folder, Tree
 
 SOURCES = ("auto", "jsonl", "txt", "csv")
 WANTED = (
@@ -43,7 +43,7 @@ def read_captions(root: Root, clips: Sequence[Clip], kind: str = "auto") -> list
     else:
         name = f"captions.{kind}"
         where = f"{tree}/{name}"
-        if name == root.name and root.rows:  # whose rows name clips as the tree does
+        if name == root.name and root.rows and not isinstance(tree, Folder):  # elsewhere: rows name clips as it does
             pairs = [(str(row.get("path")), str(row.get("caption") or "")) for row in root.rows]
         else:
             pairs = list((_read_jsonl if kind == "jsonl" else _read_csv)(tree, name))
