@@ -18,8 +18,10 @@ from vidiff.data.doctor.record import VERSION, Record, read_records, write_recor
 from vidiff.data.doctor.scan import scan, summarise, thumbnails
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.workers import at_once
+from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
-from vidiff.store.place import Place, Stamp, place_of
+from vidiff.store.place import Place, Remote, Stamp, place_of
+from vidiff.store.remote import Identity
 from vidiff.video.reader import read_image, read_video
 
 NOWHERE = Place("nowhere")
@@ -75,6 +77,14 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to("gone.mp4")
     assert examine(case(tmp_path / "pipe.mp4", "pipe.mp4")).problem == "special"
     assert examine(case(tmp_path / "link.mp4", "link.mp4")).problem == "missing"
+
+
+def test_a_clip_elsewhere_of_untold_size_is_not_empty(tmp_path: Path, whole: bytes) -> None:
+    copies = Copies(tmp_path / "copies", 1 << 20)
+    for name, content, problem in (("whole.mp4", whole, ""), ("none.mp4", b"", "empty")):
+        (tmp_path / name).write_bytes(content)
+        place = Place(name, remote=Remote(f"file://{tmp_path}", name, Identity(), copies))
+        assert examine(case(place, name)).problem == problem
 
 
 @pytest.mark.faults

@@ -13,7 +13,7 @@ from vidiff.store.files import draft_of, write_whole
 from vidiff.store.place import Place, Stamp
 from vidiff.store.plain import parse_json
 
-VERSION = 2  # goes up when the same file comes to be told of differently
+VERSION = 3  # goes up when the same file comes to be told of differently
 
 
 @dataclass(frozen=True, slots=True)
