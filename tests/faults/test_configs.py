@@ -8,16 +8,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import indexes
 import pytest
 
 from vidiff.codec.files import load_codec
-from vidiff.data.captions import read_captions
 from vidiff.data.lists import read_rows
 from vidiff.pipeline.run import latest_run, read_config
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError, read_slot
 from vidiff.report.run import write_report
 from vidiff.store.error import DataError
+from vidiff.store.place import place_of
 from vidiff.train import main
 
 pytestmark = pytest.mark.faults
@@ -116,5 +117,5 @@ def test_json(tmp_path: Path) -> None:
     assert "nested too deeply" in write_report(tmp_path).read_text()
     for name in ("list.jsonl", "captions.jsonl"):
         (tmp_path / name).write_text('{"path": ' + DEEP)
-    refused(lambda: read_rows(tmp_path / "list.jsonl"), DataError, "list.jsonl cannot be read")
-    refused(lambda: read_captions(tmp_path, ["a.mp4"]), DataError, "captions.jsonl:1 is ")
+    refused(lambda: read_rows(place_of(tmp_path / "list.jsonl")), DataError, "list.jsonl cannot be read")
+    refused(lambda: indexes.read_captions(tmp_path, ["a.mp4"]), DataError, "captions.jsonl:1 is ")

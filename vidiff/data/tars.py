@@ -60,6 +60,13 @@ class Contents(NamedTuple):
     cut: str = ""
 
 
+class _Tar(NamedTuple):
+    """A tar: its name in the data set's folder, and where it is."""
+
+    name: str
+    place: Place
+
+
 Tables = MutableMapping[str, Contents]  # of tars that have been read, by `table_key`
 
 
@@ -90,24 +97,22 @@ def find_in_tars(tree: Tree, pattern: str, split: str, tables: Tables) -> tuple[
             f"no tars of split {split!r} in {root}, but of {', '.join(splits)}: name one of them as data.split or "
             "data.test_split"
         )
-    members = {of: [(tar, clip) for tar in tars for clip in _packed(tree, tar, tables)] for of, tars in splits.items()}
+    members = {of: [pair for tar in tars for pair in _packed(tree, tar, tables)] for of, tars in splits.items()}
     labels, number = _labels([clip for found in members.values() for _, clip in found], root)
     chosen = members.get(split, members.get("", []))
     if not chosen:
         raise DataError(f"no videos in the tars of {root}: expected members named *.mp4 or the like")
-    return [_clip(tree, tar, clip, number(clip)) for tar, clip in chosen], labels, "" not in splits
+    return [_clip(tar, clip, number(clip)) for tar, clip in chosen], labels, "" not in splits
 
 
 def clips_in_tars(tree: Tree, tars: list[str]) -> list[Clip]:
     """The clips of all these tars."""
-    return [_clip(tree, tar, clip) for tar in tars for clip in _packed(tree, tar, {})]
+    return [_clip(*pair) for tar in tars for pair in _packed(tree, tar, {})]
 
 
-def _clip(tree: Tree, tar: str, clip: Packed, label: int = -1) -> Clip:
-    place = tree.place(tar)
-    assert place is not None
-    part = place.part(clip.name, clip.start, clip.size)
-    return Clip(f"{tar}/{clip.name}", part, label, clip.caption)
+def _clip(tar: _Tar, clip: Packed, label: int = -1) -> Clip:
+    part = tar.place.part(clip.name, clip.start, clip.size)
+    return Clip(f"{tar.name}/{clip.name}", part, label, clip.caption)
 
 
 def tars_of(tree: Tree, pattern: str) -> list[str]:
@@ -181,8 +186,8 @@ def _split_folders(tree: Tree) -> list[str]:
     return [folder for folder in tree.inside()[1] if folder in SPLITS]
 
 
-def _packed(tree: Tree, name: str, tables: Tables) -> list[Packed]:
-    """The clips of a tar; what is left out of it is told."""
+def _packed(tree: Tree, name: str, tables: Tables) -> list[tuple[_Tar, Packed]]:
+    """The clips of a tar, each with that; what is left out of it is told."""
     tar = tree.place(name)
     assert tar is not None
     key = table_key(tar)
@@ -198,7 +203,8 @@ def _packed(tree: Tree, name: str, tables: Tables) -> list[Packed]:
         tqdm.write(f"{tar}: {len(contents.skipped)} members are left out, such as {member!r}: {reason}")
     if contents.cut:
         tqdm.write(f"{tar}: {contents.cut}; the {len(contents.clips)} clips before that are used: download it again")
-    return contents.clips
+    of = _Tar(name, tar)
+    return [(of, clip) for clip in contents.clips]
 
 
 def _labels(members: list[Packed], root: str) -> tuple[list[str], Callable[[Packed], int]]:

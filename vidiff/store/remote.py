@@ -28,10 +28,6 @@ _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", 
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", *_TIMES)
 
 
-class Unfetched(str):
-    """The reason of an `Unreachable`, as processes tell it: not to be kept as a fault of the file's own."""
-
-
 class Identity(NamedTuple):
     """What tells one content of a URL from another.
 
