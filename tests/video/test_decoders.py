@@ -348,9 +348,10 @@ def test_a_large_file_is_read_by_pyav(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_file_cut_without_encoding_begins_where_its_edit_list_says(tmp_path: Path) -> None:
     """As `ffmpeg -ss 0.5 -c copy` makes it: from the key frame before on, of which the beginning is not shown."""
-    path = encode(tmp_path / "cut.mp4", times=lambda n: 40 * n - 520, **x264(60))
+    same = x264(60, "mbtree=0")  # x264's macroblock tree differs from run to run
+    path = encode(tmp_path / "cut.mp4", times=lambda n: 40 * n - 520, **same)
     expected = in_order(path)
-    assert len(expected) == 77 and np.array_equal(expected[0], in_order(encode(tmp_path / "x.mp4", **x264(60)))[13])
+    assert len(expected) == 77 and np.array_equal(expected[0], in_order(encode(tmp_path / "x.mp4", **same))[13])
     assert fault_of_decord(path) == "it has 77 frames, and by decord 90"
     decoder = PyAVFile(path)
     assert decoder.times == pytest.approx(times_in_order(path))
