@@ -1,1 +1,1 @@
-"""Charts and pages, each one HTML file that opens anywhere."""
+"""What a run tells: metrics, charts and pages, and where else they go."""
