@@ -10,7 +10,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidiff.store.error import VideoError, reason_of
+from vidiff.store.files import delete, put
 from vidiff.video.reader import VideoReader
 
 LONGEST = 100_000  # characters of metadata: the longest argument that Linux gives to a program has 131,071 bytes
@@ -209,11 +209,9 @@ class VideoWriter:
             if found != self.frames:
                 raise VideoError(f"{self.path}: {self.frames} frames written, but {found} read back")
             self._check_target()
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
-            os.replace(self._temporary, self.path)
+            put(self._temporary, self.path)
         except BaseException:
-            self._remove()
+            delete(self._temporary)
             raise
 
     def abandon(self) -> None:
@@ -221,7 +219,7 @@ class VideoWriter:
         if self._sink is not None:
             with suppress(Exception):  # what ended the writing matters, not what follows from it
                 self._sink.close()
-        self._remove()
+        delete(self._temporary)
 
     def _count(self) -> int:
         if self._kind == "":
@@ -232,12 +230,6 @@ class VideoWriter:
         except VideoError as error:
             reason = str(error).removeprefix(f"{self._temporary}: ")
             raise VideoError(f"{self.path}: what was written cannot be read back, {reason}") from None
-
-    def _remove(self) -> None:
-        if self._temporary.is_dir():
-            shutil.rmtree(self._temporary)
-        else:
-            self._temporary.unlink(missing_ok=True)
 
     def _check_target(self) -> None:
         """Only a folder of frames may be replaced by one, and only a file by a file."""
