@@ -39,7 +39,6 @@ FLOORS = (
     "cli",
     "train",
     "vidiff",  # vidiff/__init__.py
-    "__main__",
     "tools",
 )
 

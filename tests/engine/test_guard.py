@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vidiff.engine.guard import Interrupted, StopNow, locked, signals
+from vidiff.engine.guard import Interrupted, Signals, StopNow, locked, signals, uncut, unwinding
 
 
 def test_exit_codes() -> None:
@@ -45,11 +45,48 @@ def test_a_signal_cuts_work_short_and_nothing_else() -> None:
     assert not issubclass(StopNow, Exception)
 
 
+def test_what_must_not_be_cut_is_not() -> None:
+    done: list[int] = []
+    for number, end in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted)):
+        with unwinding():
+            before = signal.getsignal(number)
+            with pytest.raises(end), uncut():
+                with uncut():
+                    os.kill(os.getpid(), number)
+                    done.append(number)
+                done.append(number)
+            assert signal.getsignal(number) == before
+    assert done == [signal.SIGINT] * 2 + [signal.SIGTERM] * 2
+    with signals() as stop:
+        with uncut():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.number == 0
+        assert stop.number == signal.SIGTERM
+
+
+def test_a_signal_counts_for_more_than_the_error_that_it_caused() -> None:
+    with pytest.raises(KeyboardInterrupt), uncut():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise EOFError("the process that was to be started got the signal too")
+
+
+def test_a_second_signal_cuts_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), uncut():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # at once: the same wish, delivered twice
+        done.append(1)
+        monkeypatch.setattr(Signals, "patience", 0.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(2)
+    assert done == [1]
+
+
 def test_elsewhere_than_in_the_main_thread(tmp_path: Path) -> None:
     found = []
 
     def work() -> None:
-        with signals() as stop:
+        with signals() as stop, uncut():
             found.append(stop.number)
 
     thread = threading.Thread(target=work)

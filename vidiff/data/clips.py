@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from vidiff.data.buckets import Strides, View, group
 from vidiff.data.index import Index
 from vidiff.data.order import JointOrder, Key, Order, seeded
 from vidiff.data.quarantine import Quarantine
-from vidiff.data.workers import Watch, Watched, WatchedLoader, decoding_processes, start_alarm_clock
-from vidiff.engine.guard import shield_worker
+from vidiff.data.workers import DecodingProcesses, Loader, Watch, Watched, WatchedLoader, start_alarm_clock
 from vidiff.store.error import DataError, VideoError
 from vidiff.store.place import Place
 from vidiff.video.fit import Fit
@@ -260,8 +259,8 @@ def make_loader(dataset: Samples, order: Iterable[list[Key]], workers: int) -> I
     options: dict[str, Any] = {
         "num_workers": workers,
         "collate_fn": _as_it_is,
-        "multiprocessing_context": decoding_processes() if workers else None,
-        "worker_init_fn": _begin_worker if workers else None,
+        "multiprocessing_context": DecodingProcesses() if workers else None,
+        "worker_init_fn": start_alarm_clock if workers else None,
         "pin_memory": torch.cuda.is_available(),
         "prefetch_factor": 4 if workers else None,
         # the datasets have their own; without one, the global generator is drawn from
@@ -269,13 +268,8 @@ def make_loader(dataset: Samples, order: Iterable[list[Key]], workers: int) -> I
     }
     if workers and isinstance(dataset, Watched):
         return WatchedLoader(dataset, order, **options)
-    return DataLoader(dataset, batch_sampler=order, **options)
+    return Loader(dataset, batch_sampler=order, **options)
 
 
 def _as_it_is(batch: Sample) -> Sample:
     return batch
-
-
-def _begin_worker(worker: int) -> None:
-    shield_worker(worker)
-    start_alarm_clock()

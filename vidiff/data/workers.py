@@ -9,7 +9,6 @@ same batch. Either clock runs while a clip is decoded, and not while it is fetch
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import signal
 import threading
@@ -26,7 +25,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_ch
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from vidiff.engine.guard import shield_worker
+from vidiff.engine.guard import Shielded, uncut
 from vidiff.store.place import Place
 
 now = time.monotonic
@@ -48,15 +47,18 @@ Question = TypeVar("Question", bound=About)
 Answer = TypeVar("Answer")
 
 
-def decoding_processes() -> ForkServerContext:
+class DecodingProcesses(ForkServerContext):
     """A context whose processes are forked from a server that has loaded the decoder and never used it.
 
     So a process starts at once and shares the memory of what is loaded. A fork of the training itself would do neither
-    well: decoders hang where a file was open, and CUDA cannot be used again.
+    well: decoders hang where a file was open, and CUDA cannot be used again. Signals are left to the training.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vidiff.video.reader"])
-    return context
+
+    Process = Shielded
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_forkserver_preload(["vidiff.video.reader", Shielded.__module__])
 
 
 class Lost(NamedTuple):
@@ -82,14 +84,14 @@ class Helper(Generic[Question, Answer]):
     """
 
     def __init__(self, answer: Callable[[Question, Begin], Answer]) -> None:
-        context = decoding_processes()
+        context = DecodingProcesses()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
-        self.process.start()
-        theirs.close()  # it is theirs alone: when they die, ours tells
         self.alive = True
         self._answers: list[Answer] = []
         try:
+            self.process.start()
+            theirs.close()  # it is theirs alone: when they die, ours tells
             self.pipe.recv()  # it is there: from now on, time is that of its answers
         except EOFError:
             self.end()
@@ -139,8 +141,9 @@ class Helper(Generic[Question, Answer]):
     def end(self) -> None:
         """Kills the process, if it is there."""
         self.alive = False
-        self.process.kill()
-        self.process.join()
+        if self.process.pid is not None:
+            self.process.kill()
+            self.process.join()
         self.pipe.close()
 
 
@@ -186,9 +189,8 @@ def _left(until: float) -> float | None:
 
 
 def _serve(pipe: Connection, answer: Callable[[Any, Begin], Any]) -> None:
-    shield_worker()  # a signal may reach the whole process group; the parent ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, BrokenPipeError):  # the parent is gone
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         pipe.send(None)
         while True:
             pipe.send(answer(pipe.recv(), partial(pipe.send, Here())))
@@ -250,12 +252,20 @@ class Watched(Protocol):
         ...
 
 
+class Loader(DataLoader[Any]):
+    """A `DataLoader` that is whole before a signal is heard: one whose workers are there by half complains."""
+
+    def __iter__(self) -> Any:
+        with uncut():
+            return super().__iter__()
+
+
 class WatchedLoader:
     """Batches of a dataset in worker processes, which are started anew where the watchdog has ended one.
 
     Args:
         batches: keys of each batch. Samples depend on their keys alone, so a batch that is made again is the same.
-        options: of `DataLoader`.
+        options: of `Loader`.
     """
 
     def __init__(self, dataset: Watched, batches: Iterable[Any], **options: Any) -> None:
@@ -273,7 +283,7 @@ class _Batches(Iterator[Any]):
     def start(self) -> Any:
         """An iterator of the batches from here on, with workers of its own."""
         batches = islice(iter(self.loader.batches), self.done, None)
-        return iter(DataLoader(cast(Any, self.loader.dataset), batch_sampler=cast(Any, batches), **self.loader.options))
+        return iter(Loader(cast(Any, self.loader.dataset), batch_sampler=cast(Any, batches), **self.loader.options))
 
     def __next__(self) -> Any:
         while True:
@@ -299,6 +309,6 @@ class _Batches(Iterator[Any]):
         self.iterator = self.start()
 
 
-def start_alarm_clock() -> None:
+def start_alarm_clock(worker: int) -> None:
     """In a new worker: its alarm ends it, whatever handler it inherited."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

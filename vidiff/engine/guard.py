@@ -12,6 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -115,6 +118,74 @@ def unwinding() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def uncut() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM wait for the end of the block; but not the second, half a second after the first.
+
+    For what must not be done by half, such as to start a process, which would wait in vain for what it is to do. In a
+    thread other than the main one nothing is cut, and nothing waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    since = 0.0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if waiting and time.monotonic() - since > Signals.patience:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
+        elif not waiting:
+            since = time.monotonic()
+            waiting.append(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
+
+
+class Shielded(ForkServerProcess):
+    """A process of a fork server that outlives a signal to the whole process group, but not the process it works for.
+
+    So it is from its first moment: the server is started with these signals blocked, and whatever is forked from it
+    inherits that, until `shield_worker` takes over. A worker that had only begun when Ctrl-C came would print a
+    traceback, or die, and take its training down before that has saved.
+    """
+
+    blocked = {signal.SIGINT} if sys.platform == "darwin" else {signal.SIGINT, signal.SIGTERM}
+
+    def start(self) -> None:
+        with uncut():
+            resource_tracker.ensure_running()  # which unblocks them
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, self.blocked)
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            super().start()
+
+    def run(self) -> None:
+        shield_worker()
+        super().run()
+
+
+def _unblock(kind: type[Shielded]) -> None:
+    """In a new process: whoever else has processes of this one's fork server has them as they would be without us."""
+    if forkserver.get_inherited_fds() is not None and not isinstance(multiprocessing.current_process(), kind):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, kind.blocked)
+
+
+register_after_fork(Shielded, _unblock)
 
 
 def shield_worker(worker: int = 0) -> None:

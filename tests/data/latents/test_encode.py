@@ -21,7 +21,7 @@ from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.latents.encode import Share, discard, encode_latents
 from vidiff.data.latents.stale import stale
-from vidiff.data.workers import decoding_processes
+from vidiff.data.workers import DecodingProcesses
 from vidiff.store.error import DataError
 from vidiff.video.fit import Fit
 from vidiff.video.reader import read_video
@@ -226,7 +226,7 @@ def test_two_processes_share_the_work(tmp_path: Path, many: Index) -> None:
     for rank in range(2):
         options = {"share": Share(rank=rank, world=2), "shard_bytes": ONE_FILE}
         arguments = (tmp_path / "log", tmp_path / "shared", many, rank)
-        processes.append(decoding_processes().Process(target=count, args=arguments, kwargs=options))
+        processes.append(DecodingProcesses().Process(target=count, args=arguments, kwargs=options))
         processes[-1].start()
     for process in processes:
         process.join()
@@ -250,7 +250,7 @@ def test_two_encoders_killed_at_random_end_with_the_same_bytes(tmp_path: Path, m
     chance, killed = random.Random(0), 0
 
     def start() -> BaseProcess:
-        process = decoding_processes().Process(target=count, args=(log, tmp_path / "cut", many), kwargs=options)
+        process = DecodingProcesses().Process(target=count, args=(log, tmp_path / "cut", many), kwargs=options)
         process.start()
         return process
 
@@ -275,7 +275,7 @@ def test_two_encoders_killed_at_random_end_with_the_same_bytes(tmp_path: Path, m
 
 @pytest.mark.faults
 def test_what_a_killed_process_left_is_swept_up(tmp_path: Path, index: Index) -> None:
-    process = decoding_processes().Process(target=time.sleep, args=(0,))
+    process = DecodingProcesses().Process(target=time.sleep, args=(0,))
     process.start()
     process.join()
     folder = plan(index).folder(tmp_path)
