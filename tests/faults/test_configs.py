@@ -88,7 +88,9 @@ def test_on_the_command_line_and_in_a_slot(tmp_path: Path, name: str) -> None:
     slot = "{" + text.replace("\n", ", ") + "}"
     refused(lambda: read_slot("sampling.strategy", slot), ConfigError)
     given = text.partition(": ")[2].splitlines()[0] if name != "aliases" else "&a [*a, *a]"
-    refused(lambda: load(ROOT / "configs/shapes.yaml", [f"name={given}"]), ConfigError)
+    refused(lambda: load(ROOT / "configs/shapes.yaml", [f"data.shapes={given}"]), ConfigError)
+    refused(lambda: load(ROOT / "configs/shapes.yaml", [f"text={given}"]), ConfigError)
+    assert load(ROOT / "configs/shapes.yaml", [f"name={given}"]).name == given  # which is text, and no YAML
     assert not (tmp_path / "boom").exists()
 
 

@@ -23,6 +23,9 @@ from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.recipe.slots import ConfigError, build_sampler, build_schedule, build_strategy, build_text
 
+SHARED = ("index", "latents", "remote")  # folders beside the runs
+LONGEST_NAME = 200  # bytes of a part of a run's name; file systems take 255, and drafts need some
+
 
 @dataclass
 class SamplingConfig(Guide):
@@ -78,6 +81,28 @@ class RunConfig:
     @property
     def folder(self) -> Path:
         return Path(self.runs) / self.name
+
+    def check_name(self) -> None:
+        """Raises ConfigError for a name that makes no folder within `runs`.
+
+        Whoever is about to write calls this: a run of an earlier version may be read under whatever name it has.
+        """
+        shown, parts = self.name if len(self.name) <= 80 else f"{self.name[:80]}...", self.name.split("/")
+        reasons = {
+            "it leads out of the folder of runs": self.name.startswith("/") or ".." in parts,
+            "it names no folder": any(part.strip() in ("", ".") for part in parts),
+            "it holds characters that cannot be seen": not self.name.isprintable(),
+            f"a part of it has more than {LONGEST_NAME} bytes": any(
+                len(part.encode(errors="replace")) > LONGEST_NAME for part in parts
+            ),
+            f"{parts[0]} is where runs keep what they share": parts[0] in SHARED,
+        }
+        for reason, applies in reasons.items():
+            if applies:
+                raise ConfigError(
+                    f"name is {shown!r}, but {reason}: give one such as name=cats, or name=cats/first; a run elsewhere "
+                    "has runs=FOLDER besides"
+                )
 
     @property
     def recomputed(self) -> list[int]:

@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vidiff.recipe.kinds import KINDS, LatentRun, RunConfig, VAERun
 from vidiff.recipe.slots import ConfigError
+from vidiff.recipe.typed import Path as Keys
+from vidiff.recipe.typed import as_typed, is_text, split_key, unquoted
 from vidiff.store.plain import LARGEST, check_yaml
 
 
@@ -36,10 +38,31 @@ def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
 
 
 def _dotlist(changes: Sequence[str]) -> DictConfig:
-    try:
-        return OmegaConf.from_dotlist(list(changes))
-    except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"cannot read {' '.join(changes)[:200]!r}: expected key=value ({error})") from None
+    """What `key=value` says, text as it is typed and anything else as YAML."""
+    merged = OmegaConf.create()
+    for change in changes:
+        key, equals, value = change.partition("=")
+        try:
+            if not equals or not key:
+                raise ValueError("without a key or a =")
+            path = split_key(key)
+            if is_text(path):
+                OmegaConf.update(merged, key, unquoted(value))
+            else:
+                merged.merge_with_dotlist([change])
+                for inner, typed in as_typed(value, path):
+                    _put(merged, inner, typed)
+        except (OmegaConfBaseException, yaml.YAMLError, RecursionError, ValueError) as error:
+            raise ConfigError(f"cannot read {change[:200]!r}: expected key=value ({error})") from None
+    return merged
+
+
+def _put(config: DictConfig, path: Keys, text: str) -> None:
+    """Set a value to what was typed. The path leads to it, since YAML has found it there."""
+    holder: Any = config
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = text
 
 
 def build_config(given: Any, source: str) -> RunConfig:
@@ -109,12 +132,14 @@ def _read(path: Path) -> DictConfig:
             raise ConfigError(f"no such config: {path}; the recipes that come with vidiff are in configs/")
         try:
             with path.open(encoding="utf-8") as file:
-                check_yaml(file.read(LARGEST + 1))
+                text = check_yaml(file.read(LARGEST + 1))
             layer = OmegaConf.load(path)
         except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
             raise ConfigError(f"{path} is not a YAML mapping: {str(error).splitlines()[0]}") from None
         if not isinstance(layer, DictConfig):
             raise ConfigError(f"{path} is not a YAML mapping of keys to values")
+        for keys, typed in as_typed(text):
+            _put(layer, keys, typed)
         base, codec = layer.pop("base", None), layer.get("codec")
         if layers and isinstance(codec, DictConfig) and codec.get("config"):
             codec.config = os.path.relpath(path.parent / codec.config, folder)

@@ -23,6 +23,7 @@ def rehearse(config: RunConfig, folder: Path) -> None:
     Raises:
         ValueError: as `vidiff.training.stages.train`.
     """
+    config.check_name()
     with tempfile.TemporaryDirectory() as scratch:
         small = copy.deepcopy(config)
         changes: dict[str, object] = {

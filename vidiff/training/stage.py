@@ -100,6 +100,7 @@ def run_stage(stage: Stage[Any], given: str) -> None:
         vidiff.engine.guard.Interrupted: after a signal, with everything saved.
     """
     config = stage.config
+    config.check_name()
     refuse_too_large(config, stage.folder)
     with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
         stage.prepare()
