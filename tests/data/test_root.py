@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import zipfile
@@ -24,11 +25,13 @@ from vidiff.data.clip import Clip
 from vidiff.data.clips import ClipDataset, make_loader
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.doctor.scan import scan
-from vidiff.data.index import Index
+from vidiff.data.index import Index, index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.order import Order
 from vidiff.data.probe import Unfetched, fingerprint, probe
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.root import copies_of, name_of, root_of
+from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.workers import Begin
 from vidiff.store import copies as copies_module
 from vidiff.store import remote
@@ -116,6 +119,94 @@ def test_a_folder_elsewhere_is_as_one_here(
     named = [[clip for clip in clips if clip.name.endswith("#1.mp4")] for clips in (there, here)]
     assert read_captions(far, named[0]) == read_captions(source(clips), named[1]) == ["clip 0", "clip 2", "clip 1"]
     assert {clip.name for clip in find_all(far)} == {clip.name for clip in find_all(clips)}
+
+
+LATIN = os.fsdecode(b"caf\xe9")  # of a file system that was written in Latin-1
+ODD = (f"train/{LATIN}/12:30.mp4", "train/a:b/x::y.mp4", f"train/a:b/{LATIN}.mp4", f"test/{LATIN}/c:.mp4")
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips whose names have colons, or are not UTF-8."""
+    root = tmp_path_factory.mktemp("odd")
+    for n, name in enumerate(ODD):
+        write_clip(root / f"{n}.mp4", n)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{n}.mp4").rename(root / name)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["folder", "relative", "file", "memory", "http", "tar", "list"])
+def test_names_with_colons_and_names_that_are_not_utf8(
+    tmp_path: Path, odd: Path, server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are found and read wherever they lie, by the same names, and what is known of them is kept."""
+    where, prefix, options = str(odd), "", {}
+    if kind == "relative":
+        monkeypatch.chdir(odd)
+        where = "."
+    elif kind == "tar":
+        where = str(tmp_path / "12:30.tar")
+        prefix, options = "12:30.tar/", {"max_broken": 0}
+        pack(Path(where), {name: (odd / name).read_bytes() for name in ODD[:3]})
+    elif kind == "list":
+        monkeypatch.chdir(odd / "train")
+        rows = "".join(json.dumps({"path": name.removeprefix("train/")}) + "\n" for name in ODD[:3])
+        Path("a:b.jsonl").write_text(rows)
+        where, prefix = "a:b.jsonl", "-"
+    elif kind != "folder":
+        where = url_of(kind, odd, tmp_path, server)
+        if kind == "memory":  # which is this process's own
+            monkeypatch.setattr(index_module, "probe_all", lambda clips, *_: ((clip, probe(clip)) for clip in clips))
+    common = {"progress": False, "workers": 1, "copies": copies_of(tmp_path / "runs")}
+    index, again = (build_index(where, cache=tmp_path / "index.jsonl", **common, **options) for _ in range(2))
+    if kind == "tar":
+        index = Index(index.root, [*index.files, *build_index(where, "test", **common).files], [])
+    elif kind == "list":
+        index = Index(index.root, [*index.files, *build_index(where, "test", **common).files], [])
+        Path("a:b.jsonl").unlink()
+    else:
+        assert index.labels == ["a:b", LATIN] and again == index
+    assert sorted(file.name for file in index.files) == sorted(
+        name.removeprefix("train/") if prefix == "-" else prefix + name for name in ODD[:3]
+    )
+    for file in index.files:
+        name = file.name.removeprefix(prefix) if kind != "list" else f"train/{file.name}"
+        assert torch.equal(read_video(file.place), read_video(odd / name))
+    held = Quarantine(tmp_path / "quarantine.txt")
+    held.add(index.files[0].place, "broken")
+    assert list(held.held(index.files)) == [index.files[0].name]
+
+
+@pytest.mark.parametrize("folder", ["12:30", "a:b", "a::b", "http:", LATIN])
+def test_a_relative_root_may_have_colons(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "x.mp4")
+    Path(folder).mkdir()
+    (tmp_path / "x.mp4").rename(Path(folder) / "0:0.mp4")
+    index = index_of(DataConfig(folder), Path("runs"), "train", progress=False)
+    assert [(file.name, file.frames) for file in index.files] == [("0:0.mp4", 8)]
+    assert read_video(Path(folder) / "0:0.mp4").shape == (3, 8, 32, 32)
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_clip(tmp_path / "clips" / "0.mp4")
+    (tmp_path / "list.csv").write_text("path\nclips/0.mp4\n")
+    pack(tmp_path / "x.tar", {"0.mp4": (tmp_path / "clips/0.mp4").read_bytes()})
+    for root, name in (("clips", "0.mp4"), ("list.csv", "clips/0.mp4"), ("x.tar", "x.tar/0.mp4")):
+        index = index_of(DataConfig(f"~/{root}"), tmp_path / "runs", "train", progress=False)
+        assert [file.name for file in index.files] == [name]
+        assert [clip.name for clip in find_all(f"~/{root}")] == [name]
+    make_shapes(tmp_path / "shapes", ShapesSpec(size=32, frames=2, train=1, test=1), progress=False)
+    data = DataConfig("~/shapes", layout="shapes")
+    assert len(index_of(data, tmp_path / "runs", "train", progress=False).files) == 12
+    assert name_of("~/clips") == "clips" and name_of("~") == tmp_path.name
+    data = DataConfig("~/clips", images="~/a.jpg", latents="~/latents")
+    data.check()
+    assert [data.root, data.images, data.latents] == [f"{tmp_path}/{name}" for name in ("clips", "a.jpg", "latents")]
+    monkeypatch.delenv("HOME")
+    assert str(root_of("~nobody-of-this-name/x", copies_of(tmp_path)).tree) == "~nobody-of-this-name/x"
 
 
 def test_training_sees_the_same_clips(tmp_path: Path, clips: Path, server: Server) -> None:

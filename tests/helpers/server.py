@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(send=True)
 
     def answer(self, send: bool) -> None:
-        name = unquote(urlsplit(self.path).path).lstrip("/")
+        name = unquote(urlsplit(self.path).path, errors="surrogateescape").lstrip("/")
         file, begin, fault = self.server.folder / name, 0, None
         asked = self.headers.get("Range")
         if asked and self.server.ranges:
@@ -100,7 +101,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def list(self, folder: Path) -> None:
-        links = "".join(f'<a href="{quote(p.name)}{"/" * p.is_dir()}">x</a>' for p in sorted(folder.iterdir())).encode()
+        links = "".join(
+            f'<a href="{quote(os.fsencode(p.name))}{"/" * p.is_dir()}">x</a>' for p in sorted(folder.iterdir())
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(links)))

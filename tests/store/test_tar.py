@@ -239,6 +239,13 @@ def test_unsafe_members_are_left_out(tmp_path: Path, whole: bytes, name: str) ->
     assert [(n, r.startswith(reason)) for n, r in contents.skipped] == [(name, True)]
 
 
+def test_a_colon_makes_no_absolute_name(tmp_path: Path) -> None:
+    names = ["a:b.mp4", "12:30/c.mp4", "d:e/f.mp4"]
+    contents = contents_of(pack(tmp_path / "0.tar", dict.fromkeys([*names, "g:/h.mp4"], b"")))
+    assert [clip.name for clip in contents.clips] == names
+    assert contents.skipped == [("g:/h.mp4", "an absolute name")]
+
+
 @pytest.mark.faults
 def test_more_that_is_left_out(tmp_path: Path, whole: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "sparse.mp4").touch()

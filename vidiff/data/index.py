@@ -18,7 +18,7 @@ from vidiff.data.find import find_clips
 from vidiff.data.options import DataConfig
 from vidiff.data.probe import Unfetched, probe, probe_all
 from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import Root, copies_of, name_of, root_of
+from vidiff.data.root import Root, copies_of, local, name_of, root_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.tars import Contents, Packed, Tables
 from vidiff.store.copies import Copies
@@ -75,9 +75,9 @@ def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progres
     folder, name = runs / "index", name_of(data.root)  # shared by all runs on the same data
     turn = folder / ".turn"
     if data.layout == "shapes":
-        if data.shapes or not (Path(data.root) / "spec.json").is_file():
+        if data.shapes or not (local(data.root) / "spec.json").is_file():
             with claimed(turn):
-                make_shapes(data.root, ShapesSpec(**data.shapes))
+                make_shapes(local(data.root), ShapesSpec(**data.shapes))
         data = replace(data, layout="folders")
     return build_index(
         data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -114,8 +115,9 @@ class DataConfig(Source):
         return [(f"data.buckets has {b.height}x{b.width}, where a side", side) for b in self.plan() for side in b.size]
 
     def check(self) -> None:
-        """Raises DataError for values out of range, and sets `frames` where `seconds` tells it."""
+        """Sets `frames` where `seconds` tells it, and the home where ~ does. Raises DataError for wrong values."""
         check_decoder(self.decoder)
+        self.root, self.images, self.latents = map(os.path.expanduser, (self.root, self.images, self.latents))
         for keys, allowed, advice in RULES:
             for key in keys.split():
                 if not allowed(value := getattr(self, key)):

@@ -51,6 +51,11 @@ class Root:
         return f"{self.tree}/{self.name}" if self.name else str(self.tree)
 
 
+def local(path: str | Path) -> Path:
+    """A path on this machine, of which ~ at its beginning is the home folder: no shell makes it that after a =."""
+    return Path(os.path.expanduser(path))
+
+
 def copies_of(runs: Path, gigabytes: float = GIGABYTES) -> Copies:
     """Where a folder of runs keeps its copies of remote files."""
     return Copies(runs / "remote" / "copies", round(gigabytes * 1e9))
@@ -59,10 +64,15 @@ def copies_of(runs: Path, gigabytes: float = GIGABYTES) -> Copies:
 def name_of(root: str | Path) -> str:
     """A short name for a data set, which files about it can have."""
     if not is_url(root):
-        return Path(root).resolve().name
+        return local(root).resolve().name
     url = str(root)
     last = re.sub(r"\W+", "-", Path(urlsplit(shown(url)).path).name or urlsplit(shown(url)).netloc).strip("-")
-    return f"{last or 'remote'}-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
+    return f"{last or 'remote'}-{_short(url)}"
+
+
+def _short(text: str) -> str:
+    """A hash of eight digits, of any name that a file may have."""
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=4).hexdigest()
 
 
 def root_of(root: str | Path, copies: Copies, fresh: bool = False) -> Root:
@@ -76,8 +86,8 @@ def root_of(root: str | Path, copies: Copies, fresh: bool = False) -> Root:
     Raises:
         DataError: nothing there. ValueError: as `vidiff.store.remote.resolve` and `find_below`.
     """
-    text = str(root)
-    here = None if is_url(root) else Path(root)
+    here = None if is_url(root) else local(root)
+    text = str(here or root)
     if here and here.is_dir():
         return Root(Folder(here))
     if (here or Path(urlsplit(text).path)).suffix.lower() in LIST_SUFFIXES:
@@ -99,7 +109,7 @@ def _of_folder(url: str, copies: Copies, fresh: bool) -> Listed:
         files, urls = dict[str, Identity](), dict[str, str]()
         for full, known in find_below(address).items():
             inner = full.removeprefix(top).lstrip("/")
-            inner = unquote(inner) if by_http else inner
+            inner = unquote(inner, errors="surrogateescape") if by_http else inner
             if Path(inner).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES | TEXTS | {".tar"} and "?" not in inner:
                 files[inner] = known
                 if by_http:
@@ -151,7 +161,7 @@ def _of_list(file: str, copies: Copies, fresh: bool) -> Root:
             url = _join(file, clip) if remote else clip
             clip = _name_here(url, folder)
             while urls.setdefault(clip, url) != url:
-                clip = f"{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}/{clip}"
+                clip = f"{_short(url)}/{clip}"
         elif clip:
             clip = str(path.parent.absolute() / clip)
         renamed.append({**row, column: clip})
@@ -164,15 +174,15 @@ def _join(file: str, clip: str) -> str:
     if is_url(clip):
         return clip
     if file.startswith(("http://", "https://")):
-        return urljoin(file, quote(clip, safe="/%"))
+        return urljoin(file, quote(clip, safe="/%", errors="surrogateescape"))
     return f"{file.rpartition('/')[0]}/{clip}"
 
 
 def _name_here(url: str, folder: str) -> str:
     """A name for a URL in a tree: relative to the list's folder, or else host and path."""
-    plain = unquote(shown(url))
-    if folder and plain.startswith(f"{unquote(shown(folder))}/"):
-        plain = plain[len(unquote(shown(folder))) + 1 :]
+    plain, above = (unquote(shown(text), errors="surrogateescape") for text in (url, folder))
+    if folder and plain.startswith(f"{above}/"):
+        plain = plain[len(above) + 1 :]
     parts = [part.lstrip(".") for part in re.split(r"/|::", plain.partition("://")[2] or plain)]
     return "/".join(re.sub(r"[\x00-\x1f]", "", part)[:200] for part in parts if part)
 
@@ -216,7 +226,7 @@ def _listed(root: str, folder: str, copies: Copies, fresh: bool, of: str, ask: C
 
 def _name_of_list(file: str) -> str:
     path = Path(file).resolve()
-    return f"{path.stem}-{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    return f"{path.stem}-{_short(str(path))}"
 
 
 def _read(kept: Path) -> Mapping[str, Any]:

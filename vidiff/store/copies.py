@@ -137,7 +137,8 @@ def _is_at(handle: int, path: Path) -> bool:
 
 def copy_name(url: str, known: Identity) -> str:
     """The name of a copy: another content of the same URL has another."""
-    digest = hashlib.blake2b(f"{url}|{known.size}|{known.changed}|{known.version}".encode(), digest_size=16).hexdigest()
+    text = f"{url}|{known.size}|{known.changed}|{known.version}"
+    digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
     suffix = Path(urlsplit(url).path).suffix.lower()
     return digest + (suffix if len(suffix) < 10 else "")
 

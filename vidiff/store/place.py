@@ -141,10 +141,13 @@ class Place:
 
     @property
     def url(self) -> str:
-        """The name by which FFmpeg, and what is built on it, opens these bytes where they lie."""
+        """The name by which FFmpeg, and what is built on it, opens these bytes where they lie.
+
+        It is absolute: of a relative one, FFmpeg takes what stands before a colon, as in 12:30.mp4, for a protocol.
+        """
         assert self.file is not None, "is to be held first"
         if self.size < 0:
-            return str(self.file)
+            return str(self.file.absolute())
         return f"subfile,,start,{self.start},end,{self.start + self.size},,:{self.file.absolute()}"
 
     @property

@@ -58,8 +58,10 @@ class Address(NamedTuple):
 
 
 def is_url(text: str | Path) -> bool:
-    """Whether this names something that fsspec is to open, as s3://bucket/clips does, and not a local path."""
-    return isinstance(text, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)", text))
+    """Whether this names something that fsspec is to open, as s3://bucket/clips or a chain as zip::s3://bucket/clips.zip
+    does, and not a local path, which may have colons of its own.
+    """
+    return isinstance(text, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*(::.*)?://", text))
 
 
 def shown(text: str) -> str:
@@ -81,7 +83,7 @@ def resolve(url: str) -> Address:
 
             # a stream may take as long as it takes, but not be silent
             limits = aiohttp.ClientTimeout(total=None, sock_connect=STALL / 2, sock_read=STALL / 2)
-            url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+            url = quote(url, safe="%/:=&?~#+!$,;'@()*[]", errors="surrogateescape")
             options = {"client_kwargs": {"timeout": limits}, "encoded": True}
         system, path = url_to_fs(url, **options)
     except ImportError as error:

@@ -114,7 +114,7 @@ def _refusal(info: tarfile.TarInfo, name: str) -> str:
         return "sparse: pack it without --sparse"
     if info.size < 0:
         return "a negative size"
-    if name.startswith("/") or (name[1:2] == ":" and name[:1].isalpha()):
+    if name.startswith("/") or re.match(r"[A-Za-z]:[/\\]", name):
         return "an absolute name"
     if ".." in PurePosixPath(name).parts:
         return "a name that leads out of the tar"
