@@ -25,13 +25,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.latents.chunks import ChunkReader
-from vidiff.data.latents.shard import DTYPES, clear, facts_of, latent_name, publishing, turn, write_shard
+from vidiff.data.latents.shard import DTYPES, Spool, clear, facts_of, latent_name, publishing, turn, write_shard
 from vidiff.data.latents.spec import Plan
 from vidiff.store.error import DataError, Unreachable, VideoError
 from vidiff.store.files import claimed, sha256, sweep
 from vidiff.store.plain import read_json
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+SUMMED = 1 << 22  # numbers of a file that are added up at once: in float64, in memory
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def encode_latents(
 ) -> Path | None:
     """Encode every frame of every file of a plan, unless that has been done.
 
-    Memory holds one chunk of pixels, and the latents of one shard. Several processes may call this at once: none makes
-    a shard that another is making, where the file system has locks. Shards that are missing from a finished cache, or
-    cut short, are named and made again.
+    Memory holds two chunks of pixels, and the latents of one shard, of each file a few MB: what is more of a long film
+    waits on the disk. Several processes may call this at once: none makes a shard that another is making, where the
+    file system has locks. Shards that are missing from a finished cache, or cut short, are named and made again.
 
     Args:
         out: the cache goes to a folder in this one.
@@ -198,48 +199,48 @@ class _Encoding:
     def encode_shard(self, shard: int) -> dict[str, Any]:
         """Write a shard. Returns its facts."""
         sweep(self.folder, f"{self.path(shard).name}.*")
-        tensors: dict[str, Tensor] = {}
+        latents: dict[str, Spool] = {}
         broken: dict[str, str] = {}
         moments = Moments()
         for number in self.shards[shard]:
             try:
-                tensors |= self.encode_file(number, moments)
+                copies = self.encode_file(number)
             except Unreachable:
                 raise  # at another time it can be encoded
             except VideoError as error:
                 broken[str(number)] = str(error)
                 tqdm.write(f"left out {error}")
+            else:
+                latents |= {latent_name(number, copy.crop, copy.mirrored): copy.spool for copy in copies}
+                for copy in copies:
+                    if not copy.mirrored:
+                        moments.merge(copy.sums)
             self.bar.update()
         files = self.shards[shard]
-        noisy = any(tensor.shape[1] == 2 for tensor in tensors.values())
+        noisy = any(spool.noisy for spool in latents.values())
         facts = {"first": files.start, "count": len(files), "broken": broken, "noisy": noisy, "sums": moments.sums}
-        write_shard(self.path(shard), tensors, facts)
+        write_shard(self.path(shard), latents, facts)
         return facts
 
-    def encode_file(self, number: int, moments: Moments) -> dict[str, Tensor]:
-        """The latents of one file, each crop and its mirror image: `(f, p, c, h', w')`, named as in the shard."""
+    def encode_file(self, number: int) -> list[_Copy]:
+        """The latents of one file, each crop and its mirror image."""
         plan, file = self.plan, self.plan.index.files[number]
         frames = plan.read(number)
         if not frames:  # shorter than a segment
-            return {}
-        fit = plan.fit(number)
-        copies = [(corner, bool(mirrored)) for corner in plan.corners(number) for mirrored in range(1 + plan.flips)]
-        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in copies]
+            return []
+        fit, corners = plan.fit(number), plan.corners(number)
+        copies = [
+            _Copy(crop, bool(mirrored), Spool(self.folder))
+            for crop in range(len(corners))
+            for mirrored in range(1 + plan.flips)
+        ]
         step = plan.segment or self.chunk
         for video in self.reader.read(file.place, frames, step, fit.resize, plan.index.fps, file.decoder):  # 3 f h w
-            for (corner, mirrored), part in zip(copies, parts, strict=True):
-                crop = fit.crop(video, corner)[None]  # 1 3 f height width
-                mean, std = self.encode(crop.flip(-1) if mirrored else crop)
-                part.append((self.kept(mean[0], number), self.kept(std[0], number)))
-        tensors = {}
-        for place, part in enumerate(parts):
-            crop_number, flipped = divmod(place, 1 + plan.flips)
-            mean, std = (torch.cat(pieces, dim=1) for pieces in zip(*part, strict=True))  # c f h' w'
-            if not flipped:
-                moments.add(mean, std)
-            latent = torch.stack([mean, std] if std.any() else [mean])  # p c f h' w'
-            tensors[latent_name(number, crop_number, bool(flipped))] = latent.permute(2, 0, 1, 3, 4).contiguous()
-        return tensors
+            for copy in copies:
+                crop = fit.crop(video, corners[copy.crop])[None]  # 1 3 f height width
+                mean, std = self.encode(crop.flip(-1) if copy.mirrored else crop)
+                copy.add(self.kept(mean[0], number), self.kept(std[0], number))
+        return copies
 
     def kept(self, latent: Tensor, number: int) -> Tensor:
         """A latent as the cache keeps it. Raises DataError where it is not finite."""
@@ -304,6 +305,38 @@ class _Encoding:
         return True
 
 
+@dataclass
+class _Copy:
+    """A crop of a file, or its mirror image, as its latents come."""
+
+    crop: int
+    mirrored: bool
+    spool: Spool
+
+    def __post_init__(self) -> None:
+        self._moments, self._waiting = Moments(), list[tuple[Tensor, Tensor]]()
+
+    def add(self, mean: Tensor, std: Tensor) -> None:
+        """Takes in the next frames, `(c, f, h', w')` both."""
+        self.spool.add(mean, std)
+        if not self.mirrored:
+            self._waiting.append((mean, std))
+            if sum(mean.numel() for mean, _ in self._waiting) >= SUMMED:
+                self._sum_up()
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """Of all that has come, as of `Moments`."""
+        self._sum_up()
+        return self._moments.sums
+
+    def _sum_up(self) -> None:
+        if self._waiting:
+            mean, std = (torch.cat(pieces, dim=1) for pieces in zip(*self._waiting, strict=True))  # c f h' w'
+            self._moments.add(mean, std)
+            self._waiting.clear()
+
+
 class Moments:
     """Sums of z = mean + std * noise and of its square, per channel, in float64."""
 
@@ -311,11 +344,11 @@ class Moments:
         self.count, self.total, self.squares = 0, torch.zeros(1).double(), torch.zeros(1).double()
 
     def add(self, mean: Tensor, std: Tensor) -> None:
-        """Takes in the latents of one file, `(c, f, h, w)`."""
-        mean, std = mean.double().flatten(1), std.double().flatten(1)
+        """Takes in latents `(c, f, h, w)`."""
+        mean, std = mean.double().flatten(1), std.double().flatten(1)  # copies, which are overwritten
         self.count += mean.shape[1]
         self.total = self.total + mean.sum(1)
-        self.squares = self.squares + (mean.square() + std.square()).sum(1)
+        self.squares = self.squares + mean.square_().add_(std.square_()).sum(1)
 
     @property
     def sums(self) -> dict[str, Any]:

@@ -13,18 +13,21 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vidiff.store.files import DRAFT, draft_of
 from vidiff.store.plain import parse_json
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+CODES = {torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
+HELD = 8 << 20  # bytes of a spool that memory holds
+BLOCK = 4 << 20  # bytes of latents that are copied at once
 
 
 def latent_name(number: int, crop: int, mirrored: bool) -> str:
@@ -32,10 +35,58 @@ def latent_name(number: int, crop: int, mirrored: bool) -> str:
     return f"{number}.{crop}.{int(mirrored)}"
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
-    """Publish a shard, with facts about it that go through JSON."""
-    with publishing(path) as draft:
-        save_file(dict(tensors), draft, metadata={"facts": json.dumps(facts)})
+class Spool:
+    """The latents of one copy of a file, which come piece by piece; beyond a few MB they wait on the disk.
+
+    Args:
+        folder: where what does not fit in memory waits, in a file without a name, which ends with the process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._bits = SpooledTemporaryFile(HELD, dir=str(folder))  # noqa: SIM115  mean and std
+        self._shape: tuple[int, ...] = (0,)  # of a frame's mean
+        self._dtype = torch.float16
+        self.frames, self.noisy = 0, False
+
+    def add(self, mean: Tensor, std: Tensor) -> None:
+        """Takes in the next frames, `(c, f, h', w')` both, of one of `DTYPES`."""
+        frames = torch.stack([mean, std]).permute(2, 0, 1, 3, 4)  # f p c h' w'
+        self._shape, self._dtype = tuple(frames.shape[2:]), frames.dtype
+        self._bits.write(frames.contiguous().view(torch.int16).numpy().tobytes())
+        self.frames += len(frames)
+        self.noisy |= bool(std.any())
+
+    def entry(self, begin: int) -> dict[str, Any]:
+        """What the header of a shard says of these latents, which begin at byte `begin` of its content."""
+        shape = [self.frames, 1 + self.noisy, *self._shape]
+        return {"dtype": CODES[self._dtype], "shape": shape, "data_offsets": [begin, begin + 2 * math.prod(shape)]}
+
+    def blocks(self) -> Iterator[bytes]:
+        """The latents as a shard has them, some frames at once: without a std where that is 0 throughout."""
+        numbers = math.prod(self._shape)
+        together = max(1, BLOCK // (4 * numbers))
+        self._bits.seek(0)
+        while block := self._bits.read(together * 4 * numbers):
+            frames = np.frombuffer(block, np.int16).reshape(-1, 2, numbers)
+            yield block if self.noisy else frames[:, 0].tobytes()
+
+
+def write_shard(path: Path, latents: Mapping[str, Spool], facts: dict[str, Any]) -> None:
+    """Publish a shard by name of each latent, with facts about it that go through JSON.
+
+    It is what safetensors' own `save_file` writes, to the byte, but does not take all of it in memory.
+    """
+    names, end = sorted(latents), 0
+    header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts)}}
+    for name in names:
+        header[name] = latents[name].entry(end)
+        end = header[name]["data_offsets"][1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with publishing(path) as draft, draft.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.writelines(latents[name].blocks())
 
 
 def facts_of(path: Path) -> dict[str, Any] | None:
