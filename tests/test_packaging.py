@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from trainings import DIFFUSION, VAE
+from videos import smooth
+
+import vidiff
+from vidiff.video.reader import read_video
+from vidiff.video.writer import write_video
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,16 +63,65 @@ def test_what_an_extra_brings_is_not_needed_to_import_vidiff(name: str, extra: s
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_version_has_one_value() -> None:
-    init = ast.parse((ROOT / "vidiff/__init__.py").read_text(encoding="utf-8"))
-    found = {
-        target.id: ast.literal_eval(node.value)
-        for node in init.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
+def run(*words: str | Path, path: Path, cwd: Path) -> str:
+    """What a command prints, of the vidiff that lies in `path`."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds what the wheel holds, and nothing else: what it needs is in this environment already."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    alone = ["--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", *alone, "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
+def test_a_wheel_has_recipes_pages_types_and_a_command(installed: Path) -> None:
+    assert {path.name for path in (installed / "vidiff" / "configs").iterdir()} == {
+        path.name for path in (ROOT / "configs").iterdir()
     }
-    assert found["__version__"] == PROJECT["version"]
+    tracked = subprocess.run(["git", "ls-files", "vidiff"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [name for name in tracked.splitlines() if not (installed / name).is_file()] == []
+    assert (installed / "vidiff" / "py.typed").is_file()
+    (facts,) = installed.glob("vidiff-*.dist-info")
+    assert "vidiff = vidiff.cli:main" in (facts / "entry_points.txt").read_text()
+    assert f"Version: {vidiff.__version__}\n" in (facts / "METADATA").read_text()
+    assert "License-Expression: Apache-2.0\n" in (facts / "METADATA").read_text()
+
+
+def test_a_wheel_trains_and_draws_away_from_its_checkout(installed: Path, tmp_path: Path) -> None:
+    there = run("-c", "import vidiff; print(vidiff.__file__)", path=installed, cwd=tmp_path)
+    assert Path(there.strip()) == installed / "vidiff" / "__init__.py"
+    find = "from vidiff.recipe.load import load; print(load('ucf').name, load('mine.yaml').name)"
+    for number in range(4):
+        write_video(tmp_path / "data" / f"{number}.mp4", smooth(8, 32, 32))
+    (tmp_path / "vae.yaml").write_text(VAE)
+    (tmp_path / "ucf.yaml").mkdir()  # a folder of this name is not what is meant
+    (tmp_path / "mine.yaml").write_text("base: ucf.yaml\nname: mine\n")
+    assert run("-c", find, path=installed, cwd=tmp_path).split() == ["ucf", "mine"]
+    (tmp_path / "mine.yaml").write_text(DIFFUSION)
+    command = partial(run, "-m", "vidiff", path=installed, cwd=tmp_path)
+    command("train", "mine.yaml")
+    command("generate", "--frames", "4", "--out", "drawn.mp4")
+    command("extend", "drawn.mp4", "--frames", "6", "--out", "longer.mp4")
+    assert [read_video(tmp_path / name).shape[1] for name in ("drawn.mp4", "longer.mp4")] == [4, 6]
+
+
+def test_the_version_has_one_value() -> None:
+    assert PROJECT["dynamic"] == ["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", vidiff.__version__)
 
 
 def test_gitignore_leaves_out_what_the_commands_make_and_no_source(tmp_path: Path) -> None:

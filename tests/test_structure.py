@@ -39,6 +39,7 @@ FLOORS = (
     "cli",
     "train",
     "vidiff",  # vidiff/__init__.py
+    "__main__",
     "tools",
 )
 

@@ -1,46 +1,8 @@
-"""Train a model and what it depends on: `python -m vidiff.train CONFIG [key=value ...] [--dry-run]`."""
+"""`python -m vidiff.train CONFIG [key=value ...] [--dry-run]`, as `vidiff train`, for torchrun."""
 
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
 
-from vidiff.cli.command import exit_code
-from vidiff.cli.options import add_config
-from vidiff.recipe.load import load
-from vidiff.training import dry_run, stages
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m vidiff.train",
-        description="Train a video diffusion model on a folder of clips. The same command goes on where it stopped.",
-        epilog="example: python -m vidiff.train configs/shapes.yaml train.steps=2000 name=longer",
-    )
-    add_config(parser, "a YAML file, such as configs/shapes.yaml", "such as train.steps=2000")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="build all, run a step of training, validation and sampling, say what to expect, and keep nothing",
-    )
-    return parser.parse_intermixed_args(arguments)
-
-
-def train(options: argparse.Namespace) -> None:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    config = load(options.config, options.overrides)
-    if options.dry_run:
-        dry_run.rehearse(config, options.config.parent)
-    else:
-        given = options.config.read_text() + "".join(f"# {change}\n" for change in options.overrides)
-        stages.train(config, given, options.config.parent)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command. Returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    return exit_code(train, parse(arguments), "the same command goes on from what is finished")
-
+from vidiff.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from indexes import clip_at, read_captions, source
+from indexes import clip_at, find_files, read_captions, source
 
 from vidiff.data import captions
+from vidiff.data.quarantine import Quarantine
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.store.error import DataError
+from vidiff.store.place import place_of
 
 PATHS = ["train/a.mp4", "train/b.mp4"]
 GOOD = {
@@ -45,6 +48,67 @@ def test_the_first_source_that_is_there_is_taken(tmp_path: Path) -> None:
     assert [*found, read_captions(tmp_path, PATHS)[1]] == ["jsonl, é", "txt, é", "csv, é"]
 
 
+BREAKS = "\u2028\u2029\x85\v\f\x1c\x1d\x1e"  # that str.splitlines takes for the end of a line, and no file does
+
+
+@pytest.mark.parametrize("letter", BREAKS)
+def test_what_only_looks_like_a_line_break_ends_no_line(tmp_path: Path, letter: str) -> None:
+    cat = f"a{letter}cat"
+    write(tmp_path / "csv", {"captions.csv": f"path,caption\ntrain/a.mp4,{cat}\ntrain/b.mp4,dog\n"})
+    write(tmp_path / "txt", {"train/a.txt": cat, "train/b.txt": "dog"})
+    raw = cat if ord(letter) >= 32 else json.dumps(cat)[1:-1]  # JSON has control characters as escapes alone
+    lines = f'{{"path": "train/a.mp4", "caption": "{raw}"}}\n{{"path": "train/b.mp4", "caption": "dog"}}\n'
+    write(tmp_path / "jsonl", {"captions.jsonl": lines})
+    for kind in ("csv", "txt", "jsonl"):
+        assert read_captions(tmp_path / kind, PATHS, kind) == ["a cat", "dog"], kind
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_caption_of_two_lines_is_words_apart(tmp_path: Path, end: str) -> None:
+    rows = ["path,caption", f'train/a.mp4,"a black{end}cat,{end}{end}asleep"', "train/b.mp4,dog", ""]
+    (tmp_path / "captions.csv").write_bytes(end.join(rows).encode())
+    assert read_captions(tmp_path, PATHS) == ["a black cat, asleep", "dog"]
+    (tmp_path / "captions.csv").unlink()
+    write(tmp_path, {"captions.jsonl": '{"path": "train/a.mp4", "caption": "a black\\ncat"}\n'})
+    assert read_captions(tmp_path, PATHS[:1]) == ["a black cat"]
+
+
+@pytest.mark.parametrize("header", ["path,caption", " Path , Caption", "file_name,text", "video,caption", "file,text"])
+def test_columns_are_called_as_those_of_lists(tmp_path: Path, header: str) -> None:
+    write(tmp_path, {"captions.csv": f"{header}\ntrain/a.mp4, a cat\ntrain/b.mp4,dog\n"})
+    assert read_captions(tmp_path, PATHS) == ["a cat", "dog"]
+    (tmp_path / "captions.csv").unlink()
+    path, text = header.split(",")
+    rows = ({path: name, text: words} for name, words in zip(PATHS, ["a cat", "dog"], strict=True))
+    write(tmp_path, {"captions.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    assert read_captions(tmp_path, PATHS) == ["a cat", "dog"]
+    touch(tmp_path, *PATHS)
+    write(tmp_path, {"list.csv": f"{path},split\ntrain/a.mp4,train\ntrain/b.mp4,test\n"})
+    assert find_files(tmp_path / "list.csv") == ([("train/a.mp4", -1)], [])
+
+
+@pytest.mark.parametrize("letter", BREAKS)
+def test_a_list_names_clips_with_such_letters(tmp_path: Path, letter: str) -> None:
+    """So do a label in it, and the quarantine."""
+    name = f"a{letter}b.mp4"
+    touch(tmp_path, name)
+    write(tmp_path, {"list.csv": f"path,label\n{name},x{letter}y\n"})
+    assert find_files(tmp_path / "list.csv") == ([(name, 0)], [f"x{letter}y"])
+    write(tmp_path, {"list.jsonl": json.dumps({"path": name}, ensure_ascii=ord(letter) < 32) + "\n"})
+    assert find_files(tmp_path / "list.jsonl") == ([(name, -1)], [])
+    quarantine = Quarantine(tmp_path / "quarantine.txt")
+    quarantine.add(place_of(tmp_path / name), "broken")
+    assert quarantine.held([clip_at(tmp_path / name, name)]) == {name: "broken"}
+    quarantine.replace({})
+    assert quarantine.held([clip_at(tmp_path / name, name)]) == {name: "broken"}
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 @pytest.mark.parametrize(
     ("files", "source", "complaint"),
     [
@@ -63,14 +127,15 @@ def test_the_first_source_that_is_there_is_taken(tmp_path: Path) -> None:
             "auto",
             "captions.csv has two captions for train/a.mp4: leave one",
         ),
-        ({"captions.csv": "file,text\n"}, "auto", r"has the columns \['file', 'text'\]; expected path,caption"),
+        ({"captions.csv": "clip,words\n"}, "auto", r"has the columns \['clip', 'words'\]; expected path,caption"),
         ({"captions.csv": ""}, "auto", "has the columns None; expected path,caption"),
         ({"captions.csv": "path,caption\ntrain/a.mp4,a cat, asleep\n"}, "auto", "csv:2 has more values than .* comma"),
         ({"captions.csv": "path,caption\ntrain/a.mp4\n"}, "auto", "csv:2 has fewer values"),
         ({"captions.jsonl": '{"path": "train/a.mp4", "caption": 3}'}, "auto", 'jsonl:1 is .*; expected {"path"'),
+        ({"captions.jsonl": '{"path": "train/a.mp4", "caption": "x\ny"}'}, "auto", "line 1, .*: Invalid control"),
         ({"captions.jsonl": '\n{"path": "train/a.mp4"}'}, "auto", "jsonl:2 is "),
-        ({"captions.jsonl": '["train/a.mp4", "cat"]'}, "auto", "jsonl:1 is "),
-        ({"captions.jsonl": "a cat"}, "auto", "jsonl:1 is 'a cat'; expected"),
+        ({"captions.jsonl": '["train/a.mp4", "cat"]'}, "auto", "jsonl: line 1, .*: no object"),
+        ({"captions.jsonl": "a cat"}, "auto", "jsonl: line 1, 'a cat': .*; expected"),
     ],
 )
 def test_captions_that_cannot_be_used_are_named(

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
-from vidiff.recipe.load import build_config, dump, load, load_codec_config
+from vidiff.recipe.load import build_config, dump, load, load_codec_config, recipes
 from vidiff.recipe.slots import ConfigError, build_sampler
 from vidiff.sample import DDIM
 
@@ -277,6 +277,37 @@ def test_two_files_that_are_each_others_base(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "base: b.yaml\n")
     message = complaint(path=write(tmp_path / "b.yaml", "base: a.yaml\n"))
     assert "b.yaml is its own base, through b.yaml and a.yaml" in message
+
+
+def test_a_recipe_that_comes_with_vidiff_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sorted(recipes()) == sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    assert load("ucf") == load("ucf.yaml") == load(CONFIGS / "ucf.yaml")
+    mine = write(tmp_path / "mine.yaml", "base: shapes.yaml\nname: mine\n")
+    config = load(mine, ["batch=4"])
+    assert isinstance(config, DiffusionRun) and (config.name, config.batch) == ("mine", 4)
+    assert load_codec_config(config, tmp_path) == load_codec_config(load("shapes"), CONFIGS)  # type: ignore[arg-type]
+    write(tmp_path / "shapes.yaml", "base: ucf\nname: own\n")  # a file that is there comes first
+    assert load("shapes.yaml").name == "own" and load(mine).data.root == load("ucf").data.root
+    assert load("shapes").name == "shapes"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("configs/ucf.yaml", "no such config: configs/ucf.yaml; did you mean the recipe ucf?"),
+        ("../ucf", "no such config: ../ucf; did you mean the recipe ucf?"),
+        ("ufc", "no such config: ufc; the recipes that come with vidiff are real_vae, shapes, shapes_classifier"),
+        ("", "no such config: .; the recipes that come with vidiff are"),
+    ],
+)
+def test_a_config_that_is_not_there_is_answered_by_the_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).startswith(said)
 
 
 def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:

@@ -1,1 +1,62 @@
-"""The commands. Each file of tools/ calls one of them."""
+"""The commands, a module each; `main`, which is `vidiff`, finds the one that is meant, and loads no other."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+COMMANDS = {
+    "train": "train a model, and what it depends on; the same command goes on where it stopped",
+    "generate": "draw clips with a trained run",
+    "extend": "go on with a clip",
+    "edit": "animate, rewind, interpolate, loop, inpaint, outpaint, restyle, double, upscale",
+    "doctor": "look at each clip of a data set, and say what is wrong with it",
+    "encode": "turn a data set into latents before a training, on one machine or many",
+    "plan": "say what a training will take: memory, time, money",
+    "evaluate": "score a run against the clips that it has not seen",
+    "compare": "compare the ways of going on with a clip",
+    "surprise": "show which frames of a clip a run did not expect",
+    "codec": "say what an autoencoder keeps of clips",
+    "ema": "make an average of the weights, of any width, after the training",
+    "study": "let people compare clips, on a page, without knowing whose they are",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vidiff COMMAND ...",
+            "",
+            "Train a video diffusion model on a folder of clips, generate new ones, and extend what there is.",
+            "",
+            *lines,
+            "",
+            "vidiff COMMAND --help says what it takes; vidiff --version which version this is.",
+            "example: vidiff train shapes && vidiff generate --frames 16",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns its exit code; 2 where there is no such command."""
+    words = sys.argv[1:] if arguments is None else arguments
+    name, rest = (words[0], words[1:]) if words else ("", [])
+    if name in ("--help", "-h", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"vidiff {version('vidiff')}")
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}? See" if near else f"choose {', '.join(COMMANDS)}, as told by"
+        said = f"no such command: {name}; {hint}" if name else f"which command? {hint.capitalize()}"
+        print(f"error: {said} vidiff --help", file=sys.stderr)
+        return 2
+    sys.argv[0] = f"vidiff {name}"  # as usage and errors call the command
+    code: int = import_module(f"vidiff.cli.{name}").main(rest)
+    return code

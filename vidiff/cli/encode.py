@@ -12,7 +12,7 @@ import re
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import add_config
-from vidiff.recipe.load import load
+from vidiff.recipe.load import find_config, load
 from vidiff.training import prepare
 
 
@@ -28,7 +28,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="example: python tools/encode.py configs/shapes.yaml --shard 0/2"
     )
-    add_config(parser, "a model's YAML file, such as configs/shapes.yaml", "as for python -m vidiff.train")
+    add_config(
+        parser, "a model's YAML file, or the name of a recipe that comes with vidiff", "as for python -m vidiff.train"
+    )
     parser.add_argument(
         "--shard", type=part_of, default=(0, 1), metavar="i/n", help="encode shards i, i + n, ... of the cache alone"
     )
@@ -37,10 +39,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def encode(options: argparse.Namespace) -> None:
-    config = load(options.config, options.overrides)
+    source = find_config(options.config)
+    config = load(source, options.overrides)
     splits = {"train": [config.data.split], "test": [config.data.test_split]}
     chosen = splits.get(options.split, splits["train"] + splits["test"])
-    lines = prepare.encode(config, options.config.parent, chosen, options.shard)
+    lines = prepare.encode(config, source.parent, chosen, options.shard)
     if os.environ.get("RANK", "0") == "0":
         print("\n".join(lines))
 

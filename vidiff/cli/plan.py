@@ -16,7 +16,7 @@ from vidiff.cli.command import exit_code
 from vidiff.cli.options import add_config
 from vidiff.plan.estimate import GB
 from vidiff.plan.plan import GPUS, Planner, this_cpu
-from vidiff.recipe.load import load
+from vidiff.recipe.load import find_config, load
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -48,8 +48,9 @@ def plan(options: argparse.Namespace) -> None:
         memory=device.memory if options.memory is None else int(options.memory * GB),
         used=dict.fromkeys(device.rate, options.mfu) if options.mfu else device.used,
     )
-    config = load(options.config, options.overrides)
-    planner = Planner(config, options.config.parent, device, options.gpus, options.local, options.price)
+    source = find_config(options.config)
+    config = load(source, options.overrides)
+    planner = Planner(config, source.parent, device, options.gpus, options.local, options.price)
     for unknown in planner.sketch.unknown:
         print(f"note: {unknown}", file=sys.stderr)
     given = planner.given()

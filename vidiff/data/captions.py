@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from vidiff.data.clip import Clip
+from vidiff.data.lists import MORE, PATHS, Row, column_of, parse_rows
 from vidiff.data.root import Root
 from vidiff.store.error import DataError
-from vidiff.store.plain import parse_json
 from vidiff.store.tree import Folder, Tree
 
+TEXTS = ("caption", "text")  # columns that hold the caption; the first that is there
+EXAMPLE = '{"path": "train/a.mp4", "caption": "what it shows"}'
 SOURCES = ("auto", "jsonl", "txt", "csv")
 WANTED = (
     'captions.jsonl in {root}, with lines such as {{"path": "train/a.mp4", "caption": "..."}}, or captions.csv with '
@@ -27,7 +32,8 @@ def read_captions(root: Root, clips: Sequence[Clip], kind: str = "auto") -> list
         kind: "jsonl": `captions.jsonl` in its folder, a line {"path": ..., "caption": ...} for each clip; "txt": a file
             of the same name that ends in .txt beside each clip, in a tar also "caption" of its .json; "csv":
             `captions.csv` in the folder, with the columns path and caption. "auto": the first of these that is there.
-            Further keys, columns and files do no harm.
+            Keys and columns may be called as those of a list, and text in place of caption. Further ones, and further
+            files, do no harm. A line break within a caption is a space, as is any run of spaces.
 
     Raises:
         DataError: a caption that is missing, empty, not text, or there twice; a file that cannot be read as said.
@@ -44,18 +50,18 @@ def read_captions(root: Root, clips: Sequence[Clip], kind: str = "auto") -> list
         name = f"captions.{kind}"
         where = f"{tree}/{name}"
         if name == root.name and root.rows and not isinstance(tree, Folder):  # elsewhere: rows name clips as it does
-            pairs = [(str(row.get("path")), str(row.get("caption") or "")) for row in root.rows]
+            pairs = [(str(path), str(caption or "")) for path, caption in map(_pair, root.rows)]
         else:
-            pairs = list((_read_jsonl if kind == "jsonl" else _read_csv)(tree, name))
+            pairs = list(_listed(tree, name))
     wanted, captions = {clip.name for clip in clips}, dict[str, str]()
     for path, caption in pairs:
         if path not in wanted:
             continue
         if path in captions:
             raise DataError(f"{where} has two captions for {path}: leave one")
-        if not caption.strip():
+        captions[path] = " ".join(caption.split())
+        if not captions[path]:
             raise DataError(f"the caption of {path} is empty in {where}: write what the clip shows")
-        captions[path] = caption.strip()
     missing = [clip.name for clip in clips if clip.name not in captions]
     if missing:
         raise DataError(
@@ -97,35 +103,34 @@ def _text_of(clip: Clip) -> str:
 
 def _beside(tree: Tree, clip: Clip) -> str:
     """The caption in a clip's own .txt."""
-    return " ".join(_text(tree, _text_of(clip)).split())
+    return _text(tree, _text_of(clip))
 
 
-def _read_jsonl(tree: Tree, name: str) -> Iterable[tuple[str, str]]:
-    where = f"{tree}/{name}"
-    for number, line in enumerate(_text(tree, name).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-            pair = row["path"], row["caption"]
-        except (ValueError, LookupError, TypeError):
-            pair = None, None
-        if not (isinstance(pair[0], str) and isinstance(pair[1], str)):
+def _listed(tree: Tree, name: str) -> Iterable[tuple[str, str]]:
+    """Path and caption of each row of a file of captions. Raises DataError for a row that lacks either."""
+    where, kind = f"{tree}/{name}", PurePosixPath(name).suffix[1:]
+    text = _text(tree, name)
+    if kind == "csv":
+        header = next(csv.reader(io.StringIO(text, newline="")), None)
+        if not all(column_of(map(str.lower, map(str.strip, header or ())), names) for names in (PATHS, TEXTS)):
+            raise DataError(f"{where} has the columns {header}; expected path,caption in its first line")
+    try:
+        rows = list(parse_rows(text, kind))
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{where}: {error}; expected {EXAMPLE if kind == 'jsonl' else 'path,caption'}") from None
+    for number, row in rows:
+        if kind == "csv" and (odd := "more" if MORE in row else "fewer" if None in row.values() else ""):
             raise DataError(
-                f'{where}:{number} is {line[:60]!r}; expected {{"path": "train/a.mp4", "caption": "what it shows"}}'
+                f"{where}:{number} has {odd} values than the first line has columns: put a caption that holds a comma "
+                "in double quotes"
             )
-        yield pair
+        path, caption = _pair(row)
+        if not (isinstance(path, str) and isinstance(caption, str)):
+            raise DataError(f"{where}:{number} is {json.dumps(row)[:60]}; expected {EXAMPLE}")
+        yield path, caption
 
 
-def _read_csv(tree: Tree, name: str) -> Iterable[tuple[str, str]]:
-    where = f"{tree}/{name}"
-    rows = csv.DictReader(_text(tree, name).splitlines())
-    if not {"path", "caption"} <= set(rows.fieldnames or ()):
-        raise DataError(f"{where} has the columns {rows.fieldnames}; expected path,caption in its first line")
-    for row in rows:
-        if row["caption"] is None or None in row:
-            raise DataError(
-                f"{where}:{rows.line_num} has {'more' if None in row else 'fewer'} values than the first line has "
-                "columns: put a caption that holds a comma in double quotes"
-            )
-        yield row["path"], row["caption"]
+def _pair(row: Row) -> tuple[Any, Any]:
+    """The path that a row names, and its caption; None where it has none."""
+    path, caption = column_of(row, PATHS), column_of(row, TEXTS)
+    return row[path] if path else None, row[caption] if caption else None

@@ -158,4 +158,4 @@ def _lines(tree: Tree, name: str) -> list[str]:
     place = tree.place(name)
     if place is None:
         raise DataError(f"no {tree}/{name}: {GET_UCF.format(root=tree)}")
-    return [line for line in place.read().decode().splitlines() if line.strip()]
+    return [line for line in place.read().decode().split("\n") if line.strip()]

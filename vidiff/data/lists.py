@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,7 +18,8 @@ from vidiff.store.tree import Tree
 from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 LIST_SUFFIXES = frozenset({".csv", ".jsonl"})
-PATHS = ("path", "file_name", "video")  # columns that name a clip
+PATHS = ("path", "file_name", "video", "file")  # columns that name a clip; the first that is there
+MORE = "values beyond the columns"  # the key of such, of a CSV row
 KINETICS = ("youtube_id", "time_start", "time_end")
 
 Row = dict[str, Any]
@@ -28,9 +29,9 @@ NameOf = Callable[[Row], str | None]
 def find_listed(tree: Tree, file: str, rows: list[Row], split: str | None) -> tuple[list[Clip], list[str], bool]:
     """The clips of a split that a file lists, in its order.
 
-    A row names its clip by a column path, file_name or video, relative to the list's folder, or by Kinetics' columns
-    youtube_id, time_start and time_end: then `<id>_<start>_<end>` with six digits each is searched for in all folders
-    around the list. label and split are optional. Clips that are not there are counted and told.
+    A row names its clip by a column path, file_name, video or file, relative to the list's folder, or by Kinetics'
+    columns youtube_id, time_start and time_end: then `<id>_<start>_<end>` with six digits each is searched for in all
+    folders around the list. label and split are optional. Clips that are not there are counted and told.
 
     Args:
         file: how messages call the list.
@@ -43,7 +44,7 @@ def find_listed(tree: Tree, file: str, rows: list[Row], split: str | None) -> tu
         DataError: where the list has other columns or no such split, or none of its clips is there.
     """
     columns = rows[0].keys()
-    if named := next((name for name in PATHS if name in columns), None):
+    if named := column_of(columns, PATHS):
         name_of: NameOf = lambda row: PurePosixPath(str(row[named])).as_posix() if row.get(named) else None  # noqa: E731
     elif all(name in columns for name in KINETICS):
         name_of = _by_kinetics(tree, file)
@@ -77,20 +78,51 @@ def find_listed(tree: Tree, file: str, rows: list[Row], split: str | None) -> tu
     return clips, labels, bool(splits)
 
 
+def column_of(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The first of these names that is a column; None where none is."""
+    there = {*columns}
+    return next((name for name in names if name in there), None)
+
+
+def parse_rows(text: str, kind: str) -> Iterator[tuple[int, Row]]:
+    """The rows of a list, each with the number of its last line. Lower-case keys; values that a row lacks are None.
+
+    Lines end as files have it, at LF, CR or both: other characters that may break a line on paper, such as U+2028, are
+    part of it, and so is what a CSV file has in quotes, a line break too.
+
+    Args:
+        kind: "csv", whose first line names the columns; or "jsonl", an object a line.
+
+    Raises:
+        ValueError, csv.Error: for what is neither; it begins with the line's number.
+    """
+    lines = io.StringIO(text, newline="")
+    if kind == "csv":
+        rows = csv.DictReader(lines, skipinitialspace=True, restkey=MORE)
+        for row in rows:
+            yield rows.line_num, {key.strip().lower(): value for key, value in row.items()}
+        return
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}, {line.strip()[:60]!r}: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number}, {line.strip()[:60]!r}: no object")
+            yield number, {key.strip().lower(): value for key, value in row.items()}
+
+
 def read_rows(place: Place) -> list[Row]:
-    """The rows of a list, with lower-case keys. Raises DataError where it cannot be read."""
+    """The rows of a list, as `parse_rows` has them. Raises DataError where it cannot be read."""
     kind = place.suffix[1:]
     try:
-        lines = io.StringIO(place.read().decode("utf-8-sig"), newline="")
-        if kind == "csv":
-            rows: list[Row] = list(csv.DictReader(lines, skipinitialspace=True))
-        else:
-            rows = [parse_json(line) for line in lines if line.strip()]
+        rows = [row for _, row in parse_rows(place.read().decode("utf-8-sig"), kind)]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{place} cannot be read as {kind}: {error}") from None
-    if not rows or not all(isinstance(row, dict) for row in rows):
+    if not rows:
         raise DataError(f"{place} lists no clips: expected a header and a row for each, or an object a line")
-    return [{str(key).strip().lower(): value for key, value in row.items() if key is not None} for row in rows]
+    return rows
 
 
 def _by_kinetics(tree: Tree, file: str) -> NameOf:

@@ -44,7 +44,7 @@ class Quarantine:
         if not self.file.is_file():
             return {}
         found = {}
-        for line in self.file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        for line in self.file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"):
             if line.strip() and not line.startswith("#"):
                 path, reason, mark, *_ = [*line.split("\t"), "", ""]
                 found[_plain(path)] = Entry(reason or "listed by hand", mark)

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tqdm import tqdm
 
-from vidiff.data.lists import LIST_SUFFIXES, PATHS, Row, read_rows
+from vidiff.data.lists import LIST_SUFFIXES, PATHS, Row, column_of, read_rows
 from vidiff.data.tars import PACKED, expand
 from vidiff.store.copies import Copies, local_copy
 from vidiff.store.error import DataError, Unreachable, VideoError
@@ -148,7 +148,7 @@ def _of_list(file: str, copies: Copies, fresh: bool) -> Root:
     with local_copy(file, copies, check=True) as copy:
         rows = read_rows(Place(shown(file), copy))
         of = hashlib.blake2b(copy.read_bytes()).hexdigest()
-    column = next((name for name in PATHS if name in rows[0]), None)
+    column = column_of(rows[0], PATHS)
     if not remote and not any(is_url(str(row.get(column))) for row in rows if column):
         return Root(Folder(path.parent), path.name, rows)
     if column is None:  # as of Kinetics: clips are searched for by their names

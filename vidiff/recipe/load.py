@@ -18,11 +18,39 @@ from vidiff.recipe.typed import as_typed, is_text, split_key, unquoted
 from vidiff.store.plain import LARGEST, check_yaml
 
 
+def recipes() -> dict[str, Path]:
+    """The recipes that come with vidiff, by name: in a wheel within the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parents[1]
+    folder = next(there for there in (package / "configs", package.parent / "configs") if there.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(path: str | Path) -> Path:
+    """The file that is meant: one that is there, or else the recipe of this name that comes with vidiff.
+
+    Args:
+        path: a file, or the name of a recipe, such as ucf or ucf.yaml.
+
+    Raises:
+        ConfigError: where there is neither.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    own = recipes()
+    name = path.name.removesuffix(".yaml")
+    if name in own and str(path) in (name, f"{name}.yaml"):
+        return own[name]
+    hint = f"; did you mean the recipe {name}?" if name in own else ""
+    raise ConfigError(f"no such config: {path}{hint or '; the recipes that come with vidiff are ' + ', '.join(own)}")
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a config.
 
     Args:
-        path: a YAML file; its `base:` names a parent, relative to it, that it changes.
+        path: a YAML file, as `find_config` takes it; its `base:` names a parent that it changes, relative to it, or
+            else a recipe that comes with vidiff.
         overrides: `key=value`, as on the command line.
 
     Raises:
@@ -98,7 +126,7 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     Args:
         folder: of the model's own YAML, to which `codec.config` is relative.
     """
-    source = folder / config.codec.config
+    source = _beside(folder, config.codec.config)
     shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
     if not config.codec.own_data:
         shared["data"] = config.data.source
@@ -120,16 +148,21 @@ def _reason(error: OmegaConfBaseException, defaults: Any) -> str:
     return f"{key}: {message}".removeprefix(": ") + ("" if default is None else f"; the default is {default!r}")
 
 
+def _beside(folder: Path, name: str) -> Path:
+    """The config that another one in `folder` names: relative to it, or a recipe that comes with vidiff."""
+    own = not (folder / name).is_file() and name.removesuffix(".yaml") in recipes()
+    return find_config(name if own else folder / name)
+
+
 def _read(path: Path) -> DictConfig:
     """A YAML file and its parents, merged. A parent's `codec.config` is made relative to the file itself."""
+    path = find_config(path)
     folder, seen = path.parent, list[Path]()
     layers: list[Any] = []
     while True:
         if path.resolve() in seen:
             raise ConfigError(f"{path} is its own base, through {' and '.join(p.name for p in seen)}")
         seen.append(path.resolve())
-        if not path.is_file():
-            raise ConfigError(f"no such config: {path}; the recipes that come with vidiff are in configs/")
         try:
             with path.open(encoding="utf-8") as file:
                 text = check_yaml(file.read(LARGEST + 1))
@@ -142,11 +175,11 @@ def _read(path: Path) -> DictConfig:
             _put(layer, keys, typed)
         base, codec = layer.pop("base", None), layer.get("codec")
         if layers and isinstance(codec, DictConfig) and codec.get("config"):
-            codec.config = os.path.relpath(path.parent / codec.config, folder)
+            codec.config = os.path.relpath(_beside(path.parent, codec.config), folder)
         layers.insert(0, layer)
         if base is None:
             break
-        path = path.parent / str(base)
+        path = _beside(path.parent, str(base))
     merged = OmegaConf.merge(*layers)
     assert isinstance(merged, DictConfig)
     return merged
