@@ -32,7 +32,15 @@ else:
     import tomli as tomllib
 
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-STARTS = ("python", "torchrun", "make", "pip", "tensorboard", "apt-get")  # of commands in the midst of a sentence
+STARTS = (
+    "python",
+    "vidiff",
+    "torchrun",
+    "make",
+    "pip",
+    "tensorboard",
+    "apt-get",
+)  # of commands in a sentence
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -118,6 +126,10 @@ SHOWN: dict[str, Run | Part] = {
     "pip install -e . -c constraints.txt": installed,
     SHAPES: Run(leaves={"runs/shapes/report.html": 0, "runs/shapes/checkpoints/latest": 0}),
     "python tools/generate.py --frames 16 --count 12 --out clips.mp4": drawn(leaves={"clips.mp4": 16}),
+    "pip install .": installed,
+    "vidiff --help": Run(),
+    "vidiff train shapes": Run((SHAPES,), instead={"shapes": "configs/shapes.yaml"}),
+    "vidiff generate --frames 16": drawn(leaves={"clip.mp4": 16}),
     # README.md: your own clips
     f"{MINE} --dry-run": Run(),
     MINE: Run((f"{MINE} --dry-run",), leaves={"runs/mine/report.html": 0}),

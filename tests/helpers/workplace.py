@@ -22,6 +22,7 @@ import pytest
 import torch
 import yaml
 
+from vidiff.cli import main as vidiff
 from vidiff.train import main as train
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import write_image, write_video
@@ -100,6 +101,8 @@ def call(words: list[str]) -> None:
     """Run a command, ours in this process. Raises AssertionError where it fails."""
     if words[:3] == ["python", "-m", "vidiff.train"]:
         assert train(words[3:]) == 0
+    elif words[0] == "vidiff":
+        assert vidiff(words[1:]) == 0
     elif words[0] == "python":
         assert runpy.run_path(str(ROOT / words[1]))["main"](words[2:]) == 0
     else:
