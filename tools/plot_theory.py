@@ -14,7 +14,8 @@ from vidiff.cli.command import exit_code
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
-from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.schedule import Cosine
 from vidiff.sample import DDIM, DPMSolverPP2M, Heun, Sampler, State, UniPC
 from vidiff.sample.base import frame_times
 

@@ -9,9 +9,9 @@ from vidiff.diffusion.adaptive import AdaptiveBeta
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.likelihood import prior_term, reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise, expand_time
-from vidiff.diffusion.schedule import time_grid
 from vidiff.sample import DPMSolverPP2M, State
 
 DOUBLE = torch.float64

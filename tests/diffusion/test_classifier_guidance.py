@@ -8,10 +8,11 @@ from vidiff.diffusion.classifier_guidance import ClassifierGuidance, Reconstruct
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.guidance import ClassifierFree
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.likelihood import log_likelihood
-from vidiff.diffusion.schedule import SCHEDULES, Cosine, Schedule, build_schedule, time_grid
+from vidiff.diffusion.schedule import SCHEDULES, Cosine, Schedule, build_schedule
 from vidiff.sample import SAMPLERS, build_sampler
 
 DOUBLE = torch.float64

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.guidance import ClassifierFree, Projected, Threshold, forget
 from vidiff.diffusion.known import Known, first_frames, some_frames
 from vidiff.diffusion.process import transition
-from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.schedule import Cosine
 from vidiff.sample import SAMPLERS, build_sampler
 
 DOUBLE = torch.float64

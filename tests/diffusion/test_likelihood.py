@@ -9,9 +9,10 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.likelihood import bits_per_dimension, bound, log_likelihood, surprise
-from vidiff.diffusion.schedule import SCHEDULES, Cosine, build_schedule, time_grid
+from vidiff.diffusion.schedule import SCHEDULES, Cosine, build_schedule
 
 DOUBLE = torch.float64
 ENDS = (-12.0, 12.0)

@@ -5,18 +5,7 @@ import math
 import pytest
 import torch
 
-from vidiff.diffusion.schedule import (
-    GRIDS,
-    SCHEDULES,
-    VE,
-    Cosine,
-    Flow,
-    Learned,
-    Linear,
-    Schedule,
-    build_schedule,
-    time_grid,
-)
+from vidiff.diffusion.schedule import SCHEDULES, VE, Cosine, Flow, Learned, Linear, Schedule, build_schedule
 
 DOUBLE = torch.float64
 SHIFTED = [build_schedule(name, shift=shift) for name in SCHEDULES for shift in (1.0, 0.5, 3.0)]
@@ -115,40 +104,6 @@ def test_any_shape_and_type_elementwise(name: str) -> None:
     torch.testing.assert_close(alpha.double(), exact, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [*GRIDS, "subsequence"])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_every_grid_falls_between_finite_ends(name: str, kind: str) -> None:
-    schedule = build_schedule(name)
-    times = time_grid(schedule, 30, kind)
-    assert times.shape == (31,) and times.dtype == torch.float32
-    assert (times.diff() < 0).all() and times[-1] > 0 and times[0] <= 1
-    if kind != "subsequence":
-        log_snr = schedule.log_snr(time_grid(schedule, 30, kind, dtype=DOUBLE))
-        lowest, highest = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=DOUBLE))
-        assert float(log_snr[0]) == pytest.approx(max(-12.0, float(lowest)), abs=1e-6)
-        assert float(log_snr[-1]) == pytest.approx(min(10.0, float(highest)), abs=1e-6)
-
-
-def test_grids_are_spaced_as_they_say() -> None:
-    schedule = Cosine()
-    even = time_grid(schedule, 10, "uniform", dtype=DOUBLE).diff()
-    torch.testing.assert_close(even, even[:1].expand(10), rtol=1e-9, atol=0)
-    square = time_grid(schedule, 10, "quadratic", dtype=DOUBLE).sqrt().diff()
-    torch.testing.assert_close(square, square[:1].expand(10), rtol=1e-9, atol=0)
-    log_snr = schedule.log_snr(time_grid(schedule, 10, "log_snr", dtype=DOUBLE)).diff()
-    torch.testing.assert_close(log_snr, log_snr[:1].expand(10), rtol=1e-7, atol=0)
-    alpha, sigma = schedule(time_grid(schedule, 10, "karras", dtype=DOUBLE))
-    root = ((sigma / alpha) ** (1 / 7)).diff()
-    torch.testing.assert_close(root, root[:1].expand(10), rtol=1e-7, atol=0)
-
-
-def test_subsequence_counts_discrete_steps() -> None:
-    times = time_grid(Linear(), 999, "subsequence", dtype=DOUBLE)
-    torch.testing.assert_close(times, torch.arange(1000, 0, -1, dtype=DOUBLE) / 1000, rtol=1e-15, atol=0)
-    times = time_grid(Linear(), [999, 500, 0], "subsequence", dtype=DOUBLE)
-    assert times.tolist() == [1.0, 0.501, 0.001]
-
-
 def test_a_time_outside_the_unit_interval_is_named() -> None:
     for value in (1.5, -0.25, math.nan):
         with pytest.raises(ValueError, match=f"t = {value:g} is outside \\[0, 1\\]"):
@@ -164,13 +119,6 @@ def test_a_time_outside_the_unit_interval_is_named() -> None:
         (lambda: Linear(steps=0), "steps = 0"),
         (lambda: VE(sigma_min=2.0, sigma_max=1.0), "sigmas 2.0 to 1.0"),
         (lambda: Cosine(s=-1.0), "s = -1.0"),
-        (lambda: time_grid(Cosine(), 10, "even"), "unknown time grid 'even'; choose one of karras, log_snr"),
-        (lambda: time_grid(Cosine(), 0), "steps = 0 must be at least 1"),
-        (lambda: time_grid(Cosine(), [3, 2]), "a list is for 'subsequence'"),
-        (lambda: time_grid(Cosine(), 10, ends=(5.0, -5.0)), "ends = \\(5.0, -5.0\\)"),
-        (lambda: time_grid(Linear(), 1000, "subsequence"), "steps = 1000 must be from 1 to 999"),
-        (lambda: time_grid(Linear(), [0, 5], "subsequence"), "discrete steps \\[0, 5\\] must fall"),
-        (lambda: time_grid(Linear(), [1000, 5], "subsequence"), "within 0..999"),
     ],
 )
 def test_bad_input_is_named_with_the_choices(make, message: str) -> None:

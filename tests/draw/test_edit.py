@@ -11,9 +11,10 @@ from torch import Tensor
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import add_noise, expand_time
-from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.edit import double, edit, extend, fill, generate, inpaint, interpolate
 from vidiff.draw.long import Clean
 from vidiff.draw.window import Draw, lagged

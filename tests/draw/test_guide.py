@@ -15,10 +15,11 @@ from vidiff.codec.codec import Identity
 from vidiff.data.buckets import Bucket
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.guidance import ClassifierFree, Projected, Threshold
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import draw_noise
-from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.guide import Guide
 from vidiff.draw.window import Draw
 from vidiff.pipeline.facts import Facts

@@ -16,8 +16,9 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.process import expand_time
-from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.guide import Guide
 from vidiff.draw.long import STRATEGIES, Clean, Keyframes, Noisy, Reconstruct, Replace, Rolling, Strategy
 from vidiff.draw.window import Backwards, Draw

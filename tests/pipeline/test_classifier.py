@@ -13,8 +13,8 @@ from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
 from vidiff.diffusion.classifier_guidance import ClassifierGuidance
 from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.process import draw_noise
-from vidiff.diffusion.schedule import time_grid
 from vidiff.engine import checkpoint
 from vidiff.nn.classifier import ClassifierConfig
 from vidiff.nn.unet import UNetConfig

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.codec.files import load_codec, save_codec
 from vidiff.data.buckets import Bucket
+from vidiff.diffusion.grid import Grid
 from vidiff.draw.guide import Guide
 from vidiff.draw.long import STRATEGIES
 from vidiff.engine import checkpoint
@@ -26,6 +29,7 @@ from vidiff.pipeline.run import latest_run, read_config
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun
 from vidiff.recipe.load import dump
+from vidiff.recipe.slots import build_grid
 from vidiff.training.diffusion import start_denoiser
 
 LABELS = ("cat", "dog", "horse")
@@ -135,10 +139,56 @@ def test_options_change_what_is_drawn(pipe: Pipeline) -> None:
     assert torch.equal(plain, pipe.generate(label="dog", guidance=1.5, steps=2, sampler="ddim", seed=0, context=2))
 
 
+@contextmanager
+def asked_times(pipe: Pipeline) -> Iterator[list[float]]:
+    """The times at which the denoiser is asked, of the voxels that are not known, without repetitions."""
+    times: list[float] = []
+
+    def see(_: object, arguments: tuple) -> None:
+        time = float(arguments[1].max())
+        times.extend([] if times and times[-1] == time else [time])
+
+    hook = pipe.denoiser.register_forward_pre_hook(see)
+    try:
+        yield times
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        "karras",
+        "trailing",
+        "{kind: karras, ends: [-6, 5], rho: 3}",
+        {"kind": "log_snr", "ends": [-7.5, 6]},
+        {"kind": "quadratic"},
+    ],
+)
+def test_windows_and_long_videos_are_drawn_at_the_times_of_the_grid(pipe: Pipeline, grid: str | dict) -> None:
+    wanted = build_grid(grid)(pipe.denoiser.schedule, 5).tolist()
+    with asked_times(pipe) as times:
+        pipe.generate(9, "dog", grid=grid, steps=4, context=3, guidance=1.0)
+    assert times == pytest.approx([*wanted, *wanted])  # two windows
+    with asked_times(pipe) as times:
+        pipe.edit(clip(), 0.5, "dog", grid=grid, steps=4, guidance=1.0)
+    assert times == pytest.approx([0.5, *(time for time in wanted if time < 0.5)])
+    rolling = {"name": "rolling", "moving": 5}
+    with asked_times(pipe) as times:
+        pipe.generate(9, "dog", grid=grid, steps=4, context=1, guidance=1.0, strategy=rolling)
+    assert set(times) <= {*wanted} and set(times) >= {wanted[0]}
+    pipe.sampling.grid, before = build_grid(grid), pipe.sampling.grid
+    try:
+        assert torch.equal(pipe.generate(6, "dog"), pipe.generate(6, "dog", grid=grid))
+        assert pipe.settings()["grid"] == asdict(build_grid(grid))
+    finally:
+        pipe.sampling.grid = before
+
+
 def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
     found = pipe.settings(steps=9, sampler=None, seed=3)
     rest = {"sampler": {"name": "ddim"}, "steps": 9, "context": 2, "lag": 0, "seed": 3, "weights": "ema"}
-    rest["strategy"] = {"name": "clean"}
+    rest["strategy"], rest["grid"] = {"name": "clean"}, asdict(Grid())
     assert found == rest | {"guidance": 1.5, "history": None} | asdict(Guide())
     pipe.sampling.history = 2.0
     try:
@@ -161,6 +211,10 @@ def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
         ({"count": 0}, "count is 0"),
         ({"steps": 0}, "steps = 0"),
         ({"sampler": "ddmi"}, "unknown sampling.sampler 'ddmi'"),
+        ({"grid": "even"}, "sampling.grid: unknown grid kind 'even'; choose one of karras"),
+        ({"grid": {"kind": "karras", "sigma": 1}}, "it takes kind, ends and rho"),
+        ({"grid": "{kind: karras"}, "sampling.grid is {kind: karras; give a kind, or {kind: ..., option: ...}"),
+        ({"sampler": "{name: ddim, eta: 2}"}, "eta = 2 is outside"),
         ({"sampler": {"eta": 1}}, "sampling.sampler needs a name"),
         ({"context": 0}, "context is 0; give 1 to 5: the model sees 6 frames at once"),
         ({"context": 6}, "context is 6; give 1 to 5"),

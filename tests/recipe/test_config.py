@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from vidiff.diffusion.grid import Grid
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
 from vidiff.recipe.load import build_config, dump, load, load_codec_config, recipes
@@ -119,8 +120,10 @@ def test_super_resolution_is_trained_by_denoising() -> None:
 
 
 def test_a_slot_takes_a_name_and_options() -> None:
-    config = load(SHAPES, ["schedule={name: flow, shift: 3}", "sampling.sampler={name: ddim, eta: 0.5}"])
+    changes = ["schedule={name: flow, shift: 3}", "sampling.sampler={name: ddim, eta: 0.5}"]
+    config = load(SHAPES, [*changes, "sampling.grid={kind: karras, ends: [-8, 6], rho: 5}"])
     assert isinstance(config, DiffusionRun)
+    assert config.sampling.grid == Grid(kind="karras", ends=[-8.0, 6.0], rho=5.0)
     denoiser = build_denoiser(config)
     assert denoiser.schedule.shift == 3 and type(denoiser.schedule).__name__ == "Flow"
     sampler = build_sampler(config.sampling.sampler)
@@ -184,6 +187,10 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("loss.drop=2", ["loss.drop is 2"]),
         ("loss.tasks.first=-1", ["tasks.first is -1"]),
         ("sampling.steps=0", ["sampling.steps is 0"]),
+        ("sampling.grid.kind=even", ["unknown grid kind 'even'", "karras, leading, linspace, log_snr"]),
+        ("sampling.grid.sigma=1", ["sampling.grid.sigma"]),
+        ("sampling.grid.ends=[3]", ["ends is [3.0]; give log-SNR of the first time"]),
+        ("sampling.grid.rho=3", ["rho is 3.0, but a grid of kind log_snr has none"]),
         ("sampling.rescale=1.5", ["rescale = 1.5 is outside [0, 1]"]),
         ("sampling.interval=[0.2]", ["interval is [0.2]; give two times"]),
         ("sampling.interval=[0.8,0.2]", ["interval = (0.8, 0.2) must satisfy"]),

@@ -9,8 +9,9 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.process import expand_time, posterior, transition
-from vidiff.diffusion.schedule import SCHEDULES, Cosine, Linear, Schedule, build_schedule, time_grid
+from vidiff.diffusion.schedule import SCHEDULES, Cosine, Linear, Schedule, build_schedule
 from vidiff.sample import ancestral
 from vidiff.sample.ancestral import DDIM, DDPM, invert
 from vidiff.sample.base import Sampler, State
@@ -57,7 +58,7 @@ def test_gaussian_data_comes_out_with_its_moments(name: str, sampler: Sampler, m
 
 
 def test_the_full_linear_grid_reaches_the_moments(monkeypatch) -> None:
-    times = time_grid(Linear(), 999, "subsequence", dtype=DOUBLE)
+    times = time_grid(Linear(), 999, "linspace", dtype=DOUBLE)
     mean, std = moments(DDPM(), gaussian(Linear()), times, monkeypatch)
     assert mean == pytest.approx(MEAN, abs=2e-3)
     assert std == pytest.approx(STD, abs=5e-3)
@@ -79,7 +80,7 @@ def test_large_variance_is_right_for_unit_gaussians_and_small_for_a_point(monkey
 def test_ddim_with_eta_one_is_ddpm(name: str) -> None:
     schedule = build_schedule(name)
     steps = 999 if name == "linear" else 99  # the full grid of the table
-    denoiser, times = gaussian(schedule), time_grid(schedule, steps, "subsequence", dtype=DOUBLE)
+    denoiser, times = gaussian(schedule), time_grid(schedule, steps, "linspace", dtype=DOUBLE)
     x = torch.randn(4, 1, 1, 1, 1, dtype=DOUBLE)
     ddpm, ddim = (
         sampler(denoiser, x, Condition(), times, torch.Generator().manual_seed(0)) for sampler in (DDPM(), DDIM(1.0))

@@ -8,10 +8,11 @@ from vidiff.diffusion import process
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.guidance import ClassifierFree
 from vidiff.diffusion.known import Known, end_frames, first_frames
 from vidiff.diffusion.process import expand_time
-from vidiff.diffusion.schedule import Cosine, build_schedule, time_grid
+from vidiff.diffusion.schedule import Cosine, build_schedule
 from vidiff.sample import DDIM, SAMPLERS, build_sampler, start
 from vidiff.sample.base import Sampler, State
 

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
-from vidiff.diffusion.schedule import Linear, time_grid
+from vidiff.diffusion.grid import discrete_times, time_grid
+from vidiff.diffusion.schedule import Linear
 from vidiff.sample import DDIM, DDPM, DPMSolverPP2M, Euler, Heun, Sampler, State, UniPC
 from vidiff.sample.base import frame_times
 
@@ -69,7 +70,7 @@ def start() -> Tensor:
 def ours(sampler: Sampler, denoiser: Denoiser) -> list[Tensor]:
     """`x` after each step, and `x0` at the end."""
     x, state, path = start(), State(torch.Generator().manual_seed(0)), []
-    grid = frame_times(time_grid(Linear(), STEPS, "subsequence", dtype=DOUBLE), x)
+    grid = frame_times(discrete_times(Linear(), STEPS, DOUBLE), x)
     for t, s in pairwise(grid):
         x, state = sampler.step(denoiser, x, t, s, Condition(), state)
         path.append(x)

@@ -11,7 +11,8 @@ import torch
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
-from vidiff.diffusion.schedule import SCHEDULES, Cosine, build_schedule, time_grid
+from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.schedule import SCHEDULES, Cosine, build_schedule
 from vidiff.sample import (
     DDIM,
     DDPM,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
-from vidiff.diffusion.schedule import Cosine, time_grid
+from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.schedule import Cosine
 from vidiff.sample import SAMPLERS, build_sampler, start
 from vidiff.sample.base import Sampler, State
 from vidiff.sample.resample import Resampled

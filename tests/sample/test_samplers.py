@@ -10,8 +10,9 @@ import torch
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.process import expand_time
-from vidiff.diffusion.schedule import VE, Cosine, time_grid
+from vidiff.diffusion.schedule import VE, Cosine
 from vidiff.sample import DDIM, DPMSolverPP2M, Langevin, Sampler, State, UniPC, build_sampler
 
 DOUBLE = torch.float64

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vidiff.diffusion.denoise import PREDICTIONS
-from vidiff.diffusion.schedule import SCHEDULES, build_schedule, time_grid
+from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.schedule import SCHEDULES, build_schedule
 from vidiff.sample import SAMPLERS, build_sampler
 
 # steps, options, and how far the standard deviation may be off with so few steps, in parts of the true one

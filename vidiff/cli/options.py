@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vidiff.diffusion.grid import KINDS
 from vidiff.draw.guide import Guide
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
@@ -40,7 +41,15 @@ READERS: dict[str, dict[str, Any]] = {  # type of an option in a config -> how i
 }
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "steps": {"type": int, "help": "of the sampler"},
-    "sampler": {"help": f"one of {', '.join(SAMPLERS)}"},
+    "sampler": {
+        "help": f"one of {', '.join(SAMPLERS)}, or one with options: '{{name: unipc, order: 2}}'",
+        "metavar": "NAME",
+    },
+    "grid": {
+        "help": f"how its times are spaced: {', '.join(KINDS)}, or one with options: '{{kind: karras, ends: [-8, 6], "
+        "rho: 5}', ends in log-SNR",
+        "metavar": "KIND",
+    },
     "lag": {"type": int, "help": "steps by which each new frame follows the one before; 0: all at once"},
     "context": {"type": int, "help": "frames on which each further window looks back"},
     "seed": {"type": int, "default": 0, "help": "same seed, same frames"},

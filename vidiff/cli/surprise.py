@@ -9,8 +9,8 @@ import torch
 
 from vidiff.cli.command import exit_code
 from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.likelihood import surprise
-from vidiff.diffusion.schedule import time_grid
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
 from vidiff.video.fit import Fit

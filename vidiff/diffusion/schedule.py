@@ -1,4 +1,4 @@
-"""Noise schedules: `t -> (alpha, sigma)`, where `x_t = alpha * x0 + sigma * eps`, and time grids over them.
+"""Noise schedules: `t -> (alpha, sigma)`, where `x_t = alpha * x0 + sigma * eps`.
 
 `t` lies in [0, 1]: 0 is data, 1 is noise. A schedule is wholly given by its log-SNR, `log(alpha^2 /
 sigma^2)`, and by how that splits into alpha and sigma (variance preserving, exploding, or summing to one), so
@@ -12,7 +12,6 @@ content stands, therefore means `sigma = exp(-10) = 4.5e-5` (for VE: `sigma_min`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -265,80 +264,3 @@ SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "ve"
 def build_schedule(name: str, **options: Any) -> Schedule:
     """The schedule called `name`. Raises ValueError with the choices for an unknown name."""
     return choose("schedule", name, SCHEDULES)(**options)
-
-
-def _even(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor) -> Tensor:
-    return torch.lerp(high, low, u)
-
-
-def _quadratic(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor) -> Tensor:
-    return torch.lerp(high.sqrt(), low.sqrt(), u) ** 2  # Song et al. 2020 (DDIM), appendix D.2
-
-
-def _log_snr_even(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor) -> Tensor:
-    return schedule.time_of(torch.lerp(schedule.log_snr(high), schedule.log_snr(low), u))
-
-
-def _karras(schedule: Schedule, high: Tensor, low: Tensor, u: Tensor, rho: float = 7.0) -> Tensor:
-    # Karras et al. 2022, eq. 5, on the noise-to-signal ratio sigma / alpha
-    first, last = ((-0.5 * schedule.log_snr(t) / rho).exp() for t in (high, low))
-    return schedule.time_of(-2.0 * rho * torch.log(torch.lerp(first, last, u)))
-
-
-GRIDS: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
-    "log_snr": _log_snr_even,
-    "uniform": _even,
-    "quadratic": _quadratic,
-    "karras": _karras,
-}
-
-
-def time_grid(
-    schedule: Schedule,
-    steps: int | Sequence[int],
-    kind: str = "log_snr",
-    *,
-    ends: tuple[float, float] = (-12.0, 10.0),
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Falling times `(n + 1,)` for `n` steps of a sampler, which also evaluates the denoiser at the last of
-    them.
-
-    Args:
-        steps: `n`; for `kind="subsequence"` either `n`, which spreads the times evenly over the discrete
-            steps, or the zero-based discrete steps themselves, in falling order, `n + 1` of them.
-        kind: spaced evenly in "log_snr", "uniform" in t, "quadratic" in t, "karras" (rho = 7), or a
-            "subsequence" of the schedule's discrete steps `t = (i + 1) / T` (T is the schedule's `steps`, or
-            1000).
-        ends: log-SNR of the first and of the last time, as far as the schedule reaches. Finite, since the
-            step to sigma = 0 is infinite in log-SNR. A subsequence has its own ends.
-
-    Raises:
-        ValueError: an unknown kind, no steps, ends or discrete steps that do not fall in time.
-    """
-    kinds = {**GRIDS, "subsequence": None}
-    spacing = choose("time grid", kind, kinds)
-    if spacing is None:
-        return _subsequence(schedule, steps).to(dtype)
-    if not isinstance(steps, int):
-        raise ValueError(f"steps = {steps!r} must be a number for the grid {kind!r}; a list is for 'subsequence'")
-    if steps < 1:
-        raise ValueError(f"steps = {steps} must be at least 1")
-    high, low = schedule.time_of(torch.tensor(ends, dtype=torch.float64))
-    if not high > low:
-        raise ValueError(f"ends = {ends} leave no time between them on {schedule}; the first must be the lower log-SNR")
-    u = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
-    return spacing(schedule, high, low, u).to(dtype)
-
-
-def _subsequence(schedule: Schedule, steps: int | Sequence[int]) -> Tensor:
-    total = getattr(schedule, "steps", 1000)
-    if isinstance(steps, int):
-        if not 1 <= steps < total:
-            raise ValueError(f"steps = {steps} must be from 1 to {total - 1}, the number of discrete steps less one")
-        index = torch.linspace(total - 1, 0, steps + 1, dtype=torch.float64).round()
-    else:
-        index = torch.tensor(list(steps), dtype=torch.float64)
-        if len(index) < 2 or index.max() >= total or index.min() < 0 or (index.diff() >= 0).any():
-            raise ValueError(f"discrete steps {list(steps)} must fall, two or more of them, within 0..{total - 1}")
-    return (index + 1) / total

@@ -22,7 +22,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import Known, first_frames, some_frames
 from vidiff.diffusion.process import draw_noise
-from vidiff.diffusion.schedule import Schedule, time_grid
+from vidiff.diffusion.schedule import Schedule
 from vidiff.draw.window import Backwards, Draw, check_context, draw_after, windows
 from vidiff.sample import State, start
 from vidiff.sample.resample import Resampled
@@ -261,7 +261,7 @@ class Rolling(Strategy):
         moving = draw.window - context if self.moving is None else self.moving
         self._check(draw, moving)
         pace = ceil((draw.steps + 1) / moving)  # steps in which a frame takes the place of the one before it
-        times = time_grid(draw.denoiser.schedule, moving * pace - 1)
+        times = draw.times(moving * pace)
         keep, done = min(context, draw.window - moving), past.shape[2]
         past = final(past, keep)
         x = torch.cat([past, self._noise(draw, past, moving, times)], dim=2)

@@ -11,9 +11,9 @@ from torch import Tensor
 from vidiff.diffusion.classifier_guidance import Classifier
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
+from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise
-from vidiff.diffusion.schedule import time_grid
 from vidiff.draw.guide import Guide
 from vidiff.sample import Sampler, start
 
@@ -109,6 +109,7 @@ class Draw:
         classifier_scale: of that gradient; 0 tells the model the label after all.
         show: `(denoiser, frames, mask, generator=...) -> denoiser`, how wholly known frames are shown to the model.
         longest: stride between frames that the model was trained up to, in source frames; None where it is not known.
+        grid: how the times of the sampler's steps are spaced.
     """
 
     denoiser: Denoises
@@ -127,6 +128,13 @@ class Draw:
     classifier_scale: float = 0.0
     show: Callable[..., Denoises] = Known
     longest: int | None = None
+    grid: Grid = field(default_factory=Grid)
+
+    def times(self, count: int | None = None) -> Tensor:
+        """The falling times of a draw, `(steps + 1,)`, or `(count,)`. Raises ValueError for no steps, and as `Grid`."""
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps} must be at least 1")
+        return self.grid(self.denoiser.schedule, self.steps + 1 if count is None else count)
 
     def told(self, condition: Condition) -> Condition:
         """What the network is told: not the label, where a classifier stands for it."""
@@ -158,7 +166,7 @@ class Draw:
             `(b, c, f, h, w)`, bit for bit `frames` where known.
         """
         schedule = self.denoiser.schedule
-        times = time_grid(schedule, self.steps)
+        times = self.times()
         begin = times.new_tensor(strength)
         if begin <= times[-1]:
             return frames

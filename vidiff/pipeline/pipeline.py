@@ -23,7 +23,7 @@ from vidiff.pipeline.facts import size_of
 from vidiff.pipeline.model import Labels, Texts, TrainedModel, load_model
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import SamplingConfig
-from vidiff.recipe.slots import build_sampler, build_strategy
+from vidiff.recipe.slots import build_grid, build_sampler, build_strategy
 
 
 class Pipeline:
@@ -269,7 +269,7 @@ class Pipeline:
             level: the time to which the given clips are noised, which hides flaws that real clips do not have; by
                 default the run's own.
             context: made frames that are known to each further window.
-            options: `steps`, `sampler`, `seed`, `guidance`, `history`, `lag` and `progress`, as for `stream`.
+            options: `steps`, `sampler`, `grid`, `seed`, `guidance`, `history`, `lag` and `progress`, as for `stream`.
 
         Yields:
             `(count, 3, n, size, size)` in [-1, 1], as many frames in sum over n.
@@ -313,13 +313,15 @@ class Pipeline:
             strategy: of `vidiff.draw.long.STRATEGIES`, by which a video longer than a window goes on: a name such as
                 "rolling", or a name with options: `{"name": "noisy", "level": 0.02}`; by default the run's own.
             options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
-                `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `seed` of all
-                noise, since the same seed gives the same clip; `history`, scale of guidance on the frames that are
-                continued, label and text at once, which takes the place of `guidance` there (by default the run's own,
-                unless `guidance` is given); `lag`, steps by which each new frame follows the one before, where 0 draws
-                all of a window at once; `progress`, to show a bar; `classifier_scale`, of the classifier's gradient
-                where one was loaded (by default the classifier's own; 0 tells the model the label after all); and those
-                of `vidiff.draw.guide.Guide`, that change guidance: `interval`, `rescale`, `apg`, `threshold`,
+                `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `grid` of its
+                times, of `vidiff.diffusion.grid.Grid`, a kind such as "karras", or a kind with options: `{"kind":
+                "karras", "rho": 5}`; `seed` of all noise, since the same seed gives the same clip; `history`, scale of
+                guidance on the frames that are continued, label and text at once, which takes the place of `guidance`
+                there (by default the run's own, unless `guidance` is given); `lag`, steps by which each new frame
+                follows the one before, where 0 draws all of a window at once; `progress`, to show a bar;
+                `classifier_scale`, of the classifier's gradient where one was loaded (by default the classifier's own;
+                0 tells the model the label after all); and those of `vidiff.draw.guide.Guide`, that change guidance:
+                `interval`, `rescale`, `apg`, `threshold`,
                 `history_level`, `separate`, `text_guidance`, `convention`.
 
         Yields:
@@ -408,6 +410,7 @@ class Pipeline:
         guidance: float | None = None,
         steps: int | None = None,
         sampler: str | dict[str, Any] | None = None,
+        grid: str | dict[str, Any] | None = None,
         seed: int = 0,
         lag: int | None = None,
         history: float | None = None,
@@ -427,10 +430,9 @@ class Pipeline:
                 f"guidance is {guidance}, but the classifier stands for the label and this model knows no text, so "
                 "there is nothing that it scales: give classifier_scale, or history where frames are given"
             )
-        slot = {"name": sampler} if isinstance(sampler, str) else sampler or self.sampling.sampler
         return Draw(
             self.denoiser,
-            build_sampler(slot),
+            build_sampler(self.sampling.sampler if sampler is None else sampler),
             self.sampling.steps if steps is None else steps,
             self.sampling.guidance if guidance is None else guidance,
             1 + (window - 1) // self.codec.temporal,
@@ -444,6 +446,7 @@ class Pipeline:
             classifier=None if self.classifier is None else self.classifier.network,
             classifier_scale=judged,
             longest=self.facts.strides[1],
+            grid=self.sampling.grid if grid is None else build_grid(grid),
         )
 
     def _guide(self, **given: Any) -> Guide:

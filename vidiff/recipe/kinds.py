@@ -12,6 +12,7 @@ from vidiff.codec.codec import CodecConfig
 from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import check_prediction
+from vidiff.diffusion.grid import Grid
 from vidiff.draw.guide import Guide
 from vidiff.engine.loop import TrainOptions
 from vidiff.nn.classifier import ClassifierConfig
@@ -33,6 +34,7 @@ class SamplingConfig(Guide):
 
     sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
     steps: int = 30
+    grid: Grid = field(default_factory=Grid)  # kind, and its ends in log-SNR or rho: how the times are spaced
     guidance: float = 1.5  # 1 is the plain model
     history: float | None = None  # where frames are known: scale on them and the label at once, in place of guidance
     context: int = 8  # frames that an extension looks back on

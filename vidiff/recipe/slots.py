@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from vidiff.diffusion.choice import choose
+from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
 from vidiff.draw.long import STRATEGIES, Strategy
 from vidiff.sample import SAMPLERS, Sampler
@@ -34,8 +35,23 @@ def build_schedule(slot: dict[str, Any]) -> Schedule:
     return build_part("schedule", SCHEDULES, slot)
 
 
-def build_sampler(slot: dict[str, Any]) -> Sampler:
+def build_sampler(slot: str | dict[str, Any]) -> Sampler:
+    """A sampler from its slot, its name alone, or its slot as text: "{name: unipc, order: 2}"."""
+    if isinstance(slot, str):
+        slot = read_slot("sampling.sampler", slot)
     return build_part("sampling.sampler", SAMPLERS, slot)
+
+
+def build_grid(slot: str | dict[str, Any]) -> Grid:
+    """A grid of times from its slot, its kind alone, or its slot as text: "{kind: karras, rho: 5}"."""
+    if isinstance(slot, str):
+        slot = read_slot("sampling.grid", slot, "kind")
+    try:
+        return Grid(**slot)
+    except TypeError:
+        raise ConfigError(f"sampling.grid is {slot}; it takes kind, ends and rho") from None
+    except ValueError as error:
+        raise ConfigError(f"sampling.grid: {error}") from None
 
 
 def build_text(slot: dict[str, Any], **facts: Any) -> TextEncoder:
@@ -50,12 +66,13 @@ def build_strategy(slot: str | dict[str, Any]) -> Strategy:
     return build_part("sampling.strategy", STRATEGIES, slot)
 
 
-def read_slot(key: str, text: str) -> dict[str, Any]:
+def read_slot(key: str, text: str, first: str = "name") -> dict[str, Any]:
     """A slot from a command line: a name, or YAML such as "{name: ..., option: ...}". Raises ConfigError."""
     if not text.lstrip().startswith("{"):
-        return {"name": text}
+        return {first: text}
     try:
         return dict(yaml.safe_load(check_yaml(text)))
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key} is {text[:200]}; give a name, or {{name: ..., option: ...}} ({reason})") from None
+        look = f"give a {first}, or {{{first}: ..., option: ...}}"
+        raise ConfigError(f"{key} is {text[:200]}; {look} ({reason})") from None

@@ -1,0 +1,149 @@
+"""Grids: the times at which a sampler asks the denoiser, a choice of its own beside schedule and sampler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidiff.diffusion.choice import choose
+from vidiff.diffusion.schedule import Schedule
+
+ENDS = (-12.0, 10.0)
+RHO = 7.0
+DISCRETE = 1000  # steps of a schedule that is not a table itself
+
+
+@dataclass(kw_only=True)
+class Grid:
+    """How the times of a draw are spaced.
+
+    Each option is a key of a config, and of the keyword `grid` of a call.
+
+    Args:
+        kind: even in "log_snr"; "uniform" or "quadratic" in t; "karras", where a power of the noise-to-signal ratio is
+            even; or of the schedule's discrete steps `t = (i + 1) / T` (T is the table's length, or 1000) those that
+            diffusers calls "linspace", "leading" and "trailing".
+        ends: log-SNR of the first and of the last time, as far as the schedule reaches; by default -12 and 10. Finite,
+            since the step to sigma = 0 is infinite in log-SNR. Discrete steps have their own.
+        rho: of "karras", by default 7: the larger, the more of the times lie where there is little noise.
+
+    Raises:
+        ValueError: an unknown kind, ends that do not rise or a rho that is not positive, or options that the kind has
+            no use for.
+    """
+
+    kind: str = "log_snr"
+    ends: list[float] | None = None
+    rho: float | None = None
+
+    def __post_init__(self) -> None:
+        choose("grid kind", self.kind, KINDS)
+        if self.ends is not None:
+            if self.kind in SUBSEQUENCES:
+                raise ValueError(f"ends is {list(self.ends)}, but a grid of kind {self.kind} has its own: leave it out")
+            if len(self.ends) != 2 or not -math.inf < self.ends[0] < self.ends[1] < math.inf:
+                raise ValueError(
+                    f"ends is {list(self.ends)}; give log-SNR of the first time and a higher one of the last, such as "
+                    "[-8, 6]"
+                )
+        if self.rho is not None:
+            if self.kind != "karras":
+                raise ValueError(f"rho is {self.rho}, but a grid of kind {self.kind} has none: leave it out")
+            if not 0.0 < self.rho < math.inf:
+                raise ValueError(f"rho is {self.rho}; give a positive number, such as 7")
+
+    def __call__(self, schedule: Schedule, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Falling times, `(count,)`.
+
+        Raises:
+            ValueError: a count below 1, more than the schedule's discrete steps for a subsequence of them, or ends
+                between which the schedule leaves no time.
+        """
+        if count < 1:
+            raise ValueError(f"steps is {count}; give 1 or more times at which the denoiser is asked")
+        if self.kind in SUBSEQUENCES:
+            total = discrete_steps(schedule)
+            if count > total:
+                raise ValueError(f"steps is {count}, but the schedule has {total} discrete steps: give no more")
+            return ((SUBSEQUENCES[self.kind](total, count) + 1) / total).to(dtype)
+        ends = torch.tensor(self.ends or ENDS, dtype=torch.float64)
+        first, last = schedule.time_of(ends)
+        if not first > last:
+            raise ValueError(f"ends is {ends.tolist()}, which leaves no time between them on {schedule}")
+        u = torch.linspace(0.0, 1.0, count, dtype=torch.float64)
+        if self.kind == "karras":
+            return _karras(schedule, first, last, u, self.rho or RHO).to(dtype)
+        return SPACINGS[self.kind](schedule, first, last, u).to(dtype)
+
+
+def _uniform(schedule: Schedule, first: Tensor, last: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(first, last, u)
+
+
+def _quadratic(schedule: Schedule, first: Tensor, last: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(first.sqrt(), last.sqrt(), u) ** 2  # Song et al. 2020 (DDIM), appendix D.2
+
+
+def _log_snr(schedule: Schedule, first: Tensor, last: Tensor, u: Tensor) -> Tensor:
+    return schedule.time_of(torch.lerp(schedule.log_snr(first), schedule.log_snr(last), u))
+
+
+def _karras(schedule: Schedule, first: Tensor, last: Tensor, u: Tensor, rho: float = RHO) -> Tensor:
+    # Karras et al. 2022, eq. 5, on the noise-to-signal ratio sigma / alpha
+    high, low = ((-0.5 * schedule.log_snr(t) / rho).exp() for t in (first, last))
+    return schedule.time_of(-2.0 * rho * torch.log(torch.lerp(high, low, u)))
+
+
+SPACINGS: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
+    "log_snr": _log_snr,
+    "uniform": _uniform,
+    "quadratic": _quadratic,
+    "karras": _karras,
+}
+SUBSEQUENCES: dict[str, Callable[[int, int], Tensor]] = {
+    # (length of the table, count) -> zero-based discrete steps, falling, as diffusers' `timestep_spacing`
+    "linspace": lambda total, count: torch.linspace(total - 1, 0, count, dtype=torch.float64).round(),
+    "leading": lambda total, count: torch.arange(count - 1, -1, -1, dtype=torch.float64) * (total // count),
+    "trailing": lambda total, count: (total - torch.arange(count, dtype=torch.float64) * total / count).round() - 1,
+}
+KINDS = {**SPACINGS, **SUBSEQUENCES}
+
+
+def discrete_steps(schedule: Schedule) -> int:
+    """The length of the schedule's table, or of the usual one."""
+    return getattr(schedule, "steps", DISCRETE)
+
+
+def discrete_times(schedule: Schedule, steps: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The times of zero-based discrete steps, `(n,)`.
+
+    Raises:
+        ValueError: steps that do not fall, or that the schedule does not have.
+    """
+    total, index = discrete_steps(schedule), torch.tensor(list(steps), dtype=torch.float64)
+    if not len(index) or index.max() >= total or index.min() < 0 or (index.diff() >= 0).any():
+        raise ValueError(f"discrete steps {list(steps)} must fall, one or more of them, within 0..{total - 1}")
+    return ((index + 1) / total).to(dtype)
+
+
+def time_grid(
+    schedule: Schedule,
+    steps: int,
+    kind: str = "log_snr",
+    *,
+    ends: tuple[float, float] | None = None,
+    rho: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Falling times `(steps + 1,)` for so many steps of a sampler, spaced as `Grid` has it.
+
+    Raises:
+        ValueError: no steps; as `Grid`.
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps} must be at least 1")
+    return Grid(kind=kind, ends=None if ends is None else list(ends), rho=rho)(schedule, steps + 1, dtype)
