@@ -134,7 +134,7 @@ def test_other_sizes_are_fitted(tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    (("animate", "none.png"), "none.png: not a readable picture"),
+    (("animate", "none.png"), "none.png: no such file"),
     (("animate", "notes.txt"), "notes.txt: not a "),
     (("animate", "picture.png", "--frames", "1"), "frames is 1, the clip has 1 already"),
     (("animate", "picture.png", "--run", "none"), "none is not a trained run"),
@@ -150,7 +150,7 @@ MISTAKES = [
     (("inpaint", "clip.mp4", "--box", "a,b,c,d"), "--box is a,b,c,d; give"),
     (("inpaint", "clip.mp4", "--box", "0,0,99,4"), "must lie within 16 x 16"),
     (("inpaint", "clip.mp4", "--mask", "black.png"), "black.png is white nowhere"),
-    (("inpaint", "clip.mp4", "--mask", "none.png"), "none.png: not a readable picture"),
+    (("inpaint", "clip.mp4", "--mask", "none.png"), "none.png: no such file"),
     (("inpaint", "clip.mp4", "--mask", "short.mp4"), "the mask is (1, 1, 3, 16, 16); expected"),
     (("outpaint", "clip.mp4", "--box", "4,4,4,8"), "must lie within 16 x 16"),
     (("restyle", "clip.mp4", "--strength", "2"), "strength is 2.0; give 0"),

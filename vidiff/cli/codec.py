@@ -48,10 +48,11 @@ def score(options: argparse.Namespace) -> None:
 def score_in(group: Group, options: argparse.Namespace) -> None:
     codec = open_codec(options.run)
     network = Features.load(options.network, group.device) if options.network else None
+    own = options.run / "resolved.yaml"
+    data = load(own).data if own.is_file() else DataConfig(size=64)
     if options.size is None:
-        options.size = (
-            load(options.run / "resolved.yaml").data.size if (options.run / "resolved.yaml").is_file() else 64
-        )
+        options.size = data.size
+    options.fps = data.fps  # the codec has seen files at this rate
     clips = windows(options, group, options.split, options.clips)
     scores, views = score_codec(codec, clips, group, options.seed, network)
     train = None
@@ -88,7 +89,9 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
 
 def windows(options: argparse.Namespace, group: Group, split: str, count: int | None) -> Windows:
     """Of a split of the data set; one process looks for the files."""
-    index = group.share(index_of(DataConfig(str(options.data)), Path("runs"), split) if group.main else None)
+    index = group.share(
+        index_of(DataConfig(str(options.data), fps=options.fps), Path("runs"), split) if group.main else None
+    )
     assert index is not None  # the main process shares it
     return choose_windows(index, options.frames, options.size, options.stride, count)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.diffusion.known import box
+from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.video.fit import read_fitted, size_of, stream_fitted
 from vidiff.video.writer import VideoWriter
 
 TASKS = {
@@ -29,26 +29,52 @@ TASKS = {
 }
 
 
-def make(pipe: Pipeline, clip: Tensor, asked: argparse.Namespace, rest: dict[str, Any]) -> Tensor:
-    """The result of a task on `clip`, `(1, 3, f, h, w)` both."""
-    size = clip.shape[3], clip.shape[4]
+def make(pipe: Pipeline, clip: GivenClip, asked: argparse.Namespace, rest: dict[str, Any]) -> Iterator[Tensor]:
+    """The result of a task on a clip, piece by piece: `(1, 3, n, h, w)`. What a task does not look at is not read."""
     match asked.task:
         case "animate":
-            return pipe.animate(clip[:, :, 0], asked.frames, **rest)
+            yield pipe.animate(clip.read(range(1))[:, 0], asked.frames, **rest)
         case "rewind":
-            return pipe.extend(clip, asked.frames, backwards=True, **rest)
+            given = clip.frames
+            new = asked.frames - given
+            if new < 1:
+                raise ValueError(f"frames is {asked.frames}, the clip has {given} already: ask for more, all told")
+            head = clip.read(range(pipe.reach(context=rest["context"], size=clip.size)))
+            yield pipe.extend(head, new + head.shape[1], backwards=True, **rest)[:, :, :new]
+            yield from clip.pieces()
         case "interpolate":
-            return pipe.interpolate(clip, read_fitted(asked.last, size)[0], asked.between, **rest)
+            with GivenClip(asked.last, pipe.facts, clip.size) as last:
+                tell(last)
+                yield from joined(pipe, clip, last, asked.between, rest)
+                yield from last.pieces()
         case "loop":
-            return pipe.loop(clip, asked.between, **rest)
+            between = pipe.facts.window(clip.size) // 2 if asked.between is None else asked.between
+            yield from joined(pipe, clip, clip, between, rest)
         case "inpaint":
-            return pipe.inpaint(clip, wanted(asked, size), **rest)
+            yield pipe.inpaint(clip.read(), wanted(pipe, asked, clip.size), **rest)
         case "outpaint":
-            return pipe.outpaint(clip, corners(asked.box), **rest)
+            yield pipe.outpaint(clip.read(), corners(asked.box), **rest)
         case "restyle":
-            return pipe.edit(clip, asked.strength, **rest)
+            yield pipe.edit(clip.read(), asked.strength, **rest)
+        case "double":
+            yield pipe.double(clip.read(), **rest)
         case _:
-            return pipe.double(clip, **rest)
+            yield from pipe.upscale_stream(clip.pieces(), **rest)
+
+
+def joined(pipe: Pipeline, clip: GivenClip, other: GivenClip, between: int, rest: dict[str, Any]) -> Iterator[Tensor]:
+    """A clip, and new frames that lead from its end to the beginning of another."""
+    window = pipe.facts.window(clip.size)  # frames that the model sees at once
+    tail = clip.read(range(max(0, clip.frames - window), clip.frames))
+    made = pipe.interpolate(tail, other.read(range(window)), between, **rest)
+    yield from clip.pieces()
+    yield made[:, :, tail.shape[1] : tail.shape[1] + between]
+
+
+def tell(clip: GivenClip) -> None:
+    """Say where a clip is not seen as it is."""
+    if clip.note:
+        print(clip.note)
 
 
 def corners(text: str) -> tuple[int, int, int, int]:
@@ -60,12 +86,13 @@ def corners(text: str) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def wanted(options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
+def wanted(pipe: Pipeline, options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
     """The mask of `inpaint`, `(1, 1, f, h, w)`, true where new content is wanted."""
     if options.mask is None:
         top, left, bottom, right = corners(options.box)
         return box(*size, top=top, left=left, bottom=bottom, right=right)
-    mask = read_fitted(options.mask, size)[0].mean(1, keepdim=True) > 0
+    with GivenClip(options.mask, pipe.facts, size) as given:
+        mask = given.read().mean(0, keepdim=True)[None] > 0
     if not mask.any():
         raise ValueError(f"{options.mask} is white nowhere, so there is nothing to make: paint what is to be new white")
     return mask
@@ -77,7 +104,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add_run(common)
     common.add_argument("--label", help="what the result shows, where the model has labels")
     common.add_argument("--text", help="what the result shows, in words, where the model has text")
-    add_output(common, "edited.mp4", "the input's, doubled by double")
+    add_output(common, "edited.mp4", "as the model sees the input, as a rule at its own; twice that for double")
     add_drawing(common)
     parser = argparse.ArgumentParser(description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
@@ -102,18 +129,15 @@ def edit(options: argparse.Namespace) -> None:
     upscales = options.task == "upscale"
     run, pipeline = load_run(options, enlarges=upscales)
     settings = drawing(options) | ({"level": options.level} if upscales else {})
-    size = pipeline.facts.nearest(*size_of(options.input), (pipeline.facts.enlarges or 1) if upscales else 1)
-    clip, fps = stream_fitted(options.input, size)
-    fps = options.fps if options.fps is not None else (fps or pipeline.fps) * (1 + (options.task == "double"))
+    factor = (pipeline.facts.enlarges or 1) if upscales else 1
     given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
-    with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:
+    with GivenClip(options.input, pipeline.facts, factor=factor) as clip:
+        tell(clip)
+        fps = (clip.fps or pipeline.fps) * (1 + (options.task == "double")) if options.fps is None else options.fps
         rest = {"label": options.label, "text": options.text, "progress": True, **settings}
-        if upscales:
-            parts = pipeline.upscale_stream(clip, **rest)
-        else:
-            parts = iter([make(pipeline, torch.cat(list(clip), dim=2), options, rest)])
-        for part in parts:
-            writer.write(part[0].cpu())
+        with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:
+            for part in make(pipeline, clip, options, rest):
+                writer.write(part[0].cpu())
     print(f"{options.out}: {writer.frames} frames, from {run}")
 
 

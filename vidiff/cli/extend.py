@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
 from vidiff.draw.long import STRATEGIES
-from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
+from vidiff.pipeline.given import GivenClip
 from vidiff.video.writer import VideoWriter
-
-CHUNK = 64  # frames of the given clip that are copied at once
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -24,7 +22,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
     parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
-    add_output(parser, "extended.mp4", "the clip's")
+    add_output(parser, "extended.mp4", "as the model sees the clip, as a rule at its own")
     add_drawing(parser)
     return parser.parse_args(arguments)
 
@@ -32,16 +30,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def extend(options: argparse.Namespace) -> None:
     run, pipeline = load_run(options)
     settings = {**drawing(options), "strategy": options.strategy}
-    with VideoReader(options.clip) as reader:
-        wanted = pipeline.facts.nearest(*reader.size)
-        fit = Fit(reader.size, wanted)
-        given = reader.frames if options.given is None else options.given
-        if not 1 <= given <= reader.frames:
-            raise ValueError(f"--given is {given}; {options.clip} has 1 to {reader.frames}")
+    with GivenClip(options.clip, pipeline.facts) as clip:
+        if clip.note:
+            print(clip.note)
+        given = clip.frames if options.given is None else options.given
+        if not 1 <= given <= clip.frames:
+            raise ValueError(f"--given is {given}; {options.clip} has 1 to {clip.frames}")
         if options.frames <= given:
             raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
-        reach = min(given, pipeline.reach(options.strategy, options.context, wanted))
-        last = fit.read(reader, range(given - reach, given))
+        reach = min(given, pipeline.reach(options.strategy, options.context, clip.size))
+        last = clip.read(range(given - reach, given))
         new = pipeline.stream(
             options.frames - given + reach, options.label, text=options.text, clip=last[None], progress=True, **settings
         )
@@ -52,10 +50,9 @@ def extend(options: argparse.Namespace) -> None:
             "text": options.text,
             **pipeline.settings(**settings),
         }
-        with VideoWriter(options.out, reader.fps if options.fps is None else options.fps, metadata) as writer:
-            for start in range(0, given, CHUNK):
-                writer.write(fit.read(reader, range(start, min(start + CHUNK, given))))
-            for part in new:
+        fps = (clip.fps or pipeline.fps) if options.fps is None else options.fps
+        with VideoWriter(options.out, fps, metadata) as writer:
+            for part in chain(clip.pieces(given), new):
                 writer.write(part[0].cpu())
     print(f"{options.out}: {given} given frames and {writer.frames - given} new ones, from {run}")
 

@@ -85,9 +85,10 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     else:
         data, folder = DataConfig(str(options.real)), Path("runs")
     index = index_of(data, folder, options.split)
-    real = choose_windows(index, frames, size, 1, options.pairs)
+    stride = data.stride[0]
+    real = choose_windows(index, frames, size, stride, options.pairs)
     places = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
-    checks = Windows(index, places, frames, 1, size)
+    checks = Windows(index, places, frames, stride, size)
     root = root_of(data.root, copies_of(folder, data.remote_cache_gb)) if options.text else None
     check_labels, labels = (labels_of(windows, root) for windows in (checks, real))
     sources: dict[str, Any] = {}

@@ -11,10 +11,9 @@ from vidiff.cli.command import exit_code
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.likelihood import surprise
+from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
-from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -39,9 +38,11 @@ def plot(options: argparse.Namespace) -> None:
     pipeline = Pipeline.from_pretrained(options.run or latest_run(), options.device)
     if pipeline.codec.temporal > 1:
         raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
-    with VideoReader(options.clip) as reader:
-        count = reader.frames if options.frames is None else min(options.frames, reader.frames)
-        video = Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, range(count))[None]  # 1 3 f h w
+    with GivenClip(options.clip, pipeline.facts, (pipeline.size, pipeline.size)) as clip:
+        if clip.note:
+            print(clip.note)
+        count = clip.frames if options.frames is None else min(options.frames, clip.frames)
+        video = clip.read(range(count))[None]  # 1 3 f h w
     bits = surprise(
         pipeline.denoiser,
         pipeline.codec.encode(video.to(pipeline.device)).mean,

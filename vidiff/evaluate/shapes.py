@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.data.shapes import DIRECTIONS, TRAVEL, ShapesClip, caption, direction, read_clips
+from vidiff.data.shapes import DIRECTIONS, FPS, TRAVEL, ShapesClip, caption, direction, read_clips
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, acceleration, extension_score, label_right, label_score, read_shapes
 from vidiff.metrics.prediction import overall_psnr
@@ -33,11 +33,22 @@ class Subject:
     Args:
         run: its folder.
         root: of the set, of which the test split is read.
+
+    Raises:
+        ValueError: a run that sees other frames of a clip than each, for which the set tells no truth.
     """
 
     run: Path
     pipeline: Pipeline
     root: Path
+
+    def __post_init__(self) -> None:
+        facts = self.pipeline.facts
+        if facts.strides[0] > 1 or facts.rate not in (0, FPS):
+            raise ValueError(
+                f"{self.run} sees clips at {facts.fps:g} frames a second, and the set tells where objects are at its "
+                f"own {FPS:g} alone: score it with --network"
+            )
 
     def check_labels(self) -> None:
         """Raises ValueError unless the run's labels are those of the shapes set."""

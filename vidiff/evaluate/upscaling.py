@@ -91,14 +91,16 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
     if data is not None:
         config.data = other_data(config.data, data)
     index = index_of(config.data, run.parent, config.data.test_split)
-    files = [number for number, file in enumerate(index.files) if file.frames >= protocol.frames]
+    stride = config.data.stride[0]
+    seen = range(0, protocol.frames * stride, stride)
+    files = [number for number, file in enumerate(index.files) if file.frames > seen[-1]]
     files = files[:: max(len(files) // protocol.clips, 1)][: protocol.clips]
     if not files:
         raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
     clips = []
     for file in (index.files[number] for number in files):
         with file.place.held() as here, VideoReader(here, index.fps, file.decoder) as reader:
-            clips.append(Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, range(protocol.frames))[None])
+            clips.append(Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, seen)[None])
     truth, factor = torch.cat(clips), pipeline.facts.enlarges
     small = shrink(truth, factor)
     bicubic = enlarge(small, factor)

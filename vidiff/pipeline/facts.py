@@ -29,7 +29,8 @@ class Facts:
     Attributes:
         buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
         labels: names of the classes that it was told; empty for a model without.
-        fps: frames a second of the clips, at their least stride.
+        fps: frames a second of the clips, at their least stride; of clips of different rates, the middle one's.
+        rate: frames a second at which every file was seen, before the stride; 0 for each one's own.
         strides: least and most source frames per clip frame. The model is told the stride where they differ.
         boxes: whether it was trained on frames of which a part is known.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor`; factor 0 for any other.
@@ -42,6 +43,7 @@ class Facts:
     buckets: tuple[Bucket, ...]
     labels: tuple[str, ...] = ()
     fps: float = 8.0
+    rate: float = 0.0
     strides: tuple[int, int] = (1, 1)
     boxes: bool = False
     lowres: LowresConfig = field(default_factory=LowresConfig)
@@ -64,6 +66,7 @@ class Facts:
             buckets=tuple(config.data.drawn()),
             labels=labels if config.unet.labels else (),
             fps=fps,
+            rate=config.data.fps,
             strides=(config.data.stride[0], config.data.stride[1]),
             boxes=config.loss.tasks.boxes > 0,
             lowres=config.lowres,

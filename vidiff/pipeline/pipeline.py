@@ -20,6 +20,7 @@ from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
 from vidiff.pipeline.facts import size_of
+from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.model import Labels, Texts, TrainedModel, load_model
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import SamplingConfig
@@ -39,20 +40,16 @@ class Pipeline:
     def __init__(
         self, model: TrainedModel, sampling: SamplingConfig | None = None, device: str | torch.device = "auto"
     ) -> None:
-        self.model, self.facts, self.sampling = model, model.facts, sampling or SamplingConfig()
+        facts = model.facts
+        self.model, self.facts, self.sampling = model, facts, sampling or SamplingConfig()
         self.device = choose_device(device)
         self.denoiser, self.codec = model.denoiser.to(self.device), model.codec.to(self.device)
-        self.classifier, self.text, self.labels, self.weights = (
-            model.classifier,
-            model.text,
-            model.labels,
-            model.weights,
-        )
+        self.classifier, self.text = model.classifier, model.text
+        self.labels, self.weights = model.labels, model.weights
         if self.classifier is not None:
             self.classifier.network.to(self.device)
-        facts = model.facts
-        self.buckets, self.frames, self.size, self.fps = facts.buckets, facts.frames, facts.size, facts.fps
-        self.stride = facts.stride
+        self.buckets, self.frames, self.size = facts.buckets, facts.frames, facts.size
+        self.fps, self.stride = facts.fps, facts.stride
         self.detail = None if facts.detail is None else torch.tensor(facts.detail, device=self.device)
 
     @classmethod
@@ -80,6 +77,14 @@ class Pipeline:
         run = Path(run)
         config = read_config(run)
         return cls(load_model(run, config, device, weights, classifier), config.sampling, device)
+
+    def read_clip(self, path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+        """A video or picture as the methods that take one want it: `(3, f, h, w)` at the model's rate.
+
+        It is of `size` (h, w), by default the model's of the nearest aspect. See `vidiff.pipeline.given.GivenClip`.
+        """
+        with GivenClip(path, self.facts, size) as clip:
+            return clip.read()
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
