@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import torch
 from einops import repeat
+from imageio_ffmpeg import get_ffmpeg_exe
 from torch import Tensor
 
 from vidiff.data.clip import Clip
@@ -53,6 +54,16 @@ def write_avi(path: Path, frames: int, height: int = 48, width: int = 64, fps: i
         for frame in numbered(frames, height, width).add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.copy(), format="rgb24")))
         container.mux(stream.encode(None))
+    return path
+
+
+def ffmpeg(*arguments: object) -> None:
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True, timeout=60)
+
+
+def filmed(path: Path, filters: str, *options: str, source: str = "testsrc2=s=96x64:r=25:d=1") -> Path:
+    """FFmpeg's test picture, filtered, encoded without visible loss."""
+    ffmpeg("-f", "lavfi", "-i", source, "-vf", filters, *options, path)
     return path
 
 

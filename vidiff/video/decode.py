@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,25 @@ from vidiff.store.error import VideoError
 from vidiff.store.place import Place
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg"})
+FPS = 8.0  # of a clip of which nothing tells how long a frame is shown, as of one of a single frame
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to frames as they are read, beside turning them upright and making their pixels square.
+
+    Args:
+        background: colour over which what is transparent is put, as CSS names it: "white", "#00ff00".
+        deinterlace: make whole frames of those that are of two fields.
+        tonemap: bring high dynamic range (PQ, HLG) to the colours of BT.709.
+    """
+
+    background: str = "white"
+    deinterlace: bool = False
+    tonemap: bool = False
+
+
+PLAIN = Treatment()
 
 
 class Decoder(Protocol):
@@ -42,6 +62,19 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def average_rate(header: float, times: np.ndarray) -> float:
+    """Frames per second of a clip, averaged: as its header tells, unless its times contradict that by a tenth.
+
+    Args:
+        header: what that tells; 0 for nothing.
+        times: at which frames begin, in seconds, `(frames,)`, rising.
+    """
+    if len(times) < 2:
+        return header or FPS
+    measured = (len(times) - 1) / float(times[-1] - times[0])
+    return header if 0.9 < header / measured < 1.1 else measured
 
 
 def check_indices(path: Path | Place, indices: Sequence[int], frames: int) -> None:

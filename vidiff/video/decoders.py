@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from vidiff.store.place import Place, place_of
-from vidiff.video.decode import Decoder
+from vidiff.video.decode import PLAIN, Decoder, Treatment
 from vidiff.video.decord import DecordFile
-from vidiff.video.exact import fault_of_decord
+from vidiff.video.exact import fault_of_decord, untreated
 from vidiff.video.pyav import PyAVFile
+from vidiff.video.stream import stream_of
 from vidiff.video.torchcodec import TorchcodecFile, why_not
 
 BY_NAME: dict[str, Callable[[Place], Decoder]] = {
@@ -38,10 +39,11 @@ class Automatic:
 
     Args:
         path: where it is, on this machine.
+        treatment: what is done to its frames.
     """
 
-    def __init__(self, path: Path | Place) -> None:
-        self.path = place_of(path)
+    def __init__(self, path: Path | Place, treatment: Treatment = PLAIN) -> None:
+        self.path, self.treatment = place_of(path), treatment
         self._decoder: Decoder | None = None
 
     @property
@@ -69,11 +71,19 @@ class Automatic:
 
     def _chosen(self) -> Decoder:
         if self._decoder is None:
-            kind = PyAVFile if fault_of_decord(self.path) else DecordFile
-            self._decoder = kind(self.path)
+            by_pyav = fault_of_decord(self.path, self.treatment)
+            self._decoder = PyAVFile(self.path, self.treatment) if by_pyav else DecordFile(self.path)
         return self._decoder
 
 
-def video_file(place: Place, decoder: str) -> Decoder:
+def video_file(place: Place, decoder: str, treatment: Treatment = PLAIN) -> Decoder:
     """A video file, by the decoder of this name, one of DECODERS."""
-    return Automatic(place) if decoder == "auto" else BY_NAME[decoder](place)
+    if decoder in ("auto", PyAVFile.name):
+        return (Automatic if decoder == "auto" else PyAVFile)(place, treatment)
+    return BY_NAME[decoder](place)
+
+
+def suited(place: Place, decoder: str, treatment: Treatment) -> str:
+    """The decoder that was chosen for a file, or PyAV where that one lacks what is to be done to its frames."""
+    lacks = decoder in (DecordFile.name, TorchcodecFile.name) and untreated(stream_of(place), treatment)
+    return PyAVFile.name if lacks else decoder

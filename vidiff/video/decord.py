@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 
 from vidiff.store.error import VideoError, reason_of
 from vidiff.store.place import Place, place_of
-from vidiff.video.decode import check_indices
+from vidiff.video.decode import average_rate, check_indices
+from vidiff.video.stream import stream_of
 from vidiff.video.timetable import State, state_of
 
 decord.logging.set_level(decord.logging.QUIET)  # every failure is raised, with the file's name
 
 # decord silently puts its neighbour in place of a frame that does not decode; with next to no tolerance it raises.
 _NO_PATCHED_FRAMES = 1e-9
+LONGEST = 1e9  # s: times beyond are none
 _REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
 
 _Key = tuple[Place, State, tuple[int, int] | None]  # file, and the size at which its frames are read
@@ -50,15 +53,24 @@ class DecordFile:
 
     @property
     def fps(self) -> float:
-        return float(self._opened().get_avg_fps())
+        header = float(self._opened().get_avg_fps())
+        try:
+            return average_rate(header if 0 < header < inf else 0.0, self.times)
+        except VideoError:
+            if not 0 < header < inf:
+                raise
+            return header
 
     @property
     def times(self) -> np.ndarray:
         reader = self._opened()
-        return np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)[:, 0]
+        times = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)[:, 0]
+        if not np.abs(times).max() < LONGEST:
+            raise VideoError(f"{self.path}: decord knows no times of its frames; set data.decoder=auto")
+        return times
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
-        reader = self._open(size)
+        reader = self._open(size or stream_of(self.path).square)
         indices = range(len(reader)) if indices is None else indices
         check_indices(self.path, indices, len(reader))
         numbers, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
@@ -84,7 +96,7 @@ class DecordFile:
 
     def _opened(self) -> Any:
         """The reader at whatever size it is open."""
-        return self._open(self._key[2] if self._key else None)
+        return self._open(self._key[2] if self._key else stream_of(self.path).square)
 
     def _open(self, size: tuple[int, int] | None) -> Any:
         key = self.path, state_of(self.path), size

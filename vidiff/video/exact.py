@@ -17,8 +17,10 @@ import numpy as np
 
 from vidiff.store.error import VideoError
 from vidiff.store.place import Place, place_of
+from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.decord import DecordFile
 from vidiff.video.pyav import Kind, PyAVFile, Structure, frames_in_order
+from vidiff.video.stream import Stream, stream_of
 from vidiff.video.timetable import State, state_of
 
 LEVELS = 2  # of 255, by which colours may differ: rounding, for other frames and other matrices differ by more
@@ -30,14 +32,26 @@ REMEMBERED = 4096  # files
 _SOUGHT_ALIKE: set[Kind] = set()  # kinds of file of which both decoders have found the same frames
 
 
-def fault_of_decord(path: Path | Place) -> str:
+def fault_of_decord(path: Path | Place, treatment: Treatment = PLAIN) -> str:
     """Why decord does not read a file exactly; empty where it does. The answers for the last files are remembered.
+
+    Args:
+        treatment: what is to be done to its frames.
 
     Raises:
         VideoError: where it is no video, or neither decoder finds its frames.
     """
     place = place_of(path)
-    return _fault(place, state_of(place))
+    return untreated(stream_of(place), treatment) or _fault(place, state_of(place))
+
+
+def untreated(stream: Stream, treatment: Treatment) -> str:
+    """What is to be done to the frames of a file, and only PyAV's FFmpeg does; empty where there is nothing."""
+    if stream.transparent:
+        return "it has an alpha channel"
+    if stream.interlaced and treatment.deinterlace:
+        return "its frames are of two fields"
+    return f"its range is {stream.transfer}" if stream.transfer and treatment.tonemap else ""
 
 
 @lru_cache(maxsize=REMEMBERED)

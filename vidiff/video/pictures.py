@@ -7,15 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 
 from vidiff.store.error import VideoError, reason_of
 from vidiff.store.place import Place, place_of
-from vidiff.video.decode import check_file, check_indices
+from vidiff.video.decode import FPS, PLAIN, Treatment, check_file, check_indices
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
-FPS = 8.0  # where nothing tells how long a frame is shown
 UNTIMED = 100  # ms that a frame is shown whose duration is 0, as browsers do
 
 _REFUSALS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -30,8 +29,8 @@ class Animation:
 
     name = "pillow"
 
-    def __init__(self, path: Path | Place) -> None:
-        self.path = place_of(path)
+    def __init__(self, path: Path | Place, treatment: Treatment = PLAIN) -> None:
+        self.path, self._colour = place_of(path), colour_of(treatment.background)
         self._picture: Image.Image | None = None
 
     @property
@@ -54,7 +53,7 @@ class Animation:
             for number in sorted(set(indices)):  # going back would begin at the first frame again
                 if self.frames > 1:
                     picture.seek(number)
-                found[number] = _pixels(picture, size)
+                found[number] = _pixels(picture, size, self._colour)
         except _REFUSALS as error:
             raise self._damaged(error) from None
         return np.stack([found[number] for number in indices])
@@ -96,8 +95,8 @@ class FrameFolder:
 
     name = "pillow"
 
-    def __init__(self, path: Path | Place) -> None:
-        self.path = place_of(path)
+    def __init__(self, path: Path | Place, treatment: Treatment = PLAIN) -> None:
+        self.path, self._colour = place_of(path), colour_of(treatment.background)
         self._files: list[Place] | None = None
 
     @property
@@ -122,7 +121,7 @@ class FrameFolder:
             try:
                 with files[number].open() as file, Image.open(file) as picture:
                     shapes.setdefault(picture.size, files[number])
-                    frames.append(_pixels(picture, size))
+                    frames.append(_pixels(picture, size, self._colour))
             except _REFUSALS as error:
                 raise VideoError(f"{files[number]}: damaged or truncated, {reason_of(error)}") from None
         if len(shapes) > 1:
@@ -157,11 +156,61 @@ def numbered(names: Iterable[str]) -> list[str]:
     return [name for _, _, name in sorted(found)]
 
 
-def _pixels(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
-    """A frame as uint8 `(h, w, 3)`: upright, 16-bit grey brought down to 8, resized to `size` (h, w)."""
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = ImageOps.exif_transpose(picture).convert("RGB")
+def colour_of(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of 255 of a colour that CSS names. Raises ValueError where it does not."""
+    red, green, blue, *_ = ImageColor.getrgb(name)
+    return red, green, blue
+
+
+def is_transparent(place: Place) -> bool:
+    """Whether a picture, an animation, or a picture of a folder says that it has transparent pixels."""
+    places = [place]
+    if place.is_folder:
+        files = {file.name: file for file in place.inside()}
+        places = [files[name] for name in numbered(files)]
+    for part in places:
+        try:
+            with part.open() as file, Image.open(file) as picture:
+                if picture.has_transparency_data or "transparency" in picture.info:
+                    return True
+        except _REFUSALS as error:
+            raise VideoError(f"{part}: not a picture, or cut off: {reason_of(error)}") from None
+    return False
+
+
+def composed(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Pixels with an alpha channel, uint8 `(..., 4)`, over a colour: `(..., 3)`, rounded."""
+    alpha = pixels[..., 3:].astype(np.uint16)
+    over = pixels[..., :3] * alpha + np.array(colour, np.uint16) * (255 - alpha)
+    return ((over + 127) // 255).astype(np.uint8)
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int] | None, colour: tuple[int, int, int]) -> np.ndarray:
+    """A frame as uint8 `(h, w, 3)`: upright, opaque, brought down to 8 bits, resized to `size` (h, w)."""
+    kind = picture.format
+    picture = _of_8_bits(ImageOps.exif_transpose(picture), kind)
+    if picture.has_transparency_data:
+        picture = Image.fromarray(composed(np.asarray(picture.convert("RGBA")), colour))
+    picture = picture.convert("RGB")
     if size is not None and picture.size != (size[1], size[0]):
         picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(picture)
+
+
+def _of_8_bits(picture: Image.Image, kind: str | None) -> Image.Image:
+    """A picture whose grey has 16 bits, as it is with 8; every other as it is.
+
+    Args:
+        kind: Pillow's name of what the file is.
+    """
+    if picture.mode not in ("F", "I") and not picture.mode.startswith("I;16"):
+        return picture
+    if picture.mode == "F" or (picture.mode == "I" and kind not in ("PNG", "PPM")):  # whose 32 bits hold 16
+        numbers = "fractions" if picture.mode == "F" else "numbers of 32 bits"
+        raise ValueError(f"its pixels are {numbers}, of which nothing tells what is white: save it with 8 or 16 bits")
+    values = np.asarray(picture)
+    small = Image.fromarray((values >> 8).astype(np.uint8))
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):  # the level that is transparent
+        small.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return small

@@ -18,8 +18,9 @@ import numpy as np
 
 from vidiff.store.error import VideoError, reason_of
 from vidiff.store.place import Place, place_of
-from vidiff.video.convert import Converter, converter
-from vidiff.video.decode import check_indices
+from vidiff.video.convert import SQUARE, Converter, converter, deinterlaced, with_neighbours
+from vidiff.video.decode import PLAIN, Treatment, average_rate, check_indices
+from vidiff.video.stream import aspect_of, best_stream, codec_context
 from vidiff.video.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
 
 REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
@@ -35,12 +36,14 @@ class PyAVFile:
 
     Args:
         path: where it is, on this machine.
+        treatment: what is done to its frames.
     """
 
     name = "pyav"
 
-    def __init__(self, path: Path | Place) -> None:
-        self.path = place_of(path)
+    def __init__(self, path: Path | Place, treatment: Treatment = PLAIN) -> None:
+        self.path, self.treatment = place_of(path), treatment
+        self._context: av.VideoCodecContext | None = None
         self._container: av.container.InputContainer | None = None
         self._pass: _Pass | None = None
         self._state: State | None = None
@@ -52,8 +55,9 @@ class PyAVFile:
 
     @property
     def fps(self) -> float:
-        self._table()
-        return float(self._stream().average_rate or 0)
+        header = float(self._stream().average_rate or 0)
+        known = header and self._table().pts is None  # by the container's own index, from which the header follows
+        return header if known else average_rate(header, self.times)
 
     @property
     def times(self) -> np.ndarray:
@@ -79,9 +83,14 @@ class PyAVFile:
         pixels: np.ndarray | None = None
         convert: Converter | None = None
         try:
-            for number, frame in self._decoded(sorted(places), table):
+            if self.treatment.deinterlace:
+                frames = deinterlaced(self._decoded(with_neighbours(places, table.frames), table), places)
+            else:
+                frames = self._decoded(sorted(places), table)
+            aspect = aspect_of(self._stream())
+            for number, frame in frames:
                 if convert is None or not convert.takes(frame):
-                    convert = converter(frame, size)
+                    convert = converter(frame, size, aspect, self.treatment)
                 found = convert(frame)
                 if pixels is None:
                     pixels = np.empty((len(indices), *found.shape), np.uint8)
@@ -110,16 +119,17 @@ class PyAVFile:
                 self._container = av.open(self.path.url, "r")
             except av.FFmpegError as error:
                 raise VideoError(f"{self.path}: not a video, or cut off: {reason_of(error)}") from None
-            if not self._container.streams.video:
+            stream = best_stream(self._container)
+            if stream is None:
                 self.close()
                 raise VideoError(f"{self.path}: not a video, or cut off: cannot find video stream")
-            context = self._stream().codec_context
-            context.thread_count, context.thread_type = 1, "NONE"
+            self._context = codec_context(stream)
+            self._context.thread_count, self._context.thread_type = 1, "NONE"
         return self._container
 
     def _stream(self) -> av.VideoStream:
-        stream = self._open().streams.best("video")
-        assert isinstance(stream, av.VideoStream)
+        stream = best_stream(self._open())
+        assert stream is not None
         return stream
 
     def _table(self, whole: bool = False) -> Timetable:
@@ -168,7 +178,9 @@ class PyAVFile:
                 if self._pass is None:
                     if key == 0 and not table.by_dts:
                         self.close()  # many containers cannot be sought at their beginning
-                    self._pass = _Pass(self._open(), self._stream(), table, key)
+                    container, stream = self._open(), self._stream()
+                    assert self._context is not None
+                    self._pass = _Pass(container, stream, self._context, table, key)
                 for number, frame in self._pass.frames(numbers, drain=not self._goes_on):
                     yield number, frame
                     done += 1
@@ -218,8 +230,10 @@ def frames_in_order(place: Place, wanted: Container[int]) -> Iterator[np.ndarray
     """
     try:
         with av.open(place.url, "r") as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                yield converter(frame, None)(frame) if number in wanted else None
+            stream = best_stream(container)
+            aspect = aspect_of(stream) if stream else SQUARE
+            for number, frame in enumerate(container.decode(stream)):
+                yield converter(frame, None, aspect)(frame) if number in wanted else None
     except av.FFmpegError as error:
         raise VideoError(f"{place}: damaged or truncated, {reason_of(error)}") from None
 
@@ -239,15 +253,21 @@ class _Pass:
     """
 
     def __init__(
-        self, container: av.container.InputContainer, stream: av.VideoStream, table: Timetable, key: int
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        context: av.VideoCodecContext,
+        table: Timetable,
+        key: int,
     ) -> None:
-        self.context = stream.codec_context
+        self.context = context
         self.skips, self.skipping = self.context.name in UNREFERRED, False
         self.context.skip_frame = "DEFAULT"
         if key or table.by_dts:
             # mp4 is sought by pts, which follows a key frame's dts by as much as in the first
             delay = (stream.start_time or 0) - int(table.stamps[0]) if table.by_dts else 0
             container.seek(int(table.stamps[key]) + delay, stream=stream)
+            context.flush_buffers()  # PyAV does so by itself for a stream's own
         self.packets = container.demux(stream)
         places = dict(zip(table.stamps[: key + 1].tolist(), table.keys[: key + 1].tolist(), strict=True))
         for first in self.packets:  # to the first that can be begun with

@@ -6,11 +6,11 @@ Beyond this file frames are uint8 `(f, h, w, 3)`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import av
-import imageio.v3 as iio
 import numpy as np
 import torch
 from einops import rearrange
@@ -20,6 +20,8 @@ from torch import Tensor
 from vidiff.store.error import VideoError, reason_of
 from vidiff.store.place import Place, place_of
 from vidiff.store.plain import parse_json
+from vidiff.video.decode import PLAIN, Treatment
+from vidiff.video.pictures import Animation
 from vidiff.video.retime import Retimed
 from vidiff.video.sources import make_decoder
 
@@ -38,11 +40,14 @@ class VideoReader:
         path: where it is, on this machine: what is elsewhere is to be held first (`vidiff.store.place.Place.held`).
         fps: see the clip at this rate, as `vidiff.video.retime.Retimed` does; 0 for its own frames.
         decoder: of a video file, one of `vidiff.video.decoders.DECODERS`.
+        treatment: what is done to its frames, by PyAV and by what `auto` chooses.
     """
 
-    def __init__(self, path: str | Path | Place, fps: float = 0.0, decoder: str = "auto") -> None:
+    def __init__(
+        self, path: str | Path | Place, fps: float = 0.0, decoder: str = "auto", treatment: Treatment = PLAIN
+    ) -> None:
         self.path = place_of(path)
-        inner = make_decoder(self.path, decoder)
+        inner = make_decoder(self.path, decoder, treatment)
         self._decoder = Retimed(self.path, inner, fps) if fps else inner
 
     def __enter__(self) -> VideoReader:
@@ -108,13 +113,17 @@ def read_video(
         return reader.read(indices, size)
 
 
-def read_image(path: str | Path) -> Tensor:
-    """One picture, `(3, h, w)` in [-1, 1]. Raises `VideoError` where the file is missing or no picture."""
+def read_image(path: str | Path, background: str = "white") -> Tensor:
+    """One picture, `(3, h, w)` in [-1, 1], read as frames of clips are. Raises `VideoError` where the file is none.
+
+    Args:
+        background: colour over which what is transparent is put.
+    """
     try:
-        picture = iio.imread(path, plugin="pillow", mode="RGB")
-    except (OSError, ValueError) as error:
-        raise VideoError(f"{path}: not a readable picture, {reason_of(error)}") from None
-    return to_float(picture[None])[:, 0]
+        with closing(Animation(Path(path), Treatment(background))) as picture:
+            return to_float(picture.decode([0], None))[:, 0]
+    except VideoError as error:
+        raise VideoError(f"{path}: not a readable picture, {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

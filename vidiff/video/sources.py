@@ -7,25 +7,34 @@ from pathlib import PurePosixPath
 
 from vidiff.store.place import Place, Stamp
 from vidiff.store.tree import Tree
-from vidiff.video.decode import VIDEO_SUFFIXES, Decoder
+from vidiff.video.decode import PLAIN, VIDEO_SUFFIXES, Decoder, Treatment
 from vidiff.video.decoders import video_file
-from vidiff.video.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, numbered
+from vidiff.video.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, is_transparent, numbered
+from vidiff.video.stream import stream_of
 
 CLIP_SUFFIXES = VIDEO_SUFFIXES | ANIMATION_SUFFIXES
 
 
-def make_decoder(place: Place, decoder: str = "auto") -> Decoder:
+def make_decoder(place: Place, decoder: str = "auto", treatment: Treatment = PLAIN) -> Decoder:
     """The decoder of a video file, an animated GIF or WebP, a picture, or a folder of numbered pictures.
 
     Args:
         place: on this machine.
         decoder: of a video file, one of `vidiff.video.decoders.DECODERS`.
+        treatment: what is done to its frames; decord and torchcodec themselves know nothing of it.
     """
     if place.is_folder:
-        return FrameFolder(place)
-    if place.suffix in ANIMATION_SUFFIXES | PICTURE_SUFFIXES:
-        return Animation(place)
-    return video_file(place, decoder)
+        return FrameFolder(place, treatment)
+    if not is_video(place):
+        return Animation(place, treatment)
+    return video_file(place, decoder, treatment)
+
+
+def traits_of(place: Place) -> tuple[str, ...]:
+    """Which of `vidiff.video.stream.TRAITS` a clip on this machine has. Raises `VideoError` where it is none."""
+    if is_video(place):
+        return stream_of(place).traits
+    return ("transparent",) if is_transparent(place) else ()
 
 
 def is_video(place: Place) -> bool:

@@ -104,7 +104,10 @@ def read_through(container: av.container.InputContainer, stream: av.VideoStream)
             if not packet.size:
                 continue
             if packet.pts is None:
-                raise Unsuited("not all of its frames say when they are shown")
+                raise Unsuited(
+                    "not all of its frames say when they are shown; encode it anew at its rate, as by "
+                    "`ffmpeg -r 25 -i IN OUT.mp4`"
+                )
             if packet.is_keyframe:
                 keys.append(len(pts))
                 stamps.append(packet.pts)

@@ -13,8 +13,9 @@ import torch
 from vidiff.store.error import VideoError, reason_of
 from vidiff.store.place import Place, place_of
 from vidiff.video.convert import resized
-from vidiff.video.decode import check_file, check_indices
+from vidiff.video.decode import average_rate, check_file, check_indices
 from vidiff.video.pyav import PyAVFile
+from vidiff.video.stream import stream_of
 
 _REFUSALS = (RuntimeError, ValueError, IndexError, TypeError)
 
@@ -49,7 +50,7 @@ class TorchcodecFile:
 
     @property
     def fps(self) -> float:
-        return float(self._open().metadata.average_fps or 0)
+        return average_rate(float(self._open().metadata.average_fps or 0), self.times)
 
     @property
     def times(self) -> np.ndarray:
@@ -69,6 +70,7 @@ class TorchcodecFile:
             self.close()
             raise VideoError(f"{self.path}: damaged or truncated, {_last(error)}") from None
         pixels = found.contiguous().numpy()
+        size = size or stream_of(self.path).square
         return pixels if size is None or pixels.shape[1:3] == size else resized(pixels, size)
 
     def close(self) -> None:

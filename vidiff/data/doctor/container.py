@@ -11,6 +11,7 @@ from typing import BinaryIO
 import av
 
 from vidiff.store.place import Place
+from vidiff.video.stream import best_stream
 
 HEAD = 4096  # bytes that tell what kind of file it is
 ATOMS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"sidx"})
@@ -29,7 +30,7 @@ class NoVideo(ValueError):
 
 @dataclass(frozen=True)
 class Container:
-    """What the container tells of its video stream.
+    """What the container tells of the video stream that is read.
 
     Args:
         codec, pixel_format: by FFmpeg's names.
@@ -59,9 +60,9 @@ def read_container(place: Place) -> Container:
     """Look through the packets of a file, without decoding more than the first frame. Raises NoVideo."""
     try:
         with av.open(place.url) as file:
-            if not file.streams.video:
+            stream = best_stream(file)
+            if stream is None:
                 raise NoVideo("audio only" if file.streams.audio else "neither picture nor sound", known=True)
-            stream = file.streams.video[0]
             packets = [(p.pts, p.is_keyframe) for p in file.demux(stream) if p.size]
             context = stream.codec_context
             times = sorted(float(pts * stream.time_base) for pts, _ in packets if pts is not None and stream.time_base)
@@ -104,7 +105,7 @@ def count_frames(place: Place) -> int | None:
     """Number of frames that decode one after the other, to the end; None where one does not."""
     try:
         with av.open(place.url) as file:
-            return sum(1 for _ in file.decode(video=0))
+            return sum(1 for _ in file.decode(best_stream(file)))
     except (av.FFmpegError, OSError):
         return None
 
