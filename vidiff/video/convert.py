@@ -24,7 +24,7 @@ SQUARE = Fraction(1)
 # what is not of two fields
 TONEMAP = ":out_transfer=bt709:out_primaries=bt709:intent=perceptual"
 BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
-LIGHT = frozenset({Type.MASTERING_DISPLAY_METADATA, Type.CONTENT_LIGHT_LEVEL})
+LIGHT = Type.MASTERING_DISPLAY_METADATA, Type.CONTENT_LIGHT_LEVEL
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -105,7 +105,8 @@ class Kind(NamedTuple):
 
 def _kind(frame: av.VideoFrame) -> Kind:
     colours = int(frame.colorspace), int(frame.color_range), int(frame.color_primaries), int(frame.color_trc)
-    light = tuple(bytes(data) for data in frame.side_data if data.type in LIGHT) if colours[3] in HDR else ()
+    told = frame.side_data if colours[3] in HDR else {}
+    light = tuple(bytes(frame.side_data[data]) for data in LIGHT if data in told)
     return Kind(frame.width, frame.height, frame.format.name, frame.rotation, colours, light)
 
 
