@@ -105,8 +105,8 @@ class Kind(NamedTuple):
 
 def _kind(frame: av.VideoFrame) -> Kind:
     colours = int(frame.colorspace), int(frame.color_range), int(frame.color_primaries), int(frame.color_trc)
-    told = frame.side_data if colours[3] in HDR else {}
-    light = tuple(bytes(frame.side_data[data]) for data in LIGHT if data in told)
+    told: Any = frame.side_data if colours[3] in HDR else {}
+    light = tuple(bytes(told[data]) for data in LIGHT if data in told)
     return Kind(frame.width, frame.height, frame.format.name, frame.rotation, colours, light)
 
 
