@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +56,23 @@ class TextEncoder(Protocol):
         Raises:
             ValueError: a caption that is empty, too long, or of unknown words.
         """
+
+
+# what word processors and phones put in place of what keyboards have
+TYPED = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\u2032\uff07\u00b4`", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"'),
+        **dict.fromkeys("\u2010\u2011\ufe63\uff0d", "-"),
+        **dict.fromkeys("\u00ad\u2060\ufeff"),  # soft hyphens, and marks that join words: nothing
+    }
+)
+DASHES = str.maketrans(dict.fromkeys("\u2012\u2013\u2014\u2015\u2212", "-"))
+
+
+def plain(text: str) -> str:
+    """A text as a keyboard has it: straight quotes, hyphens, single spaces, and every accent within its letter."""
+    return " ".join(unicodedata.normalize("NFC", text).translate(TYPED).translate(DASHES).split())
 
 
 def split_words(caption: str) -> list[str]:

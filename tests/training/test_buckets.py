@@ -100,7 +100,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dataset_of(config: VAERun) -> Joint:
     index = make_index(config, "train")
-    pictures = make_pictures(config, index.labels)
+    pictures = make_pictures(config, index)
     assert pictures is not None
     clips = clip_dataset(config, index, changed=True)
     return Joint(clips, clip_dataset(config, pictures, changed=True, pictures=True), config.data.images_share)
@@ -190,12 +190,12 @@ def test_a_picture_whose_decoder_hangs_is_left_out(place: Path) -> None:
 def test_labels_are_matched_by_name(place: Path) -> None:
     config = load("tiny.yaml")
     index = make_index(config, "train")
-    pictures = make_pictures(config, index.labels)
+    pictures = make_pictures(config, index)
     assert index.labels == ["cat", "dog"] and pictures is not None and pictures.labels == index.labels
     found = {file.name.split("/")[1]: file.label for file in pictures.files}
     assert found == {"dog": 1, "ant": -1}
     assert buckets_of(config, pictures, pictures=True).count(WIDE.picture) == 3
-    assert make_pictures(load("tiny.yaml", ["data.images=''"]), index.labels) is None
+    assert make_pictures(load("tiny.yaml", ["data.images=''"]), index) is None
 
 
 def test_a_run_on_buckets_and_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run, size
 from vidiff.draw.long import STRATEGIES
+from vidiff.pipeline.labels import class_number
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.video.writer import VideoWriter, grid
 
@@ -44,7 +45,8 @@ def generate(options: argparse.Namespace) -> None:
     run, pipeline = load_run(options)
     asked = max(len(options.label or [1]), len(options.text or [1]))
     count = asked if options.count is None else options.count
-    labels = options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
+    named = [pipeline.labels[class_number(label, pipeline.labels)] for label in options.label or [] if pipeline.labels]
+    labels = named or options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
     labels = [labels[i % len(labels)] for i in range(count)] if labels else None
     texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}

@@ -8,6 +8,7 @@ python tools/study.py --out studies/x-y --results              what the votes so
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"{path} makes clips of {run.size} px, but the study is of {size} px: compare like sizes")
         maker = DrawnClips(run, labels, frames, options.seed, captions=options.text)
         sources[name], facts[name] = maker, maker.how(str(path))
+        if maker.untold:
+            print(f"note: {path}: {maker.untold}", file=sys.stderr)
     return {
         **sources,
         "real": checks,

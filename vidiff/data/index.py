@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,10 @@ class Index:
 
     Args:
         root: how messages call the data set.
-        labels: names of the classes, by number; empty where there are none.
+        labels: names of the classes, by number; empty where there are none. Names that are numbers are in their order.
         broken: (name, reason) of each clip that cannot be read.
         fps: frames per second at which every file is seen, and by which its frames count; 0 for each one's own frames.
+        cached: the names in the order in which latent caches number them, if that is not the order of `labels`.
     """
 
     root: str
@@ -49,14 +52,29 @@ class Index:
     labels: list[str]
     broken: list[tuple[str, str]] = field(default_factory=list)
     fps: float = 0.0
+    cached: list[str] = field(default_factory=list)
+
+    def relabelled(self, labels: list[str]) -> Index:
+        """The same clips with their classes numbered as in `labels`; one whose class is not there has none."""
+        numbers = [labels.index(name) if name in labels else -1 for name in self.labels]
+        files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in self.files]
+        return replace(self, files=files, labels=labels, cached=self.cached or self.labels)
+
+    @property
+    def cached_labels(self) -> list[int]:
+        """The number of each file's class, as latent caches have it."""
+        order = self.cached or self.labels
+        numbers = [order.index(name) if name in order else -1 for name in self.labels]
+        return [numbers[file.label] if file.label >= 0 else -1 for file in self.files]
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that a latent cache depends on: names, labels, lengths, content, rate, but not the place."""
-        lines = [json.dumps([f.name, f.label, f.frames, f.fingerprint]) for f in self.files]
+        pairs = zip(self.files, self.cached_labels, strict=True)
+        lines = [json.dumps([file.name, label, file.frames, file.fingerprint]) for file, label in pairs]
         if self.fps:
             lines.append(f"at {self.fps} fps")
-        return hashlib.sha256("\n".join([*self.labels, *lines]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([*(self.cached or self.labels), *lines]).encode()).hexdigest()
 
 
 def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progress: bool = True) -> Index:
@@ -196,7 +214,14 @@ def build_index(
     others = sum(file.decoder == PyAVFile.name for file in files) if decoder == "auto" else 0
     if others:
         tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
-    return Index(str(root.tree), files, labels, broken, fps)
+    index = Index(str(root.tree), files, labels, broken, fps)
+    return index.relabelled(sorted(labels, key=by_number)) if labels == sorted(labels) else index
+
+
+def by_number(name: str) -> tuple[bool, Decimal, str]:
+    """What names of classes are sorted by: numbers come first, as numbers, 2 before 10."""
+    number = Decimal(name) if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", name, re.ASCII) else None
+    return number is None, number or Decimal(0), name
 
 
 def _without_held(root: Root, clips: list[Clip], quarantine: Quarantine | None) -> list[Clip]:

@@ -168,6 +168,17 @@ class DrawnClips:
     options: dict[str, Any] = field(default_factory=dict)
     captions: bool = False
 
+    @property
+    def untold(self) -> str:
+        """A sentence on classes of the real clips that the run does not know, for which it is told none; "" if none."""
+        names = (
+            [] if self.captions or not self.run.labels else sorted({*self.names} - {None, *self.run.labels}, key=str)
+        )
+        if not names:
+            return ""
+        some = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return f"the run knows no class {some} of the real clips, so its clips are drawn without any label"
+
     def read(self, which: range) -> Tensor:
         """Clips `which`: `(b, 3, f, h, w)`, the same whatever else is made."""
         return self.run.generate(self.frames, count=len(which), **self._asked(which), **self._drawn(which, 0)).cpu()

@@ -152,6 +152,7 @@ class Scoring:
         if run:
             options = {name: getattr(request.drawing, name) for name in ("guidance", "steps", "sampler")}
             self.source = DrawnClips(run, self.names, real.frames, request.drawing.seed, options)
+            self.cautions += [self.source.untold] if self.source.untold else []
         else:
             index = self._shared(lambda: index_folder(origin, real.index.labels))
             self.source = choose_windows(index, real.frames, real.size, real.stride, len(real))

@@ -16,6 +16,8 @@ from vidiff.pipeline.run import read_run
 from vidiff.recipe.kinds import ClassifierRun
 from vidiff.store.plain import read_json
 
+FILE = "classifier.json"  # its classes, in a run's folder
+
 
 class TrainedClassifier:
     """A classifier of noised latents.
@@ -58,16 +60,25 @@ class TrainedClassifier:
         """
         run = Path(run)
         config = read_run(run, ClassifierRun)
-        checkpoint = newest(run / "checkpoints") if (run / "classifier.json").is_file() else None
+        checkpoint = newest(run / "checkpoints") if (run / FILE).is_file() else None
         if checkpoint is None:
             raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first")
         network = Classifier(config.classifier)
         load_into(network, load_part(checkpoint, "network", weights), checkpoint)
         network = network.eval().requires_grad_(False).to(choose_device(device))
-        labels = read_json(run / "classifier.json")["labels"]
+        labels = read_json(run / FILE)["labels"]
         codec = load_codec(run / "codec")
         first = config.data.plan()[0]
         return cls(network, codec, first.frames, min(first.size), labels, config.scale, str(run))
+
+    def arranged(self, labels: Sequence[str]) -> TrainedClassifier:
+        """Itself, with its verdicts in the order of `labels`, if it has just these: a model may have another order."""
+        if {*labels} == {*self.labels} and tuple(labels) != self.labels:
+            rows = [self.labels.index(name) for name in labels]
+            for parameter in self.network.leave.parameters():  # a row for each class
+                parameter.data = parameter.data[rows]
+            self.labels = tuple(labels)
+        return self
 
     def check(self, codec: Codec, frames: int, size: int, labels: Sequence[str]) -> None:
         """Refuse a model that it was not trained for; one without labels takes those of the classifier.

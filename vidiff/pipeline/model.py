@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Codec
 from vidiff.codec.files import load_codec, load_into
-from vidiff.diffusion.condition import NO_LABEL, Condition
+from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.pipeline.classifier import TrainedClassifier
 from vidiff.pipeline.facts import FILE, Facts
+from vidiff.pipeline.labels import class_number
 from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import DiffusionRun
@@ -98,7 +99,7 @@ class TrainedModel:
         return self.text(prompts)
 
     def label_tensor(self, label: Labels, count: int) -> Tensor | None:
-        """Names or numbers of classes to `(count,)`, -1 where none is asked for.
+        """Names or numbers of classes, as `class_number` takes them, to `(count,)`; -1 where none is asked for.
 
         Raises:
             ValueError: for a label that the model does not have, and for more or fewer labels than clips.
@@ -107,20 +108,11 @@ class TrainedModel:
             if label is not None:
                 raise ValueError(f"label is {label!r}, but this model was trained without labels: leave it out")
             return None
-        labels = [label] * count if label is None or isinstance(label, str | int) else list(label)
+        one = label is None or isinstance(label, str | int) or getattr(label, "ndim", None) == 0
+        labels: list[Any] = [label] * count if one else list(label)  # type: ignore[arg-type]
         if len(labels) != count:
             raise ValueError(f"{len(labels)} labels for {count} clips: give one, or one for each clip")
-        return torch.tensor([self._number(name) for name in labels])
-
-    def _number(self, label: str | int | None) -> int:
-        if label is None:
-            return NO_LABEL
-        if isinstance(label, str) and label in self.labels:
-            return self.labels.index(label)
-        if isinstance(label, int) and 0 <= label < len(self.labels):
-            return label
-        near = difflib.get_close_matches(str(label), self.labels, n=3, cutoff=0.3) or self.labels[:3]
-        raise ValueError(f"no label {label!r}; the nearest of {len(self.labels)} are {', '.join(near)}")
+        return torch.tensor([class_number(name, self.labels) for name in labels])
 
 
 def load_model(
@@ -146,6 +138,6 @@ def load_model(
         load_codec(run / "codec", config.codec.tile),
         facts,
         None if facts.text is None else build_text(config.text, **facts.text),
-        None if classifier is None else TrainedClassifier.from_pretrained(classifier, device),
+        None if classifier is None else TrainedClassifier.from_pretrained(classifier, device).arranged(facts.labels),
         weights,
     )

@@ -10,6 +10,7 @@ from vidiff.codec.files import save_codec
 from vidiff.data.clips import Samples
 from vidiff.data.index import Index
 from vidiff.objective.classifier import ClassifierObjective
+from vidiff.pipeline.classifier import FILE
 from vidiff.recipe.build import build_classifier
 from vidiff.recipe.kinds import ClassifierRun
 from vidiff.store.files import write_whole
@@ -39,7 +40,7 @@ class ClassifierStage(Stage[ClassifierRun]):
 
     def keep(self) -> None:
         save_codec(self.config.folder / "codec", self.prepared.codec)
-        write_whole(self.config.folder / "classifier.json", json.dumps({"labels": self.prepared.index.labels}))
+        write_whole(self.config.folder / FILE, json.dumps({"labels": self.prepared.index.labels}))
 
     def build(self) -> None:
         prepared = self.prepared

@@ -9,7 +9,7 @@ from pathlib import Path
 from vidiff.data.buckets import Strides, View
 from vidiff.data.clips import ClipDataset, Sample, Samples, make_loader
 from vidiff.data.index import Index
-from vidiff.data.latents.dataset import LatentDataset, Texts
+from vidiff.data.latents.dataset import Classes, LatentDataset, Texts
 from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine.parallel import processes
@@ -56,7 +56,7 @@ def latent_dataset(
     view, segment = view_of(config, index, pictures), of.content.segment
     if segment:
         view = replace(view, shape=[shape._replace(frames=segment) for shape in view.shapes(len(index.files))])
-    beside = of.beside(moments)
+    beside = [Classes([file.label for file in index.files]), *of.beside(moments)]
     if encoder is not None:
         captions, folder = captions_of(config, index, pictures), Path(config.runs) / "latents"
         rows = {caption: row for row, caption in enumerate(sorted(set(captions)))}

@@ -96,7 +96,7 @@ class DiffusionStage(Stage[DiffusionRun]):
             rows = [enlarge(small, factor), pipeline.upscale(small), real]  # one below another: bicubic, model, truth
             write_video(path, grid(torch.cat(rows), columns=count), fps=pipeline.fps)
             return
-        labels = [i % len(pipeline.labels) for i in range(count)] if pipeline.labels else None
+        labels = [pipeline.labels[i % len(pipeline.labels)] for i in range(count)] if pipeline.labels else None
         texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
         clips = pipeline.generate(label=labels, count=count, text=texts)
         write_video(path, clips.cpu(), fps=pipeline.fps)

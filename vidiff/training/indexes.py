@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,61 @@ from vidiff.data.index import Index, index_of
 from vidiff.data.lists import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
 from vidiff.data.root import copies_of, root_of
-from vidiff.recipe.kinds import RunConfig
+from vidiff.pipeline.classifier import FILE as CLASSIFIER
+from vidiff.pipeline.facts import FILE as FACTS
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, RunConfig
+from vidiff.store.plain import read_json
+from vidiff.store.remote import shown
 
 
 def make_indexes(config: RunConfig) -> tuple[Index, Index]:
-    """The clips to train on, and those that are held out. Buckets that stay empty are left out of the config."""
+    """The clips to train on, and those that are held out. Buckets that stay empty are left out of the config.
+
+    A training that goes on numbers the classes as it began, whatever their order is now.
+
+    Raises:
+        ValueError: as `index_of`; classes that are not those which the run has been trained on so far.
+    """
     index, held_out = make_index(config, config.data.split), make_index(config, config.data.test_split)
+    if known := trained_classes(config):
+        refuse_other_classes(config, known, index.labels)
+        index, held_out = index.relabelled(known), held_out.relabelled(known)
     keep_filled(config, index)
     return index, held_out
+
+
+def trained_classes(config: RunConfig) -> list[str]:
+    """Names of the classes of which a run has learned already, by number; none where it has not, or learns none."""
+    file = {DiffusionRun: FACTS, ClassifierRun: CLASSIFIER}.get(type(config))
+    if file is None or not ((config.folder / "checkpoints" / "latest").is_file() and (config.folder / file).is_file()):
+        return []
+    learns = not isinstance(config, DiffusionRun) or config.conditional
+    return [*read_json(config.folder / file)["labels"]] if learns else []
+
+
+def refuse_other_classes(config: RunConfig, known: list[str], labels: list[str]) -> None:
+    """Raises ValueError, naming them, for classes that a run does not know or that are no longer there."""
+    gone, new = set_apart(known, labels), set_apart(labels, known)
+    if not (gone or new):
+        return
+    changes = [f"is without {listed(gone)}"] if gone else []
+    changes += [f"has {listed(new)} besides"] if new else []
+    keep = f" with start={config.folder}, which keeps what fits" if isinstance(config, DiffusionRun) else ""
+    raise ValueError(
+        f"{config.folder} was trained on {len(known)} classes, and {shown(config.data.root)} now "
+        f"{' and '.join(changes)}: call the classes as they were, or give this training another name=...{keep}"
+    )
+
+
+def set_apart(names: list[str], others: list[str]) -> list[str]:
+    """Those of the names that the others lack."""
+    return [name for name in names if name not in others]
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in a sentence, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def make_index(config: RunConfig, split: str) -> Index:
@@ -28,17 +76,17 @@ def make_index(config: RunConfig, split: str) -> Index:
     return index_of(config.data, Path(config.runs), split)
 
 
-def make_pictures(config: RunConfig, labels: list[str]) -> Index | None:
-    """The pictures to train on beside clips with these labels; one whose label no clip has, has none."""
+def make_pictures(config: RunConfig, clips: Index) -> Index | None:
+    """The pictures to train on beside the clips; one whose label no clip has, has none."""
     root = config.data.images
     if not root:
         return None
     layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
     data = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0)
     pictures = index_of(data, Path(config.runs), config.data.split)
-    numbers = [labels.index(name) if name in labels else -1 for name in pictures.labels]
-    files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in pictures.files]
-    return replace(pictures, files=files, labels=labels)
+    if clips.labels and (apart := set_apart(pictures.labels, clips.labels)):
+        tqdm.write(f"no clip is of a class {listed(apart)}: pictures of it are trained on without a label")
+    return replace(pictures.relabelled(clips.labels), cached=clips.cached)
 
 
 def buckets_of(config: RunConfig, index: Index, pictures: bool = False) -> list[Bucket]:

@@ -53,7 +53,7 @@ def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
     """
     codec = plan_codec(config, folder)
     index, held_out = make_indexes(config)
-    pictures = make_pictures(config, index.labels)
+    pictures = make_pictures(config, index)
     caches, data = open_caches(config, codec, folder), config.data
     seen, unseen = caches.latents(index, data.split), caches.latents(held_out, data.test_split)
     shown = None if pictures is None else caches.latents(pictures, data.split, pictures=True)
@@ -90,7 +90,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
     with processes(config.device):
         caches = open_caches(config, codec, folder)
         index, held_out = make_indexes(config)
-        pictures = make_pictures(config, index.labels)
+        pictures = make_pictures(config, index)
         indexes = [(config.data.split, index, False), (config.data.test_split, held_out, False)]
         indexes += [] if pictures is None else [(config.data.split, pictures, True)]
         for split, clips, are_pictures in indexes:

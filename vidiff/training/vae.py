@@ -31,7 +31,7 @@ class VAEStage(Stage[VAERun]):
     def prepare(self) -> None:
         refuse_another_model(self.config)
         self.index, self.held_out = make_indexes(self.config)
-        self.pictures = make_pictures(self.config, self.index.labels)
+        self.pictures = make_pictures(self.config, self.index)
 
     def build(self) -> None:
         self.objective = build_vae_objective(self.config)

@@ -85,6 +85,25 @@ class Texts:
         return {"text": self.text[rows], "text_mask": self.mask[rows]}
 
 
+class Classes:
+    """The class of each window's file, in the order in which a model numbers them, which a cache may not have.
+
+    Args:
+        labels: the number of each file of the index; -1 for none.
+    """
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        self.labels = torch.tensor(labels)
+
+    def check(self, cache: LatentCache) -> None:
+        """Raises DataError unless there is one for each file."""
+        if len(self.labels) != len(cache):
+            raise DataError(f"{len(self.labels)} labels for the {len(cache)} files of {cache.folder}: give one each")
+
+    def __call__(self, windows: Sequence[Window]) -> Sample:
+        return {"label": self.labels[[window.number for window in windows]]}
+
+
 class LatentDataset(Samples):
     """Random windows of cached latents.
 

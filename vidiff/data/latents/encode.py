@@ -296,7 +296,7 @@ class _Encoding:
             "crops": [len(plan.corners(number)) for number in range(len(files))],
             "frames": [0 if str(number) in broken else plan.latents(number) for number in range(len(files))],
             "segment": plan.latents_each,
-            "label": [file.label for file in files],
+            "label": plan.index.cached_labels,
             "shift": shift.tolist(),
             "scale": scale.tolist(),
         }
