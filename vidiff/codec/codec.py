@@ -26,6 +26,7 @@ class CodecConfig:
     name: str = "vae"  # or diffusers, an AutoencoderKL of diffusers; or identity, to diffuse pixels
     config: str = ""  # for vae: the YAML that trains it, relative to this one
     override: dict[str, Any] = field(default_factory=dict)  # changes to that config
+    run: str = ""  # for vae: a trained autoencoder's folder, taken as it is in place of one that `config` describes
     path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
     own_data: bool = False  # train it on the data that its config names, and not on this model's
     tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
@@ -34,10 +35,13 @@ class CodecConfig:
         """Raises ValueError for values that do not go together."""
         if self.name not in ("vae", "diffusers", "identity"):
             raise ValueError(f"codec.name is {self.name!r}; choose vae, diffusers or identity")
-        if self.name == "vae" and not self.config:
+        if self.name == "vae" and not (self.config or self.run):
             raise ValueError(
-                "codec.config is missing: name the YAML that trains the autoencoder, or set codec.name=identity"
+                "codec.config is missing: name the YAML that trains the autoencoder, codec.run=FOLDER of a trained "
+                "one, or set codec.name=identity"
             )
+        if self.run and self.name != "vae":
+            raise ValueError(f"codec.run is {self.run}, but codec.name is {self.name}: set codec.name=vae")
         if self.name == "diffusers" and not self.path:
             raise ValueError(
                 "codec.path is missing: name the folder of an AutoencoderKL of diffusers, or its name on the hub"

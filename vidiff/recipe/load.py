@@ -121,18 +121,26 @@ def dump(config: RunConfig) -> str:
 
 def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     """The config that trains a model's autoencoder, in the same place, and on the same data unless
-    `codec.own_data` is set: one autoencoder then serves several models.
+    `codec.own_data` is set: one autoencoder then serves several models. Or that by which `codec.run` was trained.
 
     Args:
         folder: of the model's own YAML, to which `codec.config` is relative.
     """
-    source = _beside(folder, config.codec.config)
     shared: dict[str, Any] = {"runs": config.runs, "device": config.device}
-    if not config.codec.own_data:
-        shared["data"] = config.data.source
-    codec = build_config(OmegaConf.merge(_read(source), shared, config.codec.override), str(source))
+    if config.codec.run:
+        key, run = "codec.run", Path(config.codec.run).absolute()
+        source = run / "resolved.yaml"
+        if not source.is_file():
+            raise ConfigError(f"codec.run is {config.codec.run}, which is no trained run: it has no resolved.yaml")
+        changes: dict[str, Any] = shared | {"runs": str(run.parent), "name": run.name}  # wherever it is now
+    else:
+        key, source = "codec.config", _beside(folder, config.codec.config)
+        changes = config.codec.override
+        if not config.codec.own_data:
+            shared["data"] = config.data.source
+    codec = build_config(OmegaConf.merge(_read(source), shared, changes), str(source))
     if not isinstance(codec, VAERun):
-        raise ConfigError(f"codec.config: {source} is of kind {codec.kind}; an autoencoder's is vae")
+        raise ConfigError(f"{key}: {source} is of kind {codec.kind}; an autoencoder's is vae")
     if codec.vae.temporal > 1:
         config.check_temporal(codec.vae)
     config.check_size(codec.vae.factor)

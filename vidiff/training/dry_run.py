@@ -47,7 +47,8 @@ def rehearse(config: RunConfig, folder: Path) -> None:
             (Path(scratch) / "remote").symlink_to(kept)
         plans = [config]
         if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
-            plans.insert(0, load_codec_config(config, folder))
+            codec = load_codec_config(config, folder)
+            plans = [config] if config.codec.run else [codec, config]  # one that is there is not trained
             small.codec.own_data = False  # that data may have to be made, and would be kept
             small.codec.override = {
                 **small.codec.override,

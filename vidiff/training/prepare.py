@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vidiff.codec.codec import TILE, Codec, VAECodec
@@ -14,10 +14,11 @@ from vidiff.engine.publish import step_of
 from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_codec
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
-from vidiff.recipe.load import dump, load_codec_config
+from vidiff.recipe.load import dump, load, load_codec_config
+from vidiff.recipe.slots import ConfigError
 from vidiff.training.indexes import make_indexes, make_pictures
 from vidiff.training.latents import Caches, Latents
-from vidiff.training.stage import run_stage
+from vidiff.training.stage import changed_sight, flatten, run_stage
 from vidiff.training.vae import VAEStage
 
 
@@ -81,7 +82,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
             f"a run of kind {config.kind} has no latents: give the config of a model that is trained on them"
         )
     codec = plan_codec(config, folder)
-    if not isinstance(codec, Codec) and not is_trained(codec):
+    if not (isinstance(codec, Codec) or config.codec.run or is_trained(codec)):
         raise ValueError(
             f"the autoencoder in {codec.folder} is not trained: run python -m vidiff.train "
             f"{folder / config.codec.config}"
@@ -106,19 +107,48 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
 
 
 def plan_codec(config: LatentRun, folder: Path) -> VAERun | Codec:
-    """The config that trains a model's codec, or a codec that needs no training.
+    """The config that trains a model's codec, or has trained it, or a codec that needs no training.
 
     Raises:
-        ConfigError: as `load_codec_config` and `build_codec`, before any data is touched.
+        ConfigError: as `load_codec_config` and `build_codec`, before any data is touched; an autoencoder of that name
+            that is another; a `codec.run` that has no checkpoint.
     """
-    return load_codec_config(config, folder) if config.codec.name == "vae" else build_codec(config)
+    if config.codec.name != "vae":
+        return build_codec(config)
+    vae = load_codec_config(config, folder)
+    if config.codec.run and newest(vae.folder / "checkpoints") is None:
+        raise ConfigError(f"codec.run is {config.codec.run}, which has no checkpoint yet: train it first")
+    began = (config.folder / "checkpoints" / "latest").is_file()  # and so has a codec, which is compared with this one
+    if not (config.codec.run or began):
+        refuse_another_codec(vae)
+    return vae
+
+
+def refuse_another_codec(vae: VAERun) -> None:
+    """Raises ConfigError if there is an autoencoder of this name, but trained on other data, or by another config."""
+    folder = vae.folder
+    if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
+        return
+    before = load(folder / "resolved.yaml")
+    if not isinstance(before, VAERun):
+        raise ConfigError(f"{folder} is a run of kind {before.kind}: name the autoencoder by codec.override.name=...")
+    phrases = changed_sight(before, vae)
+    for part in ("vae", "loss"):
+        one, other = (flatten({part: asdict(getattr(config, part))}) for config in (before, vae))
+        phrases += [f"{key}={one[key]}, not {other[key]}" for key in one if one[key] != other[key]]
+    if phrases:
+        more = f", and {len(phrases) - 3} more" if len(phrases) > 3 else ""
+        raise ConfigError(
+            f"there is an autoencoder {folder} already, trained with {'; '.join(phrases[:3])}{more}: take it all the "
+            f"same by codec.run={folder}, or have another trained by codec.override.name=..."
+        )
 
 
 def open_caches(config: LatentRun, codec: VAERun | Codec, folder: Path) -> Caches:
     """The caches of latents of a codec as `plan_codec` has it, which is trained first if need be."""
     if isinstance(codec, Codec):
         return Caches(config, codec, "fp32")
-    trained = prepare_codec(codec, folder, config.codec.tile)
+    trained = prepare_codec(codec, folder, config.codec.tile, train=not config.codec.run)
     return Caches(config, trained, trained_precision(codec.folder, choose_device(config.device)))
 
 
@@ -128,9 +158,9 @@ def is_trained(vae: VAERun) -> bool:
     return checkpoint is not None and step_of(checkpoint) >= vae.train.steps
 
 
-def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE) -> VAECodec:
-    """The autoencoder, trained first if it has not reached its last step."""
-    if not is_trained(vae):
+def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE, train: bool = True) -> VAECodec:
+    """The autoencoder, trained first if it has not reached its last step and `train` says so."""
+    if train and not is_trained(vae):
         run_stage(VAEStage(vae, folder), dump(vae))
     checkpoint = newest(vae.folder / "checkpoints")
     assert checkpoint is not None

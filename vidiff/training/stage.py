@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -9,20 +10,24 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from vidiff.codec.codec import Codec
 from vidiff.codec.files import load_codec, same_codec
 from vidiff.data.clips import Sample, Samples
 from vidiff.data.index import Index
+from vidiff.engine.checkpoint import newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import processes
+from vidiff.engine.publish import step_of
 from vidiff.pipeline.facts import FILE
 from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig
 from vidiff.recipe.load import dump, load
 from vidiff.store.files import claimed
 from vidiff.store.plain import read_json
+from vidiff.store.remote import is_url
 from vidiff.text import TextEncoder
 from vidiff.training.datasets import batches
 
@@ -125,13 +130,38 @@ def run_stage(stage: Stage[Any], given: str) -> None:
         )
 
 
+CLIPS = ("root", "shapes", "split", "fold", "images")  # of the data: which clips a training sees,
+SIGHT = ("size", "frames", "stride", "least_stride", "buckets", "flip", "zoom", "jitter")  # and what of them
+
+
+def changed_sight(before: RunConfig, now: RunConfig, keys: Sequence[str] = (*CLIPS, "limit", *SIGHT)) -> list[str]:
+    """In what the clips that one config names differ from those of another: a phrase for each such key of the data.
+
+    Who saw as many of the files as are wanted now, or more, has seen these.
+    """
+    phrases = []
+    for key in keys:
+        one, other = getattr(before.data, key), getattr(now.data, key)
+        same = one == other
+        if key in ("root", "images") and one and other and not is_url(one) and not is_url(other):
+            same = Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+        if key == "limit":
+            same = not one or 0 < other <= one
+        if key == "buckets" and one and other:  # of which a run keeps those that are filled
+            same = {*before.data.plan()} <= {*now.data.plan()}
+        if not same:
+            phrases.append(f"data.{key}={one}, not {other}")
+    return phrases
+
+
 def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder: TextEncoder | None = None) -> None:
     """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
     folder = config.folder
     if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
         return
     advice = "give this training another name=..., or set it as it was"
-    before, now = (flatten(asdict(one)) for one in (load(folder / "resolved.yaml"), config))
+    last = load(folder / "resolved.yaml")
+    before, now = flatten(asdict(last)), flatten(asdict(config))
     fixed = ["unet.", "vae.", "text.", "classifier.", "kind", "prediction", "lowres.factor"]
     fixed += ["loss.discriminator"] if now.get("loss.adversarial") else []
     for key in now:
@@ -142,6 +172,11 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
             f"{folder} was trained with loss.adversarial={before.get('loss.adversarial')}, and a discriminator cannot "
             f"come or go on the way: give this training another name=..., and start={folder}"
         )
+    if other := changed_sight(last, config, CLIPS):
+        checkpoint = newest(folder / "checkpoints")
+        if checkpoint is not None and step_of(checkpoint) >= config.train.steps:
+            raise ValueError(f"{folder} has been trained to its last step, with {'; '.join(other)}: {advice}")
+        tqdm.write(f"{folder} was trained so far with {'; '.join(other)}: from here on it sees the other clips")
     if encoder is not None and (folder / FILE).is_file():
         learned = read_json(folder / FILE).get("text")
         if learned is not None and learned != encoder.facts():
