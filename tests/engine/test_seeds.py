@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import numpy as np
@@ -33,3 +34,25 @@ def test_preserved_and_its_state_survives_a_file(tmp_path) -> None:
     assert (draw(), float(np.random.randn())) == expected
     seeds.set_random_state(json.loads((tmp_path / "state").read_text()))
     assert (draw(), float(np.random.randn())) == expected
+
+
+def test_kernels_of_a_gpu_are_settled_and_a_cpu_gives_the_same_bits(monkeypatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.Conv2d(8, 3, 1))
+        network(torch.randn(2, 3, 9, 9)).square().mean().backward()
+        return [p.grad for p in network.parameters()]
+
+    before = gradients()
+    try:
+        seeds.choose_kernels(deterministic=True, one_shape=True)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert all(map(torch.equal, before, gradients()))
+    finally:
+        seeds.choose_kernels(deterministic=False, one_shape=False)
+    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    seeds.choose_kernels(deterministic=False, one_shape=True)
+    assert torch.backends.cudnn.benchmark

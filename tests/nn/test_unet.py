@@ -429,7 +429,7 @@ def test_a_missing_low_resolution_video_is_named() -> None:
         ({"joint_attention": [2]}, "unet.joint_attention names level 2, but multipliers give levels 0 to 1"),
         ({"checkpoint": [-1]}, "unet.checkpoint names level -1"),
         ({"modulation": "none"}, "'none'; choose film or adain"),
-        ({"attention_backend": "flash"}, "'flash'; choose auto, xformers, sdpa, plain"),
+        ({"attention_backend": "flash"}, "'flash'; choose auto, sdpa, xformers, plain"),
         ({"head_dim": 3}, "8 channels do not divide into heads of 3"),
         ({"head_dim": 0}, "heads of 0"),
         ({"temporal_attention": [0], "width": 5, "head_dim": 64}, "5 channels do not divide into heads of 5"),

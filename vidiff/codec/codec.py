@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vidiff.codec.tiles import Canvas, Tile, tiles
+from vidiff.diffusion.process import draw_noise
 from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE, VAEConfig
 
@@ -60,8 +61,7 @@ class Gaussian:
     std: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean + self.std * noise
+        return self.mean + self.std * draw_noise(self.mean, generator)
 
 
 class Codec(nn.Module):

@@ -16,7 +16,14 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     A generator on the CPU therefore gives the same noise to a model on any device.
     """
     device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+    return send(torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype), like.device)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. From the CPU to a GPU it goes by pinned memory, so that nothing waits for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def expand_time(t: float | Tensor, x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
 
 The result is a function of the options alone. A step's random numbers come from (seed, step, rank), its data from the
 number of samples consumed, its learning rate from the step; so a run that was killed, resumed, validated or sampled in
-between ends with the bits of one that was not, on the same machine and number of processes.
+between ends with the bits of one that was not, on the same machine and number of processes; on a GPU only where
+`deterministic` is set, since some of its fastest kernels add in an order of their own.
 """
 
 from __future__ import annotations

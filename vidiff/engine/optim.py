@@ -81,16 +81,15 @@ def adamw(options: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.Ada
     dimensions go without. The fused kernel is about four times as fast as the plain one on a CPU, and as
     repeatable.
     """
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    groups = [  # a kernel takes either sharded ones or whole ones
+        {"params": alike, "weight_decay": options.weight_decay if matrices else 0.0}
+        for matrices in (True, False)
+        for spread in (True, False)
+        if (alike := [p for p in parameters if (p.ndim >= 2) == matrices and sharded(p) == spread])
     ]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    mixed = len({sharded(p) for p in parameters}) > 1  # only one by one do sharded and whole ones go together
     betas = (options.betas[0], options.betas[1])
-    how = {"fused": False, "foreach": False} if mixed else {"fused": fused}
-    groups = [g for g in groups if g["params"]]
-    return torch.optim.AdamW(groups, lr=options.lr, betas=betas, eps=options.eps, **how)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=betas, eps=options.eps, fused=fused)
 
 
 def orthogonalise(x: Tensor, iterations: int = 5) -> Tensor:

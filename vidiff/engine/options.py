@@ -32,6 +32,8 @@ class TrainOptions:
         compile: compile each kind of block once, if it then computes the same.
         parallel: of several processes, whether each holds all weights (ddp), a shard of them (fsdp), or a shard within
             its group, of which there are several (hsdp).
+        deterministic: on a GPU, take only kernels that give the same bits every time, which are slower; so a run goes
+            on bit for bit there as well. On CPUs it does without being asked.
         shards: processes of a group of hsdp; 0 for those of one machine.
         check_memory: refuse, before anything is made, a training that needs far more memory than there is.
 
@@ -62,6 +64,7 @@ class TrainOptions:
     compile: bool = False
     parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     shards: int = 0
+    deterministic: bool = False
     check_memory: bool = True
 
     def __post_init__(self) -> None:

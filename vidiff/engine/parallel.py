@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+# That a process waits for another in a collective. Whoever stands still is ended by the watch over each process, which
+# knows what takes long; NCCL's own half an hour would end those that wait while the main one samples or saves.
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     """The device of a name; "auto" is a GPU where there is one, else the CPU.
 
     Raises:
-        ValueError: no device has that name, or it is a GPU that is not there.
+        ValueError: no device has that name, it is a GPU that is not there, or it is of a kind that was never tried.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,9 +95,30 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"no such device: {device!r}; give auto, cpu, cuda or cuda:0") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device}, but torch finds no GPU here; give device=cpu, or auto")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device}, on which vidiff does not run; give auto, cpu, cuda or cuda:0")
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise ValueError(f"device is {device}, but torch finds no GPU here; give device=cpu, or auto")
+        if (chosen.index or 0) >= count:
+            raise ValueError(f"device is {device}, but there are {count} GPUs here, numbered from 0")
+        _prepare_gpu(chosen)
     return chosen
+
+
+def _prepare_gpu(device: torch.device) -> None:
+    """Settle what torch would leave to chance on a GPU.
+
+    Pinned memory and Triton's kernels go by the current device, so that is the one that was chosen. Attention is not
+    left to cuDNN, whose backward pass has given wrong gradients. In fp32 products are of fp32: who wants them faster
+    has bf16.
+    """
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -105,8 +131,7 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
         return
     rank = int(os.environ["RANK"])
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(chosen)
+        chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
     group = Group(chosen, rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     if dist.is_initialized():
         yield group
@@ -117,7 +142,8 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
     # torchrun restarts on the same store, where further groups would find the addresses of those that are gone
     store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, device_id=chosen if cuda else None)
+    own = chosen if cuda else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE, device_id=own)
     try:
         yield group
     except SystemExit:  # all leave together, as at the end; after any other error peers may hang in a collective

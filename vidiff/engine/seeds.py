@@ -8,6 +8,7 @@ that was not.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,19 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(_state(state["torch"]))
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(_state(state["cuda"]))
+
+
+def choose_kernels(deterministic: bool, one_shape: bool) -> None:
+    """Which kernels a GPU takes. To be called before the first of them runs.
+
+    Args:
+        deterministic: only those that give the same bits every time. Where an operation has none, it is an error.
+        one_shape: all batches are alike, so that trying out kernels for convolutions pays.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products may differ
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = one_shape and not deterministic
 
 
 @contextmanager

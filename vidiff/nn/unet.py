@@ -48,7 +48,7 @@ class UNetConfig:
     variance: bool = False  # a second head for the learned reverse variance
     dropout: float = 0.0
     checkpoint: list[int] = field(default_factory=list)  # levels whose activations are recomputed in the backward pass
-    attention_backend: str = "auto"  # or xformers, sdpa, plain
+    attention_backend: str = "auto"  # or sdpa, xformers, plain
     patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
 
     def validate(self) -> None:

@@ -52,6 +52,8 @@ class Adversary(nn.Module):
         self.weight, self.start = weight, start
         self.discriminator = PatchDiscriminator(width, levels)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.counted: int | None = None  # the same, where it can be read without waiting for the device
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "counted", None))
 
     def forward(self, pairs: list[Pair], near: Tensor, kernel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Score the frames of each pair.
@@ -66,9 +68,12 @@ class Adversary(nn.Module):
             taken, for its weight is made of them.
         """
         zero = torch.zeros((), device=near.device)
-        waiting = int(self.calls) < self.start
+        if self.counted is None:
+            self.counted = int(self.calls)
+        waiting = self.counted < self.start
         if self.training:
             self.calls += 1
+            self.counted += 1
         if waiting:
             # gradients of zero, and not none at all: DistributedDataParallel waits for each
             idle = 0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()

@@ -111,10 +111,14 @@ class DiffusionObjective(nn.Module):
 
     def _report(self, errors: Tensor, drawn: Drawn, t: Tensor) -> dict[str, Tensor]:
         """The mean of the samples' errors `(b,)` over each task and over each quarter of the time axis."""
+
+        def mean(these: Tensor) -> Tensor:  # and not errors[these], for whose size the program would wait
+            return errors.where(these, 0.0).sum() / these.sum()
+
         names = [name for name in Tasks.NAMES if getattr(self.options.tasks, name)]
-        report = {f"loss/{name}": errors[drawn.task == Tasks.NAMES.index(name)].mean() for name in names}
+        report = {f"loss/{name}": mean(drawn.task == Tasks.NAMES.index(name)) for name in names}
         quarters = (t * 4).long().clamp(max=3)
-        return report | {f"loss/t{quarter}": errors[quarters == quarter].mean() for quarter in range(4)}
+        return report | {f"loss/t{quarter}": mean(quarters == quarter) for quarter in range(4)}
 
     def _bound(self, output: Tensor, head: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The bound's term at `t`, in nats: `(b, c, f, h, w)`.

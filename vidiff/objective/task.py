@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidiff.diffusion.known import end_frames, first_frames, last_frames
+from vidiff.diffusion.process import send
 
 
 @dataclass
@@ -60,10 +61,10 @@ def draw_known(tasks: Tasks, shape: torch.Size, device: torch.device) -> Drawn:
     """
     batch, _, frames, height, width = shape
     weights = torch.tensor([getattr(tasks, name) for name in Tasks.NAMES])
-    task = torch.multinomial(weights, batch, replacement=True).to(device)
+    task = send(torch.multinomial(weights, batch, replacement=True), device)
     if frames == 1:
         between = [Tasks.NAMES.index(name) for name in ("first", "random", "last", "ends")]
-        task[torch.isin(task, torch.tensor(between, device=device))] = Tasks.NAMES.index("generate")
+        task = torch.where(torch.isin(task, send(torch.tensor(between), device)), Tasks.NAMES.index("generate"), task)
     count = torch.randint(1, max(frames, 2), (batch,), device=device)  # 1 to f - 1
     draw = torch.rand(batch, frames, device=device)
     some = draw < torch.rand(batch, 1, device=device)

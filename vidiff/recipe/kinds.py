@@ -273,6 +273,11 @@ class DiffusionRun(LatentRun):
         if self.text:
             build_text(self.text)
         check_prediction(self.prediction, build_schedule(self.schedule))
+        if self.train.deterministic and self.unet.attention_backend == "xformers":
+            raise ConfigError(
+                "train.deterministic=true, but the backward pass of unet.attention_backend=xformers is not: leave it "
+                "at auto"
+            )
         if self.objective not in ("denoising", "bound"):
             raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
         if self.schedule.get("name") == "learned" and self.objective != "bound":

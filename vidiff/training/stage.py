@@ -21,6 +21,7 @@ from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import processes
 from vidiff.engine.publish import step_of
+from vidiff.engine.seeds import choose_kernels
 from vidiff.pipeline.facts import FILE
 from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig
@@ -107,6 +108,7 @@ def run_stage(stage: Stage[Any], given: str) -> None:
     config = stage.config
     config.check_name()
     refuse_too_large(config, stage.folder)
+    choose_kernels(config.train.deterministic, one_shape=not config.data.buckets)
     with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
         stage.prepare()
         with claimed(config.folder / ".turn"):
