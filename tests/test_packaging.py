@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
+import venv
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +65,9 @@ def test_what_an_extra_brings_is_not_needed_to_import_vidiff(name: str, extra: s
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+PIP = ["-m", "pip", "--disable-pip-version-check"]
+
+
 def run(*words: str | Path, path: Path, cwd: Path) -> str:
     """What a command prints, of the vidiff that lies in `path`."""
     done = subprocess.run(
@@ -80,7 +85,7 @@ def run(*words: str | Path, path: Path, cwd: Path) -> str:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the wheel holds, and nothing else: what it needs is in this environment already."""
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    pip = [sys.executable, *PIP]
     alone = ["--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
     (wheel,) = folder.glob("*.whl")
@@ -116,6 +121,47 @@ def test_a_wheel_trains_and_draws_away_from_its_checkout(installed: Path, tmp_pa
     command("train", "mine.yaml")
     command("generate", "--frames", "4", "--out", "drawn.mp4")
     command("extend", "drawn.mp4", "--frames", "6", "--out", "longer.mp4")
+    assert [read_video(tmp_path / name).shape[1] for name in ("drawn.mp4", "longer.mp4")] == [4, 6]
+
+
+def test_the_source_archive_makes_the_same_wheel_and_has_tests(installed: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--directory"]
+    subprocess.run([*build, tmp_path, "--target", "sdist"], cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path)
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt", "tests", "tools"} <= {
+        path.name for path in source.iterdir()
+    }
+    subprocess.run([*build, tmp_path / "again", "--target", "wheel"], cwd=source, check=True, capture_output=True)
+    (again,), (wheel,) = (tmp_path / "again").glob("*.whl"), installed.parent.glob("*.whl")
+    assert again.read_bytes() == wheel.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stranger_s_first_ten_minutes(installed: Path, tmp_path: Path) -> None:
+    """The wheel in an environment of its own, with what pip brings along and nothing else."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python, command = (tmp_path / "env" / "bin" / name for name in ("python", "vidiff"))
+    (wheel,) = installed.parent.glob("*.whl")
+    subprocess.run([python, *PIP, "install", "--quiet", "-c", ROOT / "constraints.txt", wheel], check=True)
+    for number in range(3):
+        write_video(tmp_path / "data" / f"{number}.mp4", smooth(8, 32, 32))
+    (tmp_path / "vae.yaml").write_text(VAE)
+    (tmp_path / "mine.yaml").write_text(DIFFUSION)
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for line in (
+        "--version",
+        "doctor data",
+        "train mine.yaml",
+        "generate --frames 4 --out drawn.mp4",
+        "extend drawn.mp4 --frames 6 --out longer.mp4",
+        "edit loop drawn.mp4 --out loop.gif",
+        "codec runs/tiny --data data --clips 2 --frames 4",
+        "plan ucf --gpu 4090",
+    ):
+        done = subprocess.run([command, *line.split()], cwd=tmp_path, env=bare, capture_output=True, text=True)
+        assert done.returncode == 0, f"vidiff {line}\n{done.stdout}{done.stderr}"
     assert [read_video(tmp_path / name).shape[1] for name in ("drawn.mp4", "longer.mp4")] == [4, 6]
 
 
