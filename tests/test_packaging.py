@@ -157,7 +157,7 @@ def test_a_stranger_s_first_ten_minutes(installed: Path, tmp_path: Path) -> None
         "generate --frames 4 --out drawn.mp4",
         "extend drawn.mp4 --frames 6 --out longer.mp4",
         "edit loop drawn.mp4 --out loop.gif",
-        "codec runs/tiny --data data --clips 2 --frames 4",
+        "encode mine.yaml",
         "plan ucf --gpu 4090",
     ):
         done = subprocess.run([command, *line.split()], cwd=tmp_path, env=bare, capture_output=True, text=True)
