@@ -64,6 +64,45 @@ def test_captions_of_a_data_set_lose_what_cannot_be_read() -> None:
     ]
 
 
+TYPOGRAPHIC = {
+    "a curly apostrophe": "the dog\u2019s caf\u00e9 off-road",
+    "another": "the dog\u02bcs caf\u00e9 off-road",
+    "a prime": "the dog\u2032s caf\u00e9 off-road",
+    "quotes": "\u201cthe dog's\u201d caf\u00e9 off-road",
+    "an accent apart": "the dog's cafe\u0301 off-road",
+    "a hyphen": "the dog's caf\u00e9 off\u2010road",
+    "one that does not break": "the dog's caf\u00e9 off\u2011road",
+    "a dash": "the dog's caf\u00e9 off\u2013road",
+    "a minus": "the dog's caf\u00e9 off\u2212road",
+    "a soft hyphen": "the dog's ca\u00adf\u00e9 off-road",
+    "spaces that do not break": "the\u00a0dog's\u202fcaf\u00e9\u2003off-road",
+    "a mark before it": "\ufeffthe dog's caf\u00e9 off-road",
+    "capitals": "The DOG\u2019S CAF\u00c9 Off-Road",
+}
+
+
+@pytest.mark.parametrize("prompt", TYPOGRAPHIC.values(), ids=TYPOGRAPHIC)
+def test_a_prompt_is_read_however_its_signs_are_typed(prompt: str) -> None:
+    encoder = Words()
+    encoder.learn(["the dog's caf\u00e9 off-road"])
+    assert encoder.spell(*encoder([prompt])) == ["the dog's caf\u00e9 off-road"] and encoder.fits(prompt)
+
+
+def test_captions_of_either_kind_are_the_same_words() -> None:
+    encoder = Words()
+    encoder.learn(["The dog\u2019s cafe\u0301", "the dog's caf\u00e9"])
+    assert encoder.vocabulary == ["caf\u00e9", "dog's", "the"]
+    assert encoder.spell(*encoder(["the dog\u2019s caf\u00e9"])) == ["the dog's caf\u00e9"]
+
+
+@pytest.mark.parametrize("prompt", ["the dog's cafe\u0301", "the dog\u2019s caf\u00e9"])
+def test_words_that_were_split_at_such_signs_are_still_read(prompt: str) -> None:
+    """As the vocabularies of earlier versions have them."""
+    encoder = Words(vocabulary=["cafe", "dog", "s", "the"], length=4)
+    assert encoder.spell(*encoder([prompt])) == ["the dog s cafe"]
+    assert encoder.unknown([prompt]) == [] and encoder.unknown([prompt, "the cat's caf\u00e9"]) == ["cat"]
+
+
 def test_captions_without_words_teach_nothing() -> None:
     with pytest.raises(ValueError, match=r"the captions hold no words, such as '\.\.\.'"):
         Words().learn(["...", "!"])

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,9 +75,21 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).translate(TYPED).translate(DASHES).split())
 
 
+WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+
+
 def split_words(caption: str) -> list[str]:
-    """The words of a caption in lower case, without punctuation."""
-    return re.findall(r"[^\W_]+(?:['-][^\W_]+)*", caption.lower())
+    """The words of a caption in lower case, without punctuation, however apostrophes and accents are written."""
+    return WORD.findall(unicodedata.normalize("NFC", caption).translate(TYPED).lower())
+
+
+def readings(caption: str) -> Iterator[list[str]]:
+    """The words of a caption, and then as others may have split it: captions as they stand, dashes, and parts."""
+    yield split_words(caption)
+    yield WORD.findall(caption.lower())
+    yield split_words(caption.translate(DASHES))
+    for form in ("NFC", "NFD"):
+        yield re.findall(r"[^\W_]+", unicodedata.normalize(form, caption).lower())
 
 
 class Words:
@@ -115,8 +127,17 @@ class Words:
         return {"vocabulary": self.vocabulary, "length": self.length}
 
     def fits(self, caption: str) -> bool:
-        words = split_words(caption)
+        words = self.read(caption)
         return 0 < len(words) <= self.length and set(words) <= set(self.vocabulary)
+
+    def read(self, caption: str) -> list[str]:
+        """The words of a caption, in the first reading of which the fewest are unknown."""
+        known = set(self.vocabulary)
+        return min(readings(caption), key=lambda words: (not words, len(set(words) - known)))
+
+    def unknown(self, captions: Sequence[str]) -> list[str]:
+        """Words of captions that the vocabulary lacks."""
+        return sorted({word for caption in captions for word in self.read(caption)} - set(self.vocabulary))
 
     def __call__(self, captions: Sequence[str | None], lenient: bool = False) -> Encoded:
         """Numbers `(b, length)` int64, 0 where no word is, and a mask; as `TextEncoder`."""
@@ -126,7 +147,7 @@ class Words:
         for row, caption in enumerate(captions):
             if caption is None:
                 continue
-            words = split_words(caption)
+            words = self.read(caption)
             if lenient:
                 words = [word for word in words if word in numbers][: self.length]
             else:

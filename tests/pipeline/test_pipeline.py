@@ -25,12 +25,12 @@ from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, read_config
+from vidiff.pipeline.run import find_runs, latest_run, read_config, runs_of
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig, VAERun
 from vidiff.recipe.load import dump
 from vidiff.recipe.slots import build_grid
-from vidiff.training.diffusion import start_denoiser
+from vidiff.training.start import start_denoiser
 
 LABELS = ("cat", "dog", "horse")
 VAE = VAEConfig(channels=3, width=4, multipliers=[1], patch=2)
@@ -598,20 +598,48 @@ def test_the_latest_run_is_the_one_trained_last(tmp_path: Path) -> None:
     assert read_config(latest_run(tmp_path)).unet.labels == 3
 
 
+def test_a_run_with_a_slash_in_its_name_is_the_latest_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, name in ((30, "cats"), (20, "cats/deep/er"), (10, "dogs/one"), (0, "latents/none")):
+        latest = save(tmp_path / "runs" / name) / "checkpoints" / "latest"
+        os.utime(latest, (latest.stat().st_mtime - age,) * 2)
+    (tmp_path / "runs" / "dogs" / "round").symlink_to(tmp_path / "runs")
+    assert latest_run(tmp_path / "runs") == tmp_path / "runs" / "dogs" / "one"
+    monkeypatch.chdir(tmp_path)
+    assert sorted(map(str, find_runs(Path("runs")))) == ["runs/cats", "runs/cats/deep/er", "runs/dogs/one"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(tmp_path / "runs" / "dogs")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "one").symlink_to(tmp_path / "runs" / "dogs" / "one")
+    assert latest_run("linked") == Path("linked/one")
+    named = config()
+    for name, run, folder in (
+        ("one", "runs/one", "runs"),
+        ("dogs/one", "runs/dogs/one", "runs"),
+        ("a/b/c", "x/y/a/b/c", "x/y"),
+        ("dogs/one", "dogs/one", "."),
+        ("dogs/one", "copied/here", "copied"),
+        ("/abs/olute", "/abs/olute", "/abs"),
+    ):
+        named.name = name
+        assert runs_of(Path(run), named) == Path(folder), name
+
+
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     source = save(tmp_path / "run")
     codec, strided = VAECodec(VAE), config(stride=4)
     codec.load_state_dict(load_codec(source / "codec").state_dict())
     strided.start = str(source)
     new = denoiser(strided, 7)
-    start_denoiser(strided, codec, new)
+    start_denoiser(strided, codec, Facts.of(strided, LABELS, 8.0), new)
     averaged = denoiser(config(), 1).state_dict()
     assert all(torch.equal(new.state_dict()[key], value) for key, value in averaged.items())
     assert set(new.state_dict()) > set(averaged), "the stride's embedding begins anew"
 
     def said(of: DiffusionRun, with_codec: Codec) -> str:
         with pytest.raises(ValueError) as caught:
-            start_denoiser(of, with_codec, denoiser(of, 7))
+            start_denoiser(of, with_codec, Facts.of(of, LABELS, 8.0), denoiser(of, 7))
         return str(caught.value)
 
     torch.nn.init.ones_(next(codec.network.parameters()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,28 @@ def test_other_words_are_another_model(place: Path, capsys: pytest.CaptureFixtur
         captions.write_text(before)
     assert "runs/tiny was trained with captions of other words" in capsys.readouterr().err
     assert (place / "runs/tiny/data.json").read_bytes() == data
+
+
+def test_a_training_goes_on_with_the_words_that_it_knows(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Captions that lack some of them make no other model; what is new is named."""
+    captions = place / "data/captions.jsonl"
+    before, data = captions.read_text(), (place / "runs/tiny/data.json").read_bytes()
+    shutil.copytree(place / "runs/tiny", place / "runs/fewer")
+    try:
+        captions.write_text(before.replace("a yellow", "a green"))
+        assert main(["tiny.yaml", "name=fewer", "train.steps=3"]) == 0
+        assert (place / "runs/fewer/data.json").read_bytes() == data
+        captions.write_text(before.replace("a yellow", "a pink").replace("a red", "a very red"))
+        assert main(["tiny.yaml", "name=fewer", "train.steps=4"]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert (
+            "captions of other words, without 'pink', 'very': give this training another name=... with start=" in said
+        )
+        captions.write_text(before.replace("moves", "moves moves"))
+        assert main(["tiny.yaml", "name=fewer", "train.steps=4"]) == 2
+        assert "with captions of 5 words at most, not 6" in capsys.readouterr().err
+    finally:
+        captions.write_text(before)
 
 
 @pytest.mark.parametrize(

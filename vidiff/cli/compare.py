@@ -16,7 +16,7 @@ from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import comparison_page, markdown
 from vidiff.evaluate.long import GAP, PICTURED, LongProtocol, compare_ways, held_out, ways
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, read_config
+from vidiff.pipeline.run import latest_run, read_config, runs_of
 from vidiff.video.reader import read_image
 from vidiff.video.writer import write_image
 
@@ -56,9 +56,10 @@ def continue_clips(options: argparse.Namespace) -> None:
     run = options.run or latest_run()
     pipeline = Pipeline.from_pretrained(run, options.device)
     every = ways(pipeline, options.strategies, options.history)
-    data = read_config(run).data
+    config = read_config(run)
+    data = config.data
     data = data if options.data is None else other_data(data, options.data)
-    clips = held_out(pipeline, data, protocol, run.parent)
+    clips = held_out(pipeline, data, protocol, runs_of(run, config))
     out = options.out or run / "compare_extend"
     show = sorted({min(frame, protocol.frames) - 1 for frame in SHOWN})
     origin = f"{run}, {(run / 'checkpoints' / 'latest').read_text().strip()}"

@@ -20,7 +20,7 @@ from vidiff.data.options import DataConfig
 from vidiff.data.root import Root, copies_of, root_of
 from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import read_config
+from vidiff.pipeline.run import read_config, runs_of
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -82,7 +82,8 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("neither model is a trained run, which would name its data: give --real, for the checks")
     if options.real is None:
         trained = options.a if runs["a"] else options.b
-        data, folder = replace(read_config(trained).data, limit=0), trained.parent
+        config = read_config(trained)
+        data, folder = replace(config.data, limit=0), runs_of(trained, config)
     else:
         data, folder = DataConfig(str(options.real)), Path("runs")
     index = index_of(data, folder, options.split)

@@ -47,7 +47,7 @@ from vidiff.metrics.prediction import predicted
 from vidiff.metrics.sensitivity import damaged
 from vidiff.metrics.sets import nearest
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import read_config
+from vidiff.pipeline.run import read_config, runs_of
 from vidiff.recipe.kinds import DataConfig
 
 
@@ -169,7 +169,7 @@ class Scoring:
             data = DataConfig(request.real.data, fps=data.fps, decoder=data.decoder)
         elif config is None:
             raise ValueError("name the real clips with --data: a folder of made ones knows of none")
-        runs = self.origin.parent if config else Path("runs")
+        runs = runs_of(self.origin, config) if config else Path("runs")
         index = self._shared(lambda: index_of(replace(data, limit=0), runs, split))
         frames = frames or request.real.frames or (run.frames if run else 16)
         size = request.real.size or (run.size if run else 64)

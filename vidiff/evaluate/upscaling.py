@@ -18,7 +18,7 @@ from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import label_score, read_shapes
 from vidiff.metrics.prediction import overall_psnr
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import read_config
+from vidiff.pipeline.run import read_config, runs_of
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import write_image
@@ -90,7 +90,7 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
     config = read_config(run)
     if data is not None:
         config.data = other_data(config.data, data)
-    index = index_of(config.data, run.parent, config.data.test_split)
+    index = index_of(config.data, runs_of(run, config), config.data.test_split)
     stride = config.data.stride[0]
     seen = range(0, protocol.frames * stride, stride)
     files = [number for number, file in enumerate(index.files) if file.frames > seen[-1]]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from vidiff.engine.precision import Precision, gpu_precision
-from vidiff.recipe.kinds import KINDS, DiffusionRun, RunConfig
+from vidiff.recipe.kinds import KINDS, SHARED, DiffusionRun, RunConfig
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
 from vidiff.report.log import device_name
@@ -47,6 +49,25 @@ def trained_precision(run: Path, device: torch.device) -> Precision:
     return gpu_precision() if device.type == "cuda" else "fp32"
 
 
+def runs_of(run: Path, config: RunConfig) -> Path:
+    """The folder of runs that a run lies in, and shares its index with: above all parts of its name."""
+    parts = Path(config.name).parts
+    named = 0 < len(parts) <= len(run.parents) and run.parts[-len(parts) :] == parts  # else it was copied, or moved
+    return run.parents[len(parts) - 1] if named else run.parent
+
+
+def find_runs(runs: Path) -> Iterator[Path]:
+    """Every folder in `runs` that has checkpoints, however deep, since a run may be named a/b."""
+    seen = set[str]()
+    for here, folders, _ in os.walk(runs, followlinks=True):
+        real = os.path.realpath(here)
+        if "checkpoints" in folders and real not in seen:
+            yield Path(here)
+        left_out = folders if real in seen else ["checkpoints", "samples", *(SHARED if Path(here) == runs else ())]
+        folders[:] = sorted(set(folders) - set(left_out))
+        seen.add(real)
+
+
 def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
     """The diffusion run that was trained last. Raises ValueError, saying what to do, if there is none.
 
@@ -54,9 +75,9 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
         enlarges: the last of those that enlarge clips, and not of those that make them.
     """
     trained = []
-    for path in Path(runs).glob("*/checkpoints/latest"):
-        run = path.parents[1]
-        if not ((run / "data.json").is_file() and (run / "resolved.yaml").is_file()):
+    for run in find_runs(Path(runs)):
+        path = run / "checkpoints" / "latest"
+        if not (path.is_file() and (run / "data.json").is_file() and (run / "resolved.yaml").is_file()):
             continue
         if ("detail" in read_json(run / "data.json")) == enlarges:
             trained.append((path.stat().st_mtime, run))

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from vidiff.codec.codec import Codec
-from vidiff.codec.files import load_codec, same_codec, save_codec
+from vidiff.codec.files import save_codec
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
 from vidiff.diffusion.cascade import enlarge, shrink
-from vidiff.diffusion.denoise import Denoiser
-from vidiff.engine.checkpoint import load_part, newest
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionObjective
-from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.facts import FILE, Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.build import build_objective
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.slots import build_text
+from vidiff.store.plain import read_json
+from vidiff.text import TextEncoder, Words
 from vidiff.training.datasets import clip_dataset, first_batches, latent_dataset
-from vidiff.training.indexes import captions_of
+from vidiff.training.indexes import captions_of, listed
 from vidiff.training.prepare import prepare_latents
 from vidiff.training.stage import Stage, refuse_another_model
+from vidiff.training.start import start_denoiser
 from vidiff.video.writer import grid, write_video
 
 TESTED = 16  # held-out clips of each bucket to validate on
@@ -40,15 +41,18 @@ class DiffusionStage(Stage[DiffusionRun]):
     def prepare(self) -> None:
         config = self.config
         self.prepared = prepared = prepare_latents(config, self.folder)
-        self.encoder = build_text(config.text) if config.text else None
+        learned = learned_text(config)
+        self.encoder = build_text(config.text, **learned) if config.text else None
         self.captions = list[str]()
         if self.encoder is not None:
             self.captions = captions_of(config, prepared.index)
             shown = captions_of(config, prepared.pictures, pictures=True) if prepared.pictures else []
             self.encoder.learn([*self.captions, *shown])
+            if learned:
+                refuse_other_words(config, self.encoder, [*self.captions, *shown])
         text = (0, 0) if self.encoder is None else (self.encoder.dim, self.encoder.words)
         config.resolve(prepared.codec.channels, len(prepared.index.labels), text)
-        refuse_another_model(config, prepared.codec, self.encoder)
+        refuse_another_model(config, prepared.codec)
         self.facts = Facts.of(
             config,
             labels=tuple(prepared.index.labels),
@@ -64,7 +68,7 @@ class DiffusionStage(Stage[DiffusionRun]):
     def build(self) -> None:
         config, prepared, encoder = self.config, self.prepared, self.encoder
         self.objective = build_objective(config)
-        start_denoiser(config, prepared.codec, self.objective.denoiser)
+        start_denoiser(config, prepared.codec, self.facts, self.objective.denoiser)
         model = TrainedModel(self.objective.denoiser, prepared.codec, self.facts, encoder)
         self.pipeline = Pipeline(model, config.sampling, config.device)
         held_out = latent_dataset(config, prepared.held_out, prepared.unseen, prepared.seen, encoder)
@@ -106,25 +110,24 @@ class DiffusionStage(Stage[DiffusionRun]):
             write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
 
-def start_denoiser(config: DiffusionRun, codec: Codec, denoiser: Denoiser) -> None:
-    """Give a denoiser the weights of the run `config.start`, as far as it has them.
+def learned_text(config: DiffusionRun) -> dict[str, Any]:
+    """What the text encoder of a run that goes on has learned of the captions; nothing for any other."""
+    folder = config.folder
+    if not ((folder / "checkpoints" / "latest").is_file() and (folder / FILE).is_file()):
+        return {}
+    return (read_json(folder / FILE).get("text") or {}) if read_config(folder).text == config.text else {}
 
-    Raises:
-        ValueError: no such run, one with another codec, or with weights that do not fit.
-    """
-    if not config.start:
+
+def refuse_other_words(config: DiffusionRun, encoder: TextEncoder, captions: Sequence[str]) -> None:
+    """Raises ValueError for captions with words on which a run was not trained so far, which are named, or longer."""
+    if not isinstance(encoder, Words):
         return
-    source = Path(config.start)
-    checkpoint = newest(source / "checkpoints") if read_config(source) else None
-    if checkpoint is None:
-        raise ValueError(f"start={source} has no checkpoint yet: train it first")
-    if not same_codec(load_codec(source / "codec"), codec):
+    way_out = f"give this training another name=... with start={config.folder}, which keeps what fits"
+    new = [] if "vocabulary" in config.text else encoder.unknown(captions)
+    if new:
+        raise ValueError(f"{config.folder} was trained with captions of other words, without {listed(new)}: {way_out}")
+    longest = 0 if "length" in config.text else max(len(encoder.read(caption)) for caption in captions)
+    if longest > encoder.length:
         raise ValueError(
-            f"start={source} was trained on the latents of another codec, so its weights mean other things"
+            f"{config.folder} was trained with captions of {encoder.length} words at most, not {longest}: {way_out}"
         )
-    try:
-        differences = denoiser.load_state_dict(load_part(checkpoint, "denoiser"), strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"start={source} has another network: {str(error).splitlines()[-1].strip()}") from None
-    if differences.unexpected_keys:
-        raise ValueError(f"start={source} has weights that this model lacks, such as {differences.unexpected_keys[0]}")

@@ -60,7 +60,7 @@ def refuse_other_classes(config: RunConfig, known: list[str], labels: list[str])
     )
 
 
-def set_apart(names: list[str], others: list[str]) -> list[str]:
+def set_apart(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Those of the names that the others lack."""
     return [name for name in names if name not in others]
 

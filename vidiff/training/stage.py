@@ -22,14 +22,11 @@ from vidiff.engine.loop import fit
 from vidiff.engine.parallel import processes
 from vidiff.engine.publish import step_of
 from vidiff.engine.seeds import choose_kernels
-from vidiff.pipeline.facts import FILE
 from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig
 from vidiff.recipe.load import dump, load
 from vidiff.store.files import claimed
-from vidiff.store.plain import read_json
 from vidiff.store.remote import is_url
-from vidiff.text import TextEncoder
 from vidiff.training.datasets import batches
 
 Run = TypeVar("Run", bound=RunConfig)
@@ -156,7 +153,7 @@ def changed_sight(before: RunConfig, now: RunConfig, keys: Sequence[str] = (*CLI
     return phrases
 
 
-def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder: TextEncoder | None = None) -> None:
+def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
     folder = config.folder
     if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
@@ -179,10 +176,6 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None, encoder:
         if checkpoint is not None and step_of(checkpoint) >= config.train.steps:
             raise ValueError(f"{folder} has been trained to its last step, with {'; '.join(other)}: {advice}")
         tqdm.write(f"{folder} was trained so far with {'; '.join(other)}: from here on it sees the other clips")
-    if encoder is not None and (folder / FILE).is_file():
-        learned = read_json(folder / FILE).get("text")
-        if learned is not None and learned != encoder.facts():
-            raise ValueError(f"{folder} was trained with captions of other words: {advice}")
     if codec is None or not (folder / "codec" / "codec.json").is_file():
         return
     if not same_codec(load_codec(folder / "codec"), codec):

@@ -1,0 +1,118 @@
+"""A training that begins with another run's weights: what is known of a class or a word goes to that of its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.helpers.videos import numbered
+from vidiff.codec.files import load_codec
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.engine.checkpoint import load_part
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.run import read_config
+from vidiff.recipe.build import build_denoiser
+from vidiff.recipe.kinds import DiffusionRun
+from vidiff.train import main
+from vidiff.training.start import start_denoiser
+from vidiff.video.writer import write_video
+
+CONFIG = """\
+kind: diffusion
+name: before
+device: cpu
+batch: 2
+data: {root: before, size: 16, frames: 2, workers: 0, captions: jsonl}
+codec: {name: identity}
+text: {name: words, dim: 8}
+unet: {width: 8, multipliers: [1], blocks: [1], head_dim: 8, patch: 4, joint_attention: []}
+sampling: {sampler: {name: ddim}, steps: 1, context: 1, count: 2}
+train: {steps: 1, precision: fp32, log_every: 1, checkpoint_every: 1, validate_every: 1}
+"""
+CLASSES = {"before": ["ant", "bee", "cat"], "after": ["cat", "dog", "elk", "bee"]}
+CAPTIONS = {"before": "it\u2019s a red cat", "after": "it's a blue cat"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("start")
+    for root, names in CLASSES.items():
+        lines = []
+        for split in ("train", "test"):
+            for number, name in enumerate(names):
+                write_video(place / root / split / name / "a.mp4", numbered(3, 16, 16, 20 * number), fps=8)
+                lines.append(json.dumps({"path": f"{split}/{name}/a.mp4", "caption": CAPTIONS[root]}))
+        (place / root / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    (place / "before.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["before.yaml"]) == 0
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def begun(labels: list[str], words: list[str], **change: object) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of a model of these classes and words, fresh and with those of the run before."""
+    config = read_config(Path("runs/before"))
+    config.name, config.start = "after", "runs/before"
+    for key, value in change.items():
+        setattr(config, key, value)
+    config.resolve(3, len(labels), (8, len(words)) if words else (0, 0))
+    torch.manual_seed(1)
+    denoiser: Denoiser = build_denoiser(config)
+    fresh = {key: value.clone() for key, value in denoiser.state_dict().items()}
+    facts = Facts.of(config, tuple(labels), 8.0, text={"vocabulary": words, "length": 5} if words else None)
+    start_denoiser(config, load_codec(Path("runs/before/codec")), facts, denoiser)
+    return fresh, denoiser.state_dict()
+
+
+def test_rows_follow_names_and_what_begins_anew_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["a", "blue", "cat", "it's"]
+    fresh, now = begun(CLASSES["after"], words)
+    before = load_part(Path("runs/before"), "denoiser")
+    for key, start, names, known in (
+        ("network.embed.label.weight", 1, CLASSES["after"], CLASSES["before"]),
+        ("network.text.embed.weight", 0, words, ["a", "cat", "it's", "red"]),
+    ):
+        for number, name in enumerate(names):
+            row = before[key][start + known.index(name)] if name in known else fresh[key][start + number]
+            assert torch.equal(now[key][start + number], row), name
+        assert torch.equal(now[key][:start], before[key][:start])
+        assert not torch.equal(before[key], fresh[key][: len(before[key])])
+    others = set(now) - {"network.embed.label.weight", "network.text.embed.weight"}
+    assert all(torch.equal(now[key], before[key]) for key in others)
+    assert capsys.readouterr().out.strip() == (
+        "start=runs/before: of the classes, 'dog', 'elk' begin anew; what was learned of the classes 'ant' is left "
+        "out; of the words, 'blue' begin anew; what was learned of the words 'red' is left out"
+    )
+
+
+def test_a_model_without_classes_begins_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    _, now = begun([], ["a", "cat", "it's", "red"], conditional=False)
+    assert "network.embed.label.weight" not in now
+    assert "knows no class, so what was learned of 'ant', 'bee', 'cat' is left out" in capsys.readouterr().out
+
+
+def test_text_of_another_encoder_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    fresh, now = begun(CLASSES["before"], ["a", "b"], text={"name": "huggingface", "model": "x"})
+    assert torch.equal(now["network.text.null"], fresh["network.text.null"])
+    assert torch.equal(now["network.middle.read.query.weight"], fresh["network.middle.read.query.weight"])
+    assert "'text'" in capsys.readouterr().out
+
+
+def test_a_training_of_other_classes_begins_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["before.yaml", "name=after", "data.root=after", "start=runs/before"]
+    assert main(command) == 0
+    assert "start=runs/before: of the classes, 'dog', 'elk' begin anew" in capsys.readouterr().out
+    assert main([*command, "train.steps=2"]) == 0
+    assert "start=" not in capsys.readouterr().out, "it goes on from its own checkpoint"
+    config = read_config(Path("runs/after"))
+    assert isinstance(config, DiffusionRun) and config.unet.labels == 4

@@ -1,0 +1,92 @@
+"""What a training begins with of another run: the weights that fit, and of classes and words those of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from vidiff.codec.codec import Codec
+from vidiff.codec.files import load_codec, same_codec
+from vidiff.diffusion.denoise import Denoiser
+from vidiff.engine.checkpoint import load_part, newest
+from vidiff.engine.parallel import processes
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.run import read_config
+from vidiff.recipe.kinds import DiffusionRun
+from vidiff.training.indexes import listed, set_apart
+
+Weights = dict[str, Tensor]
+CLASSES, WORDS = "network.embed.label.weight", "network.text.embed.weight"  # a row for each, after one for none
+READERS = ("network.text.", ".read.")  # parts of the names of weights that read text
+
+
+def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: Denoiser) -> None:
+    """Give a denoiser the weights of the run `config.start`, as far as it has them.
+
+    What is known of a class or a word goes to that of the same name. Unless the training goes on from a checkpoint of
+    its own, what begins anew, and what is left out, is told.
+
+    Args:
+        facts: of the model that is trained.
+
+    Raises:
+        ValueError: no such run, one with another codec, or with weights that do not fit.
+    """
+    if not config.start:
+        return
+    source = Path(config.start)
+    before = read_config(source)
+    checkpoint = newest(source / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(f"start={source} has no checkpoint yet: train it first")
+    if not same_codec(load_codec(source / "codec"), codec):
+        raise ValueError(
+            f"start={source} was trained on the latents of another codec, so its weights mean other things"
+        )
+    given, own = load_part(checkpoint, "denoiser"), denoiser.state_dict()
+    learned = Facts.load(source, before)
+    notes = carry(given, own, CLASSES, learned.labels, facts.labels, "class")
+    words, words_now = ((one.text or {}).get("vocabulary", ()) for one in (learned, facts))
+    notes += carry(given, own, WORDS, words, words_now, "word")
+    if before.text and config.text and any(before.text.get(key) != config.text.get(key) for key in ("name", "model")):
+        for key in [key for key in given if any(part in key for part in READERS)]:
+            del given[key]  # what it reads of another encoder would mean other things
+    try:
+        differences = denoiser.load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"start={source} has another network: {str(error).splitlines()[-1].strip()}") from None
+    if differences.unexpected_keys:
+        raise ValueError(f"start={source} has weights that this model lacks, such as {differences.unexpected_keys[0]}")
+    parts = [key.removeprefix("network.").rpartition(".")[0] for key in differences.missing_keys]
+    notes += [f"{listed([*dict.fromkeys(parts)])} of the network begin anew"] if parts else []
+    with processes(config.device) as group:
+        if notes and group.main and newest(config.folder / "checkpoints") is None:
+            tqdm.write(f"start={source}: {'; '.join(notes)}")
+
+
+def carry(given: Weights, own: Weights, key: str, before: Sequence[str], now: Sequence[str], what: str) -> list[str]:
+    """Put a weight's rows, one for each name, in the order of the names now; a new name keeps the row that is there.
+
+    Returns:
+        phrases that tell which begin anew, and which are left out.
+    """
+    if key not in given:
+        return []
+    if key not in own:
+        del given[key]
+        return [f"this model knows no {what}, so what was learned of {listed(before)} is left out"]
+    if given[key].shape[1:] != own[key].shape[1:]:
+        return []  # the network is another, which its other weights tell
+    rows, first = own[key].clone(), len(own[key]) - len(now)
+    rows[:first] = given[key][:first]
+    for number, name in enumerate(now):
+        if name in before:
+            rows[first + number] = given[key][first + before.index(name)]
+    given[key] = rows
+    new, gone = set_apart(now, before), set_apart(before, now)
+    plural = {"class": "classes", "word": "words"}[what]
+    phrases = [f"of the {plural}, {listed(new)} begin anew"] if new else []
+    return phrases + ([f"what was learned of the {plural} {listed(gone)} is left out"] if gone else [])
