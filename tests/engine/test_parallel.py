@@ -38,8 +38,17 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:1")
     with pytest.raises(ValueError, match="no such device: 'gpu'"):
         choose_device("gpu")
+    with pytest.raises(ValueError, match="device is mps, on which vidiff does not run"):
+        choose_device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    with pytest.raises(ValueError, match="device is cuda:2, but there are 2 GPUs here, numbered from 0"):
+        choose_device("cuda:2")
+    assert choose_device("auto") == torch.device("cuda") and not current
+    assert choose_device("cuda:1") == torch.device("cuda:1") and current == [torch.device("cuda:1")]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_two_processes_are_one(tiny, tmp_path: Path) -> None:
