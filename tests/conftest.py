@@ -38,9 +38,7 @@ def runs() -> Iterator[Runs]:
     """Tiny trainings as processes of their own; what still runs at the end is killed."""
     made = importlib.import_module("harness").Runs()
     yield made
-    for process in made.started:
-        if process.is_alive():
-            process.kill()
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -188,12 +188,12 @@ def test_two_processes_share_the_weights_and_draw_samples(place: Place) -> None:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(place: Place) -> None:
-    process = place.start("-m", "vidiff.train", "tiny.yaml", "name=stopped", "train.steps=500")
+    process = place.start("-m", "vidiff.train", "tiny.yaml", "name=stopped", "train.steps=100000")
     place.wait(process, "stopped", 2)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in said, said
-    step = int(re.search(r"stopped at step (\d+) of 500; the same command goes on from there", said)[1])  # type: ignore[index]
+    step = int(re.search(r"stopped at step (\d+) of 100000; the same command goes on from there", said)[1])  # type: ignore[index]
     assert (place.folder / "runs/stopped/checkpoints/latest").read_text().strip() == f"step-{step:07d}"
     shutil.rmtree(place.folder / "runs/stopped")
 
@@ -256,7 +256,7 @@ def test_a_dry_run_of_a_classifier_says_what_to_expect(place: Place) -> None:
 
 
 def test_a_run_in_use_is_not_trained_twice(place: Place) -> None:
-    process = place.start("-m", "vidiff.train", "tiny.yaml", "name=busy", "train.steps=500")
+    process = place.start("-m", "vidiff.train", "tiny.yaml", "name=busy", "train.steps=100000")
     try:
         place.wait(process, "busy", 1)
         said = place.train("tiny.yaml", "name=busy", code=2)

@@ -1,4 +1,4 @@
-"""Commands of vidiff as processes of their own, in which encoding takes its time."""
+"""Commands of vidiff as processes of their own, in which encoding may stand still."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from vidiff.train import main as train
 ROOT = Path(__file__).parents[2]
 
 
-def main(command: str, arguments: list[str], folder: str, seconds: float) -> None:
-    """Runs `command` ("train" or the name of a tool) in `folder`, and leaves what it says in out.txt there."""
+def main(command: str, arguments: list[str], folder: str, most: int | None = None) -> None:
+    """Runs `command` ("train" or the name of a tool) in `folder`, and leaves what it says in out.txt there.
+
+    After `most` clips the encoder never comes to an end.
+    """
     torch.set_num_threads(1)
     os.setpgid(0, 0)
     os.chdir(folder)
@@ -27,10 +30,15 @@ def main(command: str, arguments: list[str], folder: str, seconds: float) -> Non
         os.dup2(out.fileno(), 2)
     encode = Identity.encode
 
-    def slowly(self: Identity, video: Tensor) -> Gaussian:
-        time.sleep(seconds)
+    count = 0
+
+    def counted(self: Identity, video: Tensor) -> Gaussian:
+        nonlocal count
+        count += 1
+        if count == most:
+            time.sleep(1000)
         return encode(self, video)
 
-    Identity.encode = slowly  # type: ignore[method-assign]
+    Identity.encode = counted  # type: ignore[method-assign]
     run = train if command == "train" else runpy.run_path(str(ROOT / "tools" / f"{command}.py"))["main"]
     sys.exit(run(arguments))

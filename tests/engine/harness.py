@@ -31,6 +31,14 @@ class Runs:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch._dynamo", "torch.distributed.checkpoint", "tiny"])
         self.started: list[BaseProcess] = []
+        self.ports: list[socket.socket] = []
+
+    def port(self) -> str:
+        """A port that nobody else is given: it stays bound, which the first of the processes may do as well."""
+        self.ports.append(socket.socket())
+        self.ports[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.ports[-1].bind(("127.0.0.1", 0))
+        return str(self.ports[-1].getsockname()[1])
 
     def start(self, run: Path, **arguments: Any) -> BaseProcess:
         process = self.context.Process(target=tiny.main, args=({"run": str(run), **arguments},))
@@ -42,9 +50,7 @@ class Runs:
         self, run: Path, world: int, own: dict[int, dict[str, Any]] | None = None, **arguments: Any
     ) -> list[BaseProcess]:
         """So many processes of one training, without a launcher; `own` arguments, by rank, come before the others."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port(), "WORLD_SIZE": str(world)}
         given = [arguments | (own or {}).get(rank, {}) for rank in range(world)]
         ranks = ({**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world))
         return [self.start(run, environment=rank, **one) for rank, one in zip(ranks, given, strict=True)]
@@ -58,6 +64,13 @@ class Runs:
         process.join(seconds)
         assert process.exitcode is not None, f"still running after {seconds} s"
         return process.exitcode
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.is_alive():
+                process.kill()
+        for port in self.ports:
+            port.close()
 
     def finish(self, run: Path, **arguments: Any) -> int:
         return self.end(self.start(run, **arguments))

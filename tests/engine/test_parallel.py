@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,27 +57,34 @@ def test_two_processes_are_one(tiny, tmp_path: Path) -> None:
 
     Each takes half of each batch, in two parts. A sample of the second process is bad in step 3, and neither may move.
     """
-    options = {"noise": 0.0, "accumulate": 2, "bad": [2 * 8 + 7], "steps": 60, "pause": 0.05, "checkpoint_every": 4}
-    run = tmp_path / "run"
+    options = {"noise": 0.0, "accumulate": 2, "bad": [2 * 8 + 7], "steps": 60, "checkpoint_every": 4}
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    faults = {"hold": [8 * 6], "mark": str(mark)}  # in step 7 the first process waits, and so do both
     path = os.pathsep.join(filter(None, [str(HERE), *sys.path]))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [*TORCHRUN, str(HERE / "tiny.py"), json.dumps({"run": str(run), **options})]
+    command = [*TORCHRUN, str(HERE / "tiny.py"), json.dumps({"run": str(run), "faults": faults, **options})]
     launcher = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 300
-    while len(read_metrics(run / "metrics.jsonl")) < 6:
-        assert time.monotonic() < until
-        assert launcher.poll() is None, (tmp_path / "run.out").read_text()
-        time.sleep(0.05)
+
+    def wait(condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert time.monotonic() < until
+            assert launcher.poll() is None, (tmp_path / "run.out").read_text()
+            time.sleep(0.01)
+
+    wait(mark.exists)
     launcher.send_signal(signal.SIGTERM)
+    wait(lambda: "SIGTERM: finishing this step and saving" in (tmp_path / "run.out").read_text())
+    Path(f"{mark}.go").touch()
     launcher.wait(100)
     stopped = len(read_metrics(run / "metrics.jsonl"))
     found = checkpoint.newest(run / "checkpoints")
     assert found is not None
     assert found.name == f"step-{stopped:07d}"
-    assert 6 <= stopped < 60
+    assert stopped == 7
     assert len(checkpoint.load(found).state["random"]) == 2
 
-    options |= {"pause": 0.0, "steps": stopped + 4}
+    options["steps"] = stopped + 4
     tiny.train(run, **options)
     tiny.train(tmp_path / "one", **options)
     lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "one")]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import multiprocessing
-import socket
-from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from harness import Runs
 from torch import nn
 
 from vidiff.engine import checkpoint
@@ -28,11 +26,10 @@ from vidiff.report.log import read_metrics
 class Together:
     """Trainings of blocky.py by several processes, forked from a server that has imported all that they need."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runs: Runs) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "tiny", "blocky"])
-        self.folder = folder
-        self.started: list[BaseProcess] = []
+        self.folder, self.runs = folder, runs
         self.blocky: ModuleType = importlib.import_module("blocky")
 
     def train(self, name: str, world: int, **arguments: Any) -> Path:
@@ -42,9 +39,7 @@ class Together:
         if world == 1 and "count" not in arguments:
             self.blocky.train(run, **arguments)
             return run
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = self.runs.port()
         common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         mine = []
         for rank in range(world):
@@ -52,7 +47,7 @@ class Together:
             given = {"run": str(run), "environment": environment, **arguments}
             mine.append(self.context.Process(target=self.blocky.main, args=(given,)))
             mine[-1].start()
-        self.started += mine
+        self.runs.started += mine
         for process in mine:
             process.join(100)
             assert process.exitcode == 0, Path(f"{run}.out").read_text()
@@ -60,12 +55,8 @@ class Together:
 
 
 @pytest.fixture
-def together(tmp_path: Path) -> Iterator[Together]:
-    made = Together(tmp_path)
-    yield made
-    for process in made.started:
-        if process.is_alive():
-            process.kill()
+def together(tmp_path: Path, runs: Runs) -> Together:
+    return Together(tmp_path, runs)
 
 
 def assert_same_course(run: Path, other: Path, tolerance: float = 1e-5) -> None:

@@ -43,6 +43,10 @@ class Faults:
     """The process stands still."""
     die: Iterable[int] = ()
     """It is killed, the first time; `mark` is a file that tells that it was."""
+    hold: Iterable[int] = ()
+    """It touches `mark`, and waits until there is a file `mark`.go."""
+    stop: Iterable[int] = ()
+    """It stops itself, as Ctrl-Z does."""
     mark: str = ""
     keys: str = ""
     """A file that gets the samples of each forward pass, a line each."""
@@ -55,6 +59,12 @@ class Faults:
             hidden.register_hook(lambda grad: grad * float("nan"))
         if set(self.stall) & set(keys):
             time.sleep(1000)
+        if set(self.hold) & set(keys):
+            Path(self.mark).touch()
+            while not os.path.exists(f"{self.mark}.go"):
+                time.sleep(0.005)
+        if set(self.stop) & set(keys):
+            os.kill(os.getpid(), signal.SIGSTOP)
         if set(self.die) & set(keys) and not os.path.exists(self.mark):
             Path(self.mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -209,6 +219,13 @@ def refuse(*events: str) -> None:
     sys.addaudithook(audit)
 
 
+def slowly(mark: str, seconds: float, result: Any = None) -> Any:
+    """What takes so long, and touches `mark` as it begins."""
+    Path(mark).touch()
+    time.sleep(seconds)
+    return result
+
+
 def full_disk(full: Iterable[int], size: int) -> dict[str, Any]:
     """A `validate` in which no file can grow beyond `size` bytes from the steps `full` on, until one that is not."""
 
@@ -228,6 +245,7 @@ def main(arguments: dict[str, Any]) -> None:
     with open(f"{arguments['run']}.out", "a") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
+    mark = f"{arguments['run']}.slow"
     if arguments.pop("own_group", False):
         os.setpgid(0, 0)
     if event := arguments.pop("die_at", 0):
@@ -235,9 +253,9 @@ def main(arguments: dict[str, Any]) -> None:
     if seconds := arguments.pop("slow_save", 0):
         slow_save(seconds)
     if seconds := arguments.pop("slow_validation", 0):
-        arguments["callbacks"] = {"validate": lambda step: time.sleep(seconds) or {"val/loss": 1.0}}
+        arguments["callbacks"] = {"validate": lambda step: slowly(mark, seconds, {"val/loss": 1.0})}
     if long := arguments.pop("slow_sampling", 0):
-        arguments["callbacks"] = {"sample": lambda step: time.sleep(long)}
+        arguments["callbacks"] = {"sample": lambda step: slowly(mark, long)}
     if events := arguments.pop("refuse", ()):
         refuse(*events)
     if full := arguments.pop("full", ()):

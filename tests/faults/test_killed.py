@@ -28,7 +28,8 @@ def test_killed_while_saving(runs, whole: Path, tmp_path: Path, event: int) -> N
 @pytest.mark.parametrize("seconds", WHILE_TRAINING)
 def test_killed_while_training(runs, whole: Path, tmp_path: Path, seconds: float) -> None:
     run = tmp_path / "run"
-    process = runs.start(run, pause=0.15, keep=2)  # six steps: longer than the longest of the moments
+    last = {"hold": [8 * 5], "mark": str(tmp_path / "mark")}  # where it waits, so that it is not done too soon
+    process = runs.start(run, pause=0.15, keep=2, faults=last)
     runs.wait_for_more(run)
     time.sleep(seconds)
     process.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -32,11 +31,6 @@ def certain(video: Tensor) -> tuple[Tensor, Tensor]:
     """The same without noise."""
     mean, _ = encode(video)
     return mean, torch.zeros_like(mean)
-
-
-def slowly(video: Tensor) -> tuple[Tensor, Tensor]:
-    time.sleep(0.05)
-    return encode(video)
 
 
 def never(video: Tensor) -> tuple[Tensor, Tensor]:

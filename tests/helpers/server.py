@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault in ("slow", "silent"):
             self.wfile.flush()
-            time.sleep(self.server.pause if fault == "slow" else 20)
+            time.sleep(self.server.pause if fault == "slow" else 1000)
         self.wfile.write(content[middle:])
 
     def plain(self, status: int) -> None:

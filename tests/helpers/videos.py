@@ -73,6 +73,7 @@ def look(clip: Clip, begin: Begin = at_once) -> Outcome:
     if stem == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if stem == "hang":
+        Path(clip.place.name).with_suffix(".begun").touch()
         time.sleep(600)
     return probe(clip, begin)
 

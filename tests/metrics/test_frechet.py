@@ -40,12 +40,12 @@ def test_distance_equals_the_formula_with_a_matrix_root(width: int) -> None:
 def test_distance_of_2048_features_equals_the_matrix_root_in_a_fifth_of_its_time() -> None:
     scale = torch.linspace(0.1, 2, 2048, dtype=torch.float64)
     first, second = Statistics.of(normal(4096, 2048)), Statistics.of(normal(4096, 2048, seed=1) * scale)
-    began = time.perf_counter()
+    began = time.process_time()
     ours = frechet_distance(first, second)
-    between = time.perf_counter()
+    between = time.process_time()
     theirs = by_sqrtm(first, second)
     assert ours == pytest.approx(theirs, rel=1e-6)
-    assert time.perf_counter() - between > 5 * (between - began)
+    assert time.process_time() - between > 5 * (between - began)
 
 
 def test_distance_of_gaussians_in_closed_form() -> None:

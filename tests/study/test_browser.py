@@ -95,7 +95,7 @@ def best(page: Page) -> str:
 
 def answer(page: Page, how: str) -> None:
     page.wait_for_selector("button[value=left]:enabled")
-    assert page.evaluate("[...document.querySelectorAll('video')].every((v) => v.currentTime > 0 && !v.paused)")
+    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.currentTime > 0 && !v.paused)")
     before = page.text_content("#count")
     side = best(page)
     if how == "key":
@@ -136,7 +136,7 @@ def test_two_raters_at_once_a_reload_and_a_forger(folder: Path, server, contexts
             before = votes(folder)
             data = urllib.parse.urlencode({**stolen, "choice": "left"}).encode()
             with pytest.raises(urllib.error.HTTPError) as refused:  # without Ann's cookie
-                urllib.request.urlopen(urllib.request.Request(f"{address}vote", data), timeout=10)
+                urllib.request.urlopen(urllib.request.Request(f"{address}vote", data), timeout=300)
             assert refused.value.code == 403
             theirs = contexts[1].request.post(f"{address}vote", form={**stolen, "choice": "left"})
             assert theirs.status == 403, "Ann's stamp, sent with Bob's cookies"
@@ -153,7 +153,7 @@ def test_two_raters_at_once_a_reload_and_a_forger(folder: Path, server, contexts
     assert "a is preferred in 100.0 %" in page.text_content("h1")
     assert f"{2 * PAIRS} : 0 : 0" in page.text_content("tbody tr")
     process.send_signal(signal.SIGTERM)
-    said, complaints = process.communicate(timeout=20)
+    said, complaints = process.communicate(timeout=300)
     assert process.returncode == 0, complaints
     assert "a is preferred in 100.0% of the pairs" in said and "Krippendorff" in said
     page.goto((folder / "study" / "results.html").as_uri())

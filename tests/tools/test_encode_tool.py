@@ -11,14 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
+from vidiff.data.latents.shard import turn
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.load import load
 from vidiff.store.error import DataError
+from vidiff.store.files import claimed
+from vidiff.store.plain import read_json
 from vidiff.train import main as train
 from vidiff.training.datasets import latent_dataset
 from vidiff.training.prepare import prepare_latents
@@ -162,14 +166,19 @@ def test_flipped_bits_are_mended_before_a_training(place: Path, capsys: pytest.C
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_leaves_nothing_half_made(place: Path, number: int, code: int) -> None:
-    shutil.copytree(place / "clean", place / f"stopped{code}")
-    process = start(place, "tiny.yaml", f"runs=stopped{code}")
-    until = time.monotonic() + 120
-    while not list((place / f"stopped{code}").glob("latents/*/.*.lock")):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.005)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    stopped = place / f"stopped{code}"
+    shutil.copytree(place / "clean", stopped)
+    with ExitStack() as held:  # another process is at the last part of each cache, so this one cannot be done too soon
+        for cache in place.glob("runs/latents/*/index.json"):
+            last = stopped / "latents" / cache.parent.name / read_json(cache)["shards"][-1]["file"]
+            assert held.enter_context(claimed(turn(last)))
+        process = start(place, "tiny.yaml", f"runs=stopped{code}")
+        until = time.monotonic() + 300
+        while not list(stopped.glob("latents/*/latents-*.safetensors")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == code and "Traceback" not in said, said
     assert "stopped; the same command goes on from what is finished" in said
     assert not [name for name in latents(place, f"stopped{code}") if name.endswith((".partial", "index.json"))]
