@@ -6,15 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from indexes import build_index, find_files
+from indexes import build_index, find_files, stock_of
 from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
-from vidiff.data.clip import Clip
+from vidiff.data.clip import Clip, LeftOut
 from vidiff.data.index import Index, index_of
 from vidiff.data.options import DataConfig
 from vidiff.data.probe import probe_all
 from vidiff.store.error import DataError
+from vidiff.store.place import place_of
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -65,7 +66,7 @@ def test_without_splits_one_file_in_twenty_is_held_out(tmp_path: Path) -> None:
     train, labels = find_files(tmp_path, "auto", "train", 1)
     test, _ = find_files(tmp_path, "auto", "test", 1)
     assert labels == ["a", "b"]
-    assert test == [("a/10.mp4", 0), ("b/00.mp4", 1), ("b/20.mp4", 1)]
+    assert test == [("b/11.mp4", 1), ("b/19.mp4", 1)]
     assert sorted(train + test) == [(f"{name}/{i:02d}.mp4", n) for n, name in enumerate("ab") for i in range(30)]
     assert not set(train) & set(test)
 
@@ -88,10 +89,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert pairs == [("bicycle/0.mp4", 0), ("train/1.mp4", 1)]
 
 
-def test_videos_beside_the_classes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_videos_beside_the_classes_are_told(tmp_path: Path) -> None:
     touch(tmp_path, "a/0.mp4", "b/0.mp4", "stray.mp4")
-    assert find_files(tmp_path, "folders", "train", 1)[0] == [("a/0.mp4", 0)]
-    assert "beside the folders of classes, are left out" in "".join(capsys.readouterr())
+    assert find_files(tmp_path, "folders", "train", 1)[0] == [("b/0.mp4", 1)]
+    assert stock_of(tmp_path).left_out == [
+        LeftOut("stray.mp4", "a clip beside the folders of classes", place=place_of(tmp_path / "stray.mp4"))
+    ]
 
 
 def ucf(root: Path) -> Path:
@@ -119,17 +122,18 @@ def test_ucf101(tmp_path: Path, quiet: list[list[str]], capsys: pytest.CaptureFi
         ("UCF-101/Biking/v_Biking_g08_c01.avi", 1, 12),
     ]
     assert (train.files[0].height, train.files[0].width, train.files[0].fps) == (48, 64, 25)
-    assert "listed videos are not in" not in "".join(capsys.readouterr())
+    said = capsys.readouterr().out
+    assert f"1 of 3 files in {root} are left out:\n" in said
+    assert f"       1  a video of testlist01.txt that is not in {root}/UCF-101, such as Biking/v_Biking_g01_c" in said
     test = build_index(root, split="test", progress=False)
     assert content(test) == [("UCF-101/Archery/v_Archery_g01_c01.avi", 0, 12)]
-    assert "1 of 2 listed videos are not in" in "".join(capsys.readouterr())
     assert content(build_index(root, split="train", fold=2, progress=False)) == content(test)
 
     with pytest.raises(DataError, match="fold is 4; UCF-101 has folds 1, 2 and 3"):
         build_index(root, fold=4)
     with pytest.raises(DataError, match=r"no .*trainlist03\.txt: download UCF101\.rar and .*unpack both into"):
         build_index(root, fold=3)
-    with pytest.raises(DataError, match="split is 'val'"):
+    with pytest.raises(DataError, match=r"no clips of split 'val' in .*, but of train, test"):
         build_index(root, split="val")
     (root / "ucfTrainTestlist/trainlist01.txt").write_text("Diving/v.avi 3\n")
     with pytest.raises(DataError, match="names class 'Diving'"):
@@ -147,15 +151,17 @@ def test_ucf101_that_is_not_there_is_explained(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder .*nowhere: set data\.root"):
         build_index(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no videos in .*expected <label>/\*\.mp4 or another of \.avi"):
+    with pytest.raises(DataError, match=r"no videos in .*expected <label>/\*\.mp4, or other videos"):
         build_index(tmp_path)
     with pytest.raises(DataError, match="'tree'; choose auto, folders, ucf101, flat"):
         build_index(tmp_path, layout="tree")
     touch(tmp_path, "one/a/0.mp4", "train/a/0.mp4")
-    with pytest.raises(DataError, match=r"no folder .*test, though .* has train: make it, or .*data\.test_split"):
+    with pytest.raises(
+        DataError, match=r"no clips of split 'test' in .*, but of train: add some, or .*data\.test_split"
+    ):
         build_index(tmp_path, split="test")
     touch(tmp_path / "plain", "a/0.mp4", "a/1.mp4")
-    with pytest.raises(DataError, match="without folders of splits there are train and test alone"):
+    with pytest.raises(DataError, match="no folders, rows or tars tell of splits there are train and test alone"):
         build_index(tmp_path / "plain", split="holdout")
     with pytest.raises(DataError, match="limit is -1"):
         build_index(tmp_path / "plain", limit=-1)
@@ -175,7 +181,7 @@ def test_broken_files_are_named_and_counted(
     (tmp_path / "4.mp4").symlink_to("gone.mp4")
     index = build_index(tmp_path, max_broken=0.8, progress=False)
     assert [path for path, _ in index.broken] == ["0.mp4", "1.mp4", "2.mp4", "4.mp4"]
-    assert [file.name for file in index.files] == ["5.mp4"]  # 3.mp4 is held out
+    assert [file.name for file in index.files] == ["3.mp4"]  # 5.mp4 is held out
     assert [re.split(r"[,:] ?", reason)[0] for _, reason in index.broken] == [
         "not a video",
         "is empty (0 bytes)",
@@ -184,11 +190,12 @@ def test_broken_files_are_named_and_counted(
     ]
     said = "".join(capsys.readouterr())
     assert "left out 1.mp4: is empty" in said
-    assert "4 of 5 files in" in said
-    with pytest.raises(DataError, match=r"(?s)4 of 5 files .*max_broken=0.79 allows.*\n  1\.mp4: is empty"):
-        build_index(tmp_path, max_broken=0.79, progress=False)
+    assert f"4 of 5 files in {tmp_path} are left out:\n       4  a file that cannot be read, such as 0.mp4\n" in said
+    with pytest.raises(DataError, match=r"(?s)4 of 6 files .*max_broken=0.6 allows.*\n  1\.mp4: is empty"):
+        build_index(tmp_path, max_broken=0.6, progress=False)
+    (tmp_path / "3.mp4").write_bytes(b"")
     (tmp_path / "5.mp4").write_bytes(b"")
-    with pytest.raises(DataError, match=r"5 of 5 files .* cannot be read, none can"):
+    with pytest.raises(DataError, match=r"6 of 6 files .* cannot be read, none can"):
         build_index(tmp_path, max_broken=1, progress=False)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from indexes import build_index, find_all, find_clips, find_files, source
+from indexes import build_index, find_all, find_clips, find_files, source, stock_of
 from messy import write_clip
 from server import Server, serving
 from tars import latents_of, pack
@@ -153,26 +153,23 @@ def test_names_with_colons_and_names_that_are_not_utf8(
         monkeypatch.chdir(odd / "train")
         rows = "".join(json.dumps({"path": name.removeprefix("train/")}) + "\n" for name in ODD[:3])
         Path("a:b.jsonl").write_text(rows)
-        where, prefix = "a:b.jsonl", "-"
+        where = "a:b.jsonl"
     elif kind != "folder":
         where = url_of(kind, odd, tmp_path, server)
         if kind == "memory":  # which is this process's own
             monkeypatch.setattr(index_module, "probe_all", lambda clips, *_: ((clip, probe(clip)) for clip in clips))
     common = {"progress": False, "workers": 1, "copies": copies_of(tmp_path / "runs")}
     index, again = (build_index(where, cache=tmp_path / "index.jsonl", **common, **options) for _ in range(2))
-    if kind == "tar":
+    if kind in ("tar", "list"):  # which tell of no splits
         index = Index(index.root, [*index.files, *build_index(where, "test", **common).files], [])
-    elif kind == "list":
-        index = Index(index.root, [*index.files, *build_index(where, "test", **common).files], [])
-        Path("a:b.jsonl").unlink()
     else:
         assert index.labels == ["a:b", LATIN] and again == index
-    assert sorted(file.name for file in index.files) == sorted(
-        name.removeprefix("train/") if prefix == "-" else prefix + name for name in ODD[:3]
-    )
+    names = {name.removeprefix("train/") if kind == "list" else f"{prefix}{name}" for name in ODD[:3]}
+    assert len(index.files) == 3 and {file.name for file in index.files} == names
     for file in index.files:
         name = file.name.removeprefix(prefix) if kind != "list" else f"train/{file.name}"
         assert torch.equal(read_video(file.place), read_video(odd / name))
+    Path("a:b.jsonl").unlink(missing_ok=True)
     held = Quarantine(tmp_path / "quarantine.txt")
     held.add(index.files[0].place, "broken")
     assert list(held.held(index.files)) == [index.files[0].name]
@@ -244,7 +241,8 @@ def test_tars_elsewhere(tmp_path: Path, clips: Path, copies: Copies, server: Ser
     assert [(file.name, file.label) for file in index.files] == [(f"train/x-{n}.tar/{n}.mp4", n) for n in range(3)]
     assert read_captions(root_of(server.url, copies), index.files) == ["A dog"] * 3
     pattern = f"{server.url}/train/x-{{0..2}}.tar"
-    assert find_files(root_of(pattern, copies))[0] == [("x-0.tar/0.mp4", 0), ("x-2.tar/2.mp4", 2)]
+    both = [find_files(root_of(pattern, copies), split=split)[0] for split in ("train", "test")]
+    assert both == [[("x-1.tar/1.mp4", 1), ("x-2.tar/2.mp4", 2)], [("x-0.tar/0.mp4", 0)]]
     assert find_files(root_of(f"{server.url}/test/x-0.tar", copies))[0] == [("x-0.tar/9.mp4", 1)]
     shutil.rmtree(copies.folder)
     assert torch.equal(read_video(index.files[1].place), read_video(clips / "train" / "a b" / "0 #1.mp4"))
@@ -385,7 +383,7 @@ def test_what_cannot_be_fetched_is_no_fault_of_the_file(
     quarantine = Quarantine(tmp_path / "quarantine.txt")
 
     def records() -> dict[str, str]:
-        found = scan(root, tmp_path / "out", quarantine, processes=1, progress=False, look=examine_soon)
+        found = scan(stock_of(root), tmp_path / "out", quarantine, processes=1, progress=False, look=examine_soon)
         return {record.name: record.problem for record in found if record.problem}
 
     assert records() == {name: "unreachable"} and quarantine.entries() == {}
@@ -468,9 +466,10 @@ def test_processes_share_copies(tmp_path: Path, clips: Path, server: Server) -> 
         import sys
         from pathlib import Path
         from vidiff.data.doctor.scan import find_all
+        from vidiff.data.find import take_stock
         from vidiff.data.root import copies_of, root_of
         from vidiff.video.reader import read_video
-        for clip in find_all(root_of(sys.argv[1], copies_of(Path(sys.argv[2])))):
+        for clip in find_all(take_stock(root_of(sys.argv[1], copies_of(Path(sys.argv[2]))), "auto")):
             print(clip.name, float(read_video(clip.place).double().sum()))
     """
     both = [run(code, server.url, tmp_path / "runs") for _ in range(2)]

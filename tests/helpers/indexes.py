@@ -35,7 +35,7 @@ def source(root: str | Path) -> Root:
 
 def find_clips(root: str | Path | Root, layout: str = "auto", split: str = "train", fold: int = 1) -> list[Clip]:
     there = root if isinstance(root, Root) else source(root)
-    return find.find_clips(there, layout, split, fold, {})[0]
+    return find.take_stock(there, layout, fold, {split}).of(split)
 
 
 def find_files(
@@ -43,12 +43,16 @@ def find_files(
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """(name, label) of each clip of a split, and the labels' names."""
     there = root if isinstance(root, Root) else source(root)
-    clips, labels = find.find_clips(there, layout, split, fold, {})
-    return [(clip.name, clip.label) for clip in clips], labels
+    stock = find.take_stock(there, layout, fold, {split})
+    return [(clip.name, clip.label) for clip in stock.of(split)], stock.labels
+
+
+def stock_of(root: str | Path | Root, layout: str = "auto") -> find.Stock:
+    return find.take_stock(root if isinstance(root, Root) else source(root), layout)
 
 
 def find_all(root: str | Path | Root) -> list[Clip]:
-    return scan.find_all(root if isinstance(root, Root) else source(root))
+    return scan.find_all(stock_of(root))
 
 
 def read_captions(root: str | Path, names: Sequence[str], kind: str = "auto") -> list[str]:

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from indexes import build_index, case, clip_at, find_all, find_clips, find_files, member, size_and_change, source
+from indexes import (
+    build_index,
+    case,
+    clip_at,
+    find_all,
+    find_clips,
+    find_files,
+    member,
+    size_and_change,
+    source,
+    stock_of,
+)
 from messy import BREAK, write_clip
 from tars import Parts, latents_of, pack
 from videos import number_of, numbered, write_numbered
@@ -185,6 +196,7 @@ def test_a_sample_is_one_clip(tmp_path: Path, whole: bytes) -> None:
     )
     names = [each.name for each in contents_of(tar).clips]
     assert names == ["a.mp4", "b.png", "c.png"]
+    assert contents_of(tar).skipped == [("a.left.mp4", "another clip of its sample comes first")]
     assert read_video(member(tar, "0.tar/b.png")).shape == (3, 1, 16, 16)
 
 
@@ -192,16 +204,16 @@ def test_splits(tmp_path: Path, whole: bytes) -> None:
     for n in range(40):
         pack(tmp_path / "all" / f"{n:02d}.tar", {"x.mp4": whole})
     train, test = (find_files(tmp_path / "all", "auto", split, 1)[0] for split in ("train", "test"))
-    assert (len(train), [path for path, _ in test]) == (38, ["10.tar/x.mp4", "30.tar/x.mp4"])
+    assert (len(train), [path for path, _ in test]) == (38, ["02.tar/x.mp4", "19.tar/x.mp4"])
     for name in ("train-0.tar", "train-1.tar", "val-0.tar"):
         pack(tmp_path / "named" / name, {f"{'cat' if name[0] == 'v' else 'dog'}/x.mp4": whole})
     found, labels = find_files(tmp_path / "named", "auto", "train", 1)
     assert found == [("train-0.tar/dog/x.mp4", 1), ("train-1.tar/dog/x.mp4", 1)] and labels == ["cat", "dog"]
     assert find_files(tmp_path / "named", "auto", "val", 1)[0] == [("val-0.tar/cat/x.mp4", 0)]
-    with pytest.raises(DataError, match=r"no tars of split 'test' in .*named, but of train, val: name one of them"):
+    with pytest.raises(DataError, match=r"no clips of split 'test' in .*named, but of train, val: add some"):
         find_files(tmp_path / "named", "auto", "test", 1)
     pack(tmp_path / "one" / "test" / "0.tar", {"x.mp4": whole})
-    with pytest.raises(DataError, match="no tars of split 'train'"):
+    with pytest.raises(DataError, match="no clips of split 'train'"):
         find_files(tmp_path / "one", "auto", "train", 1)
     write_numbered(tmp_path / "all" / "dog" / "x.mp4", 8)  # an archive beside what was unpacked from it
     assert find_files(tmp_path / "all", "auto", "train", 1)[0] == [("dog/x.mp4", 0)]
@@ -268,8 +280,10 @@ def test_more_that_is_left_out(tmp_path: Path, whole: bytes, capsys: pytest.Capt
         "4.mp4": "its label is -1: labels are numbered from 0",
     }
     assert read_video(member(tar, "0.tar/good.mp4")).shape == (3, 8, 32, 32)
-    find_files(tar, "auto", "train", 1)
-    assert "0.tar: 6 members are left out, such as 'good.mp4': there twice" in "".join(capsys.readouterr())
+    build_index(tar, progress=False)
+    said = capsys.readouterr().out
+    assert f"6 of 7 files in {tar} are left out:" in said
+    assert "       1  a member of a tar: there twice: the first is taken, such as 0.tar/good.mp4" in said
     if shutil.which("tar"):
         os.system(f"cd {tmp_path} && tar --sparse --format=gnu -cf s.tar sparse.mp4")
         assert contents_of(tmp_path / "s.tar").skipped == [("sparse.mp4", "sparse: pack it without --sparse")]
@@ -325,7 +339,8 @@ def test_a_tar_that_is_cut_off_is_used_as_far_as_it_goes(
     tar.write_bytes(content[: starts[2] - 512] + b"\xff" * 512 + content[starts[2] :])
     assert [each.name for each in contents_of(tar).clips] == ["0.mp4", "1.mp4"]
     index = build_index(tar, progress=False)
-    assert len(index.files) == 1  # one of the two is held out
+    index = Index("", [*index.files, *build_index(tar, "test", progress=False).files], [])
+    assert sorted(file.name for file in index.files) == ["0.tar/0.mp4", "0.tar/1.mp4"]
     said = "".join(capsys.readouterr())
     assert (
         f"0.tar: it is damaged at byte {starts[2] - 512:,}; the 2 clips before that are used: download it aga" in said
@@ -424,7 +439,7 @@ def test_the_doctor_names_members(tmp_path: Path, whole: bytes) -> None:
     parts: Parts = {f"{way}.mp4": make(whole) for way, make in BREAK.items()}
     tar = pack(tmp_path / "data" / "0.tar", {**parts, "good.mp4": whole, "more.mp4": whole})
     quarantine = Quarantine(tmp_path / "quarantine.txt")
-    records = scan(source(tmp_path / "data"), tmp_path / "out", quarantine, processes=1, progress=False)
+    records = scan(stock_of(tmp_path / "data"), tmp_path / "out", quarantine, processes=1, progress=False)
     assert {r.name: r.problem for r in records} == {
         **{f"0.tar/{way}.mp4": way for way in BREAK}, "0.tar/good.mp4": "", "0.tar/more.mp4": ""}  # fmt: skip
     held = quarantine.entries()
@@ -433,7 +448,7 @@ def test_the_doctor_names_members(tmp_path: Path, whole: bytes) -> None:
     index = build_index(tmp_path / "data", quarantine=quarantine, progress=False, max_broken=0)
     assert {file.name for file in index.files} <= {"0.tar/good.mp4", "0.tar/more.mp4"} and not index.broken
     pack(tar, {**parts, "text.mp4": whole})  # the whole of it has changed
-    records = scan(source(tmp_path / "data"), tmp_path / "out", quarantine, processes=1, progress=False)
+    records = scan(stock_of(tmp_path / "data"), tmp_path / "out", quarantine, processes=1, progress=False)
     assert {r.name for r in records if r.readable} == {"0.tar/text.mp4"}
     assert str(tar / "text.mp4") not in quarantine.entries()
 

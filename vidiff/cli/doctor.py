@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
+from vidiff.data.clip import account
 from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.scan import scan, summarise, thumbnails
+from vidiff.data.find import HALVES, LAYOUTS, Stock, halves, take_stock
 from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import GIGABYTES, copies_of, name_of, root_of
+from vidiff.data.root import GIGABYTES, copies_of, local, name_of, root_of
 from vidiff.store.remote import is_url, shown
 
 SHOWN = 24  # files in the sheet of thumbnails
@@ -24,7 +27,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("data", help="the data set's folder, a list of clips (.csv, .jsonl), tars, or a URL of these")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="as in the config: where its list is")
     parser.add_argument("--out", type=Path, help="for page and index; by default where training finds it")
-    parser.add_argument("--images", action="store_true", help="single pictures are clips, as with data.layout=images")
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how clips lie, as data.layout")
+    parser.add_argument("--images", action="store_true", help="the same as --layout images")
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a decoder counts as hanging")
     parser.add_argument("--remote-cache-gb", type=float, default=GIGABYTES, help="as data.remote_cache_gb")
@@ -42,15 +46,17 @@ def examine(options: argparse.Namespace) -> None:
     folder = options.out or options.runs / "index" / name_of(options.data)
     quarantine = Quarantine(quarantine_list(options.runs))
     data = root_of(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
-    records = scan(data, folder, quarantine, options.whole, options.workers, options.patience, options.images)
+    stock = take_stock(data, "images" if options.images else options.layout)
+    records = scan(stock, folder, quarantine, options.whole, options.workers, options.patience)
     readable = [record for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
     pictures = thumbnails(chosen, options.size, options.frames, options.patience)
     rows = [(record.name, pictures[record.name]) for record in chosen if record.name in pictures]
-    root = shown(options.data) if is_url(options.data) else str(Path(options.data).resolve())
+    root = shown(options.data) if is_url(options.data) else str(local(options.data).resolve())
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
     page = write_scan(folder / "doctor.html", root, records, [name for name, _ in rows], sheet)
     print("\n".join(summarise(records)))
+    print("\n".join(account(stock.left_out, len(stock.clips) + len(stock.left_out), str(data))))
     print(f"page, to open in a browser   {page}")
     print(f"facts of each file           {folder / 'index.jsonl'}")
     if sheet:
@@ -59,7 +65,35 @@ def examine(options: argparse.Namespace) -> None:
         print(f"what training leaves out     {quarantine.file}")
     if not readable:
         raise ValueError("none of the files can be read: there is nothing to train on")
-    print(f"next: python -m vidiff.train CONFIG data.root={shlex.quote(shown(options.data))} runs={options.runs}")
+    print("\n".join(outlook(stock, {record.name for record in readable}, options)))
+
+
+def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace) -> list[str]:
+    """What a training will have of each split, and the command that begins one; or why none can begin."""
+    splits = {name: [clip for clip in clips if clip.name in readable] for name, clips in stock.splits.items()}
+    told = ""
+    if not stock.is_split:
+        *both, told = halves(splits[""])
+        splits = dict(zip(HALVES, both, strict=True))
+    lines = [told] if told else []
+    lines.append("  ".join(f"{name}: {len(clips)} clips" for name, clips in splits.items()))
+    usual = {"split": ("train",), "test_split": ("test", "validation", "valid", "val")}
+    there = [name for name, clips in splits.items() if clips]
+    words = [f"data.root={shown(options.data)}"]
+    if (layout := "images" if options.images else options.layout) != "auto":
+        words.append(f"data.layout={layout}")
+    for key, names in usual.items():
+        found = next((name for name in (*names, *there) if name in there and f"data.split={name}" not in words), None)
+        if found is None:
+            return [
+                *lines,
+                f"before training: there are no other clips than those of {there[0]}, and some are to be "
+                f"held out: put some in a folder {stock.root}/test",
+            ]
+        if found != names[0]:
+            words.append(f"data.{key}={found}")
+    command = shlex.join(["python", "-m", "vidiff.train", "CONFIG", *words, f"runs={options.runs}"])
+    return [*lines, f"next: {command}"]
 
 
 def main(arguments: list[str] | None = None) -> int:

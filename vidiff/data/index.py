@@ -5,34 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from vidiff.data.clip import FACTS, Clip
+from vidiff.data.clip import FACTS, Clip, LeftOut, account
 from vidiff.data.doctor.record import read_records
-from vidiff.data.find import find_clips
+from vidiff.data.find import HALVES, Stock, halves, is_held_out, take_stock
 from vidiff.data.options import DataConfig
-from vidiff.data.probe import Unfetched, probe, probe_all
+from vidiff.data.probe import Outcome, Unfetched, probe, probe_all
 from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import Root, copies_of, local, name_of, root_of
+from vidiff.data.root import copies_of, local, name_of, root_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.data.tars import Contents, Packed, Tables
 from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
 from vidiff.store.files import claimed, write_whole
+from vidiff.store.place import Stamp
 from vidiff.store.plain import parse_json
 from vidiff.video.pyav import PyAVFile
 from vidiff.video.sources import stamp_of
 
 IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
 HEADER = json.dumps({"index": 1})  # the first line of what is kept, with its version
-NAMED = 20  # files of the quarantine, each with its reason, where more are left out
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,10 @@ def build_index(
             `layout`: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
             "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
-            with some; "auto": whichever of these is there, but for "images". Where nothing names splits, every
-            twentieth file is held out as "test"; a single file is both. A clip is a video file, an animated GIF or
-            WebP, or a folder of numbered pictures.
+            with some; "auto": whichever of these is there, but for "images". Folders in one of a class are of the
+            class. Where nothing names splits, about one clip in twenty is held out as "test", as its own name has it:
+            see `vidiff.data.find.halves`. A clip is a video file, an animated GIF or WebP, or a folder of numbered
+            pictures.
             `fold`: of UCF-101's lists, 1 to 3. `limit`: take this many files, evenly chosen; 0 for all. `max_broken`:
             fraction of files that may be unreadable; each is named. `patience`: seconds that a file may take; then its
             decoder is ended, and it counts as unreadable. `fps`: see every file at this rate, by the time stamps of its
@@ -154,68 +157,49 @@ def build_index(
         ValueError: options out of range.
     """
     data.check()
-    fps, decoder, limit, max_broken = data.fps, data.decoder, data.limit, data.max_broken
     root = root_of(data.root, copies or copies_of(Path("runs")))
     _, tables = _read_cache(cache)
     headers = len(tables)
-    clips, labels = find_clips(root, data.layout, split, data.fold, tables)
-    clips = _without_held(root, clips, quarantine)
-    if 0 < limit < len(clips):
-        clips = [clips[i * len(clips) // limit] for i in range(limit)]
-    own = not fps and decoder == "auto"  # as the doctor counts a clip's frames
-    examined = read_records(records) if records and own else {}
-    seen = (f"|{fps} fps" if fps else "") + (f"|{decoder}" if decoder != "auto" else "")
-    clips = [replace(clip, stamp=stamp_of(clip.place)) for clip in clips]
-    keys = {clip.name: f"{clip.place.key}|{clip.place.version}|{clip.stamp}{seen}" for clip in clips}
-    look: dict[str, Any] = {} if own else {"look": partial(probe, rate=fps, decoder=decoder)}
+    stock = take_stock(root, data.layout, data.fold, {split, data.split, data.test_split}, tables)
+    clips = stock.within(split)
+    held = quarantine.held(clips) if quarantine else {}
+    clips = [clip for clip in clips if clip.name not in held]
+    if held and quarantine and not clips:
+        raise DataError(
+            f"all {len(held)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove their "
+            "lines from it"
+        )
     with claimed(turn) if turn else nullcontext():
-        known, by_others = _read_cache(cache)  # another process may have written it since
-        for clip in clips:
-            record = examined.get(clip.name)
-            if record and record.readable and record.stamp == clip.stamp:
-                known[keys[clip.name]] = record.facts
-        new = [*{clip.name: clip for clip in clips if keys[clip.name] not in known}.values()]
-        in_a_row = 0
+        ledger = Ledger(data, cache, records, workers, progress)
         try:
-            with closing(probe_all(new, workers, data.patience, **look)) as outcomes:
-                for clip, outcome in tqdm(
-                    outcomes, total=len(new), desc="index", unit="file", disable=not progress or not new
-                ):
-                    known[keys[clip.name]] = outcome if isinstance(outcome, str) else outcome.facts
-                    in_a_row = in_a_row + 1 if isinstance(outcome, Unfetched) else 0
-                    if in_a_row == IN_A_ROW:
-                        raise DataError(
-                            f"{in_a_row} files, one after the other, cannot be fetched; run again when they can, and "
-                            f"it goes on from here. The last: {outcome}"
-                        )
+            chosen, all_chosen, told = _choose(data, stock, clips, split, ledger)
         finally:
-            if cache and (new or len(tables) > headers):
-                _write_cache(cache, known, {**by_others, **tables})
-
-    files, broken = [], []
-    for clip in clips:
-        facts = known[keys[clip.name]]
-        if isinstance(facts, str):
-            broken.append((clip.name, facts))
-        else:
-            files.append(clip.with_facts(facts))
-    if len(broken) > max_broken * len(clips) or not files:
+            if cache and (ledger.opened or len(tables) > headers):
+                _write_cache(cache, ledger.known, {**ledger.by_others, **tables})
+    broken = [(clip.name, reason) for clip in all_chosen if isinstance(reason := ledger.outcome(clip), str)]
+    files = [found for clip in chosen if isinstance(found := ledger.outcome(clip), Clip)]
+    if len(broken) > data.max_broken * len(all_chosen) or not files:
         shown = "".join(f"\n  {name}: {reason}" for name, reason in broken[:5])
-        allowed = f"more than data.max_broken={max_broken} allows" if files else "none can"
+        allowed = f"more than data.max_broken={data.max_broken} allows" if files else "none can"
         again = f" ({cache} remembers them; remove it to try them again)" if cache else ""
         raise DataError(
-            f"{len(broken)} of {len(clips)} files in {root} cannot be read, {allowed}. Mend or remove them, or raise "
-            f"data.max_broken{again}:{shown}"
+            f"{len(broken)} of {len(all_chosen)} files in {root} cannot be read, {allowed}. Mend or remove them, let "
+            f"the doctor list them to be left out, or raise data.max_broken{again}:{shown}"
         )
-    for name, reason in broken:
-        tqdm.write(f"left out {name}: {reason}")
-    if broken:
-        tqdm.write(f"{len(broken)} of {len(clips)} files in {root} are left out")
-    others = sum(file.decoder == PyAVFile.name for file in files) if decoder == "auto" else 0
+    own = {clip.name for clip in chosen}
+    broken = [(name, reason) for name, reason in broken if name in own]
+    left_out = [*stock.left_out] if split == data.split else []  # they are no more of one split than of another
+    for name, reason in held.items():
+        if stock.is_split or is_held_out(name) == (split == HALVES[1]):
+            left_out.append(LeftOut(name, f"a file that {quarantine and quarantine.file} lists", reason))
+    left_out += [LeftOut(name, "a file that cannot be read", reason) for name, reason in broken]
+    for line in [*account(left_out, len(files) + len(left_out), str(root)), *filter(None, [told])]:
+        tqdm.write(line)
+    others = sum(file.decoder == PyAVFile.name for file in files) if data.decoder == "auto" else 0
     if others:
         tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
-    index = Index(str(root.tree), files, labels, broken, fps)
-    return index.relabelled(sorted(labels, key=by_number)) if labels == sorted(labels) else index
+    index = Index(str(root.tree), files, stock.labels, broken, data.fps)
+    return index.relabelled(sorted(stock.labels, key=by_number)) if stock.labels == sorted(stock.labels) else index
 
 
 def by_number(name: str) -> tuple[bool, Decimal, str]:
@@ -224,21 +208,111 @@ def by_number(name: str) -> tuple[bool, Decimal, str]:
     return number is None, number or Decimal(0), name
 
 
-def _without_held(root: Root, clips: list[Clip], quarantine: Quarantine | None) -> list[Clip]:
-    """The clips that the quarantine does not hold; the others are named, each with its reason."""
-    held = quarantine.held(clips) if quarantine else {}
-    if not held or quarantine is None:
-        return clips
-    for name, reason in list(held.items())[:NAMED]:
-        tqdm.write(f"left out {name}: {reason}")
-    more = f", {len(held) - NAMED} more than are named here" if len(held) > NAMED else ""
-    tqdm.write(f"{len(held)} of {len(clips)} files in {root} are left out by {quarantine.file}{more}")
-    if len(held) == len(clips):
-        raise DataError(
-            f"all {len(clips)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove "
-            "their lines from it"
-        )
-    return [clip for clip in clips if clip.name not in held]
+def _choose(
+    data: DataConfig, stock: Stock, clips: list[Clip], split: str, ledger: Ledger
+) -> tuple[list[Clip], list[Clip], str]:
+    """The clips of a split, as many as are wanted, looked into.
+
+    Args:
+        clips: of the split, where there are splits; else all. None that is held back is among them.
+
+    Returns:
+        the clips; those and, where names tell the splits, what is known of the other half; and what is to be told.
+    """
+    limit, number = data.limit, HALVES.index(split) if split in HALVES else 0
+    if stock.is_split:
+        ledger.look_into(clips := _evenly(clips, limit))
+        return clips, clips, ""
+    needed = min((bucket.frames - 1) * data.stride[0] + 1 for bucket in data.plan())
+
+    def first(some: Iterable[Clip]) -> Clip | None:
+        """The first that can be read, or may be another time, and is as long as a clip of the training."""
+        size, rest = 1, iter(some)
+        while part := [*islice(rest, size)]:
+            ledger.look_into([clip for clip in part if not ledger.knows(clip)])
+            for clip in part:
+                outcome = ledger.outcome(clip)
+                if isinstance(outcome, Unfetched) or (isinstance(outcome, Clip) and outcome.frames >= needed):
+                    return clip
+            size *= 8
+        return None
+
+    train, test = ([clip for clip in clips if is_held_out(clip.name) == held] for held in (False, True))
+    others = _evenly(test, limit) if number == 0 else train[:1]
+    # at once: what `first` asks for is among them, as a rule
+    ledger.look_into([*_evenly((train, test)[number], limit), *others])
+    if first(sorted(clips, key=ledger.knows, reverse=True)) is None:
+        needed = 0  # all are too short, which is for others to tell
+    train, test, told = halves(clips, first)
+    train, test = _evenly(train, limit), _evenly(test, limit)
+    chosen = (train, test)[number]
+    ledger.look_into([clip for clip in chosen if not ledger.knows(clip)])
+    known = {clip.name: clip for clip in (*train, *test) if ledger.knows(clip)}
+    return chosen, [*known.values()], told
+
+
+def _evenly(clips: list[Clip], limit: int) -> list[Clip]:
+    """As many clips, evenly chosen; all where `limit` is 0."""
+    return [clips[i * len(clips) // limit] for i in range(limit)] if 0 < limit < len(clips) else clips
+
+
+class Ledger:
+    """What is known of clips, and the way to know it: to open them.
+
+    Args:
+        cache: file with what was known before.
+        records: what the doctor found.
+        workers: processes that open files.
+
+    Attributes:
+        opened: how many clips have been opened.
+        known, by_others: as the file had them, with what has come since.
+    """
+
+    def __init__(
+        self, data: DataConfig, cache: Path | None, records: Path | None, workers: int, progress: bool
+    ) -> None:
+        own = not data.fps and data.decoder == "auto"  # as the doctor counts a clip's frames
+        self.examined = read_records(records) if records and own else {}
+        self.known, self.by_others = _read_cache(cache)
+        self.opened = 0
+        self._data, self._workers, self._progress = data, workers, progress
+        self._look: dict[str, Any] = {} if own else {"look": partial(probe, rate=data.fps, decoder=data.decoder)}
+        self._how = (f"|{data.fps} fps" if data.fps else "") + (f"|{data.decoder}" if data.decoder != "auto" else "")
+        self._keys: dict[str, tuple[str, Stamp]] = {}  # by the names of clips
+        self._unfetched = 0  # one after the other
+
+    def knows(self, clip: Clip) -> bool:
+        """Whether it has been looked into."""
+        return clip.name in self._keys
+
+    def outcome(self, clip: Clip) -> Outcome:
+        """A clip with its facts, or why it cannot be read, once it has been looked into."""
+        key, stamp = self._keys[clip.name]
+        facts = self.known[key]
+        return facts if isinstance(facts, str) else replace(clip, stamp=stamp).with_facts(facts)
+
+    def look_into(self, clips: Sequence[Clip]) -> None:
+        """Open the clips of which nothing is known. Raises DataError where too many, in a row, cannot be fetched."""
+        clips = [replace(clip, stamp=stamp_of(clip.place)) for clip in clips]
+        for clip in clips:
+            key = f"{clip.place.key}|{clip.place.version}|{clip.stamp}{self._how}"
+            self._keys[clip.name] = key, clip.stamp
+            record = self.examined.get(clip.name)
+            if record and record.readable and record.stamp == clip.stamp:
+                self.known[key] = record.facts
+        new = [*{clip.name: clip for clip in clips if self._keys[clip.name][0] not in self.known}.values()]
+        self.opened += len(new)
+        with closing(probe_all(new, self._workers, self._data.patience, **self._look)) as outcomes:
+            shown = tqdm(outcomes, total=len(new), desc="index", unit="file", disable=not (self._progress and new))
+            for clip, outcome in shown:
+                self.known[self._keys[clip.name][0]] = outcome if isinstance(outcome, str) else outcome.facts
+                self._unfetched = self._unfetched + 1 if isinstance(outcome, Unfetched) else 0
+                if self._unfetched == IN_A_ROW:
+                    raise DataError(
+                        f"{self._unfetched} files, one after the other, cannot be fetched; run again when they can, "
+                        f"and it goes on from here. The last: {outcome}"
+                    )
 
 
 Known = dict[str, list[Any] | str]  # of each clip the values of FACTS, or why it cannot be read

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
-from vidiff.data.clip import Clip
+from vidiff.data.clip import Clip, LeftOut
 from vidiff.store.error import DataError
 from vidiff.store.place import Place
 from vidiff.store.plain import parse_json
@@ -26,22 +24,21 @@ Row = dict[str, Any]
 NameOf = Callable[[Row], str | None]
 
 
-def find_listed(tree: Tree, file: str, rows: list[Row], split: str | None) -> tuple[list[Clip], list[str], bool]:
-    """The clips of a split that a file lists, in its order.
+def find_listed(tree: Tree, file: str, rows: list[Row]) -> tuple[dict[str, list[Clip]], list[str], list[LeftOut]]:
+    """The clips that a file lists, in its order.
 
     A row names its clip by a column path, file_name, video or file, relative to the list's folder, or by Kinetics'
     columns youtube_id, time_start and time_end: then `<id>_<start>_<end>` with six digits each is searched for in all
-    folders around the list. label and split are optional. Clips that are not there are counted and told.
+    folders around the list. label and split are optional.
 
     Args:
         file: how messages call the list.
-        split: take rows of this one; None for all, of whichever split.
 
     Returns:
-        the clips, the labels' names, and whether the rows name splits.
+        the clips of each split, all under "" where no row names one; the labels' names; and what is left out.
 
     Raises:
-        DataError: where the list has other columns or no such split, or none of its clips is there.
+        DataError: where the list has other columns, or none of its clips is there.
     """
     columns = rows[0].keys()
     if named := column_of(columns, PATHS):
@@ -55,27 +52,21 @@ def find_listed(tree: Tree, file: str, rows: list[Row], split: str | None) -> tu
         )
     labels = sorted({str(row["label"]) for row in rows if row.get("label") not in (None, "")})
     numbers = {name: number for number, name in enumerate(labels)}
-    splits = list(dict.fromkeys(str(row["split"]) for row in rows if row.get("split")))
-    if split is not None and splits:
-        if split not in splits:
-            raise DataError(
-                f"{file} has no rows of split {split!r}, but of {', '.join(splits)}: name one of them as data.split "
-                "or data.test_split"
-            )
-        rows = [row for row in rows if row.get("split") == split]
-    clips, missing = [], []
+    splits: dict[str, list[Clip]] = {str(row["split"]): [] for row in rows if row.get("split")} or {"": []}
+    left_out = []
     for row in rows:
         name = name_of(row)
         place = tree.place(name) if name is not None else None
+        split = str(row.get("split") or "")
         if name is None or place is None:
-            missing.append(str(row.get(named or "youtube_id")))
+            left_out.append(LeftOut(str(row.get(named or "youtube_id")), f"a clip of {file} that is not there"))
+        elif split not in splits:
+            left_out.append(LeftOut(name, f"a clip without a split, as other rows of {file} have", place=place))
         else:
-            clips.append(Clip(name, place, numbers.get(str(row.get("label")), -1)))
-    if not clips:
-        raise DataError(f"none of the {len(missing)} clips that {file} lists is there, such as {missing[0]}")
-    if missing:
-        tqdm.write(f"{len(missing)} of {len(rows)} clips that {file} lists are not there, such as {missing[0]}")
-    return clips, labels, bool(splits)
+            splits[split].append(Clip(name, place, numbers.get(str(row.get("label")), -1)))
+    if not any(splits.values()):
+        raise DataError(f"none of the {len(rows)} clips that {file} lists is there, such as {left_out[0].name}")
+    return splits, labels, left_out
 
 
 def column_of(columns: Iterable[str], names: Sequence[str]) -> str | None:

@@ -12,12 +12,11 @@ import re
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from itertools import product
+from mimetypes import guess_type
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from tqdm import tqdm
-
-from vidiff.data.clip import Clip
+from vidiff.data.clip import Clip, LeftOut
 from vidiff.store.error import DataError, VideoError
 from vidiff.store.place import Place
 from vidiff.store.tar import Member, Members, TarError
@@ -26,6 +25,7 @@ from vidiff.video.decode import VIDEO_SUFFIXES
 from vidiff.video.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES
 
 SPLITS = frozenset({"train", "test", "val", "valid", "validation"})  # as parts of a data set are commonly named
+READ = 2  # goes up when more of the same tar comes to be taken for clips, or told of
 MOST_LABELS = 100_000
 LARGEST_TEXT = 1 << 20  # bytes of a .json, .cls or .txt
 PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -72,11 +72,11 @@ Tables = MutableMapping[str, Contents]  # of tars that have been read, by `table
 
 def table_key(tar: Place) -> str:
     """Changes whenever the tar does."""
-    return f"{tar.key}|{tar.version}|{tar.stamp()}"
+    return f"{tar.key}|{tar.version}|{tar.stamp()}|{READ}"
 
 
-def find_in_tars(tree: Tree, pattern: str, split: str, tables: Tables) -> tuple[list[Clip], list[str], bool]:
-    """The clips of a split of a data set in tars.
+def find_in_tars(tree: Tree, pattern: str, tables: Tables) -> tuple[dict[str, list[Clip]], list[str], list[LeftOut]]:
+    """The clips of a data set in tars.
 
     Args:
         pattern: in the tree, of a tar or of several, such as shards-{000..009}.tar; "" for all tars in it, of different
@@ -84,30 +84,25 @@ def find_in_tars(tree: Tree, pattern: str, split: str, tables: Tables) -> tuple[
         tables: of tars whose headers have been read before; those of others are added.
 
     Returns:
-        the clips, the labels' names, and whether there are splits. A label is that of .cls or .json beside the clip;
-        where there are none, the folder in the tar.
+        the clips of each split, all under "" where there are none; the labels' names; and what is left out. A label is
+        that of .cls or .json beside the clip; where there are none, the folder in the tar.
 
     Raises:
-        DataError: no tars, no such split, tars that cannot be read or hold no clips, labels of two kinds.
+        DataError: no tars, tars that cannot be read or hold no clips, labels of two kinds.
     """
     root = f"{tree}/{pattern}" if pattern else str(tree)
-    splits = {"": tars_of(tree, pattern)} if pattern else _splits(tree)
-    if "" not in splits and split not in splits:
-        raise DataError(
-            f"no tars of split {split!r} in {root}, but of {', '.join(splits)}: name one of them as data.split or "
-            "data.test_split"
-        )
-    members = {of: [pair for tar in tars for pair in _packed(tree, tar, tables)] for of, tars in splits.items()}
-    labels, number = _labels([clip for found in members.values() for _, clip in found], root)
-    chosen = members.get(split, members.get("", []))
-    if not chosen:
+    splits, left_out = ({"": tars_of(tree, pattern)}, list[LeftOut]()) if pattern else _splits(tree)
+    members = {
+        of: [pair for tar in tars for pair in _packed(tree, tar, tables, left_out)] for of, tars in splits.items()
+    }
+    labels, number = _labels([clip for pairs in members.values() for _, clip in pairs], root)
+    if not any(members.values()):
         raise DataError(f"no videos in the tars of {root}: expected members named *.mp4 or the like")
-    return [_clip(tar, clip, number(clip)) for tar, clip in chosen], labels, "" not in splits
-
-
-def clips_in_tars(tree: Tree, tars: list[str]) -> list[Clip]:
-    """The clips of all these tars."""
-    return [_clip(*pair) for tar in tars for pair in _packed(tree, tar, {})]
+    return (
+        {of: [_clip(tar, clip, number(clip)) for tar, clip in pairs] for of, pairs in members.items()},
+        labels,
+        left_out,
+    )
 
 
 def _clip(tar: _Tar, clip: Packed, label: int = -1) -> Clip:
@@ -129,14 +124,9 @@ def tars_of(tree: Tree, pattern: str) -> list[str]:
     return tars
 
 
-def tars_in(files: list[str]) -> list[str]:
-    """The tars among the files of a folder."""
-    return [file for file in files if file.endswith(".tar")]
-
-
 def holds_tars(tree: Tree) -> bool:
-    """Whether a folder, or its folders of splits, hold tars."""
-    return any(tars_in(tree.inside(folder)[0]) for folder in ("", *_split_folders(tree)))
+    """Whether there are tars in a folder, or below it."""
+    return any(file.endswith(".tar") for _, files, _ in tree.walk() for file in files)
 
 
 def expand(pattern: str) -> list[str]:
@@ -160,12 +150,10 @@ def expand(pattern: str) -> list[str]:
     return ["".join(text + word for text, word in zip(plain, (*words, ""), strict=True)) for words in product(*choices)]
 
 
-def _splits(tree: Tree) -> dict[str, list[str]]:
-    """The tars of each split; all under "" where nothing tells of splits."""
-    if folders := [folder for folder in _split_folders(tree) if tars_in(tree.inside(folder)[0])]:
-        return {folder: tars_in(tree.inside(folder)[0]) for folder in folders}
-    files = tree.inside()[0]
-    tars = tars_in(files)
+def _splits(tree: Tree) -> tuple[dict[str, list[str]], list[LeftOut]]:
+    """The tars of each split, all under "" where nothing tells of splits; and those that are left out."""
+    files = [file for _, files, _ in tree.walk() for file in files]
+    tars = sorted(file for file in files if file.endswith(".tar"))
     if not tars:
         packed = next((file for file in files if PACKED.search(file)), None)
         raise DataError(
@@ -173,21 +161,25 @@ def _splits(tree: Tree) -> dict[str, list[str]]:
             if packed
             else f"no tars in {tree}: set data.root, or data.layout"
         )
+    inner: dict[str, list[str]] = {}
+    for tar in tars:
+        inner.setdefault(tar.partition("/")[0] if "/" in tar else "", []).append(tar)
+    if splits := {top: inner[top] for top in inner if top in SPLITS}:
+        others = [tar for tar in tars if tar.partition("/")[0] not in splits]
+        return splits, [LeftOut(tar, "a tar beside the folders of splits") for tar in others]
+    others = [tar for tar in tars if "/" in tar] if "" in inner else []
+    left_out = [LeftOut(tar, "a tar in a folder, beside tars without one") for tar in others]
+    tars = inner.get("", tars)
     named = [re.match(rf"({'|'.join(sorted(SPLITS))})[-_.]", tar) for tar in tars]
     if not all(named):
-        return {"": tars}
-    splits: dict[str, list[str]] = {}
+        return {"": tars}, left_out
     for tar, name in zip(tars, named, strict=True):
         splits.setdefault(name[1] if name else "", []).append(tar)
-    return splits
+    return splits, left_out
 
 
-def _split_folders(tree: Tree) -> list[str]:
-    return [folder for folder in tree.inside()[1] if folder in SPLITS]
-
-
-def _packed(tree: Tree, name: str, tables: Tables) -> list[tuple[_Tar, Packed]]:
-    """The clips of a tar, each with that; what is left out of it is told."""
+def _packed(tree: Tree, name: str, tables: Tables, left_out: list[LeftOut]) -> list[tuple[_Tar, Packed]]:
+    """The clips of a tar, each with that; what of it is left out is added there."""
     tar = tree.place(name)
     assert tar is not None
     key = table_key(tar)
@@ -198,11 +190,10 @@ def _packed(tree: Tree, name: str, tables: Tables) -> list[tuple[_Tar, Packed]]:
     except (TarError, VideoError) as error:
         raise DataError(str(error)) from None
     tables[key] = contents
-    if contents.skipped:
-        member, reason = contents.skipped[0]
-        tqdm.write(f"{tar}: {len(contents.skipped)} members are left out, such as {member!r}: {reason}")
+    left_out += [LeftOut(f"{name}/{member}", f"a member of a tar: {reason}") for member, reason in contents.skipped]
     if contents.cut:
-        tqdm.write(f"{tar}: {contents.cut}; the {len(contents.clips)} clips before that are used: download it again")
+        rest = f"{contents.cut}; the {len(contents.clips)} clips before that are used: download it again"
+        left_out.append(LeftOut(name, "the rest of a tar", rest))
     of = _Tar(name, tar)
     return [(of, clip) for clip in contents.clips]
 
@@ -250,8 +241,13 @@ def read_contents(tar: Place) -> Contents:
             extension = extension.lower()
             if extension in ("cls", "json", "txt"):
                 sample.texts[extension] = member
-            elif (rank := _rank(extension)) is not None and (sample.clip is None or rank < sample.clip[0]):
-                sample.clip = (rank, member)
+            elif (rank := _rank(extension)) is not None:
+                if sample.clip is None or rank < sample.clip[0]:
+                    sample.clip = (rank, member)
+                elif rank == sample.clip[0]:  # a picture beside a video only shows what is in that
+                    members.skipped.append((member.name, "another clip of its sample comes first"))
+            elif (guess_type(f"x.{extension}")[0] or "").startswith(("video/", "image/")):
+                members.skipped.append((member.name, "of a kind that is not read"))
         clips, skipped = [], members.skipped
         for sample in samples.values():
             if sample.clip is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vidiff.data.captions import read_captions
-from vidiff.data.find import find_clips
+from vidiff.data.find import take_stock
 from vidiff.data.lists import LIST_SUFFIXES, read_rows
 from vidiff.data.options import DataConfig
 from vidiff.data.root import Root, copies_of, root_of
@@ -130,8 +130,9 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
     if look:
         try:
             root = _root_here(Path(data.root))
-            clips, labels = find_clips(root, data.layout, data.split, data.fold, {})
-            return len(labels), read_captions(root, clips, data.captions) if captioned else []
+            stock = take_stock(root, data.layout, data.fold, {data.split, data.test_split})
+            captions = read_captions(root, stock.of(data.split), data.captions) if captioned else []
+            return len(stock.labels), captions
         except DataError:
             unknown.append(f"{data.root} is not there, so its labels or captions are assumed")
     return (UCF_LABELS if data.layout == "ucf101" else len(LABELS) if data.layout == "shapes" else 0), []

@@ -100,13 +100,19 @@ class Listed:
 
 
 def _walk(tree: Tree, real: Callable[[str], str]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `Tree.walk`; a folder of which `real` tells the same as of one before is a link to that."""
-    waiting, seen = [""], set[str]()
+    """As `Tree.walk`, through links as well, of which `real` tells where they lead.
+
+    None leads back to a folder above. Below each folder of two levels, as of a split and a class, a folder comes once,
+    however many links lead to it; two of them may be links to one, as those of two splits.
+    """
+    waiting, seen = [("", frozenset[str]())], set[tuple[str, ...]]()
     while waiting:
-        folder = waiting.pop()
-        if real(folder) in seen:
+        folder, above = waiting.pop()
+        where = real(folder)
+        once = (*folder.split("/")[:2], where)
+        if where in above or once in seen:
             continue
-        seen.add(real(folder))
+        seen.add(once)
         try:
             files, folders = tree.inside(folder)
         except PermissionError as error:  # as of lost+found
@@ -115,7 +121,7 @@ def _walk(tree: Tree, real: Callable[[str], str]) -> Iterator[tuple[str, list[st
             warnings.warn(f"{tree}/{folder} is left out: {error.strerror}", stacklevel=2)
             continue
         yield folder, files, folders
-        waiting += reversed(folders)
+        waiting += [(inner, above | {where}) for inner in reversed(folders)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

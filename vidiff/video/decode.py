@@ -12,7 +12,11 @@ import numpy as np
 from vidiff.store.error import VideoError
 from vidiff.store.place import Place
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg"})
+MPEG = {".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".m2p", ".vob", ".mod", ".tod", ".ts", ".mts", ".m2ts", ".m2t"}
+MP4 = {".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2"}
+OTHERS = {".avi", ".divx", ".flv", ".wmv", ".asf", ".wtv", ".rm", ".rmvb", ".mxf", ".gxf", ".dv", ".nut", ".y4m"}
+# All containers whose frames decord or PyAV finds exactly. Bare streams without times, as .h264, are not among them.
+VIDEO_SUFFIXES = frozenset({".mkv", ".mk3d", ".webm", ".ogv", ".ogm"} | MP4 | MPEG | OTHERS)
 FPS = 8.0  # of a clip of which nothing tells how long a frame is shown, as of one of a single frame
 
 

@@ -14,7 +14,9 @@ from vidiff.store.place import Place, place_of
 from vidiff.video.decode import FPS, PLAIN, Treatment, check_file, check_indices
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+PICTURE_SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".tga"]
+)
 UNTIMED = 100  # ms that a frame is shown whose duration is 0, as browsers do
 
 _REFUSALS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -146,14 +148,23 @@ class FrameFolder:
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """The pictures among names of files that end in a number, in the order of that: 9.png before 10.png."""
-    found = []
+    """The pictures among names of files that a number puts in order, in that order: 9.png before 10.png.
+
+    Where their names differ in numbers alone, as 1_left.png and 2_left.png do, all numbers count, those in front first.
+    Else it is those whose names end in a number, by that; or, where there are none, those of a form that most have.
+    """
+    forms: dict[str, list[tuple[list[int], str, str]]] = {}  # numbers, last part, name
     for name in names:
         file = PurePosixPath(name)
-        number = re.search(r"(\d+)$", file.stem)
-        if number and file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith("."):
-            found.append((int(number[1]), file.name, name))
-    return [name for _, _, name in sorted(found)]
+        if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith("."):
+            numbers = [int(number) for number in re.findall(r"\d+", file.stem)]
+            forms.setdefault(re.sub(r"\d+", "#", file.stem), []).append((numbers, file.name, name))
+    ending = [picture for form, pictures in forms.items() if form.endswith("#") for picture in pictures]
+    if len(forms) > 1 and ending:
+        return [name for _, _, name in sorted(ending, key=lambda picture: (picture[0][-1], *picture[1:]))]
+    form = max(forms, key=lambda form: len(forms[form]), default="")
+    most = "#" in form and 2 * len(forms[form]) > sum(map(len, forms.values()))
+    return [name for _, _, name in sorted(forms[form])] if most else []
 
 
 def colour_of(name: str) -> tuple[int, int, int]:

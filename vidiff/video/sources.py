@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from vidiff.store.place import Place, Stamp
-from vidiff.store.tree import Tree
 from vidiff.video.decode import PLAIN, VIDEO_SUFFIXES, Decoder, Treatment
 from vidiff.video.decoders import video_file
 from vidiff.video.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES, Animation, FrameFolder, is_transparent, numbered
@@ -42,28 +40,21 @@ def is_video(place: Place) -> bool:
     return not place.is_folder and place.suffix not in ANIMATION_SUFFIXES | PICTURE_SUFFIXES
 
 
-def is_frame_folder(tree: Tree, folder: str) -> bool:
-    """Whether a folder is one clip: it holds at least two numbered pictures, and neither videos nor folders."""
-    files, folders = tree.inside(folder)
-    if folders or any(PurePosixPath(file).suffix.lower() in CLIP_SUFFIXES for file in files):
-        return False
-    return len(numbered(files)) > 1
+def clips_in(folder: str, files: list[str], folders: list[str], pictures: bool = False) -> list[str]:
+    """The names of the clips that a folder holds directly, sorted; its own where it is one clip, as a whole.
 
-
-def clips_in(tree: Tree, folder: str = "", pictures: bool = False) -> Iterator[str]:
-    """The names of the clips that lie directly in a folder, sorted; hidden ones are left out.
+    It is where it holds at least two numbered pictures, and neither videos nor folders.
 
     Args:
+        folder: its name; "" for the folder that is searched, which is no clip.
+        files, folders: what lies directly in it, of names that begin with its own.
         pictures: take each single picture as a clip of one frame, and folders of numbered ones as no clips.
     """
-    files, folders = tree.inside(folder)
     suffixes = CLIP_SUFFIXES | PICTURE_SUFFIXES if pictures else CLIP_SUFFIXES
-    there = {*folders}
-    for name in sorted([*files, *folders]):
-        if PurePosixPath(name).suffix.lower() in suffixes or (
-            not pictures and name in there and is_frame_folder(tree, name)
-        ):
-            yield name
+    clips = sorted(file for file in files if PurePosixPath(file).suffix.lower() in suffixes)
+    if not (clips or pictures or folders) and folder and len(numbered(files)) > 1:
+        return [folder]
+    return clips
 
 
 def stamp_of(place: Place) -> Stamp:

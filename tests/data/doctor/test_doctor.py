@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from indexes import build_index, case, clip_at, find_all, source
+from indexes import build_index, case, clip_at, find_all, stock_of
 from messy import BREAK, FRAMES, SIDE, WAYS, look, with_edit_list, write_broken, write_clip, write_uncommon
 
 from vidiff.data.doctor import scan as doctor
@@ -16,6 +16,7 @@ from vidiff.data.doctor.examine import NOTES, PROBLEMS, examine
 from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.record import VERSION, Record, read_records, write_records
 from vidiff.data.doctor.scan import scan, summarise, thumbnails
+from vidiff.data.find import is_held_out
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.workers import at_once
 from vidiff.store.copies import Copies
@@ -154,10 +155,10 @@ def test_files_are_found_in_every_folder_once(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "a" / "around").symlink_to(tmp_path)
     assert [clip.place.file for clip in find_all(tmp_path)] == [tmp_path / "1.MKV", tmp_path / "a/b/0.mp4"]
-    with pytest.raises(DataError, match=r"no folder .*nowhere: give the folder"):
+    with pytest.raises(DataError, match=r"no folder .*nowhere: set data\.root"):
         find_all(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no videos below .*empty: expected files named \.avi"):
+    with pytest.raises(DataError, match=r"no videos in .*empty \(layout auto\): expected"):
         find_all(tmp_path / "empty")
 
 
@@ -166,7 +167,7 @@ def check(root: Path, out: Path, whole: bytes, good: int, of_each: int) -> list[
     broken = messy(root, whole, good, of_each)
     uncommon = {f"a/{path.name}": note for path, note in write_uncommon(root / "a").items()}
     quarantine = Quarantine(out / "quarantine.txt")
-    records = scan(source(root), out, quarantine, patience=6, look=look, progress=False)
+    records = scan(stock_of(root), out, quarantine, patience=6, look=look, progress=False)
     assert len(records) == good + len(broken) + len(uncommon)
     assert {r.name: r.problem for r in records if r.problem} == broken
     assert {r.name: r.notes[0].partition(":")[0] for r in records if r.notes and not r.problem} == uncommon
@@ -197,9 +198,11 @@ def test_a_messy_folder(tmp_path: Path, whole: bytes, capsys: pytest.CaptureFixt
     assert found["a/turned.mp4"].frames == FRAMES
     printed = "".join(capsys.readouterr())
     assert "left out a/text-0.mp4: text, not a video: it begins" in printed
-    held_out = 3  # one file in twenty, without folders of splits
-    left_out = printed.count("left out a/")
-    assert f"{left_out} of {60 - held_out} files in {root} are left out by {out}/quarantine.txt" in printed
+    held_out = sum(is_held_out(record.name) for record in records)  # without folders of splits
+    left_out = sum(is_held_out(record.name) is record.readable is False for record in records)
+    assert printed.count("left out a/") == left_out
+    assert f"{left_out} of {60 - held_out} files in {root} are left out:\n" in printed
+    assert f"{left_out:8}  a file that {out}/quarantine.txt lists, such as a/" in printed
     assert len(index.files) == 60 - held_out - left_out
 
 
@@ -235,30 +238,30 @@ def test_a_second_scan_touches_only_what_has_changed(
     tmp_path: Path, small: Path, whole: bytes, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quarantine = Quarantine(tmp_path / "list.txt")
-    first = scan(source(small), tmp_path, quarantine, progress=False)
-    assert scan(source(small), tmp_path, quarantine, progress=False) == first
+    first = scan(stock_of(small), tmp_path, quarantine, progress=False)
+    assert scan(stock_of(small), tmp_path, quarantine, progress=False) == first
     os.utime(small / "0.mp4", ns=(5, 5))  # a copy of the folder: known by its fingerprint, and not decoded
     with monkeypatch.context() as patch:
         patch.setattr("vidiff.data.doctor.examine.VideoReader", None)
-        second = scan(source(small), tmp_path, quarantine, progress=False)
+        second = scan(stock_of(small), tmp_path, quarantine, progress=False)
     assert second[0].stamp.changed == 5 and second[1:] == first[1:]
     shutil.copy(small / "1.mp4", small / "2.mp4")
     (small / "bad.mp4").write_bytes(whole)
-    third = scan(source(small), tmp_path, quarantine, progress=False)
+    third = scan(stock_of(small), tmp_path, quarantine, progress=False)
     assert third[:2] == second[:2] and all(record.readable for record in third)
     assert asked == [["0.mp4", "1.mp4", "2.mp4", "bad.mp4"], [], ["0.mp4"], ["2.mp4", "bad.mp4"]]
 
 
 def test_a_mended_file_is_let_in_again(tmp_path: Path, small: Path, whole: bytes, asked: list[list[str]]) -> None:
     quarantine = Quarantine(tmp_path / "list.txt")
-    scan(source(small), tmp_path, quarantine, progress=False)
+    scan(stock_of(small), tmp_path, quarantine, progress=False)
     assert list(quarantine.held(find_all(small))) == ["bad.mp4"]
     (small / "bad.mp4").write_bytes(whole)
     assert not quarantine.held(find_all(small))  # the line is of a file that is no more
     quarantine.add(place_of(small / "1.mp4"), "its decoder hung in a training")
     with (tmp_path / "list.txt").open("a") as file:
         file.write(f"{small.resolve()}/2.mp4\n")  # by hand
-    records = scan(source(small), tmp_path, quarantine, progress=False)
+    records = scan(stock_of(small), tmp_path, quarantine, progress=False)
     assert asked[1] == ["1.mp4", "2.mp4", "bad.mp4"]
     assert all(record.readable for record in records)
     assert quarantine.held(find_all(small)) == {"2.mp4": "listed by hand"}
@@ -274,9 +277,9 @@ def test_an_interrupted_scan_goes_on(
     quarantine = Quarantine(tmp_path / "list.txt")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(doctor, "ask_all", interrupted)
-        scan(source(small), tmp_path, quarantine, progress=False)
+        scan(stock_of(small), tmp_path, quarantine, progress=False)
     assert list(quarantine.held(find_all(small))) == ["bad.mp4"]
-    assert len(scan(source(small), tmp_path, quarantine, progress=False)) == 4
+    assert len(scan(stock_of(small), tmp_path, quarantine, progress=False)) == 4
     assert asked == [["0.mp4", "1.mp4", "2.mp4"]]
 
 

@@ -15,59 +15,36 @@ from tqdm import tqdm
 from vidiff.data.clip import Clip
 from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
 from vidiff.data.doctor.record import Record, read_records, write_records
-from vidiff.data.lists import find_listed
+from vidiff.data.find import Stock
 from vidiff.data.quarantine import Entry, Quarantine
-from vidiff.data.root import Root
-from vidiff.data.tars import PACKED, clips_in_tars, tars_in, tars_of
 from vidiff.data.workers import Begin, Lost, ask_all
-from vidiff.store.error import DataError, VideoError
+from vidiff.store.error import VideoError
 from vidiff.store.place import place_of
 from vidiff.store.tree import Folder, Tree
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
-from vidiff.video.sources import CLIP_SUFFIXES, clips_in, stamp_of
+from vidiff.video.sources import stamp_of
 
 
-def find_all(root: Root, pictures: bool = False) -> list[Clip]:
-    """Every clip below a folder, in tars, or that a list names; hidden ones are left out. Raises DataError for none.
-
-    Tars in a folder count where it holds no other clips.
-
-    Args:
-        pictures: as of `vidiff.video.sources.clips_in`.
-    """
-    tree, name = root.tree, root.name
-    if root.rows:
-        clips, _, _ = find_listed(tree, str(root), root.rows, split=None)
-        return [*{clip.name: clip for clip in clips}.values()]
-    if name.endswith(".tar") or PACKED.search(name):
-        return clips_in_tars(tree, tars_of(tree, name))
-    if name or (isinstance(tree, Folder) and not tree.path.is_dir()):
-        raise DataError(f"no folder {root}: give the folder with your videos, or a list of them")
-    clips, tars = [], list[str]()
-    for folder, files, folders in tree.walk():
-        there = list(clips_in(tree, folder, pictures))
-        clips += [Clip(clip, place) for clip in there if (place := tree.place(clip)) is not None]
-        tars += tars_in(files)
-        folders[:] = [inner for inner in folders if inner not in there]
-    clips = clips or clips_in_tars(tree, tars)
-    if not clips:
-        raise DataError(f"no videos below {root}: expected files named {', '.join(sorted(CLIP_SUFFIXES))}")
-    return clips
+def find_all(stock: Stock) -> list[Clip]:
+    """Every clip of a data set, also those that lie where a training passes them by; each once, sorted by name."""
+    clips = {clip.name: clip for clip in stock.clips}
+    strays = (Clip(name, place) for name, _, _, place in stock.left_out if place is not None)
+    clips = {**{clip.name: clip for clip in strays}, **clips}
+    return [clips[name] for name in sorted(clips)]
 
 
 def scan(
-    root: Root,
+    stock: Stock,
     folder: Path,
     quarantine: Quarantine,
     whole: bool = False,
     processes: int = 2,
     patience: float = 60.0,
-    pictures: bool = False,
     look: Callable[[Case, Begin], Record] = examine,
     progress: bool = True,
 ) -> list[Record]:
-    """Look at every clip below a folder, or of a list, that has changed since the last scan.
+    """Look at every clip of a data set that has changed since the last scan.
 
     Args:
         folder: index.jsonl and index.parquet go here; an interrupted scan leaves what it has found.
@@ -75,12 +52,11 @@ def scan(
         whole: read every frame also of files with more than `LONG`.
         processes: that decode.
         patience: seconds after which a decoder counts as hanging.
-        pictures: as of `find_all`.
 
     Returns:
         a record of each clip, sorted by name.
     """
-    clips = {clip.name: clip for clip in find_all(root, pictures)}
+    clips = {clip.name: clip for clip in find_all(stock)}
     earlier = read_records(folder / "index.jsonl")
     held = quarantine.held(clips.values())
     records: dict[str, Record] = {}
@@ -113,7 +89,7 @@ def scan(
             if record.held_back:
                 looked_at[record.place.key] = Entry(record.reason, str(record.stamp))
         gone = (earlier.keys() - clips.keys()) if len(records) == len(clips) else ()
-        quarantine.replace({**{_key_of(root.tree, name): None for name in gone}, **looked_at})
+        quarantine.replace({**{_key_of(stock.root.tree, name): None for name in gone}, **looked_at})
     return [records[name] for name in sorted(records)]
 
 
