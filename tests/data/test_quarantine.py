@@ -77,4 +77,5 @@ def test_a_training_says_where_all_is_left_out(tmp_path: Path, capsys: pytest.Ca
         build_index(tmp_path / "data", quarantine=quarantine, progress=False)
     said = "".join(capsys.readouterr())
     assert said.count(": zero bytes") == 20
-    assert "25 of 25 files" in said and "list.txt, 5 more than are named here" in said
+    assert "25 of 25 files" in said and f"      25  a file that {tmp_path}/list.txt lists, such as train/00.mp4" in said
+    assert "\nand 5 more\n" in said

@@ -77,21 +77,21 @@ def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace
         splits = dict(zip(HALVES, both, strict=True))
     lines = [told] if told else []
     lines.append("  ".join(f"{name}: {len(clips)} clips" for name, clips in splits.items()))
-    usual = {"split": ("train",), "test_split": ("test", "validation", "valid", "val")}
-    there = [name for name, clips in splits.items() if clips]
+    rest = [name for name, clips in splits.items() if clips]
     words = [f"data.root={shown(options.data)}"]
     if (layout := "images" if options.images else options.layout) != "auto":
         words.append(f"data.layout={layout}")
-    for key, names in usual.items():
-        found = next((name for name in (*names, *there) if name in there and f"data.split={name}" not in words), None)
-        if found is None:
+    for key, usual in (("split", ["train"]), ("test_split", ["test", "validation", "valid", "val"])):
+        if not rest:
             return [
                 *lines,
-                f"before training: there are no other clips than those of {there[0]}, and some are to be "
-                f"held out: put some in a folder {stock.root}/test",
+                f"before training: there are no other clips than these, and some are to be held out: put some in a "
+                f"folder {stock.root}/test beside theirs, or all in one folder",
             ]
-        if found != names[0]:
-            words.append(f"data.{key}={found}")
+        chosen = next((name for name in usual if name in rest), rest[0])
+        rest.remove(chosen)
+        if chosen != usual[0]:
+            words.append(f"data.{key}={chosen}")
     command = shlex.join(["python", "-m", "vidiff.train", "CONFIG", *words, f"runs={options.runs}"])
     return [*lines, f"next: {command}"]
 

@@ -46,6 +46,7 @@ class Index:
         labels: names of the classes, by number; empty where there are none. Names that are numbers are in their order.
         broken: (name, reason) of each clip that cannot be read.
         fps: frames per second at which every file is seen, and by which its frames count; 0 for each one's own frames.
+        by_name: whether names of clips tell which are held out, as nothing else does.
         cached: the names in the order in which latent caches number them, if that is not the order of `labels`.
     """
 
@@ -55,6 +56,7 @@ class Index:
     broken: list[tuple[str, str]] = field(default_factory=list)
     fps: float = 0.0
     cached: list[str] = field(default_factory=list)
+    by_name: bool = False
 
     def relabelled(self, labels: list[str]) -> Index:
         """The same clips with their classes numbered as in `labels`; one whose class is not there has none."""
@@ -163,8 +165,11 @@ def build_index(
     stock = take_stock(root, data.layout, data.fold, {split, data.split, data.test_split}, tables)
     clips = stock.within(split)
     held = quarantine.held(clips) if quarantine else {}
+    of_list = [LeftOut(name, f"a file that {quarantine and quarantine.file} lists", why) for name, why in held.items()]
     clips = [clip for clip in clips if clip.name not in held]
     if held and quarantine and not clips:
+        for line in account(of_list, len(of_list), str(root)):
+            tqdm.write(line)
         raise DataError(
             f"all {len(held)} files in {root} are left out by {quarantine.file}: mend or replace them, or remove their "
             "lines from it"
@@ -172,33 +177,31 @@ def build_index(
     with claimed(turn) if turn else nullcontext():
         ledger = Ledger(data, cache, records, workers, progress)
         try:
-            chosen, all_chosen, told = _choose(data, stock, clips, split, ledger)
+            chosen, every, told = _choose(data, stock, clips, split, ledger)
         finally:
             if cache and (ledger.opened or len(tables) > headers):
                 _write_cache(cache, ledger.known, {**ledger.by_others, **tables})
-    broken = [(clip.name, reason) for clip in all_chosen if isinstance(reason := ledger.outcome(clip), str)]
+    broken = [(clip.name, reason) for clip in every if isinstance(reason := ledger.outcome(clip), str)]
     files = [found for clip in chosen if isinstance(found := ledger.outcome(clip), Clip)]
-    if len(broken) > data.max_broken * len(all_chosen) or not files:
+    if len(broken) > data.max_broken * len(every) or not files:
         shown = "".join(f"\n  {name}: {reason}" for name, reason in broken[:5])
         allowed = f"more than data.max_broken={data.max_broken} allows" if files else "none can"
         again = f" ({cache} remembers them; remove it to try them again)" if cache else ""
         raise DataError(
-            f"{len(broken)} of {len(all_chosen)} files in {root} cannot be read, {allowed}. Mend or remove them, let "
+            f"{len(broken)} of {len(every)} files in {root} cannot be read, {allowed}. Mend or remove them, let "
             f"the doctor list them to be left out, or raise data.max_broken{again}:{shown}"
         )
     own = {clip.name for clip in chosen}
     broken = [(name, reason) for name, reason in broken if name in own]
     left_out = [*stock.left_out] if split == data.split else []  # they are no more of one split than of another
-    for name, reason in held.items():
-        if stock.is_split or is_held_out(name) == (split == HALVES[1]):
-            left_out.append(LeftOut(name, f"a file that {quarantine and quarantine.file} lists", reason))
+    left_out += [one for one in of_list if stock.is_split or is_held_out(one.name) == (split == HALVES[1])]
     left_out += [LeftOut(name, "a file that cannot be read", reason) for name, reason in broken]
     for line in [*account(left_out, len(files) + len(left_out), str(root)), *filter(None, [told])]:
         tqdm.write(line)
     others = sum(file.decoder == PyAVFile.name for file in files) if data.decoder == "auto" else 0
     if others:
         tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
-    index = Index(str(root.tree), files, stock.labels, broken, data.fps)
+    index = Index(str(root.tree), files, stock.labels, broken, data.fps, by_name=not stock.is_split)
     return index.relabelled(sorted(stock.labels, key=by_number)) if stock.labels == sorted(stock.labels) else index
 
 
@@ -217,7 +220,8 @@ def _choose(
         clips: of the split, where there are splits; else all. None that is held back is among them.
 
     Returns:
-        the clips; those and, where names tell the splits, what is known of the other half; and what is to be told.
+        the clips; those and, where names tell the splits, the other half, of which some may not have been looked into;
+        and what is to be told.
     """
     limit, number = data.limit, HALVES.index(split) if split in HALVES else 0
     if stock.is_split:
@@ -247,8 +251,7 @@ def _choose(
     train, test = _evenly(train, limit), _evenly(test, limit)
     chosen = (train, test)[number]
     ledger.look_into([clip for clip in chosen if not ledger.knows(clip)])
-    known = {clip.name: clip for clip in (*train, *test) if ledger.knows(clip)}
-    return chosen, [*known.values()], told
+    return chosen, [*{clip.name: clip for clip in (*train, *test)}.values()], told
 
 
 def _evenly(clips: list[Clip], limit: int) -> list[Clip]:
@@ -287,7 +290,9 @@ class Ledger:
         return clip.name in self._keys
 
     def outcome(self, clip: Clip) -> Outcome:
-        """A clip with its facts, or why it cannot be read, once it has been looked into."""
+        """A clip with its facts, or why it cannot be read; the clip itself before it has been looked into."""
+        if not self.knows(clip):
+            return clip
         key, stamp = self._keys[clip.name]
         facts = self.known[key]
         return facts if isinstance(facts, str) else replace(clip, stamp=stamp).with_facts(facts)

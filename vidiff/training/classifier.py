@@ -15,6 +15,7 @@ from vidiff.recipe.build import build_classifier
 from vidiff.recipe.kinds import ClassifierRun
 from vidiff.store.files import write_whole
 from vidiff.training.datasets import first_batches, latent_dataset
+from vidiff.training.indexes import keep_split
 from vidiff.training.prepare import prepare_latents
 from vidiff.training.stage import Stage, refuse_another_model
 
@@ -41,6 +42,7 @@ class ClassifierStage(Stage[ClassifierRun]):
     def keep(self) -> None:
         save_codec(self.config.folder / "codec", self.prepared.codec)
         write_whole(self.config.folder / FILE, json.dumps({"labels": self.prepared.index.labels}))
+        keep_split(self.config.folder, self.prepared.held_out)
 
     def build(self) -> None:
         prepared = self.prepared

@@ -24,7 +24,7 @@ from vidiff.recipe.slots import build_text
 from vidiff.store.plain import read_json
 from vidiff.text import TextEncoder, Words
 from vidiff.training.datasets import clip_dataset, first_batches, latent_dataset
-from vidiff.training.indexes import captions_of, listed
+from vidiff.training.indexes import captions_of, keep_split, listed
 from vidiff.training.prepare import prepare_latents
 from vidiff.training.stage import Stage, refuse_another_model
 from vidiff.training.start import start_denoiser
@@ -64,6 +64,7 @@ class DiffusionStage(Stage[DiffusionRun]):
     def keep(self) -> None:
         save_codec(self.config.folder / "codec", self.prepared.codec)
         self.facts.save(self.config.folder)
+        keep_split(self.config.folder, self.prepared.held_out)
 
     def build(self) -> None:
         config, prepared, encoder = self.config, self.prepared, self.encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from vidiff.data.root import copies_of, root_of
 from vidiff.pipeline.classifier import FILE as CLASSIFIER
 from vidiff.pipeline.facts import FILE as FACTS
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, RunConfig
+from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.store.remote import shown
+
+SPLIT = "split.json"
 
 
 def make_indexes(config: RunConfig) -> tuple[Index, Index]:
@@ -33,8 +37,39 @@ def make_indexes(config: RunConfig) -> tuple[Index, Index]:
     if known := trained_classes(config):
         refuse_other_classes(config, known, index.labels)
         index, held_out = index.relabelled(known), held_out.relabelled(known)
+    for line in moved_clips(config.folder, index, held_out):
+        tqdm.write(line)
     keep_filled(config, index)
     return index, held_out
+
+
+def keep_split(run: Path, held_out: Index) -> None:
+    """Keep in a run's folder which clips it holds out, so that going on can tell of those that have changed side."""
+    write_whole(run / SPLIT, json.dumps({"held_out": [file.name for file in held_out.files]}))
+
+
+def moved_clips(run: Path, index: Index, held_out: Index) -> list[str]:
+    """What is to be said of clips that have changed side since a training has last begun, or gone on."""
+    if not (run / "checkpoints" / "latest").is_file():
+        return []
+    if not (run / SPLIT).is_file():
+        if not held_out.by_name:
+            return []
+        return [
+            f"{run} was begun when every twentieth clip was held out, and now their names tell which are: it may have "
+            f"been trained on some of the {len(held_out.files)} that are held out from here on, of which val/loss then "
+            "says too little; a training with another name=... measures all of them anew"
+        ]
+    before, now = {*read_json(run / SPLIT)["held_out"]}, {file.name for file in held_out.files}
+    learned = [file.name for file in index.files if file.name in before - now]
+    new = sorted(now - before)
+    lines = [f"{run} is trained from here on on what it held out so far: {listed(learned)}"] if learned else []
+    if new:
+        lines.append(
+            f"{run} holds out what it did not hold out so far, {listed(new)}: of what it has been trained on, val/loss "
+            "says too little"
+        )
+    return lines
 
 
 def trained_classes(config: RunConfig) -> list[str]:
@@ -82,7 +117,7 @@ def make_pictures(config: RunConfig, clips: Index) -> Index | None:
     if not root:
         return None
     layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
-    data = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0)
+    data = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0, frames=1, buckets=[])
     pictures = index_of(data, Path(config.runs), config.data.split)
     if clips.labels and (apart := set_apart(pictures.labels, clips.labels)):
         tqdm.write(f"no clip is of a class {listed(apart)}: pictures of it are trained on without a label")

@@ -16,7 +16,7 @@ from vidiff.pipeline.run import read_run
 from vidiff.recipe.build import build_vae_objective
 from vidiff.recipe.kinds import VAERun
 from vidiff.training.datasets import clip_dataset, first_batches
-from vidiff.training.indexes import make_indexes, make_pictures
+from vidiff.training.indexes import keep_split, make_indexes, make_pictures
 from vidiff.training.stage import Stage, refuse_another_model
 from vidiff.video.writer import write_video
 
@@ -32,6 +32,9 @@ class VAEStage(Stage[VAERun]):
         refuse_another_model(self.config)
         self.index, self.held_out = make_indexes(self.config)
         self.pictures = make_pictures(self.config, self.index)
+
+    def keep(self) -> None:
+        keep_split(self.config.folder, self.held_out)
 
     def build(self) -> None:
         self.objective = build_vae_objective(self.config)
