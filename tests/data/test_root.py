@@ -175,6 +175,19 @@ def test_names_with_colons_and_names_that_are_not_utf8(
     assert list(held.held(index.files)) == [index.files[0].name]
 
 
+@pytest.mark.parametrize("kind", ["file", "http"])
+def test_what_is_not_read_is_told_elsewhere_too(tmp_path: Path, copies: Copies, server: Server, kind: str) -> None:
+    for name in ("a/0.mp4", "a/x.heic", "a/.x.mp4", ".DS_Store", "notes.md", "stray.ts"):
+        (server.folder / name).parent.mkdir(exist_ok=True)
+        (server.folder / name).touch()
+    far = root_of(server.url if kind == "http" else f"file://{server.folder}", copies)
+    told = [one[:2] for one in stock_of(far).left_out]
+    assert told == [one[:2] for one in stock_of(server.folder).left_out] == [
+        ("a/x.heic", "a file of a kind that is not read, .heic"), ("stray.ts", "a clip beside the folders of classes")
+    ]  # fmt: skip
+    assert not any(name.endswith((".heic", ".md")) for name in server.heads)
+
+
 @pytest.mark.parametrize("folder", ["12:30", "a:b", "a::b", "http:", LATIN])
 def test_a_relative_root_may_have_colons(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -30,7 +30,7 @@ from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 GIGABYTES = 50.0  # of copies, unless a config says otherwise
 SERVES = 3600.0  # seconds for which a listing is not made anew
 AT_ONCE = 16  # questions to a store
-TEXTS = frozenset({".txt", ".csv", ".jsonl"})  # lists and captions
+TEXTS = frozenset({".txt", ".csv", ".jsonl", ".tar"})  # lists and captions, and what holds clips
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,14 @@ def _of_folder(url: str, copies: Copies, fresh: bool) -> Listed:
         for full, known in find_below(address).items():
             inner = full.removeprefix(top).lstrip("/")
             inner = unquote(inner, errors="surrogateescape") if by_http else inner
-            if Path(inner).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES | TEXTS | {".tar"} and "?" not in inner:
+            if "?" not in inner and not any(part.startswith(".") for part in inner.split("/")):
                 files[inner] = known
                 if by_http:
                     urls[inner] = full
-        if not files:
+        of_use = {inner for inner in files if Path(inner).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES | TEXTS}
+        if not of_use:
             raise DataError(f"no videos, lists or tars below {address.shown}: set data.root to where they are")
-        files |= _look_at_all(
-            {inner: urls[inner] for inner, known in files.items() if known.size < 0 and inner in urls}
-        )
+        files |= _look_at_all({inner: urls[inner] for inner in sorted(of_use & urls.keys()) if files[inner].size < 0})
         return files, urls
 
     return _listed(url, url, copies, fresh, "", ask)
