@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vidiff.text import HuggingFace, Words, encode_captions, split_words
 
@@ -147,6 +149,25 @@ def test_embeddings_are_the_language_models_own(minilm: HuggingFace, folder: Pat
     assert torch.equal(mask, batch["attention_mask"].bool()) and not mask.all()
     torch.testing.assert_close(text[mask], expected[mask], rtol=1e-5, atol=1e-5)
     assert not text[~mask].any()
+
+
+def test_a_run_is_not_read_to_by_another_model_in_the_same_folder(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    encoder = HuggingFace(str(copy), length=16)
+    encoder.learn(CAPTIONS)
+    facts = json.loads(json.dumps(encoder.facts()))
+    assert facts == {"weights": HuggingFace(str(folder)).fingerprint()} and len(facts["weights"]) == 64
+    assert HuggingFace(str(copy), length=16, **facts)(["red"])[1].any()
+    weights = load_file(copy / "model.safetensors")
+    save_file(
+        {key: value * 1.01 if value.is_floating_point() else value for key, value in weights.items()},
+        copy / "model.safetensors",
+    )
+    with pytest.raises(ValueError, match="copy holds another language model than the one whose text this run"):
+        HuggingFace(str(copy), length=16, **facts)(["red"])
+    assert HuggingFace("sentence-transformers/all-MiniLM-L6-v2").fingerprint() == ""
+    assert HuggingFace(str(copy), length=16)(["red"])[1].any(), "as runs of earlier versions, which noted none"
 
 
 def test_no_text_beside_text(minilm: HuggingFace) -> None:

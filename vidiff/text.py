@@ -187,17 +187,18 @@ class HuggingFace:
         model: a local folder, or a name on the Hugging Face hub.
         length: most tokens of a caption.
         device: where the language model runs.
+        weights: `fingerprint` of the folder when captions were learned; "" for any.
 
     Raises:
-        ValueError: a length below 1; when it is first asked, a model that cannot be loaded.
+        ValueError: a length below 1; when it is first asked, a model that cannot be loaded, or that is another.
     """
 
     words = 0
 
-    def __init__(self, model: str, length: int = 64, device: str = "cpu") -> None:
+    def __init__(self, model: str, length: int = 64, device: str = "cpu", weights: str = "") -> None:
         if length < 1:
             raise ValueError(f"text.length is {length}; give 1 token or more")
-        self.model, self.length, self.device = model, length, device
+        self.model, self.length, self.device, self.weights = model, length, device, weights
         self._loaded: tuple[Any, Any] | None = None
 
     @property
@@ -205,10 +206,23 @@ class HuggingFace:
         return self([None], lenient=True)[0].shape[-1]
 
     def learn(self, captions: Sequence[str]) -> None:
-        pass  # it knows its words already
+        """Note which model it is; it knows its words already."""
+        self.weights = self.weights or self.fingerprint()
 
     def facts(self) -> dict[str, Any]:
-        return {}
+        return {"weights": self.weights} if self.weights else {}
+
+    def fingerprint(self) -> str:
+        """A hash of samples of a folder's files, which tells other weights in a moment; "" for a name on the hub."""
+        files, digest = self._files(), hashlib.sha256()
+        for path in files:
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                for start in range(0, size, max(1 << 12, size >> 6)):
+                    file.seek(start)
+                    digest.update(file.read(1 << 12))
+        return digest.hexdigest() if files else ""
 
     def fits(self, caption: str) -> bool:
         return bool(caption.strip()) and len(self._parts()[0](caption)["input_ids"]) <= self.length
@@ -216,14 +230,12 @@ class HuggingFace:
     def digest(self) -> str:
         """A hash of all that embeddings depend on, besides the captions: a folder's content, or a hub name's commit."""
         digest = hashlib.sha256(f"{FORMAT} {self.length} ".encode())
-        folder = Path(self.model)
-        if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                if path.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
-                    digest.update(path.name.encode())
-                    with path.open("rb") as file:
-                        while block := file.read(1 << 20):
-                            digest.update(block)
+        if Path(self.model).is_dir():
+            for path in self._files():
+                digest.update(path.name.encode())
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
         else:
             config = self._parts()[1].config
             digest.update(f"{self.model} {getattr(config, '_commit_hash', None)}".encode())
@@ -249,6 +261,12 @@ class HuggingFace:
         states = model(input_ids=text, attention_mask=seen.long()).last_hidden_state.float()
         return states.masked_fill(~mask[..., None], 0.0).cpu(), mask.cpu()
 
+    def _files(self) -> list[Path]:
+        """The files of a folder that its embeddings depend on; none for a name on the hub."""
+        kinds = (".json", ".txt", ".model", ".safetensors", ".bin")
+        folder = Path(self.model)
+        return sorted(path for path in folder.iterdir() if path.suffix in kinds) if folder.is_dir() else []
+
     def _parts(self) -> tuple[Any, Any]:
         """Tokenizer and model, loaded when first asked for. Raises ValueError where they cannot be."""
         if self._loaded is None:
@@ -268,6 +286,11 @@ class HuggingFace:
                     f"text.model is {self.model!r}, which transformers cannot load as a text encoder ({reason}): give "
                     "a folder with its weights, configuration and tokenizer, or its name on the Hugging Face hub"
                 ) from None
+            if self.weights and self.fingerprint() not in ("", self.weights):
+                raise ValueError(
+                    f"{self.model} holds another language model than the one whose text this run learned to read: put "
+                    "that back, or train another run, by another name"
+                )
             self._loaded = tokenizer, model.to(self.device).eval().requires_grad_(False)
         return self._loaded
 

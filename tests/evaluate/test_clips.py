@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from indexes import build_index
 
 from vidiff.engine.parallel import Group
-from vidiff.evaluate.clips import BATCH, choose_windows, gathered, index_folder
+from vidiff.evaluate.clips import BATCH, DrawnClips, choose_windows, gathered, index_folder
+from vidiff.pipeline.pipeline import Pipeline
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_video
 
@@ -81,3 +84,18 @@ def test_a_folder_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no film")
     with pytest.raises(ValueError, match=r"broken\.mp4 cannot be read"):
         index_folder(tmp_path, [])
+
+
+def test_classes_that_a_run_does_not_know_are_told_and_not_asked_for(root: Path) -> None:
+    index = index_folder(root, ["cat", "cow"])
+    assert [index.class_of(file) for file in index.files] == ["cat", None, None]
+    known = cast(Pipeline, SimpleNamespace(labels=("cat", "dog")))
+    assert DrawnClips(known, ["cat", "dog"], 2, 0).untold == ""
+    assert DrawnClips(known, [None, None], 2, 0).untold == ""
+    assert DrawnClips(known, ["a red cat"], 2, 0, captions=True).untold == ""
+    assert DrawnClips(cast(Pipeline, SimpleNamespace(labels=())), ["cow"], 2, 0).untold == ""
+    said = DrawnClips(known, ["cat", "cow", *"abcdef"], 2, 0).untold
+    assert said == (
+        "the run knows no class 'a', 'b', 'c', 'cow', 'd' and 2 more of the real clips, so its clips are drawn without "
+        "any label"
+    )

@@ -123,7 +123,7 @@ def labels_of(windows: Windows, root: Root | None) -> list[str | None]:
     index = windows.index
     if root is not None:
         return [*read_captions(root, [index.files[number] for number, _ in windows.starts])]
-    return [index.labels[label] if label >= 0 else None for label in windows.labels.tolist()]
+    return [index.class_of(index.files[number]) for number, _ in windows.starts]
 
 
 def main(arguments: list[str] | None = None) -> int:

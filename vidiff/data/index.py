@@ -64,6 +64,10 @@ class Index:
         files = [replace(file, label=numbers[file.label] if file.label >= 0 else -1) for file in self.files]
         return replace(self, files=files, labels=labels, cached=self.cached or self.labels)
 
+    def class_of(self, clip: Clip) -> str | None:
+        """The name of a clip's class; None for one without."""
+        return self.labels[clip.label] if clip.label >= 0 else None
+
     @property
     def cached_labels(self) -> list[int]:
         """The number of each file's class, as latent caches have it."""

@@ -83,7 +83,7 @@ class HeldOut:
 
     Attributes:
         files: the clips, as an index has them.
-        labels: names of what they show, for a model that is told; else None.
+        labels: names of what they show, None for one without, for a model that is told; else None.
         truth: all about each clip, where the data is the shapes set; else empty.
         length: frames that each file has at least; where the truth is known, each clip goes on for ever.
         stride: source frames per frame.
@@ -92,7 +92,7 @@ class HeldOut:
     """
 
     files: list[Clip]
-    labels: list[str] | None
+    labels: Sequence[str | None] | None
     truth: list[ShapesClip]
     length: int
     stride: int
@@ -146,7 +146,7 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> HeldO
         labels = [clip.label for clip in truth] if set(LABELS) <= set(pipeline.labels) else None
         return HeldOut([file_at[path] for path in paths], labels, list(truth), 0, 1, side)
     index = index_of(replace(data, limit=count), runs, data.test_split)
-    labels = [index.labels[file.label] for file in index.files] if pipeline.labels else None
+    labels = [index.class_of(file) for file in index.files] if pipeline.labels and index.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
     return HeldOut(index.files, labels, [], length, stride, side, data.fps)
 

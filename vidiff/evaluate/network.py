@@ -146,7 +146,7 @@ class Scoring:
         if self.split != data.split:
             with suppress(ValueError):  # no such split, or too few clips: the card says that the floor is left out
                 self.known = self.windows(data.split, len(real))
-        self.names = [real.index.labels[n] if n >= 0 else None for n in real.labels.tolist()]
+        self.names = [real.index.class_of(real.index.files[number]) for number, _ in real.starts]
         self.cautions: list[str] = []
         self.source: DrawnClips | Windows
         if run:

@@ -104,7 +104,7 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
     truth, factor = torch.cat(clips), pipeline.facts.enlarges
     small = shrink(truth, factor)
     bicubic = enlarge(small, factor)
-    names = [index.labels[index.files[number].label] for number in files] if index.labels else []
+    names = [index.class_of(index.files[number]) for number in files] if index.labels else []
     shapes = bool(names) and set(names) <= set(LABELS)
     scores, upscaled = score_upscaling(
         lambda clips, seed: pipeline.upscale(clips, seed=seed, progress=True).cpu(),
@@ -112,7 +112,7 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
         truth,
         small,
         bicubic,
-        label_numbers(names) if shapes else None,
+        label_numbers([name for name in names if name is not None]) if shapes else None,
         protocol,
     )
     write_image(run / "samples" / "evaluated-upscaled.png", side_by_side(small, bicubic, upscaled, truth))

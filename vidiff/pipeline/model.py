@@ -25,7 +25,7 @@ from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.slots import build_text
 from vidiff.text import TextEncoder
 
-Labels = str | int | Sequence[str | int] | None
+Labels = str | int | Sequence[str | int | None] | None
 Texts = str | Sequence[str] | None
 
 
