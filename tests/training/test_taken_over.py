@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.videos import numbered
+from vidiff.cli import generate, plan
 from vidiff.codec.files import load_codec, same_codec
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
@@ -82,7 +83,7 @@ def test_an_autoencoder_of_the_same_data_and_config_serves_another_model(place: 
 
 def test_one_of_other_data_is_named_and_not_taken_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(place / "runs/shared")
-    for more in ([], ["codec.override.train.steps=9"]):
+    for more in ([], ["codec.override.train.steps=9"], ["--dry-run"]):
         assert main(["first.yaml", "name=second", "data.root=other", *more]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said == (
@@ -101,6 +102,23 @@ def test_it_is_taken_over_when_asked_for_wherever_it_is(place: Path) -> None:
     assert same_codec(load_codec(place / "runs/second/codec"), load_codec(place / "runs/first/codec"))
     assert main([*command, "train.steps=2"]) == 0
     assert sorted(path.name for path in (place / "runs").iterdir()) == ["first", "index", "latents", "second"]
+
+
+def test_commands_find_a_run_with_a_slash_in_its_name(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["first.yaml", "name=deep/er"]) == 0
+    assert generate.main(["--device", "cpu", "--out", "clip.mp4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("from runs/deep/er")
+    assert sorted(path.name for path in (place / "runs/deep").iterdir()) == ["er"]
+
+
+def test_a_rehearsal_and_a_plan_take_it_as_well(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(place / "runs")
+    asked = ["first.yaml", "name=second", "data.root=other", "codec.run=runs/shared"]
+    assert main([*asked, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[-3:]] == ["parameters", "diffusion", "dry"]
+    assert plan.main([*asked, "--gpu", "cpu"]) == 0
+    assert contents(place / "runs") == before
 
 
 def test_another_is_trained_by_another_name(place: Path) -> None:

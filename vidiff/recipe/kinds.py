@@ -73,7 +73,7 @@ class RunConfig:
     """What every training has."""
 
     kind: str = MISSING  # vae, diffusion or classifier
-    name: str = MISSING  # the run's folder is runs/<name>
+    name: str = MISSING  # the run's folder is runs/<name>, as it is typed: name=0515 is runs/0515; it may have slashes
     runs: str = "runs"
     device: str = "auto"  # or cpu, cuda, cuda:1
     batch: int = 16  # clips a step, over all processes
@@ -234,7 +234,8 @@ class DiffusionRun(LatentRun):
     lowres: LowresConfig = field(default_factory=LowresConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
     prediction: str = "v"
-    start: str = ""  # a run whose weights (EMA) this one begins with; what they lack begins anew
+    # a run whose weights (EMA) this one begins with, those of classes and words by name; what they lack begins anew
+    start: str = ""
     objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
     loss: DiffusionLoss = field(default_factory=DiffusionLoss)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -9,9 +9,10 @@ from pathlib import Path
 from vidiff.data.lists import LIST_SUFFIXES
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
-from vidiff.recipe.load import dump, load_codec_config
+from vidiff.recipe.load import dump
 from vidiff.report.log import duration, read_metrics
 from vidiff.store.remote import is_url
+from vidiff.training.prepare import plan_codec
 from vidiff.training.stages import train
 
 STEPS = 2  # the first warms up, the second is timed
@@ -47,7 +48,8 @@ def rehearse(config: RunConfig, folder: Path) -> None:
             (Path(scratch) / "remote").symlink_to(kept)
         plans = [config]
         if isinstance(small, LatentRun) and isinstance(config, LatentRun) and config.codec.name == "vae":
-            codec = load_codec_config(config, folder)
+            codec = plan_codec(config, folder)  # which refuses one that the training itself would not take over
+            assert isinstance(codec, VAERun)
             plans = [config] if config.codec.run else [codec, config]  # one that is there is not trained
             small.codec.own_data = False  # that data may have to be made, and would be kept
             small.codec.override = {
