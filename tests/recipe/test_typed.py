@@ -19,7 +19,26 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPES = CONFIGS / "shapes.yaml"
 NUMBERS = ["0515", "2024_01", "1e3", "12:30:45", "1.10", "0x1F", "1_000", "007", ".5", "2024-01-01"]
 WORDS = ["on", "off", "yes", "no", "true", "null", "Null", "y", "nan", ".inf"]
-MARKS = ["data #2", "a: b", "[a]", "{a: b}", "x=y", "- x", "&x", "*x", "!x", "%x", "@x", "a b"]
+MARKS = [
+    "it's",
+    'a "b" c',
+    "caf\u00e9",
+    " x ",
+    "a\\b",
+    "\u2028",
+    "data #2",
+    "a: b",
+    "[a]",
+    "{a: b}",
+    "x=y",
+    "- x",
+    "&x",
+    "*x",
+    "!x",
+    "%x",
+    "@x",
+    "a b",
+]
 
 
 def text_fields(kind: Any, path: tuple[str, ...] = ()) -> list[str]:
@@ -41,10 +60,12 @@ def value_of(config: Any, key: str) -> Any:
 
 
 @pytest.mark.parametrize("typed", NUMBERS + WORDS + MARKS)
-def test_text_on_a_command_line_is_what_was_typed(typed: str) -> None:
+def test_text_on_a_command_line_is_what_was_typed(typed: str, tmp_path: Path) -> None:
     keys = ["name", "runs", "data.root", "data.split", "start", "codec.config", "codec.override.name", "text.model"]
     config = load(SHAPES, [f"{key}={typed}" for key in keys] + ["text.name=huggingface"])
     assert [value_of(config, key) for key in keys] == [typed] * len(keys)
+    (tmp_path / "again.yaml").write_text(dump(config))
+    assert load(tmp_path / "again.yaml") == config
     assert value_of(changed(config, [f"name={typed}"]), "name") == typed
 
 
@@ -146,6 +167,7 @@ def test_a_run_has_the_folder_that_was_typed_and_the_clips_of_the_folder_that_wa
         ("x" * 201, "has more than 200 bytes"),
         ("\u00e9" * 101, "has more than 200 bytes"),
         ("latents", "latents is where runs keep what they share"),
+        ("cats/checkpoints", "leads into what another run keeps"),
         ("index/x", "index is where runs keep what they share"),
     ],
 )

@@ -25,6 +25,7 @@ from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.recipe.slots import ConfigError, build_sampler, build_schedule, build_strategy, build_text
 
 SHARED = ("index", "latents", "remote")  # folders beside the runs
+KEPT = ("checkpoints", "codec", "ema", "samples")  # folders within a run
 LONGEST_NAME = 200  # bytes of a part of a run's name; file systems take 255, and drafts need some
 
 
@@ -98,6 +99,7 @@ class RunConfig:
                 len(part.encode(errors="replace")) > LONGEST_NAME for part in parts
             ),
             f"{parts[0]} is where runs keep what they share": parts[0] in SHARED,
+            "it leads into what another run keeps": any(part in KEPT for part in parts[1:]),
         }
         for reason, applies in reasons.items():
             if applies:
