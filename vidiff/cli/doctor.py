@@ -55,8 +55,8 @@ def examine(options: argparse.Namespace) -> None:
     root = shown(options.data) if is_url(options.data) else str(local(options.data).resolve())
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
     page = write_scan(folder / "doctor.html", root, records, [name for name, _ in rows], sheet)
-    print("\n".join(summarise(records)))
-    print("\n".join(account(stock.left_out, len(stock.clips) + len(stock.left_out), str(data))))
+    total = len(stock.clips) + len(stock.left_out)
+    print("\n".join([*summarise(records), *account(stock.left_out, total, str(data))]))
     print(f"page, to open in a browser   {page}")
     print(f"facts of each file           {folder / 'index.jsonl'}")
     if sheet:
@@ -78,22 +78,22 @@ def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace
     lines = [told] if told else []
     lines.append("  ".join(f"{name}: {len(clips)} clips" for name, clips in splits.items()))
     rest = [name for name, clips in splits.items() if clips]
-    words = [f"data.root={shown(options.data)}"]
+    keys = {"data.root": shown(options.data)}
     if (layout := "images" if options.images else options.layout) != "auto":
-        words.append(f"data.layout={layout}")
+        keys["data.layout"] = layout
     for key, usual in (("split", ["train"]), ("test_split", ["test", "validation", "valid", "val"])):
         if not rest:
             return [
                 *lines,
-                f"before training: there are no other clips than these, and some are to be held out: put some in a "
+                "before training: there are no other clips than these, and some are to be held out: put some in a "
                 f"folder {stock.root}/test beside theirs, or all in one folder",
             ]
         chosen = next((name for name in usual if name in rest), rest[0])
         rest.remove(chosen)
         if chosen != usual[0]:
-            words.append(f"data.{key}={chosen}")
-    command = shlex.join(["python", "-m", "vidiff.train", "CONFIG", *words, f"runs={options.runs}"])
-    return [*lines, f"next: {command}"]
+            keys[f"data.{key}"] = chosen
+    changes = " ".join(f"{key}={shlex.quote(value)}" for key, value in {**keys, "runs": str(options.runs)}.items())
+    return [*lines, f"next: python -m vidiff.train CONFIG {changes}"]
 
 
 def main(arguments: list[str] | None = None) -> int:
