@@ -24,7 +24,7 @@ from vidiff.video.reader import VideoReader
 def test_facts_of_a_file(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "clip.mp4", 9, height=32, width=48, fps=12)
     clip = clip_at(path, "clip.mp4", 3)
-    assert probe(clip) == clip.with_facts([9, 12.0, 32, 48, fingerprint(clip.place), "decord"])
+    assert probe(clip) == clip.with_facts([9, 12.0, 32, 48, fingerprint(clip.place), "decord", [], [], []])
 
 
 def test_another_encoding_of_the_same_size_has_another_fingerprint(tmp_path: Path) -> None:

@@ -100,10 +100,9 @@ def lacking(whole: bytes) -> bytes:
 
 
 def damaged(whole: bytes) -> bytes:
-    """The middle is another's."""
-    begin = whole.index(b"mdat")
-    middle = (begin + len(whole)) // 2
-    return whole[:middle] + np.random.default_rng(0).bytes(600) + whole[middle + 600 :]
+    """All frames are another's."""
+    begin = whole.index(b"mdat") + 4
+    return whole[:begin] + np.random.default_rng(0).bytes(len(whole) - begin)
 
 
 MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}  # clockwise

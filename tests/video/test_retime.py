@@ -16,7 +16,7 @@ from vidiff.data.buckets import Bucket, View
 from vidiff.data.clips import ClipDataset
 from vidiff.data.latents.chunks import ChunkReader
 from vidiff.store.error import DataError
-from vidiff.video.reader import VideoReader, read_video
+from vidiff.video.reader import Manner, VideoReader, read_video
 from vidiff.video.retime import shown_at
 from vidiff.video.writer import write_video
 
@@ -120,7 +120,7 @@ def test_an_index_counts_the_frames_that_are_seen(tmp_path: Path) -> None:
     clip = dataset[0, place]
     assert number_of(clip["video"]) == SHOWN[30, 8] and int(clip["stride"]) == 1
     with ChunkReader(60) as reader:
-        found = torch.cat(list(reader.read(seen[8].files[place].place, 7, 3, None, 8)), 1)
+        found = torch.cat(list(reader.read(seen[8].files[place].place, 7, 3, None, Manner(8))), 1)
         assert number_of(found) == SHOWN[30, 8]
         assert number_of(torch.cat(list(reader.read(seen[8].files[place].place, 4, 3, None)), 1)) == [0, 1, 2, 3]
     with pytest.raises(DataError, match=r"data\.fps is -1"):

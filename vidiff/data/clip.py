@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from vidiff.store.place import Place, Stamp
+from vidiff.video.decode import Treatment
 
 NEVER = Stamp()
 NAMED = 20  # files that are left out, each with its reason, where there are more
-FACTS = ("frames", "fps", "height", "width", "fingerprint", "decoder")  # what is known once a clip has been opened
+# what is known once a clip has been opened
+FACTS = ("frames", "fps", "height", "width", "fingerprint", "decoder", "traits", "damage", "parts")
 
 
 class LeftOut(NamedTuple):
@@ -60,6 +62,10 @@ class Clip:
         frames, fps, height, width: of the video; size in pixels.
         fingerprint: hash of its size and of its beginning and end.
         decoder: what reads it, as of `vidiff.video.reader.VideoReader`.
+        traits: how its pixels are stored, of `vidiff.video.stream.TRAITS`.
+        damage: the stretches of its own frames that are damaged: the first of each, and the one past the last.
+        parts: what is left of a damaged clip, likewise, and how many frames each part has as it is seen.
+        part: the first two of these, where this record is of one part.
         stamp: of its bytes, when it was looked at.
     """
 
@@ -73,6 +79,10 @@ class Clip:
     width: int = 0
     fingerprint: str = ""
     decoder: str = "auto"
+    traits: tuple[str, ...] = ()
+    damage: tuple[tuple[int, int], ...] = ()
+    parts: tuple[tuple[int, int, int], ...] = ()
+    part: tuple[int, int] | None = None
     stamp: Stamp = NEVER
 
     @property
@@ -82,4 +92,47 @@ class Clip:
 
     def with_facts(self, facts: list[Any]) -> Clip:
         """The same clip with the values of FACTS."""
-        return replace(self, **dict(zip(FACTS, facts, strict=True)))
+        return replace(self, **from_json(dict(zip(FACTS, facts, strict=True))))
+
+    @property
+    def sound(self) -> list[Clip]:
+        """The same clip; where it is damaged, each of its parts."""
+        if not self.parts:
+            return [self]
+        return [replace(self, frames=frames, part=(start, stop)) for start, stop, frames in self.parts]
+
+
+def from_json(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts by name as a record has them: where JSON has lists, tuples."""
+    rows = {name: tuple(map(tuple, facts[name])) for name in ("damage", "parts")}
+    return {**facts, **rows, "traits": tuple(facts["traits"])}
+
+
+def told_of(files: Sequence[Clip], treatment: Treatment) -> list[str]:
+    """Lines on the clips of an index that are not read just as they are stored."""
+    clips = {file.name: file for file in files}
+    meanings = {
+        "squeezed": "pixels that are not square: they are stretched to what players show",
+        "interlaced": "frames of two fields: "
+        + ("made whole" if treatment.deinterlace else "set data.deinterlace=true to have them made whole"),
+        "hdr": "high dynamic range: "
+        + ("brought to BT.709" if treatment.tonemap else "set data.tonemap=true, or colours are pale"),
+        "transparent": f"an alpha channel: they are put over {treatment.background} (data.background)",
+    }
+    lines = []
+    for trait, meaning in meanings.items():
+        if names := [name for name, file in clips.items() if trait in file.traits]:
+            lines.append(f"{len(names)} of {len(clips)} files, such as {names[0]}, have {meaning}")
+    damaged = [file for file in clips.values() if file.damage]
+    for file in damaged[:NAMED]:
+        lines.append(f"left out of {file.name}: {in_words(file.damage)}")
+    if len(damaged) > NAMED:
+        lines.append(
+            f"{len(damaged)} of {len(clips)} files are damaged, {len(damaged) - NAMED} more than are named here"
+        )
+    return lines
+
+
+def in_words(damage: Sequence[tuple[int, int]]) -> str:
+    """Which frames are damaged, the last one included."""
+    return f"frames {' and '.join(f'{start} to {stop - 1}' for start, stop in damage)}, which are damaged"

@@ -15,13 +15,15 @@ from vidiff.data.index import Index
 from vidiff.data.order import JointOrder, Key, Order, seeded
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.workers import DecodingProcesses, Loader, Watch, Watched, WatchedLoader, start_alarm_clock
-from vidiff.store.error import DataError, VideoError
+from vidiff.store.error import DamageError, DataError, VideoError
 from vidiff.store.place import Place
 from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
+from vidiff.video.reader import Manner
 
 Sample = dict[str, Tensor]
 """A sample, or a batch of them: tensors by name. What conditions a model has the name of its field of `Condition`."""
+
+PATCHY = 16  # windows that are found damaged, one after the other, before a file has failed
 
 
 def draw(low: int, high: int, generator: torch.Generator) -> int:
@@ -152,14 +154,22 @@ class ClipDataset(Samples):
         self.alike = {self.kept[n]: alike for alike in self.groups for n in alike}  # by number, its group
         self.failed = torch.zeros(self.files, dtype=torch.bool).share_memory_()  # by any loader worker
         self.lost = torch.zeros_like(self.failed).share_memory_()  # of those, not to be opened again
+        self.damaged = torch.zeros_like(self.failed).share_memory_()  # in windows that the index does not know of
         self.watch, self.quarantine = Watch(patience), quarantine
 
     def __getitem__(self, key: Key) -> Sample:
         generator = seeded(self.seed, *key)
         number = self.kept[key[1]]
+        tries = 0
         while True:
             try:
                 return self.read(number, generator)
+            except DamageError as error:
+                tries += 1
+                if tries < PATCHY:
+                    self.note_damage(number, error)
+                else:
+                    self.note_failure(number, error)
             except VideoError as error:
                 self.note_failure(number, error)
             alike = self.alike[number]
@@ -180,7 +190,7 @@ class ClipDataset(Samples):
             raise VideoError(f"{file.place}: its decoder hung or crashed")
         with file.place.held() as here, self.watch.over(self.first + number):
             indices = range(start, start + frames * step, step)
-            video = fit.crop(self.decode(here, indices, fit.resize, file.decoder), corner)  # 3 f h w
+            video = fit.crop(self.decode(here, indices, fit.resize, self.index.manner(file)), corner)  # 3 f h w
         video = video.flip(-1) if mirrored else video
         return {
             "video": change_colours(video, view.jitter, generator).contiguous(),
@@ -189,9 +199,9 @@ class ClipDataset(Samples):
             "key": torch.tensor(self.first + number),
         }
 
-    def decode(self, place: Place, indices: Sequence[int], size: tuple[int, int] | None, decoder: str) -> Tensor:
+    def decode(self, place: Place, indices: Sequence[int], size: tuple[int, int] | None, manner: Manner) -> Tensor:
         """Frames of a file, `(3, f, h, w)`."""
-        with VideoReader(place, self.index.fps, decoder) as reader:
+        with manner.open(place) as reader:
             return reader.read(indices, size)
 
     def lose(self, number: int, reason: str) -> None:
@@ -202,6 +212,12 @@ class ClipDataset(Samples):
         if self.quarantine:
             self.quarantine.add(place, reason)
         self.note_failure(number, VideoError(f"{place}: {reason}"))
+
+    def note_damage(self, number: int, error: DamageError) -> None:
+        """Names a file at the first of its windows that is damaged: another window may be whole."""
+        if not self.damaged[number]:
+            self.damaged[number] = True
+            warnings.warn(f"another clip is drawn wherever a damaged one's turn comes: {error}", stacklevel=3)
 
     def note_failure(self, number: int, error: VideoError) -> None:
         """Names a file at its first failure. Raises DataError once too many have failed."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vidiff.data.clip import FACTS, Clip, LeftOut, account
+from vidiff.data.clip import FACTS, Clip, LeftOut, account, told_of
 from vidiff.data.doctor.record import read_records
 from vidiff.data.find import HALVES, Stock, halves, is_held_out, take_stock
 from vidiff.data.options import DataConfig
@@ -30,7 +30,9 @@ from vidiff.store.error import DataError
 from vidiff.store.files import claimed, write_whole
 from vidiff.store.place import Stamp
 from vidiff.store.plain import parse_json
+from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.pyav import PyAVFile
+from vidiff.video.reader import Manner
 from vidiff.video.sources import stamp_of
 
 IN_A_ROW = 8  # files that cannot be fetched, after which the others are not tried
@@ -48,6 +50,7 @@ class Index:
         fps: frames per second at which every file is seen, and by which its frames count; 0 for each one's own frames.
         by_name: whether names of clips tell which are held out, as nothing else does.
         cached: the names in the order in which latent caches number them, if that is not the order of `labels`.
+        treatment: what is done to the frames of every file.
     """
 
     root: str
@@ -57,6 +60,11 @@ class Index:
     fps: float = 0.0
     cached: list[str] = field(default_factory=list)
     by_name: bool = False
+    treatment: Treatment = PLAIN
+
+    def manner(self, file: Clip) -> Manner:
+        """How one of the files is read."""
+        return Manner(self.fps, file.decoder, self.treatment, file.part)
 
     def relabelled(self, labels: list[str]) -> Index:
         """The same clips with their classes numbered as in `labels`; one whose class is not there has none."""
@@ -79,10 +87,22 @@ class Index:
     def digest(self) -> str:
         """SHA-256 of all that a latent cache depends on: names, labels, lengths, content, rate, but not the place."""
         pairs = zip(self.files, self.cached_labels, strict=True)
-        lines = [json.dumps([file.name, label, file.frames, file.fingerprint]) for file, label in pairs]
+        lines = [
+            json.dumps([file.name, label, file.frames, file.fingerprint, *self._changes(file)]) for file, label in pairs
+        ]
         if self.fps:
             lines.append(f"at {self.fps} fps")
         return hashlib.sha256("\n".join([*(self.cached or self.labels), *lines]).encode()).hexdigest()
+
+    def _changes(self, file: Clip) -> list[Any]:
+        """What is done to the frames of a file: nothing to most, whose caches of before still hold."""
+        done = {
+            "squeezed": "square",
+            "transparent": f"over {self.treatment.background}",
+            "interlaced": "deinterlaced" if self.treatment.deinterlace else "",
+            "hdr": "tonemapped" if self.treatment.tonemap else "",
+        }
+        return [*filter(None, map(done.__getitem__, file.traits)), *([file.part] if file.part else [])]
 
 
 def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progress: bool = True) -> Index:
@@ -205,7 +225,10 @@ def build_index(
     others = sum(file.decoder == PyAVFile.name for file in files) if data.decoder == "auto" else 0
     if others:
         tqdm.write(f"{others} of {len(files)} files in {root} are read by PyAV: decord does not read them exactly")
-    index = Index(str(root.tree), files, stock.labels, broken, data.fps, by_name=not stock.is_split)
+    for line in told_of(files, data.treatment):
+        tqdm.write(line)
+    sound, by_name = [part for file in files for part in file.sound], not stock.is_split
+    index = Index(str(root.tree), sound, stock.labels, broken, data.fps, [], by_name, data.treatment)
     return index.relabelled(sorted(stock.labels, key=by_number)) if stock.labels == sorted(stock.labels) else index
 
 
@@ -240,7 +263,9 @@ def _choose(
             ledger.look_into([clip for clip in part if not ledger.knows(clip)])
             for clip in part:
                 outcome = ledger.outcome(clip)
-                if isinstance(outcome, Unfetched) or (isinstance(outcome, Clip) and outcome.frames >= needed):
+                if isinstance(outcome, Unfetched):
+                    return clip
+                if isinstance(outcome, Clip) and max(part.frames for part in outcome.sound) >= needed:
                     return clip
             size *= 8
         return None
@@ -279,13 +304,17 @@ class Ledger:
     def __init__(
         self, data: DataConfig, cache: Path | None, records: Path | None, workers: int, progress: bool
     ) -> None:
-        own = not data.fps and data.decoder == "auto"  # as the doctor counts a clip's frames
+        treatment = data.treatment
+        by_pyav = treatment.deinterlace or treatment.tonemap  # which decord knows nothing of
+        own = not data.fps and data.decoder == "auto" and not by_pyav  # as the doctor counts a clip's frames
         self.examined = read_records(records) if records and own else {}
         self.known, self.by_others = _read_cache(cache)
         self.opened = 0
         self._data, self._workers, self._progress = data, workers, progress
-        self._look: dict[str, Any] = {} if own else {"look": partial(probe, rate=data.fps, decoder=data.decoder)}
+        look = partial(probe, rate=data.fps, decoder=data.decoder, treatment=treatment)
+        self._look: dict[str, Any] = {} if own else {"look": look}
         self._how = (f"|{data.fps} fps" if data.fps else "") + (f"|{data.decoder}" if data.decoder != "auto" else "")
+        self._how += "|deinterlace" * treatment.deinterlace + "|tonemap" * treatment.tonemap
         self._keys: dict[str, tuple[str, Stamp]] = {}  # by the names of clips
         self._unfetched = 0  # one after the other
 

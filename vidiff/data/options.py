@@ -18,7 +18,9 @@ from vidiff.data.latents.shard import DTYPES
 from vidiff.data.root import GIGABYTES
 from vidiff.data.shapes import ShapesSpec
 from vidiff.store.error import DataError
+from vidiff.video.decode import Treatment
 from vidiff.video.decoders import check_decoder
+from vidiff.video.pictures import colour_of
 
 
 @dataclass
@@ -69,6 +71,9 @@ class Source:
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out
     # or pyav, decord, torchcodec; auto is decord, with pyav for what decord does not read exactly
     decoder: str = "auto"
+    background: str = "white"  # colour over which transparent pixels are put, as CSS names it: black, "#00ff00"
+    deinterlace: bool = False  # make whole frames of those that are of two fields, by FFmpeg's filter bwdif
+    tonemap: bool = False  # bring high dynamic range (PQ, HLG) to the colours of BT.709, by FFmpeg's filter scale
     patience: float = 60.0  # seconds that reading a clip may take before its decoder is killed and the file left out
 
 
@@ -94,6 +99,11 @@ class DataConfig(Source):
     workers: int = 2  # processes that load clips
 
     @property
+    def treatment(self) -> Treatment:
+        """What is done to the frames of every file."""
+        return Treatment(self.background, self.deinterlace, self.tonemap)
+
+    @property
     def source(self) -> dict[str, Any]:
         """The options that say which clips there are, by key."""
         return {key.name: getattr(self, key.name) for key in fields(Source)}
@@ -117,6 +127,12 @@ class DataConfig(Source):
     def check(self) -> None:
         """Sets `frames` where `seconds` tells it, and the home where ~ does. Raises DataError for wrong values."""
         check_decoder(self.decoder)
+        try:
+            colour_of(self.background)
+        except ValueError:
+            raise DataError(
+                f"data.background is {self.background!r}; give a colour as CSS names it: white, black, '#00ff00'"
+            ) from None
         self.root, self.images, self.latents = map(os.path.expanduser, (self.root, self.images, self.latents))
         for keys, allowed, advice in RULES:
             for key in keys.split():

@@ -6,14 +6,19 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from vidiff.data.clip import Clip
 from vidiff.data.workers import Begin, Lost, ask_all, at_once
 from vidiff.store.error import Unreachable, VideoError
 from vidiff.store.place import Place
+from vidiff.video.decode import PLAIN, Treatment
+from vidiff.video.decoders import suited
 from vidiff.video.pictures import numbered
-from vidiff.video.reader import VideoReader
+from vidiff.video.reader import Manner, VideoReader
+from vidiff.video.sources import is_video, traits_of
+from vidiff.video.stream import look_through, sound_parts, with_look
 
 ENDS = 1 << 16  # bytes of each end of a file that its fingerprint reads
 
@@ -25,25 +30,56 @@ class Unfetched(str):
 Outcome = Clip | str  # the clip with its facts, or why it cannot be read
 
 
-def probe(clip: Clip, begin: Begin = at_once, rate: float = 0.0, decoder: str = "auto") -> Outcome:
-    """Open one clip, and decode its first and its last frame: what a truncated download lacks is the end.
+def probe(
+    clip: Clip, begin: Begin = at_once, rate: float = 0.0, decoder: str = "auto", treatment: Treatment = PLAIN
+) -> Outcome:
+    """Look through one clip, and decode its first and its last frame: what a truncated download lacks is the end.
 
     Args:
-        begin: is called once the clip is here.
+        begin: is called once the clip is here, and as long as looking through it goes on.
         rate: frames per second at which it is seen; 0 for its own frames.
         decoder: as of `VideoReader`.
+        treatment: what is done to its frames.
     """
     try:
         with clip.place.held() as here:
             begin()
-            with VideoReader(here, rate, decoder) as reader:
-                frames, fps, (height, width) = reader.frames, reader.fps, reader.size
-                reader.pixels([frames - 1])
-                return clip.with_facts([frames, fps, height, width, fingerprint(here), reader.decoder])
+            traits, look, damage = traits_of(here), None, list[tuple[int, int]]()
+            if is_video(here):
+                look = look_through(here, begin)
+                traits, decoder = with_look(traits, look), suited(here, decoder, treatment)
+                if look and look.damage:
+                    with VideoReader(here) as own:
+                        damage = [*look.damage] if look.frames == own.frames else []
+            with VideoReader(here, rate, decoder, treatment) as reader:
+                frames, fps, parts = reader.frames, reader.fps, list[tuple[int, int, int]]()
+                if look and damage:
+                    sound = sound_parts(damage, look.frames)
+                    parts, (height, width) = _parts(Manner(rate, reader.decoder, treatment), here, sound)
+                else:
+                    height, width = reader.size
+                    reader.pixels([frames - 1])
+                found = [frames, fps, height, width, fingerprint(here), reader.decoder, traits, damage, parts]
+                return clip.with_facts(found)
     except Unreachable as error:
         return Unfetched(error)
     except (VideoError, OSError) as error:
         return str(error).removeprefix(f"{clip.place}: ")
+
+
+def _parts(
+    manner: Manner, here: Place, sound: Sequence[tuple[int, int]]
+) -> tuple[list[tuple[int, int, int]], tuple[int, int]]:
+    """The sound parts of a damaged video as `Clip` has them, and the height and width of its frames."""
+    parts, size = [], (0, 0)
+    for start, stop in sound:
+        with replace(manner, part=(start, stop)).open(here) as part:
+            size = part.size
+            part.pixels([part.frames - 1])
+            parts.append((start, stop, part.frames))
+    if not parts:
+        raise VideoError(f"{here}: all of its frames are damaged")
+    return parts, size
 
 
 def fingerprint(place: Place) -> str:

@@ -26,7 +26,6 @@ from vidiff.pipeline.pipeline import Pipeline
 from vidiff.store.error import DataError
 from vidiff.store.place import place_of
 from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
 from vidiff.video.sources import CLIP_SUFFIXES
 
 BATCH = 8
@@ -68,7 +67,7 @@ class Windows:
         for number, start in (self.starts[i] for i in which):
             file = self.index.files[number]
             fit = Fit((file.height, file.width), (self.size, self.size))
-            with file.place.held() as here, VideoReader(here, self.index.fps, file.decoder) as reader:
+            with file.place.held() as here, self.index.manner(file).open(here) as reader:
                 clips.append(fit.read(reader, range(start, start + self.frames * self.stride, self.stride)))
         return torch.stack(clips)
 

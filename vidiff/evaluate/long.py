@@ -32,6 +32,7 @@ from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.kinds import DataConfig
 from vidiff.recipe.slots import build_strategy, read_slot
 from vidiff.store.plain import read_json
+from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 from vidiff.video.writer import sheet, write_image
@@ -98,6 +99,7 @@ class HeldOut:
     stride: int
     side: int
     fps: float = 0.0
+    treatment: Treatment = PLAIN
 
     @property
     def names(self) -> list[str]:
@@ -113,7 +115,7 @@ class HeldOut:
         return torch.stack([self._read(file, frames) for file in self.files[rows]])
 
     def _read(self, file: Clip, frames: int) -> Tensor:
-        with file.place.held() as here, VideoReader(here, self.fps, file.decoder) as reader:
+        with file.place.held() as here, VideoReader(here, self.fps, file.decoder, self.treatment, file.part) as reader:
             fit = Fit(reader.size, (self.side, self.side))
             return fit.read(reader, range(0, frames * self.stride, self.stride))
 
@@ -148,7 +150,7 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> HeldO
     index = index_of(replace(data, limit=count), runs, data.test_split)
     labels = [index.class_of(file) for file in index.files] if pipeline.labels and index.labels else None
     length = min(1 + (file.frames - 1) // stride for file in index.files)
-    return HeldOut(index.files, labels, [], length, stride, side, data.fps)
+    return HeldOut(index.files, labels, [], length, stride, side, data.fps, data.treatment)
 
 
 def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:

@@ -20,7 +20,6 @@ from vidiff.metrics.prediction import overall_psnr
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
 from vidiff.video.writer import write_image
 
 
@@ -99,7 +98,7 @@ def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: U
         raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
     clips = []
     for file in (index.files[number] for number in files):
-        with file.place.held() as here, VideoReader(here, index.fps, file.decoder) as reader:
+        with file.place.held() as here, index.manner(file).open(here) as reader:
             clips.append(Fit(reader.size, (pipeline.size, pipeline.size)).read(reader, seen)[None])
     truth, factor = torch.cat(clips), pipeline.facts.enlarges
     small = shrink(truth, factor)

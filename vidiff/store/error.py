@@ -13,6 +13,10 @@ class VideoError(ValueError):
     """A clip that cannot be read or written. The message names its file and the reason."""
 
 
+class DamageError(VideoError):
+    """Frames that do not show what was filmed, of a clip whose others may."""
+
+
 class Unreachable(VideoError):
     """A remote file that cannot be fetched now, and may be at another time: a matter of network, server or disk."""
 

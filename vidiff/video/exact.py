@@ -20,13 +20,14 @@ from vidiff.store.place import Place, place_of
 from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.decord import DecordFile
 from vidiff.video.pyav import Kind, PyAVFile, Structure, frames_in_order
-from vidiff.video.stream import Stream, stream_of
+from vidiff.video.stream import Stream, look_through, stream_of
 from vidiff.video.timetable import State, state_of
 
 LEVELS = 2  # of 255, by which colours may differ: rounding, for other frames and other matrices differ by more
 LATE = 1e-3  # s, by which times may differ: decord keeps them in 32 bits
 LARGEST = 1 << 26  # bytes: to open a file, decord reads all of it
 SOUGHT = {"mov", "matroska", "avi"}  # containers in which decord finds a key frame by its time
+FIELDS = "its frames are of two fields"
 BUNDLED = {"hevc", "vvc"}  # codecs of which several frames may come out at once, on which decord fails now and then
 REMEMBERED = 4096  # files
 _SOUGHT_ALIKE: set[Kind] = set()  # kinds of file of which both decoders have found the same frames
@@ -42,7 +43,10 @@ def fault_of_decord(path: Path | Place, treatment: Treatment = PLAIN) -> str:
         VideoError: where it is no video, or neither decoder finds its frames.
     """
     place = place_of(path)
-    return untreated(stream_of(place), treatment) or _fault(place, state_of(place))
+    fault = untreated(stream_of(place), treatment)
+    if not fault and treatment.deinterlace and (look := look_through(place)) and look.interlaced:
+        fault = FIELDS
+    return fault or _fault(place, state_of(place))
 
 
 def untreated(stream: Stream, treatment: Treatment) -> str:
@@ -50,7 +54,7 @@ def untreated(stream: Stream, treatment: Treatment) -> str:
     if stream.transparent:
         return "it has an alpha channel"
     if stream.interlaced and treatment.deinterlace:
-        return "its frames are of two fields"
+        return FIELDS
     return f"its range is {stream.transfer}" if stream.transfer and treatment.tonemap else ""
 
 
@@ -70,7 +74,7 @@ def _fault(place: Place, state: State) -> str:
                 raise VideoError(f"{refusal}; nor can decord: {fault}") from None
             return ""
         try:
-            return _fault_of_structure(structure) or _differs(pyav, decord, structure)
+            return _fault_of_structure(structure) or _damage(place) or _differs(pyav, decord, structure)
         except VideoError as error:
             return str(error).removeprefix(f"{place}: ")
 
@@ -82,6 +86,14 @@ def _fault_of_structure(structure: Structure) -> str:
     if kind.codec in BUNDLED and kind.reorders:
         return f"several frames of {kind.codec} may come out at once"
     return "" if structure.closed else "a decoder cannot begin at each of its key frames, or frames come before them"
+
+
+def _damage(place: Place) -> str:
+    """What of a file is damaged, of which decord says nothing, where PyAV's FFmpeg does."""
+    look = look_through(place)
+    if look is None:
+        return "it is too long to be looked through for damage"
+    return f"its frames from {look.damage[0][0]} on are damaged" if look.damage else ""
 
 
 def _differs(pyav: PyAVFile, decord: DecordFile, structure: Structure) -> str:

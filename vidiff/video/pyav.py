@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import av
 import numpy as np
 
-from vidiff.store.error import VideoError, reason_of
+from vidiff.store.error import DamageError, VideoError, reason_of
 from vidiff.store.place import Place, place_of
 from vidiff.video.convert import SQUARE, Converter, converter, deinterlaced, with_neighbours
 from vidiff.video.decode import PLAIN, Treatment, average_rate, check_indices
@@ -98,6 +98,9 @@ class PyAVFile:
                     raise VideoError(f"{self.path}: its frames are of different sizes")
                 for place in places[number]:
                     pixels[place] = found
+        except _Damaged as error:
+            self.close()
+            raise DamageError(f"{self.path}: damaged or truncated, {error}") from None
         except (av.FFmpegError, _Missing) as error:
             self.close()
             raise VideoError(f"{self.path}: damaged or truncated, {reason_of(error)}") from None
@@ -242,6 +245,10 @@ class _Missing(ValueError):
     """A frame did not come out of the decoder."""
 
 
+class _Damaged(ValueError):
+    """A frame came out of the decoder that does not show what was filmed."""
+
+
 class _Pass:
     """Decoding from a key frame on.
 
@@ -288,6 +295,8 @@ class _Pass:
         self.upcoming = self.at
         self.begun = self.ended = self.flushed = False
         self.ready: deque[tuple[int, av.VideoFrame]] = deque()
+        self.damaged: set[int] = set()  # pts of frames that are, or that come after such a one without a key frame
+        self.lost = self.sound = self.tainted = False  # a packet did not decode; a frame came out whole; one did not
         self._take(first)
 
     def close(self) -> None:
@@ -308,14 +317,16 @@ class _Pass:
                 if self.ready:
                     self.ready.popleft()
                 elif not self._advance(wanted, numbers[-1]):
-                    raise _Missing(f"frame {number} does not decode")
+                    raise self._gone(number)
             if self.ready[0][0] != number:
-                raise _Missing(f"frame {number} does not decode")
-            found = self.ready.popleft()
-            if found[1].is_corrupt and not self.whole:
+                raise self._gone(number)
+            _, frame = self.ready.popleft()
+            if frame.pts in self.damaged:
+                raise _Damaged(f"frame {number} is damaged, or refers to one that is")
+            if frame.is_corrupt and not self.whole:
                 raise _Missing(f"frame {number} is incomplete")
             self.at = number + 1
-            yield found
+            yield number, frame
 
     def _advance(self, wanted: set[int], last: int) -> bool:
         """Decode one more packet; False at the end."""
@@ -333,7 +344,13 @@ class _Pass:
                 if unwanted != self.skipping:
                     self.context.skip_frame = "NONREF" if unwanted else "DEFAULT"
                     self.skipping = unwanted
-            found = self.context.decode(packet)
+            self.lost &= not packet.is_keyframe
+            try:
+                found = self.context.decode(packet)
+            except av.InvalidDataError:
+                found, self.lost = [], True
+            if self.lost and packet.pts is not None:
+                self.damaged.add(packet.pts)
         elif not self.flushed:
             self.flushed = True
             found = self.context.decode(None)
@@ -349,8 +366,23 @@ class _Pass:
                 self._read(len(self.ahead) + 1)
             if frame.pts not in self.numbers:
                 raise _Missing(f"a frame at {frame.time} s came out that is not listed")
+            self._see_damage(frame)
             self.ready.append((self.numbers.pop(frame.pts), frame))
         return True
+
+    def _gone(self, number: int) -> ValueError:
+        kind = _Damaged if self.damaged else _Missing  # for which it is of no use to begin earlier
+        return kind(f"frame {number} does not decode")
+
+    def _see_damage(self, frame: av.VideoFrame) -> None:
+        """What comes after a damaged frame is damaged, up to a key frame."""
+        if self.tainted and frame.key_frame and not frame.is_corrupt:
+            self.tainted = False
+        if frame.is_corrupt and self.sound:
+            self.tainted = True
+        if frame.pts is not None and (self.tainted or (frame.is_corrupt and self.whole)):
+            self.damaged.add(frame.pts)
+        self.sound |= not frame.is_corrupt
 
     def _read(self, packets: int) -> None:
         """Read on until so many wait to be decoded, and number all those whose turn is sure."""

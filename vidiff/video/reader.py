@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vidiff.store.place import Place, place_of
 from vidiff.store.plain import parse_json
 from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.pictures import Animation
-from vidiff.video.retime import Retimed
+from vidiff.video.retime import Part, Retimed
 from vidiff.video.sources import make_decoder
 
 CACHED = 1 << 17  # values of 4 bytes that a processor has at hand
@@ -41,13 +42,20 @@ class VideoReader:
         fps: see the clip at this rate, as `vidiff.video.retime.Retimed` does; 0 for its own frames.
         decoder: of a video file, one of `vidiff.video.decoders.DECODERS`.
         treatment: what is done to its frames, by PyAV and by what `auto` chooses.
+        part: of its own frames, the first that are read, and past the last; None for all.
     """
 
     def __init__(
-        self, path: str | Path | Place, fps: float = 0.0, decoder: str = "auto", treatment: Treatment = PLAIN
+        self,
+        path: str | Path | Place,
+        fps: float = 0.0,
+        decoder: str = "auto",
+        treatment: Treatment = PLAIN,
+        part: tuple[int, int] | None = None,
     ) -> None:
         self.path = place_of(path)
         inner = make_decoder(self.path, decoder, treatment)
+        inner = Part(self.path, inner, *part) if part else inner
         self._decoder = Retimed(self.path, inner, fps) if fps else inner
 
     def __enter__(self) -> VideoReader:
@@ -96,6 +104,20 @@ class VideoReader:
     def pixels(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
         """The same as decoded, uint8 `(f, h, w, 3)`: what a process sends to another, for `to_float` to convert."""
         return self._decoder.decode(indices, size)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a clip is read: the arguments of `VideoReader`."""
+
+    fps: float = 0.0
+    decoder: str = "auto"
+    treatment: Treatment = PLAIN
+    part: tuple[int, int] | None = None
+
+    def open(self, path: str | Path | Place) -> VideoReader:
+        """A reader of a file on this machine."""
+        return VideoReader(path, self.fps, self.decoder, self.treatment, self.part)
 
 
 def read_video(

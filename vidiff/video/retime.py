@@ -1,4 +1,4 @@
-"""A clip seen at a frame rate of one's own, by the time stamps of its frames."""
+"""A clip seen at a frame rate of one's own, by the time stamps of its frames; and a part of one."""
 
 from __future__ import annotations
 
@@ -60,6 +60,43 @@ class Retimed:
         if self._shown is None:
             self._shown = shown_at(self._decoder.times, self._fps, self._decoder.fps)
         return self._shown
+
+
+class Part:
+    """A decoder of some frames of another, which follow each other.
+
+    Args:
+        path: of the clip, for messages.
+        decoder: of the clip as it is.
+        start, stop: the first of its frames, and the one past the last.
+    """
+
+    def __init__(self, path: Path | Place, decoder: Decoder, start: int, stop: int) -> None:
+        self.path, self._decoder, self._start, self._stop = path, decoder, start, stop
+
+    @property
+    def name(self) -> str:
+        return self._decoder.name
+
+    @property
+    def frames(self) -> int:
+        return self._stop - self._start
+
+    @property
+    def fps(self) -> float:
+        return self._decoder.fps
+
+    @property
+    def times(self) -> np.ndarray:
+        return self._decoder.times[self._start : self._stop]
+
+    def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
+        indices = range(self.frames) if indices is None else indices
+        check_indices(self.path, indices, self.frames)
+        return self._decoder.decode([self._start + number for number in indices], size)
+
+    def close(self) -> None:
+        self._decoder.close()
 
 
 def shown_at(times: np.ndarray, fps: float, average: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import av
 
 from vidiff.store.place import Place
-from vidiff.video.stream import best_stream
+from vidiff.video.stream import HDR, aspect_of, best_stream
 
 HEAD = 4096  # bytes that tell what kind of file it is
 ATOMS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"sidx"})
@@ -35,6 +35,8 @@ class Container:
     Args:
         codec, pixel_format: by FFmpeg's names.
         bits: of a colour channel.
+        aspect: width to height of a pixel, as "16:11".
+        transfer: of high dynamic range, in words; empty for all others.
         rotation: degrees by which players turn the frames.
         declared: number of frames that the header promises; 0 where it promises none.
         packets: that are there; one holds one frame, as a rule.
@@ -47,6 +49,8 @@ class Container:
     codec: str
     pixel_format: str
     bits: int
+    aspect: str
+    transfer: str
     rotation: int
     declared: int
     packets: int
@@ -77,6 +81,8 @@ def read_container(place: Place) -> Container:
                 codec=context.name,
                 pixel_format=context.pix_fmt or "",
                 bits=context.format.components[0].bits if context.format else 0,
+                aspect="{}:{}".format(*aspect_of(stream).as_integer_ratio()),
+                transfer=HDR.get(int(context.color_trc), ""),
                 rotation=rotation,
                 declared=stream.frames,
                 packets=len(packets),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vidiff.data.clip import Clip
+from vidiff.data.clip import Clip, in_words
 from vidiff.data.doctor.container import (
     Container,
     NoVideo,
@@ -25,7 +25,8 @@ from vidiff.data.workers import Begin, at_once
 from vidiff.store.error import Unreachable, VideoError
 from vidiff.store.place import Place
 from vidiff.video.reader import VideoReader
-from vidiff.video.sources import is_video, stamp_of
+from vidiff.video.sources import is_video, stamp_of, traits_of
+from vidiff.video.stream import look_through, sound_parts, with_look
 
 PROBLEMS = {  # why a file is left out, and what to do about it
     "missing": ("is not there", "put back what the link or the list names, or remove it"),
@@ -46,6 +47,11 @@ PROBLEMS = {  # why a file is left out, and what to do about it
 }
 NOTES = {  # what is uncommon about a file that is kept, and what it means
     "variable frame rate": "clips are cut by frame number, so motion is uneven, unless data.fps is set",
+    "damaged stretch": "its frames are left out of all clips; download it again to have them",
+    "squeezed": "its pixels are not square: it is stretched to what players show",
+    "interlaced": "its frames are of two fields, with combs where things move: set data.deinterlace=true",
+    "high dynamic range": "colours come out pale: set data.tonemap=true",
+    "transparent": "is put over a colour, data.background",
     "deep colour": "is brought down to 8 bits as it is read",
     "odd size": "is resized and cropped as all others are",
     "rotated": "is turned upright as it is read",
@@ -98,7 +104,7 @@ def examine(case: Case, begin: Begin = at_once) -> Record:
             _look_at_kind(place)
         with place.held() as here:
             begin()
-            return _look_at(here, record, case)
+            return _look_at(here, record, case, begin)
     except _Broken as broken:
         return replace(record, problem=broken.problem, reason=broken.reason)
     except Unreachable as error:
@@ -109,7 +115,7 @@ def examine(case: Case, begin: Begin = at_once) -> Record:
         return replace(record, problem="refused", reason=f"cannot be opened: {error.strerror or error}")
 
 
-def _look_at(here: Place, record: Record, case: Case) -> Record:
+def _look_at(here: Place, record: Record, case: Case, begin: Begin) -> Record:
     if not (record.stamp.size if here.is_folder else here.length):  # a store may not have told of the size
         raise _Broken("empty")
     record = replace(record, fingerprint=fingerprint(here))
@@ -121,7 +127,7 @@ def _look_at(here: Place, record: Record, case: Case) -> Record:
         short = _look_at_bytes(here)
         container = _look_at_container(here, short)
         record = replace(record, **{key: value for key, value in vars(container).items() if key in FOUND})
-        record = _look_at_frames(record, here, case.whole, container, short)
+        record = _look_at_frames(record, here, case.whole, container, short, begin)
         return replace(record, notes=[*record.notes, *_notes(record, container)])
     except _Broken as broken:
         return replace(record, problem=broken.problem, reason=broken.reason)
@@ -147,7 +153,8 @@ def _look_at_pictures(record: Record, here: Place, whole: bool) -> Record:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
             record = replace(record, decoder=reader.decoder)
-            read, same = _read_frames(reader, frames, (height, width), whole)
+            read, same = _read_frames(reader, [(0, frames)], (height, width), whole)
+            record = replace(record, traits=traits_of(here))
     except VideoError as error:
         reason = str(error).removeprefix(f"{here}: ").removeprefix("damaged or truncated, ")
         raise _Broken("damaged" if record.frames else "unknown", reason) from None
@@ -155,6 +162,7 @@ def _look_at_pictures(record: Record, here: Place, whole: bool) -> Record:
     notes = [] if same else [f"seek: {NOTES['seek']}"]
     if height % 2 or width % 2:
         notes.append(f"odd size: {width}x{height}")
+    notes += ["transparent: an alpha channel"] if record.traits else []
     return replace(record, codec=kind, duration=frames / fps if frames > 1 else 0.0, read=read, notes=notes)
 
 
@@ -181,15 +189,26 @@ def _look_at_container(place: Place, short: int) -> Container:
         raise _Broken("no video" if error.known else "unknown", str(error)) from None
 
 
-def _look_at_frames(record: Record, here: Place, whole: bool, container: Container, short: int) -> Record:
+def _look_at_frames(record: Record, here: Place, whole: bool, container: Container, short: int, begin: Begin) -> Record:
     claimed = container.packets
     try:
+        look = None if short else look_through(here, begin)
+        record = replace(record, traits=with_look(traits_of(here), look))
         with VideoReader(here) as reader:
-            claimed, fps, (height, width) = reader.frames, reader.fps, reader.size
+            claimed, fps = reader.frames, reader.fps
+            damage = look.damage if look and look.frames == claimed else ()
+            sound = sound_parts(damage, claimed)
+            if not sound:
+                raise _Broken("damaged", f"all {claimed} of them")
+            height, width = reader.pixels([sound[0][0]]).shape[1:3]
             record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
             record = replace(record, decoder=reader.decoder)
+            if damage:
+                record = replace(
+                    record, damage=damage, parts=tuple((start, stop, stop - start) for start, stop in sound)
+                )
             if not short:
-                read, same = _read_frames(reader, claimed, (height, width), whole)
+                read, same = _read_frames(reader, sound, (height, width), whole)
                 record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])
     except VideoError as error:
         if not short:
@@ -211,17 +230,21 @@ def _explained(place: Place, claimed: int, error: VideoError) -> _Broken:
     return _Broken("damaged", str(error).removeprefix(f"{place}: damaged or truncated, "))
 
 
-def _read_frames(reader: VideoReader, frames: int, size: tuple[int, int], whole: bool) -> tuple[int, bool]:
-    """Decodes all frames, or those of three windows of a long file.
+def _read_frames(
+    reader: VideoReader, sound: Sequence[tuple[int, int]], size: tuple[int, int], whole: bool
+) -> tuple[int, bool]:
+    """Decodes all sound frames, or those of three windows of each long part.
 
     Returns their number, and whether a frame that is sought is the one that reading up to it shows.
     """
-    if whole or frames <= LONG:
-        parts = [range(frames)]
-    else:
-        parts = [range(start, start + WINDOW) for start in (0, (frames - WINDOW) // 2, frames - WINDOW)]
+    parts = []
+    for first, stop in sound:
+        if whole or stop - first <= LONG:
+            parts.append(range(first, stop))
+        else:
+            parts += [range(n, n + WINDOW) for n in (first, (first + stop - WINDOW) // 2, stop - WINDOW)]
     chunk = max(1, AT_ONCE // (3 * size[0] * size[1]))
-    chosen = min(frames, WINDOW) * 2 // 3
+    chosen = parts[0].start + min(sum(map(len, parts)), WINDOW, len(parts[0])) * 2 // 3
     shown = None
     for part in parts:
         for start in range(part.start, part.stop, chunk):
@@ -234,6 +257,16 @@ def _read_frames(reader: VideoReader, frames: int, size: tuple[int, int], whole:
 
 
 def _notes(record: Record, container: Container) -> Iterator[str]:
+    if record.damage:
+        yield f"damaged stretch: {in_words(record.damage)}"
+    if "squeezed" in record.traits:
+        yield f"squeezed: {container.aspect}, and {record.width}x{record.height} in square pixels"
+    if "interlaced" in record.traits:
+        yield "interlaced: frames of two fields"
+    if "hdr" in record.traits:
+        yield f"high dynamic range: {container.transfer}"
+    if "transparent" in record.traits:
+        yield "transparent: an alpha channel"
     if not container.steady:
         yield f"variable frame rate: {record.fps:g} frames a second on average"
     if container.bits > 8:

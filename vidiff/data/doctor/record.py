@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from vidiff.data.clip import FACTS, Clip
+from vidiff.data.clip import FACTS, Clip, from_json
 from vidiff.store.files import draft_of, write_whole
 from vidiff.store.place import Place, Stamp
 from vidiff.store.plain import parse_json
 
-VERSION = 3  # goes up when the same file comes to be told of differently
+VERSION = 4  # goes up when the same file comes to be told of differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def read_records(file: Path) -> dict[str, Record]:
             if content.pop("version") == VERSION:
                 name, stamp = content.pop("path"), Stamp(content.pop("bytes"), content.pop("changed"))
                 if content.keys() == {*FOUND}:
-                    records[name] = Record(name, Place(name), stamp=stamp, **content)
+                    records[name] = Record(name, Place(name), stamp=stamp, **from_json(content))
     except (ValueError, TypeError, LookupError, AttributeError):
         pass  # damaged from here on: those files are looked at again
     return records

@@ -65,7 +65,7 @@ def scan(
         known = earlier.get(name)
         if known and (known.problem in ("hang", "crash", "unreachable") or (known.readable and name in held)):
             known = None  # it may be a matter of patience, or of the network; or training could not read it
-        if known and whole and known.read < known.frames:
+        if known and whole and known.read < sum(part.frames for part in known.sound):
             known = None
         if known and stamp_of(clip.place) == known.stamp:
             records[name] = replace(known, place=clip.place)

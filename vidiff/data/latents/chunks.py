@@ -12,18 +12,19 @@ from torch import Tensor
 from vidiff.data.workers import Begin, Helper, Lost
 from vidiff.store.error import VideoError
 from vidiff.store.place import Place
-from vidiff.video.reader import VideoReader, to_float
+from vidiff.video.reader import Manner, VideoReader, to_float
+
+OWN = Manner()  # every frame of its own
 
 
 class Chunk(NamedTuple):
-    """Frames start to stop of a file, seen at `fps` (0: its own frames) by a decoder, resized to `size` (h, w)."""
+    """Frames start to stop of a file as it is read, resized to `size` (h, w)."""
 
     place: Place
     start: int
     stop: int
     size: tuple[int, int] | None
-    fps: float = 0.0
-    decoder: str = "auto"
+    manner: Manner = OWN
 
 
 class ChunkReader:
@@ -51,16 +52,15 @@ class ChunkReader:
         frames: int,
         chunk: int,
         size: tuple[int, int] | None,
-        fps: float = 0.0,
-        decoder: str = "auto",
+        manner: Manner = OWN,
     ) -> Generator[Tensor, None, None]:
-        """All frames of a file, as `(3, f, h, w)` in [-1, 1] with f up to `chunk`. The rest is as of `VideoReader`.
+        """All frames of a file, resized to `size` (h, w), as `(3, f, h, w)` in [-1, 1] with f up to `chunk`.
 
         Raises VideoError where it does not decode, or its decoder hangs or crashes; Unreachable where it is elsewhere
         and cannot be fetched now.
         """
         starts = range(0, frames, chunk)
-        chunks = [Chunk(place, start, min(start + chunk, frames), size, fps, decoder) for start in starts]
+        chunks = [Chunk(place, start, min(start + chunk, frames), size, manner) for start in starts]
         if self._helper is None or not self._helper.alive:
             self._helper = Helper(_Decoding())
         helper = self._helper
@@ -86,19 +86,19 @@ class _Decoding:
     """What the process does: it keeps a file open from chunk to chunk."""
 
     reader: VideoReader | None = None
-    seen: tuple[Place, float] | None = None  # the file and the rate of the reader
+    seen: tuple[Place, Manner] | None = None  # the file of the reader, and how it is read
 
     def __init__(self) -> None:
         self.held = ExitStack()
 
     def __call__(self, chunk: Chunk, begin: Begin) -> np.ndarray | VideoError:
         try:
-            if self.reader is None or self.seen != (chunk.place, chunk.fps):
+            if self.reader is None or self.seen != (chunk.place, chunk.manner):
                 self.held.close()
                 self.reader = None
                 here = self.held.enter_context(chunk.place.held())
-                self.reader = self.held.enter_context(VideoReader(here, chunk.fps, chunk.decoder))
-                self.seen = chunk.place, chunk.fps
+                self.reader = self.held.enter_context(chunk.manner.open(here))
+                self.seen = chunk.place, chunk.manner
             begin()
             return self.reader.pixels(range(chunk.start, chunk.stop), chunk.size)
         except VideoError as error:

@@ -235,7 +235,7 @@ class _Encoding:
             for mirrored in range(1 + plan.flips)
         ]
         step = plan.segment or self.chunk
-        for video in self.reader.read(file.place, frames, step, fit.resize, plan.index.fps, file.decoder):  # 3 f h w
+        for video in self.reader.read(file.place, frames, step, fit.resize, plan.index.manner(file)):  # 3 f h w
             for copy in copies:
                 crop = fit.crop(video, corners[copy.crop])[None]  # 1 3 f height width
                 mean, std = self.encode(crop.flip(-1) if copy.mirrored else crop)
