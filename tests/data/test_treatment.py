@@ -14,7 +14,7 @@ from PIL import Image
 from videos import filmed
 
 from vidiff.data.buckets import Bucket, View
-from vidiff.data.clip import Clip, told
+from vidiff.data.clip import Clip, told_of
 from vidiff.data.clips import ClipDataset
 from vidiff.data.doctor.examine import Case, examine
 from vidiff.data.index import Index
@@ -57,7 +57,7 @@ def test_a_training_is_told_of_each_kind(plain: Index) -> None:
                       "hdr.mp4": ("hdr",), "clear.mov": ("transparent",)}  # fmt: skip
     sizes = {name: (file.height, file.width) for name, file in files.items()}
     assert sizes.pop("squeezed.mp4") == (64, 192) and {*sizes.values()} == {(64, 96)}
-    assert told(plain.files, plain.treatment) == [
+    assert told_of(plain.files, plain.treatment) == [
         "1 of 5 files, such as train/squeezed.mp4, have pixels that are not square: "
         "they are stretched to what players show",
         "1 of 5 files, such as train/fields.mp4, have frames of two fields: "
@@ -65,7 +65,7 @@ def test_a_training_is_told_of_each_kind(plain: Index) -> None:
         "1 of 5 files, such as train/hdr.mp4, have high dynamic range: set data.tonemap=true, or colours are pale",
         "1 of 5 files, such as train/clear.mov, have an alpha channel: they are put over white (data.background)",
     ]
-    assert told([files["plain.mp4"]], plain.treatment) == []
+    assert told_of([files["plain.mp4"]], plain.treatment) == []
 
 
 @pytest.mark.parametrize("decoder", ["auto", "decord"])
