@@ -89,7 +89,16 @@ def test_a_folder_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
 def test_classes_that_a_run_does_not_know_are_told_and_not_asked_for(root: Path) -> None:
     index = index_folder(root, ["cat", "cow"])
     assert [index.class_of(file) for file in index.files] == ["cat", None, None]
-    known = cast(Pipeline, SimpleNamespace(labels=("cat", "dog")))
+    asked = []
+
+    def generate(frames: int, **options: object) -> torch.Tensor:
+        asked.append(options["label"])
+        return torch.zeros(1)
+
+    known = cast(Pipeline, SimpleNamespace(labels=("cat", "dog"), generate=generate))
+    for names in (["cat", None], ["cat", "cow"], [None, None]):
+        DrawnClips(known, names, 2, 0).read(range(2))
+    assert asked == [["cat", None], None, [None, None]], "one without a class is asked for none, beside others"
     assert DrawnClips(known, ["cat", "dog"], 2, 0).untold == ""
     assert DrawnClips(known, [None, None], 2, 0).untold == ""
     assert DrawnClips(known, ["a red cat"], 2, 0, captions=True).untold == ""

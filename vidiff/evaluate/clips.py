@@ -200,8 +200,7 @@ class DrawnClips:
         names = list(self.names[which.start : which.stop])
         if self.captions:
             return {"text": names}
-        known = self.run.labels and set(self.names) <= set(self.run.labels)
-        return {"label": names if known else None}
+        return {"label": names if self.run.labels and not self.untold else None}
 
     def _drawn(self, which: range, attempt: int) -> dict[str, Any]:
         return {**self.options, "seed": 1_000_003 * self.seed + 10_007 * attempt + which.start}
