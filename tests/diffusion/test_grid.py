@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 
 from vidiff.diffusion.grid import KINDS, SPACINGS, SUBSEQUENCES, Grid, discrete_times, time_grid
-from vidiff.diffusion.schedule import SCHEDULES, Cosine, Linear, build_schedule
+from vidiff.diffusion.schedule import SCHEDULES, Cosine, Flow, Linear, build_schedule
 
 DOUBLE = torch.float64
 
@@ -20,11 +21,12 @@ def test_every_grid_falls_between_finite_ends(name: str, kind: str) -> None:
     times = Grid(kind=kind)(schedule, 31)
     assert times.shape == (31,) and times.dtype == torch.float32
     assert (times.diff() < 0).all() and times[-1] > 0 and times[0] <= 1
+    bell = (-0.3 - 2.0 * math.log(31 / 0.25), -0.3 + 2.4 * math.log(30.25))
     if kind in SPACINGS:
         for ends in (None, [-6.0, 5.0]):
             log_snr = schedule.log_snr(Grid(kind=kind, ends=ends)(schedule, 31, DOUBLE)).tolist()
             lowest, highest = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=DOUBLE)).tolist()
-            first, last = ends or (-12.0, 10.0)
+            first, last = ends or (bell if kind == "logistic" else (-12.0, 10.0))
             assert log_snr[0] == pytest.approx(max(first, lowest), abs=1e-6)
             assert log_snr[-1] == pytest.approx(min(last, highest), abs=1e-6)
 
@@ -33,7 +35,7 @@ def test_every_grid_falls_between_finite_ends(name: str, kind: str) -> None:
 def test_one_time_is_the_first(kind: str) -> None:
     schedule = Cosine()
     assert Grid(kind=kind)(schedule, 1).shape == (1,)
-    if kind not in ("leading",):  # which begins its only stretch at its end
+    if kind not in ("leading", "logistic"):  # whose first time depends on their number
         assert float(Grid(kind=kind)(schedule, 1)) == pytest.approx(float(Grid(kind=kind)(schedule, 9)[0]))
 
 
@@ -49,6 +51,18 @@ def test_grids_are_spaced_as_they_say() -> None:
         alpha, sigma = schedule(time_grid(schedule, 10, "karras", rho=rho, dtype=DOUBLE))
         root = ((sigma / alpha) ** (1 / (rho or 7.0))).diff()
         torch.testing.assert_close(root, root[:1].expand(10), rtol=1e-7, atol=0)
+
+
+def test_the_bell_is_logistic_on_both_sides_and_begins_in_noise() -> None:
+    schedule = Flow()
+    for count in (5, 8, 10, 20, 100):
+        log_snr = schedule.log_snr(Grid()(schedule, count, DOUBLE))
+        off = log_snr + 0.3
+        share = torch.sigmoid(off / torch.where(off < 0, 2.0, 2.4))
+        even = (torch.arange(count, dtype=DOUBLE) + 0.25) / (count + 0.25)
+        torch.testing.assert_close(share, even, rtol=0, atol=1e-9)
+    for count in (1, 2, 3, 4):  # pure noise must not pass for a clip
+        assert float(schedule.log_snr(Grid()(schedule, count, DOUBLE))[0]) == pytest.approx(-6.0)
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 10, 20, 999, 1000])
@@ -82,7 +96,7 @@ def test_steps_are_between_two_times_each() -> None:
         (lambda: Grid(ends=[5.0, -5.0]), r"ends is \[5.0, -5.0\]; give log-SNR of the first time and a higher one"),
         (lambda: Grid(ends=[-5.0]), r"ends is \[-5.0\]"),
         (lambda: Grid(kind="leading", ends=[-5.0, 5.0]), "a grid of kind leading has its own: leave it out"),
-        (lambda: Grid(rho=7.0), "rho is 7.0, but a grid of kind log_snr has none"),
+        (lambda: Grid(rho=7.0), "rho is 7.0, but a grid of kind logistic has none"),
         (lambda: Grid(kind="karras", rho=0.0), "rho is 0.0; give a positive number"),
         (lambda: Grid()(Cosine(), 0), "steps is 0; give 1 or more"),
         (lambda: Grid(kind="trailing")(Linear(), 1001), "steps is 1001, but the schedule has 1000 discrete steps"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
-from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import add_noise, expand_time
 from vidiff.diffusion.schedule import Cosine
@@ -51,7 +51,8 @@ class Linear(torch.nn.Module):
 
 def drawing(window: int, denoiser=None, seed: int = 0, sampler: str = "ddim", guidance: float = 1.0) -> Draw:
     denoiser = denoiser or Denoiser(Linear(), Cosine(), "v")
-    return Draw(denoiser, build_sampler(sampler), 3, guidance, window, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return Draw(denoiser, build_sampler(sampler), 4, guidance, window, generator, grid=Grid(kind="log_snr"))
 
 
 def along(frames: int, start: float = 0.0) -> Tensor:
@@ -396,7 +397,7 @@ def test_a_strength_between_starts_from_the_noised_clip_along_the_rest_of_the_gr
             return super().__call__(x, t, condition)
 
     z = torch.randn(2, 3, 6, 4, 4)
-    draw = replace(drawing(6, Spy()), steps=8)
+    draw = replace(drawing(6, Spy()), steps=9)
     draw(z, None, Condition(), 0.4)
     grid = time_grid(Cosine(), 8)
     expected = [0.4, *grid[grid < 0.4].tolist()]

@@ -15,7 +15,7 @@ from vidiff.codec.codec import Identity
 from vidiff.data.buckets import Bucket
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
-from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.guidance import ClassifierFree, Projected, Threshold
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import draw_noise
@@ -29,7 +29,7 @@ from vidiff.recipe.kinds import DiffusionRun, SamplingConfig
 from vidiff.recipe.load import build_config, dump
 from vidiff.sample import DDIM, start
 
-STEPS = 4
+STEPS = 4  # between times, of which there is one more
 EVERY = {
     "convention": "ho",
     "interval": [0.2, 0.6],
@@ -60,7 +60,9 @@ class Network(nn.Module):
 
 def build(**sampling) -> Pipeline:
     denoiser = Denoiser(Network(), Cosine(), "v")
-    options = SamplingConfig({"name": "ddim"}, steps=STEPS, guidance=2.0, context=2, **sampling)
+    options = SamplingConfig(
+        {"name": "ddim"}, steps=STEPS + 1, grid=Grid(kind="log_snr"), guidance=2.0, context=2, **sampling
+    )
     return Pipeline(TrainedModel(denoiser, Identity(), Facts((Bucket(6, 8, 8),), ("cat", "dog"))), options, "cpu")
 
 
@@ -180,7 +182,17 @@ def words(label: Tensor | None) -> Condition:
 
 def draw(pipe: Pipeline, guide: Guide, history: float | None = None, label: Tensor | None = None) -> Tensor:
     """A window of 6 frames, the first 2 of them known."""
-    made = Draw(pipe.denoiser, DDIM(), STEPS, 2.0, 6, torch.Generator().manual_seed(1), history=history, guide=guide)
+    made = Draw(
+        pipe.denoiser,
+        DDIM(),
+        STEPS + 1,
+        2.0,
+        6,
+        torch.Generator().manual_seed(1),
+        history=history,
+        guide=guide,
+        grid=Grid(kind="log_snr"),
+    )
     frames = torch.zeros(2, 3, 6, 8, 8)
     frames[:, :, :2] = clip()[:, :, :2]
     return made(frames, first_frames(6, 2), words(torch.tensor([0, 1]) if label is None else label))

@@ -16,7 +16,7 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
-from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.guide import Guide
@@ -84,7 +84,8 @@ class Together:
 
 def drawing(window: int, denoiser=None, seed: int = 0, sampler: str = "ddim", steps: int = 3) -> Draw:
     denoiser = denoiser or Denoiser(Linear(), Cosine(), "v")
-    return Draw(denoiser, build_sampler(sampler), steps, 1.0, window, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return Draw(denoiser, build_sampler(sampler), steps + 1, 1.0, window, generator, grid=Grid(kind="log_snr"))
 
 
 def along(frames: int, start: float = 0.0) -> Tensor:

@@ -30,7 +30,7 @@ from vidiff.recipe.load import dump
 from vidiff.sample import DDIM, start
 
 LABELS = ("cat", "dog", "horse")
-SAMPLING = {"sampler": {"name": "ddim"}, "steps": 3, "guidance": 1.5, "context": 2}
+SAMPLING = {"sampler": {"name": "ddim"}, "steps": 4, "grid": {"kind": "log_snr"}, "guidance": 1.5, "context": 2}
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from vidiff.diffusion.grid import Grid
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
-from vidiff.recipe.load import build_config, dump, load, load_codec_config, recipes
+from vidiff.recipe.load import build_config, dump, load, load_codec_config, load_resolved, recipes
 from vidiff.recipe.slots import ConfigError, build_sampler
 from vidiff.sample import DDIM
 
@@ -149,7 +149,7 @@ def test_a_slot_takes_a_name_and_options() -> None:
         ("data.root", ["data.root"]),
         ("sampling.strategy={name: clen}", ["unknown sampling.strategy 'clen'", "clean, keyframes"]),
         ("sampling.strategy={name: noisy, level: 1}", ["level is 1; give 0"]),
-        ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'dpmpp_2m'}"]),
+        ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'unipc'}"]),
         ("data.frames: 3", ["data.frames: 3"]),
         # super-resolution
         ("lowres.factor=1", ["lowres.factor is 1; give 2 or more", "data.size, which is 64"]),
@@ -358,3 +358,14 @@ def test_a_length_in_seconds_becomes_frames() -> None:
     config = load(CONFIGS / "shapes.yaml", ["data.fps=8", "data.seconds=1.9"])
     assert config.data.frames == 15 and load(CONFIGS / "shapes.yaml").data.frames == 16
     assert "at data.fps=8.0 is less than a frame" in complaint("data.fps=8", "data.seconds=0.05")
+
+
+def test_a_run_keeps_the_grid_of_its_time(tmp_path: Path) -> None:
+    config = load(SHAPES, ["sampling.steps=12", "sampling.grid.kind=karras"])
+    now = write(tmp_path / "now.yaml", dump(config))
+    assert load_resolved(now) == config, "what a run kept decides"
+    kept = OmegaConf.create(dump(config))
+    del kept.sampling["grid"]
+    before = load_resolved(write(tmp_path / "before.yaml", OmegaConf.to_yaml(kept)))
+    assert isinstance(before, DiffusionRun) and before.sampling.grid == Grid(kind="log_snr")
+    assert before.sampling.steps == 13, "steps were counted between the times"

@@ -8,13 +8,13 @@ from vidiff.diffusion import process
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
-from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.guidance import ClassifierFree
 from vidiff.diffusion.known import Known, end_frames, first_frames
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine, build_schedule
-from vidiff.sample import DDIM, SAMPLERS, build_sampler, start
-from vidiff.sample.base import Sampler, State
+from vidiff.sample import DDIM, DEIS, SAMPLERS, UniPC, build_sampler, start
+from vidiff.sample.base import Sampler, State, steps_left
 
 DOUBLE = torch.float64
 
@@ -138,8 +138,9 @@ def test_bad_grids_are_named(times: Tensor, message: str) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_choices() -> None:
-    choices = "ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, euler, euler_maruyama, heun, langevin, predictor_corrector, rk45, "
-    with pytest.raises(ValueError, match=f"unknown sampler 'plms'; choose one of {choices}stochastic_heun, unipc"):
+    choices = "ddim, ddpm, deis, dpmpp_2m, dpmpp_2m_sde, euler, euler_maruyama, heun, langevin, "
+    choices += "predictor_corrector, rk45, stochastic_heun, unipc"
+    with pytest.raises(ValueError, match=f"unknown sampler 'plms'; choose one of {choices}"):
         build_sampler("plms")
 
 
@@ -152,3 +153,40 @@ def test_a_sampler_keeps_the_type_of_x() -> None:
     x = torch.randn(1, 1, 1, 1, 1)
     seen, _ = Half().step(denoiser, x, expand_time(0.5, x), expand_time(0.4, x), Condition(), State())
     assert seen.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_n_times_cost_as_many_evaluations_as_the_sampler_says(name: str) -> None:
+    denoiser, sampler, calls = gaussian(), build_sampler(name), list[int]()
+    denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    sampler(denoiser, torch.randn(3, 1, 1, 1, 1, dtype=DOUBLE), Condition(), Grid()(Cosine(), 6), torch.Generator())
+    if sampler.evaluations is None:
+        assert name == "rk45" and len(calls) > 5 * 6
+    else:
+        assert len(calls) == 5 * sampler.evaluations + 1
+        assert (len(calls) == 6) == (name not in ("heun", "stochastic_heun", "langevin", "predictor_corrector"))
+
+
+@pytest.mark.parametrize("name", ["unipc", "deis", "dpmpp_2m", "rk45"])
+def test_the_state_keeps_its_type_and_each_sample_goes_its_own_way(name: str) -> None:
+    """Alone or beside another of quite another size, with weights in double precision."""
+    denoiser = gaussian()
+    x = torch.randn(4, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    x[1] *= 30.0
+    sampler, seen = build_sampler(name), list[torch.dtype]()
+    denoiser.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    times = Grid()(Cosine(), 6)
+    together = sampler(denoiser, x, Condition(), times)
+    alone = torch.cat([sampler(denoiser, part, Condition(), times) for part in x.split(1)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    assert set(seen) == {torch.float32}
+
+
+def test_the_last_steps_are_of_lower_order() -> None:
+    """So that of two steps the second is the first order's, whatever is known; of a frame that ends early, too."""
+    denoiser, x, times = gaussian(), torch.randn(5, 1, 1, 1, 1, dtype=DOUBLE), Grid()(Cosine(), 3, DOUBLE)
+    for high, low in ((UniPC(3, False), UniPC(1, False)), (DEIS(4), DEIS(1)), (DEIS(1), DDIM())):
+        found, wanted = (one(denoiser, x, Condition(), times) for one in (high, low))
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    left = [part.flatten().tolist() for part in steps_left(list(torch.tensor([[3.0, 3], [2, 3], [1, 2], [1, 1]])))]
+    assert left == [[1, 2], [0, 1], [0, 0]]

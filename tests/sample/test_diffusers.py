@@ -31,13 +31,14 @@ from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.grid import discrete_times, time_grid
 from vidiff.diffusion.schedule import Linear
-from vidiff.sample import DDIM, DDPM, DPMSolverPP2M, Euler, Heun, Sampler, State, UniPC
+from vidiff.sample import DDIM, DDPM, DEIS, DPMSolverPP2M, Euler, Heun, Sampler, State, UniPC
 from vidiff.sample.base import frame_times
 
 pytest.importorskip("diffusers")
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -92,7 +93,7 @@ def theirs(scheduler: Any, denoiser: Denoiser, scaled: bool = False, **options: 
             scheduler.sigmas = torch.cat([ratios[:1], scheduler.sigmas, ratios[-1:]])
     x, path = start() / (alpha[0] if scaled else 1.0), []
     generator = torch.Generator().manual_seed(0)
-    last = -1 if isinstance(scheduler, UniPCMultistepScheduler) else None
+    last = -1 if isinstance(scheduler, UniPCMultistepScheduler | DEISMultistepScheduler) else None
     for t in scheduler.timesteps[:last]:
         t_ours = (t.double() + 1) / 1000
         output = torch.cat(
@@ -145,8 +146,17 @@ CASES: dict[str, tuple[Callable[[], Sampler], Callable[[], Any], dict[str, Any],
     ),
     **{
         f"unipc {order}": (
-            lambda order=order: UniPC(order),
+            lambda order=order: UniPC(order, lower=False),
             lambda order=order: UniPCMultistepScheduler(solver_order=order, lower_order_final=False, **BETAS),
+            {},
+            1e-9,
+        )
+        for order in (1, 2, 3)
+    },
+    **{
+        f"deis {order}": (
+            lambda order=order: DEIS(order, lower=False),
+            lambda order=order: DEISMultistepScheduler(solver_order=order, lower_order_final=False, **BETAS),
             {},
             1e-9,
         )

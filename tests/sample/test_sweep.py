@@ -22,6 +22,7 @@ SWEEP = {
     "dpmpp_2m": (20, {}, 0.02),
     "dpmpp_2m_sde": (20, {}, 0.05),
     "unipc": (20, {}, 0.003),
+    "deis": (20, {}, 0.003),
     "langevin": (20, {"iterations": 3, "step": 1.0}, 0.35),
     "predictor_corrector": (20, {}, 0.05),
 }

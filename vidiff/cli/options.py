@@ -40,7 +40,7 @@ READERS: dict[str, dict[str, Any]] = {  # type of an option in a config -> how i
     "bool": {"action": "store_const", "const": True},
 }
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
-    "steps": {"type": int, "help": "of the sampler"},
+    "steps": {"type": int, "help": "times at which the sampler asks the model: evaluations, twice as many of heun"},
     "sampler": {
         "help": f"one of {', '.join(SAMPLERS)}, or one with options: '{{name: unipc, order: 2}}'",
         "metavar": "NAME",

@@ -14,6 +14,8 @@ from vidiff.diffusion.schedule import Schedule
 
 ENDS = (-12.0, 10.0)
 RHO = 7.0
+CENTRE, WIDTHS = -0.3, (2.0, 2.4)  # of the bell of "logistic", below and above; of tools/compare_samplers.py
+HIDDEN = -6.0  # log-SNR from which on pure noise stands for a clip
 DISCRETE = 1000  # steps of a schedule that is not a table itself
 
 
@@ -24,11 +26,13 @@ class Grid:
     Each option is a key of a config, and of the keyword `grid` of a call.
 
     Args:
-        kind: even in "log_snr"; "uniform" or "quadratic" in t; "karras", where a power of the noise-to-signal ratio is
+        kind: "logistic", log-SNR at even quantiles of a bell, so that most times lie where content is decided; even in
+            "log_snr"; "uniform" or "quadratic" in t; "karras", where a power of the noise-to-signal ratio is
             even; or of the schedule's discrete steps `t = (i + 1) / T` (T is the table's length, or 1000) those that
             diffusers calls "linspace", "leading" and "trailing".
-        ends: log-SNR of the first and of the last time, as far as the schedule reaches; by default -12 and 10. Finite,
-            since the step to sigma = 0 is infinite in log-SNR. Discrete steps have their own.
+        ends: log-SNR of the first and of the last time, as far as the schedule reaches. By default -12 and 10; of
+            "logistic" they depend on the number of times: -6.3 and 3.2 for 5, -9.1 and 6.8 for 20. Finite, since the
+            step to sigma = 0 is infinite in log-SNR. Discrete steps have their own.
         rho: of "karras", by default 7: the larger, the more of the times lie where there is little noise.
 
     Raises:
@@ -36,7 +40,7 @@ class Grid:
             no use for.
     """
 
-    kind: str = "log_snr"
+    kind: str = "logistic"
     ends: list[float] | None = None
     rho: float | None = None
 
@@ -70,7 +74,7 @@ class Grid:
             if count > total:
                 raise ValueError(f"steps is {count}, but the schedule has {total} discrete steps: give no more")
             return ((SUBSEQUENCES[self.kind](total, count) + 1) / total).to(dtype)
-        ends = torch.tensor(self.ends or ENDS, dtype=torch.float64)
+        ends = torch.tensor(self.ends or (_bell_ends(count) if self.kind == "logistic" else ENDS), dtype=torch.float64)
         first, last = schedule.time_of(ends)
         if not first > last:
             raise ValueError(f"ends is {ends.tolist()}, which leaves no time between them on {schedule}")
@@ -98,7 +102,31 @@ def _karras(schedule: Schedule, first: Tensor, last: Tensor, u: Tensor, rho: flo
     return schedule.time_of(-2.0 * rho * torch.log(torch.lerp(high, low, u)))
 
 
+def _logistic(schedule: Schedule, first: Tensor, last: Tensor, u: Tensor) -> Tensor:
+    # log-SNR has a logistic density if noise / (signal + noise) is uniform, as on the straight path (Liu et al. 2022)
+    low, high = (_bell_share(schedule.log_snr(t)) for t in (first, last))
+    return schedule.time_of(_bell_log_snr(torch.lerp(low, high, u)))
+
+
+def _bell_share(log_snr: Tensor) -> Tensor:
+    off = log_snr - CENTRE
+    return torch.sigmoid(off / torch.where(off < 0, *WIDTHS))
+
+
+def _bell_log_snr(share: Tensor) -> Tensor:
+    off = torch.logit(share)
+    return CENTRE + off * torch.where(off < 0, *WIDTHS)
+
+
+def _bell_ends(count: int) -> list[float]:
+    """The outer of `count` even quantiles, the first a quarter of a step in; but begin in noise that hides all."""
+    share = torch.tensor([0.25, count - 0.75], dtype=torch.float64) / (count + 0.25)
+    first, last = _bell_log_snr(share).tolist()
+    return [min(first, HIDDEN), max(last, HIDDEN + 1.0)]
+
+
 SPACINGS: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
+    "logistic": _logistic,
     "log_snr": _log_snr,
     "uniform": _uniform,
     "quadratic": _quadratic,

@@ -260,7 +260,7 @@ class Rolling(Strategy):
     def go_on(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
         moving = draw.window - context if self.moving is None else self.moving
         self._check(draw, moving)
-        pace = ceil((draw.steps + 1) / moving)  # steps in which a frame takes the place of the one before it
+        pace = ceil(draw.steps / moving)  # steps in which a frame takes the place of the one before it
         times = draw.times(moving * pace)
         keep, done = min(context, draw.window - moving), past.shape[2]
         past = final(past, keep)
@@ -276,6 +276,8 @@ class Rolling(Strategy):
                 content = torch.cat([past, torch.zeros_like(x[:, :, given:])], dim=2)
                 seen = _Seen(draw.show(guided, content, mask, generator=draw.generator))
                 t, s = (self._clock(times, given, moving, pace, at).to(x) for at in (step, step + 1))
+                left = (len(times) - 2 - self._index(given, moving, pace, step, times)).clamp(min=0)
+                state = replace(state, left=left)
                 with torch.no_grad(), draw.arithmetic(x.device):
                     x, state = draw.sampler.step(seen, x, t, s, asked, state)
                 step += 1
@@ -296,8 +298,12 @@ class Rolling(Strategy):
 
     def _clock(self, times: Tensor, given: int, moving: int, pace: int, step: int) -> Tensor:
         """Of each frame, `(1, 1, f, 1, 1)`: each unknown one has come as far as the one before had `pace` steps ago."""
+        return times[self._index(given, moving, pace, step, times)]
+
+    def _index(self, given: int, moving: int, pace: int, step: int, times: Tensor) -> Tensor:
+        """Where in the grid that is."""
         index = (step - pace * torch.arange(moving)).clamp(0, len(times) - 1)
-        return torch.cat([times[-1:].expand(given), times[index]]).view(1, 1, -1, 1, 1)
+        return torch.cat([index.new_full((given,), len(times) - 1), index]).view(1, 1, -1, 1, 1)
 
     def _check(self, draw: Draw, moving: int) -> None:
         if isinstance(draw, Backwards):

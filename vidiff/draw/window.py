@@ -93,7 +93,7 @@ class Draw:
     Args:
         denoiser: a trained model.
         sampler: any of `vidiff.sample.SAMPLERS`.
-        steps: of the sampler.
+        steps: times at which the sampler asks the denoiser.
         guidance: scale of classifier-free guidance on label and text; 1 is the plain model.
         window: frames that the model makes at once.
         generator: where all noise comes from.
@@ -131,10 +131,8 @@ class Draw:
     grid: Grid = field(default_factory=Grid)
 
     def times(self, count: int | None = None) -> Tensor:
-        """The falling times of a draw, `(steps + 1,)`, or `(count,)`. Raises ValueError for no steps, and as `Grid`."""
-        if self.steps < 1:
-            raise ValueError(f"steps = {self.steps} must be at least 1")
-        return self.grid(self.denoiser.schedule, self.steps + 1 if count is None else count)
+        """The falling times of a draw, `(steps,)`, or `(count,)`. Raises ValueError as `Grid`."""
+        return self.grid(self.denoiser.schedule, self.steps if count is None else count)
 
     def told(self, condition: Condition) -> Condition:
         """What the network is told: not the label, where a classifier stands for it."""

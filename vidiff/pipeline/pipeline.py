@@ -317,17 +317,17 @@ class Pipeline:
             context: frames on which each further window looks back.
             strategy: of `vidiff.draw.long.STRATEGIES`, by which a video longer than a window goes on: a name such as
                 "rolling", or a name with options: `{"name": "noisy", "level": 0.02}`; by default the run's own.
-            options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps` of the sampler;
-                `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim", "eta": 1.0}`; `grid` of its
-                times, of `vidiff.diffusion.grid.Grid`, a kind such as "karras", or a kind with options: `{"kind":
-                "karras", "rho": 5}`; `seed` of all noise, since the same seed gives the same clip; `history`, scale of
-                guidance on the frames that are continued, label and text at once, which takes the place of `guidance`
-                there (by default the run's own, unless `guidance` is given); `lag`, steps by which each new frame
-                follows the one before, where 0 draws all of a window at once; `progress`, to show a bar;
-                `classifier_scale`, of the classifier's gradient where one was loaded (by default the classifier's own;
-                0 tells the model the label after all); and those of `vidiff.draw.guide.Guide`, that change guidance:
-                `interval`, `rescale`, `apg`, `threshold`,
-                `history_level`, `separate`, `text_guidance`, `convention`.
+            options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps`, times at which
+                the sampler asks the model; `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim",
+                "eta": 1.0}`; `grid` of its times, of `vidiff.diffusion.grid.Grid`, a kind such as "karras", or a kind
+                with options: `{"kind": "karras", "rho": 5}`; `seed` of all noise, since the same seed gives the same
+                clip; `history`, scale of guidance on the frames that are continued, label and text at once, which takes
+                the place of `guidance` there (by default the run's own, unless `guidance` is given); `lag`, steps by
+                which each new frame follows the one before, where 0 draws all of a window at once; `progress`, to show
+                a bar; `classifier_scale`, of the classifier's gradient where one was loaded (by default the
+                classifier's own; 0 tells the model the label after all); and those of `vidiff.draw.guide.Guide`, that
+                change guidance: `interval`, `rescale`, `apg`, `threshold`, `history_level`, `separate`,
+                `text_guidance`, `convention`.
 
         Yields:
             `(b, 3, n, h, w)` in [-1, 1].

@@ -11,7 +11,7 @@ import torch
 
 from vidiff.engine.precision import Precision, gpu_precision
 from vidiff.recipe.kinds import KINDS, SHARED, DiffusionRun, RunConfig
-from vidiff.recipe.load import load
+from vidiff.recipe.load import load_resolved
 from vidiff.recipe.slots import ConfigError
 from vidiff.report.log import device_name
 from vidiff.store.plain import read_json
@@ -31,7 +31,7 @@ def read_run(run: Path, kind: type[Kind]) -> Kind:
         raise ValueError(
             f"{run} is not a trained run (it has no resolved.yaml); train one with `python -m vidiff.train CONFIG`"
         )
-    config = load(path)
+    config = load_resolved(path)
     if not isinstance(config, kind):
         wanted = next(name for name, config_kind in KINDS.items() if config_kind is kind)
         raise ConfigError(f"{run} is a run of kind {config.kind}; one of kind {wanted} is needed")

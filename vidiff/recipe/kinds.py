@@ -33,8 +33,8 @@ LONGEST_NAME = 200  # bytes of a part of a run's name; file systems take 255, an
 class SamplingConfig(Guide):
     """How clips are drawn, unless a call says otherwise."""
 
-    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "dpmpp_2m"})
-    steps: int = 30
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "unipc"})
+    steps: int = 30  # times at which it asks the model: evaluations, of most samplers
     grid: Grid = field(default_factory=Grid)  # kind, and its ends in log-SNR or rho: how the times are spaced
     guidance: float = 1.5  # 1 is the plain model
     history: float | None = None  # where frames are known: scale on them and the label at once, in place of guidance

@@ -60,6 +60,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build_config(OmegaConf.merge(_read(Path(path)), _dotlist(overrides)), str(path))
 
 
+def load_resolved(path: Path) -> RunConfig:
+    """The config that a training kept, with what was the default in its time. Raises ConfigError as `load`.
+
+    Runs of before there was a grid to choose were drawn at times even in log-SNR, and asked the model once more than
+    they had steps.
+    """
+    given = _read(path)
+    sampling = given.get("sampling")
+    if isinstance(sampling, DictConfig) and "grid" not in sampling and isinstance(sampling.get("steps"), int):
+        given.sampling = OmegaConf.merge(sampling, {"grid": {"kind": "log_snr"}, "steps": sampling.steps + 1})
+    return build_config(given, str(path))
+
+
 def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     """A copy of a config with changes to it, as `load` takes them. Raises ConfigError as `load`."""
     return build_config(OmegaConf.merge(OmegaConf.structured(config), _dotlist(changes)), config.name)

@@ -10,7 +10,7 @@ from vidiff.diffusion.choice import choose
 from vidiff.sample.ancestral import DDIM, DDPM, invert
 from vidiff.sample.base import Sampler, State, start
 from vidiff.sample.langevin import Langevin, PredictorCorrector
-from vidiff.sample.multistep import DPMSolverPP2M, UniPC
+from vidiff.sample.multistep import DEIS, DPMSolverPP2M, UniPC
 from vidiff.sample.ode import RK45, Euler, Heun
 from vidiff.sample.sde import EulerMaruyama, StochasticHeun
 
@@ -25,6 +25,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "dpmpp_2m": DPMSolverPP2M,
     "dpmpp_2m_sde": partial(DPMSolverPP2M, eta=1.0),
     "unipc": UniPC,
+    "deis": DEIS,
     "langevin": Langevin,
     "predictor_corrector": PredictorCorrector,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,10 +23,13 @@ class State:
         generator: where its noise comes from.
         memory: what a multistep sampler keeps of earlier steps; empty at the first. A tensor `(b, c, f, h, w)`, or what
             has a `slide` of its own.
+        left: steps that each clock will still take after this one, like the times and on the CPU; None where that is
+            not known.
     """
 
     generator: torch.Generator | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    left: Tensor | None = None
 
     def slide(self, drop: int, add: int) -> State:
         """The state of a window that has moved on: without its first `drop` frames, and with `add` new ones at its end,
@@ -35,11 +38,18 @@ class State:
             name: slid(kept, drop, add) if isinstance(kept, Tensor) else kept.slide(drop, add)
             for name, kept in self.memory.items()
         }
-        return State(self.generator, moved)
+        return replace(self, memory=moved)
 
 
 class Sampler:
-    """A way from noise to data: subclasses give `step`, and calling one runs it along a grid."""
+    """A way from noise to data: subclasses give `step`, and calling one runs it along a grid.
+
+    Attributes:
+        evaluations: of the denoiser, in each step; None where it takes as many as it needs. After the last step there
+            is one more, so that `n` times cost `(n - 1) * evaluations + 1`.
+    """
+
+    evaluations: int | None = 1
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
@@ -69,9 +79,9 @@ class Sampler:
             ValueError: times outside [0, 1], that rise, stand still, or do not fit the frames.
         """
         grid = frame_times(times, x)
-        state = State(generator)
-        for t, s in tqdm(list(pairwise(grid)), disable=not progress, desc="sampling", leave=False):
-            x, state = self.step(denoiser, x, t, s, condition, state)
+        state, steps = State(generator), list(zip(pairwise(grid), steps_left(grid), strict=True))
+        for (t, s), left in tqdm(steps, disable=not progress, desc="sampling", leave=False):
+            x, state = self.step(denoiser, x, t, s, condition, replace(state, left=left))
         return denoiser(x, grid[-1], condition).x0
 
 
@@ -109,6 +119,12 @@ def frame_times(times: Tensor, x: Tensor) -> list[Tensor]:
     if times.ndim == 2:
         shape[2] = frames
     return list(times.to(x.device, dtype).reshape(-1, *shape))  # n + 1 of (1, 1, f, 1, 1)
+
+
+def steps_left(grid: list[Tensor]) -> list[Tensor]:
+    """Of each step along a checked grid, how many more each clock takes after it, like the times and on the CPU."""
+    moves = (torch.stack(grid).cpu().diff(dim=0) < 0).long()  # n 1 1 f 1 1, or n of ones
+    return list((moves.flip(0).cumsum(0).flip(0) - moves).unbind(0))
 
 
 def start(schedule: Schedule, noise: Tensor, times: Tensor) -> Tensor:

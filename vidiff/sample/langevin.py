@@ -34,6 +34,7 @@ class Langevin(Sampler):
         if iterations < 1:
             raise ValueError(f"iterations = {iterations} must be at least 1")
         self.iterations, self.length = iterations, _checked(step)
+        self.evaluations = iterations
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
@@ -65,6 +66,7 @@ class PredictorCorrector(Sampler):
             raise ValueError(f"iterations = {iterations} must be at least 1; for none use {predictor!r} itself")
         self.predictor: Sampler = choose("predictor", predictor, PREDICTORS)()
         self.iterations, self.length = iterations, _checked(step)
+        self.evaluations = iterations + 1
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State

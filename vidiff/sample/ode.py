@@ -40,6 +40,8 @@ class Euler(Sampler):
 class Heun(Sampler):
     """Heun's method, of second order, with two evaluations a step (Karras et al. 2022, algorithm 1)."""
 
+    evaluations = 2
+
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
     ) -> tuple[Tensor, State]:
@@ -52,8 +54,9 @@ class Heun(Sampler):
 class RK45(Sampler):
     """Adaptive Runge-Kutta of order 5 (Dormand & Prince 1980), for when accuracy matters more than evaluations.
 
-    Each step of the grid is cut into as many as the tolerance needs; a grid of one step will do. It is solved in
-    log-SNR for `x` scaled to unit variance, so that the tolerance means the same at all noise levels.
+    Each step of the grid is cut into as many as the tolerance needs, for each sample on its own; a grid of one step
+    will do. It is solved in log-SNR for `x` scaled to unit variance, so that the tolerance means the same at all noise
+    levels.
 
     Args:
         tolerance: largest error of one cut, root mean square over a sample, for data of unit variance.
@@ -61,6 +64,8 @@ class RK45(Sampler):
     Raises:
         ValueError: a tolerance that is not positive, or one that cannot be met.
     """
+
+    evaluations = None
 
     def __init__(self, tolerance: float = 1e-4) -> None:
         if not tolerance > 0.0:
@@ -73,8 +78,8 @@ class RK45(Sampler):
         schedule = denoiser.schedule
         here, there = schedule.log_snr(t), schedule.log_snr(s)
 
-        def slope(z: Tensor, done: float) -> Tensor:
-            """By how much `z` changes from `t` to `s`, at the rate of this share of the way."""
+        def slope(z: Tensor, done: Tensor) -> Tensor:
+            """By how much `z` changes from `t` to `s`, at the rate of each sample's share of the way."""
             log_snr = torch.lerp(here, there, done)
             alpha, sigma = schedule.scales(log_snr)
             norm = _norm(alpha, sigma)
@@ -84,21 +89,23 @@ class RK45(Sampler):
 
         z = x / _norm(*schedule(t))
         longest = LONGEST_CUT / max(float((there - here).max()), 1e-12)
-        first, done, length = slope(z, 0.0), 0.0, longest
-        while done < 1.0:
-            length = min(length, longest, 1.0 - done)
+        done = here.new_zeros(len(x), *[1] * (x.ndim - 1))  # b 1 1 1 1
+        first, length = slope(z, done), torch.full_like(done, longest)
+        while bool((done < 1.0).any()):
+            length = torch.minimum(length.clamp(max=longest), 1.0 - done)  # 0 for a sample that is there
             slopes, ahead = [first], z
             for node, weights in zip(NODES, STAGES, strict=True):
                 ahead = z + length * sum(w * k for w, k in zip(weights, slopes, strict=True))
-                slopes.append(slope(ahead, min(done + length * node, 1.0)))
+                slopes.append(slope(ahead, (done + length * node).clamp(max=1.0)))
             excess = torch.as_tensor(length * sum(w * k for w, k in zip(EXCESS, slopes, strict=True)))
-            error = float(excess.flatten(1).square().mean(1).max().sqrt()) / self.tolerance
-            if error <= 1.0:
-                z, first, done = ahead, slopes[-1], done + length
-                done = 1.0 if done > 1.0 - 1e-9 else done
-            elif length < 1e-6:
+            error = excess.flatten(1).square().mean(1).sqrt().view_as(done).to(done.dtype) / self.tolerance
+            good = error <= 1.0
+            if bool((~good & (length < 1e-6)).any()):
                 raise ValueError(f"tolerance = {self.tolerance} is not met by steps of 1e-6 of the grid's; raise it")
-            length *= min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
+            z, first = torch.where(good, ahead, z), torch.where(good, slopes[-1], first)
+            done = torch.where(good, done + length, done)
+            done = torch.where(done > 1.0 - 1e-9, 1.0, done)
+            length = length * (0.9 * error.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
         return (z * _norm(*schedule(s))).to(x.dtype), state
 
 

@@ -29,6 +29,7 @@ class Resampled(Sampler):
         if count < 1:
             raise ValueError(f"count = {count} must be at least 1, which takes each step once")
         self.sampler, self.count = sampler, count
+        self.evaluations = None if sampler.evaluations is None else count * sampler.evaluations
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State
@@ -38,5 +39,5 @@ class Resampled(Sampler):
         for _ in range(self.count - 1):
             again = scale * moved + variance.sqrt() * draw_noise(x, state.generator)
             x = where(s < t, again, x).to(x.dtype)
-            moved, after = self.sampler.step(denoiser, x, t, s, condition, State(state.generator))
+            moved, after = self.sampler.step(denoiser, x, t, s, condition, State(state.generator, left=state.left))
         return moved, after
