@@ -105,18 +105,18 @@ def test_rounded_and_useless_time_stamps() -> None:
 
 def test_an_index_counts_the_frames_that_are_seen(tmp_path: Path) -> None:
     for number, fps in enumerate((30, 24, 8)):
-        write_numbered(tmp_path / "data" / f"{number}.mp4", 24, fps=fps)
+        write_numbered(tmp_path / "data" / "train" / f"{number}.mp4", 24, fps=fps)
     cache = tmp_path / "index.jsonl"
     own = build_index(tmp_path / "data", split="train", cache=cache, progress=False)
     seen = {fps: build_index(tmp_path / "data", split="train", cache=cache, progress=False, fps=fps) for fps in (8, 16)}
     assert build_index(tmp_path / "data", split="train", cache=cache, progress=False) == own, "both are remembered"
     names = [file.name for file in own.files]
-    lengths = {"0.mp4": 7, "1.mp4": 8, "2.mp4": 24}
+    lengths = {"train/0.mp4": 7, "train/1.mp4": 8, "train/2.mp4": 24}
     assert [file.frames for file in seen[8].files] == [lengths[name] for name in names]
     assert [file.fps for file in seen[8].files] == [8.0] * len(names)
     assert len({own.digest, seen[8].digest, seen[16].digest}) == 3
     dataset = ClipDataset(seen[8], View(Bucket(7, 32, 32)))
-    place = names.index("0.mp4")
+    place = names.index("train/0.mp4")
     clip = dataset[0, place]
     assert number_of(clip["video"]) == SHOWN[30, 8] and int(clip["stride"]) == 1
     with ChunkReader(60) as reader:
