@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +31,59 @@ def end(error: BaseException | None, *stopped: str) -> int:
     return exit_code(work, argparse.Namespace(said="at work"), *stopped)
 
 
-@pytest.mark.parametrize("kind", [ValueError, OSError, FileNotFoundError, Diverged, torch.OutOfMemoryError])
+@pytest.mark.parametrize("kind", [ValueError, OverflowError, OSError, FileNotFoundError, Diverged])
 def test_what_a_user_can_mend_is_one_line_and_two(kind: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
     assert end(kind("x is 3; give 2")) == 2
     assert capsys.readouterr() == ("at work\n", "error: x is 3; give 2\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("x"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes.\n"),
+    ],
+)
+def test_too_little_memory_is_told(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(error) == 2
+    assert capsys.readouterr().err.startswith("error: there is too little memory for this, ")
+
+
+def test_an_error_of_several_lines_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(ValueError("x is 3\n    give 2\n")) == 2
+    assert capsys.readouterr().err == "error: x is 3; give 2\n"
+
+
+SAYS = """\
+import argparse, sys
+from vidiff.cli.command import exit_code
+sys.exit(exit_code(lambda options: print("\u00fc\udcff" * int(sys.argv[1])), argparse.Namespace()))
+"""
+
+
+def says(times: int, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", SAYS, str(times)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
+
+
+def test_an_output_that_lacks_letters_gets_others() -> None:
+    done = says(1, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc\\udcff\n", "")
+
+
+def test_an_output_that_is_full_or_closed_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = says(1, stdout=full)
+    reason = "No space left on device, on standard output or in a file; make room, and run the same command again"
+    assert (done.returncode, done.stderr) == (2, f"error: {reason}\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = says(100_000, stdout=writer)
+    os.close(writer)
+    reason = "standard output was closed before all was said; what was written to files is there"
+    assert (done.returncode, done.stderr) == (2, f"error: {reason}\n")
 
 
 def test_ctrl_c_says_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,12 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from vidiff.store import files
-from vidiff.store.files import claimed, draft_of, lock, put, remove, sha256, sweep, write_whole
+from vidiff.store.files import check_writable, claimed, draft_of, lock, put, remove, sha256, sweep, write_whole
 
 PROCESSES = multiprocessing.get_context("fork")
 
@@ -62,6 +63,30 @@ def test_what_is_durable_is_flushed_before_and_after_it_gets_its_name(
     write_whole(tmp_path / "b", b"", durable=True)
     draft = f".b.{socket.gethostname()}-1.partial"
     assert events == [(draft, [draft, "a"]), (tmp_path.name, ["a", "b"])]
+
+
+def test_what_cannot_be_written_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for name, folder in (("file", False), ("folder", True), ("new", False), ("a/b/c", False), ("a/b/c", True)):
+        check_writable(tmp_path / name, folder)
+    for name, folder, said in (
+        ("folder", False, "is a folder; choose a file name"),
+        ("file", True, "is a file; choose a folder name"),
+        ("file/new", False, f"{tmp_path / 'file'} is a file; choose another folder"),
+        ("file/a/new", True, f"{tmp_path / 'file'} is a file; choose another folder"),
+        ("x" * 300, False, "cannot be written, file name too long"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_writable(tmp_path / name, folder)
+
+    def full(dir: Path) -> IO[bytes]:
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(files, "TemporaryFile", full)
+    with pytest.raises(ValueError, match=r"new: cannot be written, no space left on device; choose another place"):
+        check_writable(tmp_path / "new")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 def test_processes_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import subprocess
 import sys
@@ -10,14 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from careless import fill
 
-from vidiff.codec.codec import Identity
-from vidiff.codec.files import save_codec
-from vidiff.engine import checkpoint
-from vidiff.nn.unet import UNetConfig
-from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
-from vidiff.recipe.load import dump
 from vidiff.video.reader import read_metadata, read_video
 from vidiff.video.writer import write_video
 
@@ -33,23 +26,8 @@ USERS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of random weights, a clip, and a file that is none."""
     place = tmp_path_factory.mktemp("place")
-    unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4, labels=2)
-    data = DataConfig("data", size=8, frames=4)
-    sampling = SamplingConfig({"name": "ddim"}, steps=1, context=2)
-    config = DiffusionRun("diffusion", "tiny", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
-    run = place / "runs" / "tiny"
-    run.mkdir(parents=True)
-    (run / "resolved.yaml").write_text(dump(config))
-    (run / "data.json").write_text(json.dumps({"labels": ["cat", "dog"], "fps": 8.0}))
-    save_codec(run / "codec", Identity())
-    weights = {f"denoiser.{key}": value for key, value in build_denoiser(config).state_dict().items()}
-    checkpoint.save(run / "checkpoints", 1, weights, weights, {})
-    write_video(place / "clip.mp4", torch.rand(3, 5, 8, 8) * 2 - 1)
-    (place / "notes.txt").write_text("not a film")
-    (place / "folder").mkdir()
-    (place / "folder" / "notes.txt").write_text("not a film")
+    fill(place)
     return place
 
 
@@ -96,8 +74,8 @@ MISTAKES = [
     ("extend", (*EXTEND, "--history-level", "2"), "history_level = 2.0 is outside [0, 1]"),
     ("generate", ("--fps", "0"), "fps is 0"),
     ("generate", ("--fps", "-2"), "fps is -2"),
-    ("generate", ("--fps", "nan"), "fps is nan"),
-    ("generate", ("--guidance", "nan"), "not finite"),
+    ("generate", ("--fps", "nan"), "argument --fps: invalid number value: 'nan'"),
+    ("generate", ("--guidance", "nan"), "argument --guidance: invalid number value: 'nan'"),
     ("generate", ("--seed", str(2**70)), "Overflow"),
     ("generate", ("--out", "clip.avi"), "cannot write .avi files; use .mp4"),
     ("generate", ("--out", "folder"), "holds notes.txt, not only frames"),
@@ -155,7 +133,8 @@ def test_a_wrong_type_is_argparses_to_tell(
     name: str, arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(name, *arguments) == 2
-    assert "usage:" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "--help" in said
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", "/"])
@@ -168,6 +147,23 @@ def test_the_out_folder_is_made_and_the_settings_kept(suffix: str, tmp_path: Pat
         assert len(list(Path(out).iterdir())) == 6
     else:
         assert read_video(out).shape == (3, 6, 8, 8)
+
+
+def test_a_time_of_day_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for suffix in (".mp4", ".webm", ".gif"):
+        write_video(f"12:30:45{suffix}", torch.zeros(3, 5, 8, 8))
+        assert read_video(tmp_path / f"12:30:45{suffix}").shape == (3, 5, 8, 8)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in --out=~/clip.mp4, in which no shell sees it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("generate", "--frames", "2", "--run", "runs/tiny", "--out=~/new/clip.mp4") == 0
+    assert read_video(tmp_path / "new" / "clip.mp4").shape[1] == 2
+    (tmp_path / "mine").symlink_to(Path("runs/tiny").resolve())
+    assert call("generate", "--frames", "2", "--run=~/mine", "--out=~/other.gif") == 0
 
 
 def test_labels_take_turns(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
+from vidiff.cli.options import Parser, tilde
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.engine.parallel import Group, processes
@@ -20,22 +21,23 @@ from vidiff.evaluate.codec import ceiling, open_codec, score_codec, views_around
 from vidiff.metrics.codec import codec_lines, strip
 from vidiff.metrics.features import Features
 from vidiff.recipe.load import load
+from vidiff.store.files import check_writable, write_whole
 from vidiff.video.writer import write_image
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a trained run's folder: of a model, or of an autoencoder")
-    parser.add_argument("--data", type=Path, required=True, help="the data set: a folder, or a .csv or .jsonl list")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=tilde, help="a trained run's folder: of a model, or of an autoencoder")
+    parser.add_argument("--data", type=tilde, required=True, help="the data set: a folder, or a .csv or .jsonl list")
     parser.add_argument("--split", default="test", help="of the data set (default: test)")
     parser.add_argument("--clips", type=int, help="how many; by default as many as there are")
     parser.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
     parser.add_argument("--stride", type=int, default=1, help="source frames per clip frame (default: 1)")
     parser.add_argument("--size", type=int, help="of the frames, in pixels; by default the run's, or 64")
     parser.add_argument("--seed", type=int, default=0, help="of samples of latents, and of resampling (default: 0)")
-    parser.add_argument("--network", type=Path, help="a feature network's folder, for the ceiling")
-    parser.add_argument("--out", type=Path, help="folder for picture and card (default: RUN/codec-scores)")
-    parser.add_argument("--json", type=Path, help="file to write all numbers to")
+    parser.add_argument("--network", type=tilde, help="a feature network's folder, for the ceiling")
+    parser.add_argument("--out", type=tilde, help="folder for picture and card (default: RUN/codec-scores)")
+    parser.add_argument("--json", type=tilde, help="file to write all numbers to")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     return parser.parse_args(arguments)
 
@@ -46,7 +48,11 @@ def score(options: argparse.Namespace) -> None:
 
 
 def score_in(group: Group, options: argparse.Namespace) -> None:
+    out = options.out or options.run / "codec-scores"
     codec = open_codec(options.run)
+    check_writable(out, folder=True)
+    if options.json:
+        check_writable(options.json)
     network = Features.load(options.network, group.device) if options.network else None
     own = options.run / "resolved.yaml"
     data = load(own).data if own.is_file() else DataConfig(size=64)
@@ -62,7 +68,6 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
     known = views_around(codec, train, group, network) if network and train else None
     if not group.main:
         return
-    out = options.out or options.run / "codec-scores"
     picture = out / "real-decoded-error.png"
     write_image(picture, strip(views["shown real"], views["shown decoded"]))
     report = [
@@ -82,8 +87,7 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
             *card_lines(card),
         ]
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"run": str(options.run), "clips": len(clips), **scores}, indent=1) + "\n")
+        write_whole(options.json, json.dumps({"run": str(options.run), "clips": len(clips), **scores}, indent=1) + "\n")
     print("\n".join([*report, "", str(picture)]))
 
 

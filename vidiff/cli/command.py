@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from errno import ENOSPC
+from io import TextIOWrapper
 
 import torch
 
+from vidiff.engine.guard import unwinding
 from vidiff.engine.loop import Diverged
 
 
@@ -22,14 +28,50 @@ def exit_code(
         stopped: what Ctrl-C leaves behind, said after "stopped; ".
 
     Returns:
-        0; 2 after what a user can mend (a `ValueError`, files, memory, a training that diverged); 130 after Ctrl-C.
+        0, also after SIGTERM, by vidiff.engine.guard.Interrupted; 2 after what a user can mend (a `ValueError`, files,
+        memory, standard output, a training that diverged); 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names and labels that its encoding lacks are no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        work(options)
-    except (ValueError, OSError, Diverged, torch.OutOfMemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        with unwinding(stopped):
+            work(options)
+            sys.stdout.flush()
+    except (ValueError, OverflowError, OSError, Diverged, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, Diverged) and not wants_memory(error):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        drop_output()
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)
         return 130
     return 0
+
+
+def wants_memory(error: Exception) -> bool:
+    """Whether torch says that there is no memory for a tensor, which on a CPU is an error like any other."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        type(error) is RuntimeError and bool(re.search("can't allocate memory|Storage size calculation", str(error)))
+    )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, and what it is where that says too little."""
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        return "standard output was closed before all was said; what was written to files is there"
+    if isinstance(error, MemoryError) or wants_memory(error):
+        return f"there is too little memory for this, {' '.join(str(error).split()) or 'all is used'}; ask for less"
+    if isinstance(error, OSError) and error.errno == ENOSPC and error.filename is None:
+        return f"{error.strerror}, on standard output or in a file; make room, and run the same command again"
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
+def drop_output() -> None:
+    """What standard output cannot take is not tried again as the process ends, which would be told a second time."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

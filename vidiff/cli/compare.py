@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 from torch.nn.functional import pad
 
 from vidiff.cli.command import exit_code
+from vidiff.cli.options import Parser, number, tilde
 from vidiff.data.index import other_data
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import comparison_page, markdown
 from vidiff.evaluate.long import GAP, PICTURED, LongProtocol, compare_ways, held_out, ways
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run, read_config, runs_of
+from vidiff.store.files import check_writable, write_whole
 from vidiff.video.reader import read_image
 from vidiff.video.writer import write_image
 
@@ -34,19 +35,19 @@ HELP = {
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
-    parser.add_argument("--data", type=Path, help="held-out clips; by default of the data that the run was trained on")
+    parser = Parser(description=__doc__)
+    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--data", type=tilde, help="held-out clips; by default of the data that the run was trained on")
     parser.add_argument(
         "--strategies",
         nargs="+",
         help=f"of {', '.join(STRATEGIES)}, or with options: '{{name: noisy, level: 0.02}}'; by default all",
     )
-    parser.add_argument("--history", type=float, help="scale of guidance on what is continued; by default the run's")
+    parser.add_argument("--history", type=number, help="scale of guidance on what is continued; by default the run's")
     for option in fields(LongProtocol):
         default = "" if option.default is None else f" (default: {option.default})"
         parser.add_argument(f"--{option.name}", type=int, default=option.default, help=HELP[option.name] + default)
-    parser.add_argument("--out", type=Path, help="folder for all results; by default compare_extend/ in the run's")
+    parser.add_argument("--out", type=tilde, help="folder for all results; by default compare_extend/ in the run's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     return parser.parse_args(arguments)
 
@@ -61,6 +62,7 @@ def continue_clips(options: argparse.Namespace) -> None:
     data = data if options.data is None else other_data(data, options.data)
     clips = held_out(pipeline, data, protocol, runs_of(run, config))
     out = options.out or run / "compare_extend"
+    check_writable(out, folder=True)
     show = sorted({min(frame, protocol.frames) - 1 for frame in SHOWN})
     origin = f"{run}, {(run / 'checkpoints' / 'latest').read_text().strip()}"
     results, pictures = [], {}
@@ -71,9 +73,9 @@ def continue_clips(options: argparse.Namespace) -> None:
     about = f"{len(clips.files)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
     caption = f"Frames {frames} of {min(PICTURED, len(clips.files))} clips side by side."
     shown = {name: file.read_bytes() for name, file in pictures.items()}
-    (out / "comparison.json").write_text(json.dumps(results, indent=2) + "\n")
-    (out / "comparison.md").write_text(markdown(results))
-    (out / "comparison.html").write_text(comparison_page("Long videos", about, results, shown, caption))
+    write_whole(out / "comparison.json", json.dumps(results, indent=2) + "\n")
+    write_whole(out / "comparison.md", markdown(results))
+    write_whole(out / "comparison.html", comparison_page("Long videos", about, results, shown, caption))
     strips = [pad(read_image(file), (0, 0, 0, GAP), value=1.0) for file in pictures.values()]
     write_image(out / "comparison.png", torch.cat(strips, dim=1))
     print(markdown(results))

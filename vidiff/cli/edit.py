@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
+from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, number, tilde
 from vidiff.diffusion.known import box
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.pipeline import Pipeline
@@ -99,29 +98,29 @@ def wanted(pipe: Pipeline, options: argparse.Namespace, size: tuple[int, int]) -
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("input", type=Path, help="a video file, or a picture")
+    common = Parser(add_help=False)
+    common.add_argument("input", type=tilde, help="a video file, or a picture")
     add_run(common)
     common.add_argument("--label", help="what the result shows, where the model has labels")
     common.add_argument("--text", help="what the result shows, in words, where the model has text")
     add_output(common, "edited.mp4", "as the model sees the input, as a rule at its own; twice that for double")
     add_drawing(common)
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     look: dict[str, Any] = {"parents": [common], "formatter_class": Help}
     of = {name: tasks.add_parser(name, help=does, description=does, **look) for name, does in TASKS.items()}
     of["animate"].add_argument("--frames", type=int, help="of the result; by default as many as the model sees at once")
     of["rewind"].add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
-    of["interpolate"].add_argument("last", type=Path, help="where the new frames lead: a video file, or a picture")
+    of["interpolate"].add_argument("last", type=tilde, help="where the new frames lead: a video file, or a picture")
     of["interpolate"].add_argument("--between", type=int, required=True, help="number of new frames")
     of["loop"].add_argument("--between", type=int, help="number of new frames; by default half of what the model sees")
     where = of["inpaint"].add_mutually_exclusive_group(required=True)
     where.add_argument("--box", help="top,left,bottom,right in pixels of the result: what is to be new")
-    where.add_argument("--mask", type=Path, help="a picture or video, white where content is to be new")
+    where.add_argument("--mask", type=tilde, help="a picture or video, white where content is to be new")
     of["outpaint"].add_argument("--box", required=True, help="top,left,bottom,right in pixels: what is to stay")
-    of["restyle"].add_argument("--strength", type=float, required=True, help="0 keeps the clip, 1 nothing of it")
+    of["restyle"].add_argument("--strength", type=number, required=True, help="0 keeps the clip, 1 nothing of it")
     help = "time to which the given clip is noised, which hides its flaws; by default the run's own"
-    of["upscale"].add_argument("--level", type=float, help=help)
+    of["upscale"].add_argument("--level", type=number, help=help)
     return parser.parse_args(arguments)
 
 

@@ -10,29 +10,32 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 from tqdm import tqdm
 
 from vidiff.cli.command import exit_code
+from vidiff.cli.options import Parser, number, tilde
 from vidiff.engine.ema import find_snapshots, synthesise
 from vidiff.engine.publish import write_tensors
-from vidiff.store.files import draft_of
+from vidiff.store.files import check_writable, draft_of
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--width", type=float, required=True, help="relative, 0.01 to 0.28")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=tilde, help="a run's folder")
+    parser.add_argument("--width", type=number, required=True, help="relative, 0.01 to 0.28")
     parser.add_argument("--step", type=int, help="of a snapshot; by default the last")
-    parser.add_argument("--out", type=Path, help="by default RUN/ema/width-WIDTH.safetensors")
+    parser.add_argument("--out", type=tilde, help="by default RUN/ema/width-WIDTH.safetensors")
     return parser.parse_args(arguments)
 
 
 def average(options: argparse.Namespace) -> None:
+    if not options.run.is_dir():
+        raise ValueError(f"{options.run} is not a trained run's folder; give one, such as runs/shapes")
     out = options.out or options.run / "ema" / f"width-{options.width:.3f}.safetensors"
     if out.suffix != ".safetensors":
         raise ValueError(f"out is {out}; give a name that ends in .safetensors")
+    check_writable(out)
     show = partial(tqdm, desc="snapshots", unit="snapshot", disable=None)
     tensors, step = synthesise(find_snapshots(options.run / "ema"), options.width, options.step, show)
     with draft_of(out) as draft:

@@ -11,7 +11,7 @@ import os
 import re
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import add_config
+from vidiff.cli.options import Parser, add_config
 from vidiff.recipe.load import find_config, load
 from vidiff.training import prepare
 
@@ -25,9 +25,7 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python tools/encode.py configs/shapes.yaml --shard 0/2"
-    )
+    parser = Parser(description=__doc__, epilog="example: python tools/encode.py configs/shapes.yaml --shard 0/2")
     add_config(
         parser, "a model's YAML file, or the name of a recipe that comes with vidiff", "as for python -m vidiff.train"
     )

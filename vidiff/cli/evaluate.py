@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, add_weights
+from vidiff.cli.options import Help, Parser, add_weights, number, tilde
 from vidiff.engine.parallel import processes
 from vidiff.evaluate.editing import score_edits
 from vidiff.evaluate.network import Drawing, Prediction, RealClips, Request, score_by_network
@@ -27,6 +27,7 @@ from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaler
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run, read_config
 from vidiff.report.run import write_report
+from vidiff.store.files import check_writable, write_whole
 
 
 class Plain(Help, argparse.RawDescriptionHelpFormatter):
@@ -34,8 +35,8 @@ class Plain(Help, argparse.RawDescriptionHelpFormatter):
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Plain)
-    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser = Parser(description=__doc__, formatter_class=Plain)
+    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--data", help="the data set, or a URL of it; by default the one that the run was trained on")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     add_weights(parser)
@@ -43,28 +44,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     oracle.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
     which = oracle.add_mutually_exclusive_group()
     which.add_argument("--editing", action="store_true", help="score inpainting, interpolation and loops instead")
-    which.add_argument("--classifier", type=Path, help="a classifier's run: score how it guides the run to labels")
-    oracle.add_argument("--json", type=Path, help="file for the scores")
+    which.add_argument("--classifier", type=tilde, help="a classifier's run: score how it guides the run to labels")
+    oracle.add_argument("--json", type=tilde, help="file for the scores")
     network = parser.add_argument_group("by a feature network; None is the run's own, or as many as there are")
-    network.add_argument("--network", type=Path, help="its folder; see tools/make_network.py")
-    network.add_argument("--made", type=Path, help="a folder of clips, one a file, in place of a run")
+    network.add_argument("--network", type=tilde, help="its folder; see tools/make_network.py")
+    network.add_argument("--made", type=tilde, help="a folder of clips, one a file, in place of a run")
     network.add_argument("--split", help="of the data set; by default the held-out one")
     network.add_argument("--clips", type=int, help="real clips, and made ones")
     network.add_argument("--frames", type=int, help="of a clip; 16 for a folder of clips")
     network.add_argument("--stride", type=int, help="source frames per clip frame")
     network.add_argument("--size", type=int, help="of the frames, in pixels; 64 for a folder of clips")
     network.add_argument("--seed", type=int, default=0, help="of the made clips and of resampling")
-    network.add_argument("--guidance", type=float)
+    network.add_argument("--guidance", type=number)
     network.add_argument("--steps", type=int, help="of the sampler")
     network.add_argument("--sampler")
     network.add_argument("--predict", type=int, metavar="GIVEN", help="also continue real clips from so many frames")
     network.add_argument("--tries", type=int, default=1, help="of each prediction; the best counts")
     network.add_argument("--extend", type=int, metavar="FRAMES", help="also show how clips continued so far drift")
     network.add_argument("--checkpoints", metavar="N|all", help="also score earlier ones, evenly chosen: N in all")
-    network.add_argument("--lpips", type=Path, help="a network of two pictures, for predictions")
-    network.add_argument("--clip", type=Path, help="a CLIP model's folder, to score clips against their labels")
-    network.add_argument("--against", type=Path, help="another card.json, to compare with")
-    network.add_argument("--out", type=Path, help="folder for card, scores and page; by default scores-NETWORK in RUN")
+    network.add_argument("--lpips", type=tilde, help="a network of two pictures, for predictions")
+    network.add_argument("--clip", type=tilde, help="a CLIP model's folder, to score clips against their labels")
+    network.add_argument("--against", type=tilde, help="another card.json, to compare with")
+    network.add_argument("--out", type=tilde, help="folder for card, scores and page; by default scores-NETWORK in RUN")
     options = parser.parse_args(arguments)
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
@@ -87,6 +88,7 @@ def by_network(options: argparse.Namespace) -> None:
     request = part(Request, real=part(RealClips), drawing=part(Drawing), prediction=part(Prediction))
     with processes(options.device) as group:
         origin = options.made or options.run or latest_run()
+        check_writable(options.out or origin, folder=True)
         run = None if options.made else Pipeline.from_pretrained(origin, group.device, options.weights)
         for line in score_by_network(request, origin, run, group):
             print(line)
@@ -97,10 +99,11 @@ def by_oracle(options: argparse.Namespace) -> None:
     if options.weights != "ema" and options.json is None:
         raise ValueError(f"weights is {options.weights}: name a file with --json, since scores.json is of the ema's")
     pipeline = Pipeline.from_pretrained(run, options.device, options.weights, options.classifier)
+    for file in (run / "scores.json", *([options.json] if options.json else [])):
+        check_writable(file)
     scores, own = score(run, pipeline, options)
     for path in {own, options.json or own} if options.weights == "ema" else {options.json}:  # the report shows own
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(scores, indent=2) + "\n")
+        write_whole(path, json.dumps(scores, indent=2) + "\n")
     write_report(own.parent)
     for part, values in scores.items():
         if part == "run" or part.startswith(("protocol", "sampling")):

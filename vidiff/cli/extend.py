@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 from itertools import chain
-from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run
+from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, tilde
 from vidiff.draw.long import STRATEGIES
 from vidiff.pipeline.given import GivenClip
 from vidiff.video.writer import VideoWriter
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    parser.add_argument("clip", type=Path, help="a video file")
+    parser = Parser(description=__doc__, formatter_class=Help)
+    parser.add_argument("clip", type=tilde, help="a video file")
     parser.add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
     add_run(parser)
     parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")

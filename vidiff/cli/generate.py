@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import random
-from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, add_drawing, add_output, add_run, drawing, load_run, size
+from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, size, tilde
 from vidiff.draw.long import STRATEGIES
 from vidiff.pipeline.labels import class_number
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.video.writer import VideoWriter, grid
 
+LARGEST = 16384  # pixels of a side, of H.264
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(description=__doc__, formatter_class=Help)
     add_run(parser)
     parser.add_argument("--frames", type=int, help="by default as many as the model was trained on; more by extension")
     parser.add_argument(
@@ -32,7 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--upscale",
         action="append",
-        type=Path,
+        type=tilde,
         metavar="RUN",
         help="a super-resolution run that enlarges the clips; repeat to enlarge them further",
     )
@@ -49,6 +53,7 @@ def generate(options: argparse.Namespace) -> None:
     labels = named or options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
     labels = [labels[i % len(labels)] for i in range(count)] if labels else None
     texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
+    check_size(count, options.size or pipeline.buckets[0].size, options.frames or pipeline.frames, pipeline.frames)
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
     stream = pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings)
     drawn = options.size or pipeline.buckets[0].size
@@ -67,6 +72,22 @@ def generate(options: argparse.Namespace) -> None:
         for part in stream:
             writer.write(grid(part.cpu()) if count > 1 else part[0].cpu())
     print(f"{options.out}: {writer.frames} frames, {count} clip{'s' * (count > 1)}, from {run}")
+
+
+def check_size(count: int, size: tuple[int, int], frames: int, window: int) -> None:
+    """Refuse a grid of clips that no player shows, or a window of them that no memory holds, before any is drawn."""
+    columns, most = math.ceil(math.sqrt(max(count, 1))), LARGEST // max(size)
+    if count > 1 and columns > most:
+        raise ValueError(
+            f"--count is {count}: a grid of {columns} x {columns} clips is larger than the {LARGEST} pixels a side of "
+            f"a video; give {most**2} at most, and run again with another --seed for more"
+        )
+    wanted, free = 12 * count * min(frames, window) * math.prod(size), os.sysconf("SC_PHYS_PAGES") * PAGE
+    if wanted > free:
+        raise ValueError(
+            f"--count is {count}: the pixels of {min(frames, window)} frames take {wanted / 1e9:,.1f} GB, and this "
+            f"machine has {free / 1e9:,.1f}; give fewer, and run again with another --seed for more"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

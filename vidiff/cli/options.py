@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vidiff.diffusion.grid import KINDS
 from vidiff.draw.guide import Guide
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
 from vidiff.sample import SAMPLERS
+
+
+def tilde(text: str) -> Path:
+    """A path, from the home folder on where it begins with ~, which no shell sees to in --out=~/clip.mp4."""
+    return Path(os.path.expanduser(text))
+
+
+def number(text: str) -> float:
+    """A number that is finite. Raises ValueError for anything else, of which argparse tells."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def pairs(text: str) -> dict[str, float]:
@@ -33,9 +49,9 @@ def size(text: str) -> tuple[int, int]:
 
 READERS: dict[str, dict[str, Any]] = {  # type of an option in a config -> how its flag is read
     "str": {},
-    "float": {"type": float},
-    "float | None": {"type": float},
-    "list[float] | None": {"type": float, "nargs": 2},
+    "float": {"type": number},
+    "float | None": {"type": number},
+    "list[float] | None": {"type": number, "nargs": 2},
     "dict[str, float]": {"type": pairs},
     "bool": {"action": "store_const", "const": True},
 }
@@ -55,15 +71,29 @@ DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its f
     "seed": {"type": int, "default": 0, "help": "same seed, same frames"},
 }
 GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
-    "guidance": {"type": float, "help": "scale of classifier-free guidance; 1 is the plain model"},
-    "history": {"type": float, "help": "where frames are known: scale on them, label and text, in place of --guidance"},
+    "guidance": {"type": number, "help": "scale of classifier-free guidance; 1 is the plain model"},
+    "history": {
+        "type": number,
+        "help": "where frames are known: scale on them, label and text, in place of --guidance",
+    },
     **{option.name: {**READERS[str(option.type)], **option.metadata} for option in fields(Guide)},
     "classifier_scale": {
-        "type": float,
+        "type": number,
         "metavar": "SCALE",
         "help": "of the gradient of --classifier; by default as its config says",
     },
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without a page of usage before it, and which option was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("unrecognized arguments: ").split() if "unrecognized" in message else []
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        near = [match for word in words if word.startswith("-") for match in get_close_matches(word, known, 1)]
+        hint = f"did you mean {near[0]}? See" if near else "see"
+        self.exit(2, f"error: {' '.join(message.split())}; {hint} {self.prog} --help\n")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -75,15 +105,17 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_config(parser: argparse.ArgumentParser, config: str, changes: str) -> None:
     """A config's file and the changes to it, each with its part of the help."""
-    parser.add_argument("config", type=Path, help=config)
+    parser.add_argument("config", type=tilde, help=config)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"changes to it, {changes}")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Which run draws, and on what."""
-    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
     parser.add_argument(
-        "--classifier", type=Path, help="a classifier's run, whose gradient guides to the label in the model's place"
+        "--classifier",
+        type=tilde,
+        help="a classifier's run, whose gradient guides to the label in the model's place",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     add_weights(parser)
@@ -92,14 +124,22 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Which of the run's weights."""
     parser.add_argument(
-        "--weights", default="ema", help="ema, model (those of the last step), best, or a file of tools/ema.py"
+        "--weights",
+        type=os.path.expanduser,
+        default="ema",
+        help="ema, model (those of the last step), best, or a file of tools/ema.py",
     )
 
 
 def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
     """Where the result goes, by default to `out`, and how fast it plays, by default as `fps` says in words."""
-    parser.add_argument("--out", default=out, help=".mp4, .mov, .mkv, .webm, .gif, or a folder of .png, ending in /")
-    parser.add_argument("--fps", type=float, help=f"frames per second; by default {fps}")
+    parser.add_argument(
+        "--out",
+        type=os.path.expanduser,
+        default=out,
+        help=".mp4, .mov, .mkv, .webm, .gif, or a folder of .png, ending in /",
+    )
+    parser.add_argument("--fps", type=number, help=f"frames per second; by default {fps}")
 
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:

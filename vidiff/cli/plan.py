@@ -10,27 +10,27 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import add_config
+from vidiff.cli.options import Parser, add_config, number, tilde
 from vidiff.plan.estimate import GB
 from vidiff.plan.plan import GPUS, Planner, this_cpu
 from vidiff.recipe.load import find_config, load
+from vidiff.store.files import check_writable, write_whole
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, epilog="example: python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50"
     )
     add_config(parser, "a YAML file, such as configs/ucf.yaml", "such as data.size=128")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many train; default 1")
     parser.add_argument("--gpu", choices=[*GPUS, "cpu"], default="a100", help="which; cpu is this machine, timed now")
     parser.add_argument("--local", type=int, default=8, metavar="N", help="GPUs in one machine; default 8")
-    parser.add_argument("--memory", type=float, metavar="GB", help="of each, in place of that which such a one has")
-    parser.add_argument("--mfu", type=float, metavar="PART", help="of its peak rate that is reached, such as 0.3")
-    parser.add_argument("--price", type=float, metavar="MONEY", help="of an hour of one, for the cost")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--memory", type=number, metavar="GB", help="of each, in place of that which such a one has")
+    parser.add_argument("--mfu", type=number, metavar="PART", help="of its peak rate that is reached, such as 0.3")
+    parser.add_argument("--price", type=number, metavar="MONEY", help="of an hour of one, for the cost")
+    parser.add_argument("--json", type=tilde, metavar="FILE", help="write the numbers there as well")
     options = parser.parse_intermixed_args(arguments)
     for name in ("gpus", "local", "memory", "mfu", "price"):
         value = getattr(options, name)
@@ -42,6 +42,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace) -> None:
+    if options.json:
+        check_writable(options.json)
     device = this_cpu() if options.gpu == "cpu" else GPUS[options.gpu]
     device = replace(
         device,
@@ -65,7 +67,7 @@ def plan(options: argparse.Namespace) -> None:
         print(f"\nadd to the command: {' '.join(chosen.changes)}")
     if options.json:
         facts = {"given": given and given.facts(), "proposal": chosen.facts() if chosen.changes else None}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n")
+        write_whole(options.json, json.dumps(facts, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.cli.command import exit_code
+from vidiff.cli.options import Parser, number, tilde
 from vidiff.data.captions import read_captions
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
@@ -21,22 +22,23 @@ from vidiff.data.root import Root, copies_of, root_of
 from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
+from vidiff.store.files import check_writable
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--a", type=Path, help="a trained run's folder, or a folder of clips, one a file")
-    parser.add_argument("--b", type=Path, help="the other")
-    parser.add_argument("--real", type=Path, help="real clips, for checks of attention (default: the data of a run)")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--a", type=tilde, help="a trained run's folder, or a folder of clips, one a file")
+    parser.add_argument("--b", type=tilde, help="the other")
+    parser.add_argument("--real", type=tilde, help="real clips, for checks of attention (default: the data of a run)")
     parser.add_argument("--split", default="test", help="of the real clips (default: test)")
     parser.add_argument("--pairs", type=int, default=40, help="that each rater sees (default: 40)")
     parser.add_argument("--checks", type=int, default=6, help="real clips beside spoilt ones, besides (default: 6)")
     parser.add_argument("--frames", type=int, help="of a clip; by default a window of the runs, or 16")
     parser.add_argument("--size", type=int, help="of the frames in pixels; by default the run's, or 64")
-    parser.add_argument("--fps", type=float, help="at which clips are shown; by default the run's, or 8")
+    parser.add_argument("--fps", type=number, help="at which clips are shown; by default the run's, or 8")
     parser.add_argument("--text", action="store_true", help="ask for the real clips' captions, not their labels")
     parser.add_argument("--seed", type=int, default=0, help="of the clips, their order and their sides (default: 0)")
-    parser.add_argument("--out", type=Path, help="the study's folder (default: studies/A-B)")
+    parser.add_argument("--out", type=tilde, help="the study's folder (default: studies/A-B)")
     parser.add_argument("--host", default="127.0.0.1", help="any but the default wants a token of each visitor")
     parser.add_argument("--port", type=int, default=8765, help="0 for any that is free (default: 8765)")
     parser.add_argument("--token", help="for raters to know; by default one is made where it is needed")
@@ -60,6 +62,7 @@ def study(options: argparse.Namespace) -> None:
         asked = open_study(options.out)
     else:
         folder = options.out or Path("studies") / f"{options.a.resolve().name}-{options.b.resolve().name}"
+        check_writable(folder, folder=True)
         asked = make_study(folder, **parts(options))
     if options.results:
         results = write_results(asked)

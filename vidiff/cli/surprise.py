@@ -8,24 +8,28 @@ from pathlib import Path
 import torch
 
 from vidiff.cli.command import exit_code
+from vidiff.cli.options import Parser, tilde
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.grid import time_grid
 from vidiff.diffusion.likelihood import surprise
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
+from vidiff.store.files import check_writable, draft_of
+
+SUFFIXES = (".png", ".svg", ".pdf", ".jpg")  # of what matplotlib writes
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("clip", type=Path, help="a video file, as wide and high as the model's clips or larger")
-    parser.add_argument("--run", type=Path, help="a run's folder; by default the latest in runs/")
+    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("clip", type=tilde, help="a video file, as wide and high as the model's clips or larger")
+    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--frames", type=int, help="look at the first so many; by default at all")
     parser.add_argument("--context", type=int, help="frames that each further window is given")
     parser.add_argument("--steps", type=int, default=20, help="of the ODE's solver, at four evaluations each")
     parser.add_argument("--seed", type=int, default=0, help="of the random probes")
-    parser.add_argument("--out", type=Path, default=Path("surprise.png"))
+    parser.add_argument("--out", type=tilde, default=Path("surprise.png"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     return parser.parse_args(arguments)
 
@@ -35,6 +39,9 @@ def plot(options: argparse.Namespace) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("matplotlib is not installed; run: pip install -e .[plot]") from None
+    if options.out.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--out is {options.out}; give a name that ends in {', '.join(SUFFIXES)}")
+    check_writable(options.out)
     pipeline = Pipeline.from_pretrained(options.run or latest_run(), options.device)
     if pipeline.codec.temporal > 1:
         raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
@@ -56,7 +63,8 @@ def plot(options: argparse.Namespace) -> None:
     axes = figure.subplots()
     axes.plot(bits, marker=".")
     axes.set(xlabel="frame", ylabel="bits a latent number", title=options.clip.name)
-    figure.savefig(options.out, dpi=120)
+    with draft_of(options.out) as draft:
+        figure.savefig(draft, format=options.out.suffix.lower()[1:], dpi=120)
     most = max(range(len(bits)), key=bits.__getitem__)
     print(f"{options.out}: {len(bits)} frames, {sum(bits) / len(bits):.3f} bits a number; most at frame {most}")
 

@@ -6,13 +6,13 @@ import argparse
 import logging
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import add_config
+from vidiff.cli.options import Parser, add_config
 from vidiff.recipe.load import find_config, load
 from vidiff.training import dry_run, stages
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidiff train",
         description="Train a video diffusion model on a folder of clips. The same command goes on where it stopped.",
         epilog="example: vidiff train shapes train.steps=2000 name=longer",

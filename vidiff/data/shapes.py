@@ -274,7 +274,7 @@ def _room(label: str, size: float, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_spec(marker: Path) -> object:
     try:
-        return json.loads(marker.read_text())
+        return json.loads(marker.read_text(encoding="utf-8"))
     except ValueError:
         return None  # not one of ours: never the same set
 

@@ -100,8 +100,10 @@ def signals() -> Iterator[Signals]:
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def unwinding(left: str = "the same command goes on from what is finished") -> Iterator[None]:
     """Inside, SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt: what is half done is taken back.
+
+    What is `left` is said on standard error.
 
     In a thread other than the main one it does not.
     """
@@ -110,7 +112,7 @@ def unwinding() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"\nSIGTERM: stopped; the same command goes on from what is finished\n")
+        os.write(2, f"\nSIGTERM: stopped; {left}\n".encode())
         raise Interrupted(number)
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -228,7 +230,7 @@ def locked(run: Path) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "a+") as file:
+    with open(run / ".lock", "a+", encoding="utf-8") as file:
         if not lock(file, wait=False):
             file.seek(0)
             raise RunBusy(

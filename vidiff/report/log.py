@@ -22,7 +22,7 @@ Line = dict[str, Any]  # numbers by name, None for what was not finite; "clips",
 def append_metrics(file: Path, line: Mapping[str, Any]) -> None:
     """Adds one line of JSON; numbers that are not finite become null, since JSON has none."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-    with open(file, "a") as stream:
+    with open(file, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(plain) + "\n")
 
 
@@ -30,7 +30,7 @@ def read_metrics(file: Path) -> list[Line]:
     """The lines of a metrics file, in order; a last line cut off by a crash is left out."""
     lines: list[Line] = []
     if file.exists():
-        for text in file.read_text(errors="replace").splitlines():
+        for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = parse_json(text)
             except ValueError:
@@ -78,7 +78,7 @@ def git_revision() -> str | None:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         lines = []
     return next((n.split(":", 1)[1].strip() for n in lines if n.startswith("model name")), platform.processor())

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from errno import EISDIR
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 DRAFT = ".partial"
@@ -52,6 +53,31 @@ def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None
         raise IsADirectoryError(EISDIR, "is a folder", str(path))
     with draft_of(path, durable) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_writable(path: Path, folder: bool = False) -> None:
+    """See that a file, or a `folder`, of this name can be written: before the work whose result is to go there.
+
+    Nothing stays of it. The folders above it that are missing are not made yet.
+
+    Raises:
+        ValueError: a folder has the name of a file, or the other way round, or the disk refuses.
+    """
+    try:
+        if path.exists() and path.is_dir() != folder:
+            what, instead = ("a folder", "file") if path.is_dir() else ("a file", "folder")
+            raise ValueError(f"{path}: is {what}; choose a {instead} name")
+        above = path if folder and path.exists() else path.parent
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        if not above.is_dir():
+            raise ValueError(f"{path}: {above} is a file; choose another folder")
+        with TemporaryFile(dir=above) as trial:
+            trial.write(bytes(1 << 16))
+            trial.flush()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{path}: cannot be written, {reason}; choose another place, or make room") from None
 
 
 def put(draft: Path, path: Path, durable: bool = False) -> None:

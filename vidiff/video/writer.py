@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidiff.store.error import VideoError, reason_of
-from vidiff.store.files import delete, put
+from vidiff.store.files import check_writable, delete, put
 from vidiff.video.reader import VideoReader
 
 LONGEST = 100_000  # characters of metadata: the longest argument that Linux gives to a program has 131,071 bytes
@@ -68,7 +68,7 @@ class _Encoded:
         codec, options = self._codecs[path.suffix]
         output = ["-threads", "1", "-crf", str(crf), *options, "-vf", self._colours, "-fflags", "+bitexact"]
         self._writer = imageio.get_writer(
-            path,
+            path.absolute(),  # of a name with a colon in its first part FFmpeg would take that for a protocol
             format="FFMPEG",
             fps=fps,
             codec=codec,
@@ -153,7 +153,8 @@ class VideoWriter:
         crf: the encoder's constant rate factor for all but .gif and .png; lower is better and larger, 0 to 51.
 
     Raises:
-        ValueError: an unknown suffix, an `fps` that is not positive, a folder that holds other things than frames.
+        ValueError: an unknown suffix, an `fps` that is not positive, a folder that holds other things than frames, or
+            what cannot be written there, as far as that can be seen before.
     """
 
     def __init__(self, path: str | Path, fps: float = 8, metadata: dict[str, Any] | None = None, crf: int = 14) -> None:
@@ -168,6 +169,7 @@ class VideoWriter:
         if not (math.isfinite(fps) and fps > 0):
             raise ValueError(f"fps is {fps}; expected frames per second above 0, such as 8")
         self._check_target()
+        check_writable(self.path, folder=self._kind == "")
         self._fps = Fraction(fps).limit_denominator(1001)
         self._comment, self._crf = json.dumps(metadata or {}), crf
         self._sink: _Sink | None = None
@@ -238,8 +240,6 @@ class VideoWriter:
             other = next((p for p in others if not (p.suffix == ".png" and p.stem.isdecimal())), None)
             if other is not None:
                 raise ValueError(f"{self.path}: holds {other.name}, not only frames; choose another folder")
-        elif self.path.is_dir():
-            raise ValueError(f"{self.path}: is a folder; choose a file name")
 
 
 def write_video(

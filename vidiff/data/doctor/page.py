@@ -64,7 +64,7 @@ def write_scan(file: Path, root: str, records: Sequence[Record], shown: Sequence
         section("What a model sees", _thumbnails(shown, picture)),
         section("Files", _files(records)),
     )
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return file
 
 

@@ -61,7 +61,7 @@ def read_records(file: Path) -> dict[str, Record]:
         return {}
     records = {}
     try:
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding="utf-8").splitlines():
             content = parse_json(line)
             if content.pop("version") == VERSION:
                 name, stamp = content.pop("path"), Stamp(content.pop("bytes"), content.pop("changed"))

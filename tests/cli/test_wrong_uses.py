@@ -1,0 +1,332 @@
+"""Forty wrong uses of each command: one line on stderr that says what to do, exit code 2, and nothing is left."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from careless import fill
+from messy import write_clip
+
+from vidiff.cli import COMMANDS, main
+from vidiff.cli.options import Parser, number
+from vidiff.engine.guard import Interrupted
+
+CONFIG_FILE = """\
+kind: diffusion
+name: new
+device: cpu
+batch: 2
+data: {root: data, size: 16, frames: 4, workers: 0}
+codec: {name: identity}
+unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
+sampling: {context: 2, steps: 1}
+train: {steps: 1, precision: fp32}
+"""
+GOOD = {  # of each command, what it wants at least
+    "train": ["tiny.yaml"],
+    "generate": [],
+    "extend": ["clip.mp4", "--frames", "9"],
+    "edit": ["animate", "clip.mp4"],
+    "doctor": ["data"],
+    "encode": ["tiny.yaml"],
+    "plan": ["tiny.yaml"],
+    "evaluate": [],
+    "compare": [],
+    "surprise": ["clip.mp4"],
+    "codec": ["runs/tiny", "--data", "data"],
+    "ema": ["runs/tiny", "--width", "0.1"],
+    "study": ["--a", "runs/tiny", "--b", "folder"],
+}
+RUN = [
+    (["--run", "none"], "none is not a trained run"),
+    (["--run", "notes.txt"], "not a trained run"),
+    (["--run", ""], "not a trained run"),
+    (["--run", "folder"], "not a trained run"),
+    (["--device", "tpu"], "no such device: 'tpu'"),
+    (["--device", "cuda:99"], "cuda"),
+]
+OUT = [
+    (["--out", "clip.avi"], "cannot write .avi files; use .mp4"),
+    (["--out", "folder"], "folder"),
+    (["--out", "folder/"], "holds notes.txt, not only frames"),
+    (["--out", "notes.txt/clip.mp4"], "notes.txt is a file; choose another folder"),
+    (["--out", f"{'x' * 300}.mp4"], "cannot be written, file name too long"),
+    (["--out", "/proc/clip.mp4"], "/proc/clip.mp4: cannot be written"),
+    (["--fps", "0"], "fps is 0"),
+    (["--fps", "inf"], "argument --fps: invalid number value: 'inf'"),
+]
+DRAW = [
+    (["--steps", "0"], "steps = 0"),
+    (["--sampler", "dimm"], "unknown sampling.sampler 'dimm'; choose one of"),
+    (["--label", "dgo"], "no label 'dgo'; the nearest of 2 are dog"),
+    (["--rescale", "2"], "rescale = 2.0 is outside [0, 1]"),
+    (["--guidance", "nan"], "argument --guidance: invalid number value: 'nan'"),
+    (["--seed", str(2**70)], "Overflow"),
+]
+FILES = [
+    (["--out", "notes.txt"], "notes.txt: is a file; choose a folder name"),
+    (["--out", "notes.txt/new"], "notes.txt is a file; choose another folder"),
+    (["--out", "/proc/new"], "/proc/new: cannot be written"),
+]
+CONFIG = [
+    (["unet.widht=8"], "widht"),
+    (["nonsense=1"], "nonsense"),
+    (["data.size=large"], "data.size"),
+    (["batch=0"], "batch"),
+    (["batch=-1"], "batch"),
+    (["batch=1.5"], "batch"),
+    (["train.steps=many"], "train.steps"),
+    (["kind=film"], "kind"),
+    (["data.fps=-1"], "fps"),
+    (["train.optim.lr=fast"], "lr"),
+    (["=8"], "=8"),
+    (["data"], "data"),
+    (["unet=8"], "UNetConfig"),
+    (["sampling.sampler=dimm"], "sampling.sampler"),
+    (["data.frames=0"], "frames"),
+    (["data.frames=many"], "data.frames"),
+    (["data.size=0"], "size"),
+    (["data.size=-8"], "size"),
+    (["data.workers=-1"], "workers"),
+    (["data.layout=maze"], "maze"),
+    (["train.optim=8"], "Optim"),
+    (["train.precision=fp8"], "fp8"),
+    (["train.optim.warmup=long"], "warmup"),
+    (["device=tpu"], "tpu"),
+    (["codec.name=none"], "none"),
+    (["unet.width=0"], "width"),
+    (["unet.multipliers=1"], "multipliers"),
+    (["train.steps=-1"], "steps"),
+    (["sampling.steps=0"], "steps"),
+    (["data={root: data"], "data"),
+]
+WRONG: dict[str, list[tuple[list[str], str]]] = {
+    "train": CONFIG,
+    "encode": [
+        *CONFIG,
+        (["data.root=none"], "none"),
+        (["--shard", "2/2"], "is no part: give i/n"),
+        (["--shard", "1"], "is no part: give i/n"),
+    ],
+    "plan": [
+        *CONFIG,
+        *((["--" + name, "0"], f"--{name} is 0") for name in ("gpus", "local", "memory", "mfu", "price")),
+        *((["--" + name, "-1"], f"--{name} is -1") for name in ("gpus", "local", "memory", "mfu", "price")),
+        (["--mfu", "2"], "give a part of 1"),
+        (["--json", "folder"], "folder: is a folder; choose a file name"),
+        (["--json", "notes.txt/x.json"], "notes.txt is a file"),
+        (["--json", "/proc/x.json"], "cannot be written"),
+    ],
+    "generate": [
+        *RUN,
+        *OUT,
+        *DRAW,
+        (["--frames", "0"], "frames is 0"),
+        (["--frames", "-3"], "frames is -3"),
+        (["--count", "0"], "count is 0"),
+        (["--count", "30000000"], "--count is 30000000: a grid of 5478 x 5478 clips is larger than the 16384 pixels"),
+        (["--size", "9x9"], "9"),
+        (["--upscale", "none"], "none is not a trained run"),
+        (["--strategy", "x"], "unknown sampling.strategy 'x'"),
+    ],
+    "extend": [*RUN, *OUT, *DRAW, (["--given", "0"], "--given is 0"), (["--context", "9"], "context is 9")],
+    "edit": [*RUN, *OUT, *DRAW, (["--frames", "0"], "frames is 0")],
+    "doctor": [*FILES, *((["--" + name, "0"], f"--{name} is 0") for name in ("patience", "workers", "size", "frames"))],
+    "evaluate": [*RUN, (["--frames", "9"], "needs a --network"), (["--network", "none"], "none")],
+    "compare": [*RUN, (["--frames", "8"], "frames is 8; give 9 or more"), (["--strategies", "x"], "unknown")],
+    "surprise": [
+        *RUN,
+        (["--out", "clip.xyz"], "give a name that ends in .png"),
+        (["--out", "folder"], "give a name that ends in .png"),
+        (["--out", "notes.txt/x.png"], "notes.txt is a file"),
+        (["--label", "dgo"], "no label 'dgo'"),
+        (["--frames", "0"], "frames"),
+        (["--steps", "0"], "steps"),
+    ],
+    "codec": [*FILES, (["--split", "none"], "none"), (["--network", "none"], "none"), (["--json", "folder"], "folder")],
+    "ema": [
+        *((["--out", name], "give a name that ends in .safetensors") for name in ("x", "folder", ".", "x.safetensor")),
+        *((["--step", step], "snapshots") for step in ("-1", "0", "1")),
+        (["--out", "/proc/x.safetensors"], "cannot be written"),
+        (["--out", f"{'x' * 300}.safetensors"], "cannot be written, file name too long"),
+        (["--out", "clip.mp4/new/x.safetensors"], "clip.mp4 is a file"),
+        (["--out", "x.pt"], "give a name that ends in .safetensors"),
+        (["--out", "notes.txt/x.safetensors"], "notes.txt is a file"),
+        ([], "snapshots"),
+        (["--step", "7"], "snapshots"),
+    ],
+    "study": [
+        (["--pairs", "0"], "--pairs 0"),
+        (["--checks", "-1"], "--checks -1"),
+        (["--out", "notes.txt"], "is a file; choose a folder name"),
+    ],
+}
+INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
+    "extend": [
+        ([], "required: clip"),
+        (["clip.mp4"], "required: --frames"),
+        (["none.mp4", "--frames", "9"], "none.mp4: no such file"),
+        (["folder", "--frames", "9"], "folder: is a folder"),
+        (["notes.txt", "--frames", "9"], "notes.txt: not a "),
+        (["clip.mp4", "--frames", "5"], "but 5 are given already"),
+    ],
+    "edit": [
+        ([], "required"),
+        (["anmate", "clip.mp4"], "invalid choice: 'anmate'"),
+        (["animate"], "required: input"),
+        (["animate", "none.png"], "none.png"),
+        (["animate", "folder"], "folder"),
+        (["inpaint", "clip.mp4"], "one of the arguments --box --mask is required"),
+        (["inpaint", "clip.mp4", "--box", "1,2"], "give top,left,bottom,right"),
+        (["restyle", "clip.mp4"], "required: --strength"),
+    ],
+    "doctor": [([], "required: data"), (["none"], "none"), (["notes.txt"], "notes.txt"), (["empty"], "empty")],
+    "train": [
+        ([], "required: config"),
+        (["none.yaml"], "none.yaml"),
+        (["folder"], "folder"),
+        (["clip.mp4"], "clip.mp4"),
+    ],
+    "encode": [([], "required: config"), (["none.yaml"], "none.yaml"), (["folder"], "folder")],
+    "plan": [([], "required: config"), (["none.yaml"], "none.yaml"), (["folder"], "folder")],
+    "surprise": [([], "required: clip"), (["none.mp4"], "none.mp4"), (["notes.txt"], "notes.txt")],
+    "codec": [
+        ([], "required: run, --data"),
+        (["none", "--data", "data"], "none"),
+        (["runs/tiny", "--data", "no"], "no"),
+    ],
+    "ema": [
+        ([], "required: run, --width"),
+        (["none", "--width", "0.1"], "none"),
+        (["runs/tiny"], "required: --width"),
+        *(([run, "--width", "0.1"], "is not a trained run's folder") for run in ("notes.txt", "clip.mp4", "runs/tin")),
+        *((["runs/tiny", "--width", width], "invalid number") for width in ("nan", "inf", "wide", "0,1", "")),
+        *((["folder", "--width", width], "an EMA's width is") for width in ("0", "-1", "2")),
+    ],
+    "study": [([], "give --a and --b"), (["--a", "runs/tiny"], "give --a and --b"), (["--out", "folder"], "folder")],
+}
+
+
+def parsers(command: str) -> list[Parser]:
+    """That of a command, and those of its tasks."""
+    caught: list[Parser] = []
+
+    def catch(self: Parser, *_: object, **__: object) -> argparse.Namespace:
+        caught.append(self)
+        raise LookupError
+
+    with pytest.MonkeyPatch.context() as patch:
+        for way in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(Parser, way, catch)
+        with pytest.raises(LookupError):
+            import_module(f"vidiff.cli.{command}").parse([])
+    for action in caught[0]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return [*caught, *action.choices.values()]
+    return caught
+
+
+def mistyped(command: str) -> Iterator[tuple[list[str], str]]:
+    """Each option with a letter too many, without its value, and with one of another kind."""
+    known = GOOD[command]
+    seen = set()
+    for parser in parsers(command):
+        if len(parsers(command)) > 1 and parser.prog.split()[-1] != known[0]:
+            continue
+        for action in parser._actions:
+            name = action.option_strings[-1] if action.option_strings else ""
+            if not name or name == "--help" or name in seen:
+                continue
+            seen.add(name)
+            yield [*known, f"{name}x", "1"], f"unrecognized arguments: {name}x"
+            if action.nargs == 0:
+                yield [*known, f"{name}=1"], f"argument {name}: ignored explicit argument '1'"
+                continue
+            yield [*known, name], f"argument {name}: expected"
+            if action.type in (int, number):
+                yield [*known, name, *["many"] * (action.nargs or 1)], f"argument {name}: invalid"
+            if action.choices:
+                yield [*known, name, "nonsense"], f"argument {name}: invalid choice: 'nonsense'"
+    for word in ("--", "-x", "--no-such-option", "one too many"):
+        if command not in ("train", "encode", "plan") or word.startswith("--no") or word == "-x":
+            yield [*known, word] if word != "--" else [*known, "--", "--more", "and"], "unrecognized arguments"
+    for given in ("--help=1", "--hlep"):
+        yield [*known, given], given.split("=")[0]
+
+
+def uses(command: str) -> list[tuple[list[str], str]]:
+    here = [([*GOOD[command], *more], said) for more, said in WRONG[command]]
+    return [*here, *INSTEAD.get(command, []), *mistyped(command)]
+
+
+USES = [(command, words, said) for command in COMMANDS for words, said in uses(command)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    fill(place)
+    (place / "tiny.yaml").write_text(CONFIG_FILE)
+    (place / "empty").mkdir()
+    for name in ("cat/0", "cat/1", "dog/0", "dog/1"):
+        write_clip(place / "data" / f"{name}.mp4", frames=4, height=16, width=16)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def call(command: str, *words: str) -> int:
+    try:
+        return main([command, *words])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def files(place: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("command", "words", "said"), USES, ids=[f"{c} {' '.join(w)[-60:]}" for c, w, _ in USES])
+def test_one_line_says_what_to_do(
+    command: str, words: list[str], said: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, folders = files(place), {path for path in place.rglob("*") if path.is_dir()}
+    assert call(command, *words) == 2
+    _, told = capfd.readouterr()
+    (line,) = [line for line in told.replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
+    assert line.startswith("error: ") and said in line, line
+    assert files(place) == before and {path for path in place.rglob("*") if path.is_dir()} == folders
+
+
+def test_there_are_forty_of_each() -> None:
+    counts = {command: len({tuple(words) for name, words, _ in USES if name == command}) for command in COMMANDS}
+    assert min(counts.values()) >= 40, counts
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_interrupted(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """130 after Ctrl-C, 0 after a scheduler's SIGTERM, and one line that says what there is."""
+    module = import_module(f"vidiff.cli.{command}")
+    work = {"compare": "continue_clips", "codec": "score", "doctor": "examine", "surprise": "plot", "ema": "average"}
+
+    def stopped(number: int) -> None:
+        monkeypatch.setattr(module, work.get(command, command), lambda options: os.kill(os.getpid(), number))
+
+    stopped(signal.SIGINT)
+    assert call(command, *GOOD[command]) == 130
+    (line,) = capfd.readouterr().err.split("\n")[1:-1]
+    assert line.startswith("stopped; ")
+    stopped(signal.SIGTERM)
+    with pytest.raises(Interrupted) as end:
+        main([command, *GOOD[command]])
+    assert end.value.code == 0
+    assert capfd.readouterr().err == f"\nSIGTERM: {line}\n"
