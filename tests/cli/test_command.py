@@ -55,7 +55,7 @@ def test_an_error_of_several_lines_is_one(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "error: x is 3; give 2\n"
 
 
-SAYS = """\
+SAYS = r"""
 import argparse, sys
 from vidiff.cli.command import exit_code
 sys.exit(exit_code(lambda options: print("\u00fc\udcff" * int(sys.argv[1])), argparse.Namespace()))

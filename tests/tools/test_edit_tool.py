@@ -190,4 +190,5 @@ def test_what_is_missing_or_too_much_is_argparses_to_tell(
     arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*arguments) == 2
-    assert "usage:" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "--help" in said
