@@ -62,7 +62,7 @@ OUT = [
     (["--fps", "inf"], "argument --fps: invalid number value: 'inf'"),
 ]
 DRAW = [
-    (["--steps", "0"], "steps = 0"),
+    (["--steps", "0"], "steps is 0"),
     (["--sampler", "dimm"], "unknown sampling.sampler 'dimm'; choose one of"),
     (["--label", "dgo"], "no label 'dgo'; the nearest of 2 are dog"),
     (["--rescale", "2"], "rescale = 2.0 is outside [0, 1]"),
@@ -98,7 +98,7 @@ CONFIG = [
     (["train.optim=8"], "Optim"),
     (["train.precision=fp8"], "fp8"),
     (["train.optim.warmup=long"], "warmup"),
-    (["device=tpu"], "tpu"),
+    (["codec=8"], "CodecConfig"),
     (["codec.name=none"], "none"),
     (["unet.width=0"], "width"),
     (["unet.multipliers=1"], "multipliers"),
@@ -107,7 +107,7 @@ CONFIG = [
     (["data={root: data"], "data"),
 ]
 WRONG: dict[str, list[tuple[list[str], str]]] = {
-    "train": CONFIG,
+    "train": [*CONFIG, (["device=tpu"], "tpu")],
     "encode": [
         *CONFIG,
         (["data.root=none"], "none"),

@@ -58,7 +58,7 @@ MISTAKES = [
     ("generate", ("--frames", "-3"), "frames is -3"),
     ("generate", ("--count", "0"), "count is 0"),
     ("generate", ("--count", "-1"), "count is -1"),
-    ("generate", ("--steps", "0"), "steps = 0"),
+    ("generate", ("--steps", "0"), "steps is 0"),
     ("generate", ("--sampler", "dimm"), "unknown sampling.sampler 'dimm'; choose one of"),
     ("generate", ("--strategy", "x"), "unknown sampling.strategy 'x'; choose one of clean"),
     ("generate", ("--strategy", "replace", "--history", "2"), "leave out history, or choose another strategy"),
