@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Ground floor first: each folder, or module, of vidiff imports only from those above it in this list.
 FLOORS = (
     "store",
+    "pixels",
     "video",
     "text",
     "report",
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "diffusion.process": {"diffusion.choice", "diffusion.condition", "diffusion.schedule"},
     "sample": {"sample", "diffusion"},
     "nn": {"nn", "diffusion.condition"},
-    "metrics": {"metrics", "store"},
+    "metrics": {"metrics", "pixels", "store"},
 }
 
 LOADING = "tools/benchmark_load.py"  # times what others make of these libraries

@@ -103,7 +103,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     tuples = Features(nn.Flatten(0, 1), Declaration("odd", "x"), "", torch.device("cpu"))
     with pytest.raises(ValueError, match=r"network odd returned shape \(6, 4, 8, 8\); expected one tensor with 2 rows"):
         tuples(clip())
-    with pytest.raises(ValueError, match=r"clips have shape \(3, 4, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"video is \(3, 4, 8, 8\); expected .*: video\[None\]"):
         tuples(clip()[0])
 
 

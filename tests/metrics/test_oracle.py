@@ -144,7 +144,7 @@ def test_one_clip_reads_as_a_batch_of_one() -> None:
     assert one.found.shape == (1, 5)
     assert two.centre.shape == (2, 5, 2)
     torch.testing.assert_close(two.centre[1], one.centre[0])
-    with pytest.raises(ValueError, match=r"video has shape \(5, 64, 64, 3\)"):
+    with pytest.raises(ValueError, match=r"video is \(5, 64, 64, 3\); expected .*: video.movedim\(-1, -4\)"):
         read_shapes(torch.zeros(5, 64, 64, 3))
 
 

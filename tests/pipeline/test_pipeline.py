@@ -444,7 +444,7 @@ TASKS = {
     ("start", "options", "said"),
     [
         (torch.zeros(1, 3, 3, 16, 16), {}, "resize"),
-        (torch.zeros(1, 1, 3, 8, 8), {}, "expected (b, 3, f, 8, 8)"),
+        (torch.zeros(1, 1, 3, 8, 8), {}, "8, 8); expected ("),
         (torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8), {}, "uint8; expected floating point"),
         (clip(3), {"label": "hors"}, "no label 'hors'; the nearest of 3 are horse"),
         (clip(3), {"label": ["cat"]}, "1 labels for 2 clips"),
@@ -477,7 +477,7 @@ def test_every_task_names_a_mistake(pipe: Pipeline, task: str, start, options: d
         (lambda pipe: pipe.outpaint(clip(2), (0, 0, 9, 8)), "must lie within 8 x 8"),
         (lambda pipe: pipe.edit(clip(2), 1.5), "strength is 1.5; give 0"),
         (lambda pipe: pipe.double(clip(1)), "the clip has 1 frame"),
-        (lambda pipe: pipe.animate(clip(2), 6), "expected (b, 3, f, 8, 8)"),
+        (lambda pipe: pipe.animate(clip(2), 6), "image is (2, 3, 2, 8, 8); expected (3, h, w) or (b, 3, h, w)"),
         (lambda pipe: pipe.animate(clip(2)[:, :, 0], 1), "frames is 1, the clip has 1 already"),
     ],
 )

@@ -286,7 +286,7 @@ def test_other_tasks_are_refused_with_what_to_do(pipe: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"clip": clip(3, 16)}, r"the clip is \(2, 3, 3, 16, 16\); expected \(b, 3, f, 8, 8\)"),
+        ({"clip": clip(3, 16)}, r"clip is \(2, 3, 3, 16, 16\); expected \(b, 3, f, 8, 8\)"),
         ({"level": 0.5}, r"level is 0\.5; give 0 to 0\.3"),
         ({"level": -0.1}, r"level is -0\.1"),
         ({"context": 4}, "context is 4; give 1 to 3"),

@@ -258,15 +258,15 @@ def test_a_folder_of_frames_is_replaced_and_no_other(tmp_path: Path) -> None:
         (
             torch.zeros(3, 2, 8, 8, dtype=torch.uint8),
             {},
-            r"of torch.uint8; expected floats in \[-1, 1\]: pixels /",
+            r"of torch.uint8; expected floating point in \[-1, 1\]: video.float\(\) / 127.5 - 1",
         ),
         (
             torch.full((3, 2, 8, 8), 200.0),
             {},
-            r"goes to 200; expected \[-1, 1\]: pixels / 127.5 - 1",
+            r"values from 200 to 200; expected \[-1, 1\]: video / 127.5 - 1",
         ),
         (torch.zeros(3, 2, 8, 8), {"fps": 0}, "fps is 0; expected frames per second above 0"),
-        (torch.zeros(2, 3, 8, 8), {}, r"video of shape \(2, 3, 8, 8\); expected \(3, f, h, w\)"),
+        (torch.zeros(2, 3, 8, 8), {}, r"video is \(2, 3, 8, 8\); expected \(3, f, h, w\) or .*: video.transpose"),
         (torch.full((3, 2, 8, 8), torch.nan), {}, "not finite"),
         (torch.zeros(3, 0, 8, 8), {}, "no frames were written"),
     ],

@@ -15,6 +15,7 @@ from vidiff.codec.tiles import Canvas, Tile, tiles
 from vidiff.diffusion.process import draw_noise
 from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE, VAEConfig
+from vidiff.pixels import check_video
 
 TILE = 256  # pixels
 LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so smaller ones would only cost
@@ -133,7 +134,8 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Gaussian:
-        """Raises ValueError where height, width or the number of frames makes no whole latents."""
+        """Raises ValueError for what is no video, or where height, width or frames make no whole latents."""
+        check_video(video, "video", one=False)
         batch, _, frames, *pixels = video.shape
         if any(length % self.factor for length in pixels):
             raise ValueError(
@@ -159,7 +161,12 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """`(b, c, f, h, w)` to video in [-1, 1], clamped."""
+        """`(b, c, f, h, w)` to video in [-1, 1], clamped. Raises ValueError for what is no latent, or not finite."""
+        if z.ndim != 5 or z.shape[1] != self.channels or not z.is_floating_point():
+            wanted = f"floating point (b, {self.channels}, f, h, w)"
+            raise ValueError(f"latents are {tuple(z.shape)} of {z.dtype}; expected {wanted}, as encode makes them")
+        if not z.isfinite().all():
+            raise ValueError("latents hold values that are not finite: the model that made them has diverged")
         batch, _, frames, height, width = z.shape
         count = batch * (1 + (frames - 1) * self.temporal)
         video = Canvas(count, (height, width), self.factor, bool(self.blend))

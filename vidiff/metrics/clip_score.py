@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from vidiff.pixels import check_video
+
 
 class ClipScore:
     """Scores clips against captions.
@@ -56,7 +58,8 @@ class ClipScore:
         Raises:
             ValueError: more or fewer captions than clips.
         """
-        if video.ndim != 5 or len(captions) != len(video):
+        check_video(video, "video", one=False)
+        if len(captions) != len(video):
             raise ValueError(f"{len(captions)} captions for clips {tuple(video.shape)}: give one for each")
         frames = rearrange(video.float(), "b c f h w -> (b f) c h w")
         frames = F.interpolate(frames, (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidiff.pixels import check_values
+
 MOVED = 20 / 255  # a pixel that changes by more, in units of [-1, 1], moves: ten grey levels
 STILL = 0.25  # of the mean change in a clip's first stretch: what changes less than that from frame to frame is frozen
 
@@ -47,6 +49,7 @@ def look(video: Tensor, before: Tensor | None = None) -> Looks:
     """
     if video.ndim != 5 or min(video.shape[3:]) < 3 or not video.numel():
         raise ValueError(f"video has shape {tuple(video.shape)}; expected (b, c, f, h, w) of 3 x 3 pixels or more")
+    check_values(video, "video")
     video = video.detach().float().cpu()
     whole = video if before is None else torch.cat([before.detach().float().cpu(), video], dim=2)
     difference = whole.diff(dim=2).abs()  # b c f-1 h w, or b c f h w

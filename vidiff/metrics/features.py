@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vidiff.metrics.motion_network import MotionNetwork
 from vidiff.metrics.transnet import build_transnet
+from vidiff.pixels import check_video
 from vidiff.store.files import sha256
 from vidiff.store.plain import parse_json
 
@@ -192,8 +193,9 @@ class Features:
     def prepare(self, video: Tensor) -> Tensor:
         """Clips `(b, 3, f, h, w)` in [-1, 1] as the network is declared to want them."""
         declared = self.declaration
-        if video.ndim != 5 or video.shape[1] != 3 or not video.numel():
-            raise ValueError(f"clips have shape {tuple(video.shape)}; expected (b, 3, f, h, w)")
+        check_video(video, "video", one=False)
+        if not video.numel():
+            raise ValueError(f"video is {tuple(video.shape)}; expected a clip or more, of a frame or more")
         least, most = declared.frames
         if not (least or 1) <= video.shape[2] <= (most or video.shape[2]):
             wanted = f"{least or 1} or more" if most is None else f"{least or 1} to {most}"

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidiff.pixels import check_video
+
 STILL = 1 / 1024
 """Mean absolute change from frame to frame, in shares of the range, below which nothing has moved."""
 
@@ -34,7 +36,8 @@ def motion_measures(video: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: fewer than three frames.
     """
-    if video.ndim != 5 or video.shape[2] < 3:
+    check_video(video, "video", one=False)
+    if video.shape[2] < 3:
         raise ValueError(f"clips have shape {tuple(video.shape)}; expected (b, 3, f, h, w) with 3 frames or more")
     x = video.double().cpu() / 2
     change = x.diff(dim=2).abs().mean((1, 3, 4))  # b f-1
@@ -63,7 +66,8 @@ def warping_error(video: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: fewer than two frames, or scikit-image is not installed.
     """
-    if video.ndim != 5 or video.shape[2] < 2:
+    check_video(video, "video", one=False)
+    if video.shape[2] < 2:
         raise ValueError(f"clips have shape {tuple(video.shape)}; expected (b, 3, f, h, w) with 2 frames or more")
     left, speeds = [], []
     for clip in torch.einsum("bcfhw, c -> bfhw", video.double().cpu() / 2, torch.tensor(GREY, dtype=torch.float64)):

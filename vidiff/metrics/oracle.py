@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from vidiff.metrics.objects import BACKGROUND, COLOURS, SHAPES, coverage, rgb
+from vidiff.pixels import check_video
 
 FAINTEST = 0.4  # of the way from the background to the nearest colour: what is further is not background
 SPECKS = 0.1  # pixels in further blobs, as a fraction of the object's, that still pass as noise
@@ -78,8 +79,9 @@ def read_shapes(video: Tensor) -> Reading:
     Raises:
         ValueError: another number of dimensions or channels, or no frames.
     """
-    if video.ndim not in (4, 5) or video.shape[-4] != 3 or 0 in video.shape:
-        raise ValueError(f"video has shape {tuple(video.shape)}; expected (b, 3, f, h, w) or (3, f, h, w)")
+    check_video(video, "video", finite=False, farthest=math.inf)
+    if not video.numel():
+        raise ValueError(f"video is {tuple(video.shape)}: there is nothing to read")
     batch = video.detach().float().cpu().reshape(-1, *video.shape[-4:])
     frames = rearrange(batch, "b c f h w -> (b f) c h w")
     parts = zip(*(_read_frames(chunk) for chunk in frames.split(256)), strict=True)  # memory stays flat

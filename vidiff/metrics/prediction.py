@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vidiff.metrics.features import Features
+from vidiff.pixels import check_values, check_video
 
 
 def psnr(made: Tensor, real: Tensor) -> Tensor:
@@ -23,6 +24,8 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
 
 def overall_psnr(made: Tensor, real: Tensor) -> float:
     """Peak signal-to-noise ratio in dB over all of two videos in [-1, 1]; 126 where they are equal, not infinity."""
+    for video, name in ((made, "made"), (real, "real")):
+        check_values(video, name)
     error = (made - real).square().mean().clamp(min=1e-12)
     return float(10 * torch.log10(4 / error))
 
@@ -94,8 +97,10 @@ def best_of(values: Tensor, highest: bool) -> Tensor:
 
 
 def _same(made: Tensor, real: Tensor) -> None:
-    if made.shape != real.shape or made.ndim != 5:
-        raise ValueError(f"videos are {tuple(made.shape)} and {tuple(real.shape)}; expected (b, 3, f, h, w) twice")
+    for video, name in ((made, "made"), (real, "real")):
+        check_video(video, name, one=False)
+    if made.shape != real.shape:
+        raise ValueError(f"made is {tuple(made.shape)} and real {tuple(real.shape)}; expected (b, 3, f, h, w) twice")
 
 
 def predicted(

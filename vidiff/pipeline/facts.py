@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.engine.precision import Precision
+from vidiff.pixels import check_picture, check_video
 from vidiff.recipe.kinds import DiffusionRun, LowresConfig
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
@@ -155,20 +156,34 @@ class Facts:
             raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")
         return factor * size[0], factor * size[1]
 
-    def check_clip(self, clip: Tensor, factor: int = 1) -> Tensor:
+    def check_clip(self, clip: Tensor, factor: int = 1, name: str = "clip") -> Tensor:
         """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter.
 
         Raises:
-            ValueError: another type, or a size that is not by `factor` smaller than one of the model's.
+            ValueError: as `vidiff.pixels.check_video`; a size that is not by `factor` smaller than one of the model's.
         """
+        check_video(clip, name)
         video = clip[None] if clip.ndim == 4 else clip
         sizes = dict.fromkeys(bucket.size for bucket in shrunk(self.buckets, factor))
-        if video.ndim != 5 or video.shape[1] != 3 or size_of(video) not in sizes or not video.numel():
+        if size_of(video) not in sizes or not video.numel():
             wanted = " or ".join(f"(b, 3, f, {height}, {width})" for height, width in sizes)
-            raise ValueError(f"the clip is {tuple(clip.shape)}; expected {wanted}: resize it to the model's size")
-        if not clip.is_floating_point():
-            raise ValueError(f"the clip is of {clip.dtype}; expected floating point in [-1, 1]")
+            raise ValueError(f"{name} is {tuple(clip.shape)}; expected {wanted}: resize it to the model's size")
         return video
+
+    def check_picture(self, image: Tensor, name: str = "image") -> Tensor:
+        """`(3, h, w)` or `(b, 3, h, w)` as clips of one frame, `(b, 3, 1, h, w)`. Raises as `check_clip`."""
+        check_picture(image, name)
+        return self.check_clip(image.unsqueeze(-3), name=name)
+
+    def check_ends(self, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Two clips or pictures as clips `(b, 3, f, h, w)`. Raises as `check_clip`, and unless there are as many."""
+        one, other = (
+            self.check_picture(x, name) if isinstance(x, Tensor) and x.ndim == 3 else self.check_clip(x, name=name)
+            for x, name in ((first, "first"), (last, "last"))
+        )
+        if len(one) != len(other):
+            raise ValueError(f"first holds {len(one)} clips and last {len(other)}: give as many of both")
+        return one, other
 
 
 def size_of(video: Tensor) -> tuple[int, int]:

@@ -122,7 +122,7 @@ class Pipeline:
         Raises:
             ValueError: for a clip of another size, or as long as the result; as for `generate`.
         """
-        clip = clip[None] if clip.ndim == 4 else clip
+        clip = self.facts.check_clip(clip)
         new = [part.to(clip) for part in self.stream(frames, label, clip=clip, backwards=backwards, **options)]
         return torch.cat([*new[::-1], clip] if backwards else [clip, *new], dim=2)
 
@@ -139,8 +139,7 @@ class Pipeline:
         Raises:
             ValueError: as for `extend`.
         """
-        image = image[None] if image.ndim == 3 else image
-        clip = self.facts.check_clip(image.unsqueeze(2))
+        clip = self.facts.check_picture(image)
         frames = self.facts.window(size_of(clip)) if frames is None else frames
         return self.extend(clip, frames, label, **options)
 
@@ -157,9 +156,7 @@ class Pipeline:
         Raises:
             ValueError: sizes that differ; frames that do not fit one window; as for `generate`.
         """
-        first, last = (self.facts.check_clip(x[:, None] if x.ndim == 3 else x) for x in (first, last))
-        if len(first) != len(last):
-            raise ValueError(f"first holds {len(first)} clips and last {len(last)}: give as many of both")
+        first, last = self.facts.check_ends(first, last)
         if options.get("context") is None:
             window = self.facts.window(size_of(first))
             options["context"] = max(1, min(self.sampling.context, (window - between) // 2))

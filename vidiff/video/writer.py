@@ -26,6 +26,7 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vidiff.pixels import check_picture, check_video
 from vidiff.store.error import VideoError, reason_of
 from vidiff.store.files import check_writable, delete, put
 from vidiff.video.reader import VideoReader
@@ -247,11 +248,13 @@ def write_video(
 ) -> None:
     """Writes one clip `(3, f, h, w)`, or a batch `(b, 3, f, h, w)` as a grid. See `VideoWriter`."""
     with VideoWriter(path, fps, metadata, crf) as writer:
+        check_video(video, "video", farthest=FARTHEST)
         writer.write(grid(video) if video.ndim == 5 else video)
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
     """Writes one picture `(3, h, w)` in [-1, 1], as .png or whatever the suffix says. Creates the parent folder."""
+    check_picture(image, farthest=FARTHEST)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     iio.imwrite(path, to_uint8(image[:, None])[0], plugin="pillow")
 
@@ -274,14 +277,6 @@ def to_uint8(video: Tensor) -> np.ndarray:
     Raises ValueError where these are no such pixels: of another shape or type, not finite, or as far from [-1, 1] as
     those in 0 to 255 are.
     """
-    if not video.is_floating_point():
-        raise ValueError(f"the video is of {video.dtype}; expected floats in [-1, 1]: pixels / 127.5 - 1, if up to 255")
-    if video.ndim != 4 or video.shape[0] != 3:
-        raise ValueError(f"video of shape {tuple(video.shape)}; expected (3, f, h, w)")
-    video = video.detach().float()
-    if not video.isfinite().all():
-        raise ValueError("the video holds values that are not finite; the model that made it has diverged")
-    if video.numel() and (most := float(video.abs().max())) > FARTHEST:
-        raise ValueError(f"the video goes to {most:g}; expected [-1, 1]: pixels / 127.5 - 1, if they are 0 to 255")
-    frames = video.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    check_video(video, "video", batch=False, farthest=FARTHEST)
+    frames = video.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return rearrange(frames, "c f h w -> f h w c").cpu().contiguous().numpy()
