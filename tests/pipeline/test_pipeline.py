@@ -450,7 +450,7 @@ TASKS = {
         (clip(3), {"label": ["cat"]}, "1 labels for 2 clips"),
         (clip(3), {"context": 6}, "context is 6; give 1 to 5: the model sees 6 frames at once"),
         (clip(3), {"context": 0}, "context is 0; give 1 to 5"),
-        (clip(3), {"steps": 0}, "steps = 0"),
+        (clip(3), {"steps": 0}, "steps is 0"),
         (clip(3), {"lag": -1}, "lag is -1"),
         (clip(3), {"sampler": "ddmi"}, "unknown sampling.sampler 'ddmi'"),
     ],

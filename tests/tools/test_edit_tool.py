@@ -156,7 +156,7 @@ MISTAKES = [
     (("restyle", "clip.mp4", "--strength", "2"), "strength is 2.0; give 0"),
     (("restyle", "clip.mp4", "--strength", "0.5", "--sampler", "x"), "unknown sampling.sampler 'x'"),
     (("double", "picture.png"), "the clip has 1 frame"),
-    (("double", "clip.mp4", "--steps", "0"), "steps = 0"),
+    (("double", "clip.mp4", "--steps", "0"), "steps is 0"),
 ]
 
 
