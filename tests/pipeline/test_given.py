@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from videos import number_of, numbered, write_numbered
 
 from vidiff.data.buckets import Bucket
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.given import GivenClip
 from vidiff.store.error import VideoError
+from vidiff.video.decode import Treatment
 from vidiff.video.reader import VideoReader, read_image, read_video
 from vidiff.video.writer import write_image, write_video
 
@@ -53,6 +55,21 @@ def test_the_frames_are_those_that_training_would_see(
 def test_frames_that_need_no_resampling_are_those_of_the_file(film: Path) -> None:
     with GivenClip(film, Facts(BUCKETS, rate=12.0)) as clip:
         assert torch.equal(clip.read(), read_video(film)) and clip.note is None
+
+
+@pytest.mark.parametrize(("background", "colour"), [("white", (255, 204, 204)), ("#0000ff", (51, 0, 204))])
+def test_what_is_transparent_is_over_the_colour_of_the_training(
+    tmp_path: Path, background: str, colour: tuple[int, int, int]
+) -> None:
+    """A fifth of red, as a picture and as frames of a clip."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGBA", (32, 32), (255, 0, 0, 51)).save(folder / f"{number}.png")
+    for path in (folder, folder / "0.png"):
+        with GivenClip(path, Facts(BUCKETS, treatment=Treatment(background))) as clip:
+            pixels = clip.read().add(1).mul(127.5)
+        torch.testing.assert_close(pixels.mean((1, 2, 3)), torch.tensor(colour).float(), atol=1.0, rtol=0)
 
 
 def test_one_line_tells_what_is_seen(film: Path) -> None:

@@ -16,6 +16,7 @@ from vidiff.pixels import check_picture, check_video
 from vidiff.recipe.kinds import DiffusionRun, LowresConfig
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
+from vidiff.video.decode import PLAIN, Treatment
 
 FILE = "data.json"
 
@@ -32,6 +33,7 @@ class Facts:
         labels: names of the classes that it was told; empty for a model without.
         fps: frames a second of the clips, at their least stride; of clips of different rates, the middle one's.
         rate: frames a second at which every file was seen, before the stride; 0 for each one's own.
+        treatment: what was done to the frames of every file.
         strides: least and most source frames per clip frame. The model is told the stride where they differ.
         boxes: whether it was trained on frames of which a part is known.
         lowres: of a super-resolution model, which enlarges clips by `lowres.factor`; factor 0 for any other.
@@ -45,6 +47,7 @@ class Facts:
     labels: tuple[str, ...] = ()
     fps: float = 8.0
     rate: float = 0.0
+    treatment: Treatment = PLAIN
     strides: tuple[int, int] = (1, 1)
     boxes: bool = False
     lowres: LowresConfig = field(default_factory=LowresConfig)
@@ -68,6 +71,7 @@ class Facts:
             labels=labels if config.unet.labels else (),
             fps=fps,
             rate=config.data.fps,
+            treatment=config.data.treatment,
             strides=(config.data.stride[0], config.data.stride[1]),
             boxes=config.loss.tasks.boxes > 0,
             lowres=config.lowres,

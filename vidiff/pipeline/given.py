@@ -41,11 +41,11 @@ class GivenClip:
         self.fps: float | None = None
         self.note: str | None = None
         self._picture: Tensor | None = None
-        self._reader = VideoReader(self.path)
+        self._reader = VideoReader(self.path, treatment=facts.treatment)
         if self.path.suffix.lower() in PICTURES and self._reader.frames == 1:  # a WebP may be animated
             self._reader.close()
             self.size = size or facts.nearest(*size_of(self.path), factor)
-            self._picture = read_fitted(self.path, self.size)[0][0]  # 3 1 h w
+            self._picture = read_fitted(self.path, self.size, treatment=facts.treatment)[0][0]  # 3 1 h w
             self.frames = 1
             return
         try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.reader import VideoReader, read_image
 
 Size = tuple[int, int]
@@ -72,7 +73,9 @@ def size_of(path: Path) -> Size:
         return reader.size
 
 
-def read_fitted(path: Path, size: int | Size, rate: float = 0.0) -> tuple[Tensor, float | None]:
+def read_fitted(
+    path: Path, size: int | Size, rate: float = 0.0, treatment: Treatment = PLAIN
+) -> tuple[Tensor, float | None]:
     """A video or a picture as `(1, 3, f, h, w)` in [-1, 1], and a video's frames a second.
 
     It is resized until it just covers the size, and the middle taken, as of the model's training clips.
@@ -80,24 +83,25 @@ def read_fitted(path: Path, size: int | Size, rate: float = 0.0) -> tuple[Tensor
     Args:
         size: height and width; or a side of a square.
         rate: frames a second at which a video is seen; 0 for its own.
+        treatment: what is done to its frames.
     """
-    parts, fps = stream_fitted(path, size, rate=rate)
+    parts, fps = stream_fitted(path, size, rate=rate, treatment=treatment)
     return torch.cat(list(parts), dim=2), fps
 
 
 def stream_fitted(
-    path: Path, size: int | Size, chunk: int = 64, rate: float = 0.0
+    path: Path, size: int | Size, chunk: int = 64, rate: float = 0.0, treatment: Treatment = PLAIN
 ) -> tuple[Iterator[Tensor], float | None]:
     """`read_fitted` piece by piece, `chunk` frames at once: pieces `(1, 3, n, h, w)`, and frames a second."""
     size = (size, size) if isinstance(size, int) else size
     if path.suffix.lower() in PICTURES:
-        image = read_image(path)  # 3 h w
+        image = read_image(path, treatment.background)  # 3 h w
         fit = Fit((image.shape[1], image.shape[2]), size)
         image = interpolate(image[None], fit.whole, mode="bilinear", antialias=True)
         return iter([fit.crop(image[:, :, None])]), None
-    with VideoReader(path, rate) as reader:
+    with VideoReader(path, rate, treatment=treatment) as reader:
         fps, fit = reader.fps, Fit(reader.size, size)
-    return _pieces(VideoReader(path, rate), fit, chunk), fps
+    return _pieces(VideoReader(path, rate, treatment=treatment), fit, chunk), fps
 
 
 def _pieces(reader: VideoReader, fit: Fit, chunk: int) -> Iterator[Tensor]:
