@@ -228,6 +228,9 @@ SHOWN: dict[str, Run | Part] = {
     "rolling keyframes '{name: replace, resample: 2}' reconstruct": Run(
         (LONG,), add="--clips 2 --steps 2 --frames 40 --out compared", slow=True
     ),
+    "python tools/compare_samplers.py": Run(
+        add="--seeds 10 --dimensions 1 --schedules linear --evaluations 8", leaves={}
+    ),
     "python tools/plot_theory.py": Run(add="--most 20 --out w2.png", leaves={"w2.png": 0}),
     "python tools/plan.py configs/ucf.yaml --gpu 4090 --json plan.json": planned(leaves={"plan.json": 0}, slow=True),
     "python tools/plan.py configs/shapes.yaml --gpu cpu": planned(slow=True),

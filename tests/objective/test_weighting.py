@@ -7,7 +7,7 @@ import torch
 
 from vidiff.diffusion.denoise import PREDICTIONS, prediction_scale
 from vidiff.diffusion.schedule import VE, Cosine, build_schedule
-from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, level_weight
 
 DOUBLE = torch.float64
 T = torch.linspace(0.05, 0.95, 19, dtype=DOUBLE)
@@ -33,6 +33,19 @@ def test_a_weighting_means_the_same_for_every_prediction(name: str, prediction: 
     }
     for weighting, weight in expected.items():
         torch.testing.assert_close(on_x0(weighting, prediction, name), weight, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", ["linear", "cosine", "ve", "flow"])
+def test_the_sigmoid_weight_is_an_integral_over_log_snr(name: str, prediction: str) -> None:
+    """Kingma & Gao 2023, equation 2: of an error of eps that is 1, `integral of sigmoid(2 - log_snr) dlog_snr`."""
+    schedule = build_schedule(name)
+    t = torch.linspace(0.01, 0.99, 20_001, dtype=DOUBLE)  # where neither end is clamped
+    log_snr = schedule.log_snr(t)
+    factor = prediction_scale(prediction, schedule, t)  # an error of eps is one of sigma / alpha in x0
+    found = level_weight("sigmoid", prediction, schedule, t) * (-0.5 * log_snr).exp().square() / factor.square()
+    exact = torch.nn.functional.softplus(2.0 - log_snr)  # whose slope is -sigmoid(2 - log_snr)
+    assert float(torch.trapezoid(found, t)) == pytest.approx(float(exact[-1] - exact[0]), rel=2e-3)
 
 
 def test_edm_s_own_prediction_has_weight_one() -> None:
@@ -70,7 +83,8 @@ def test_times_lie_in_the_unit_interval_and_have_their_distribution(name: str) -
     normal = torch.distributions.Normal(0.0, 1.0)
     u = {
         "logit_normal": lambda: normal.cdf(torch.logit(t)),
-        "log_normal": lambda: normal.cdf((-0.5 * schedule.log_snr(t) + 1.2) / 1.2),
+        # the paper's sigma is that of data of std 0.5: sigma / 0.5 here
+        "log_normal": lambda: normal.cdf((torch.log(0.5 * (-0.5 * schedule.log_snr(t)).exp()) + 1.2) / 1.2),
     }.get(name, lambda: t)()
     place = (torch.arange(40_000) + 0.5) / 40_000
     distance = float((u.sort().values - place).abs().max())  # Kolmogorov and Smirnov's

@@ -113,8 +113,8 @@ class Estimate:
 
     Args:
         x0: the posterior mean of the data, `(b, c, f, h, w)`.
-        variance: where the network has that head, the reverse variance as a share in [0, 1] between the
-            smallest (0: the posterior's) and the largest (1: the transition's), on a logarithmic scale; it
+        variance: where the network has that head, the reverse variance as a place on a logarithmic scale, on
+            which the smallest (the posterior's) is at 0 and the largest (the transition's) at 1; it may lie beyond. It
             holds for any step (Nichol & Dhariwal 2021, eq. 15).
     """
 
@@ -160,7 +160,7 @@ class Denoiser(nn.Module):
         if not self.variance:
             return output, None
         output, head = output.chunk(2, dim=1)  # b c f h w
-        return output, (0.5 * (head + 1.0)).clamp(0.0, 1.0)
+        return output, 0.5 * (head + 1.0)  # not clamped, which would stop its gradient (Nichol & Dhariwal 2021)
 
     def estimate(self, output: Tensor, variance: Tensor | None, x_t: Tensor, t: float | Tensor) -> Estimate:
         """Read the estimate back from what `output` returned."""

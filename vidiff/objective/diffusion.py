@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from vidiff.diffusion.cascade import augment
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
-from vidiff.diffusion.denoise import Denoiser, prediction_scale, target
+from vidiff.diffusion.denoise import Denoiser, target
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
 from vidiff.objective.task import Drawn, Tasks, draw_clock, draw_known
-from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, level_weight
 
 DISTANCES = {
     "l2": lambda output, wanted: (output - wanted).square(),
@@ -51,7 +51,7 @@ class DiffusionObjective(nn.Module):
         super().__init__()
         self.denoiser, self.options, self.lowres_noise = denoiser, loss, lowres_noise
         self.distance = choose("loss distance", loss.distance, DISTANCES)
-        self.weighting = choose("loss weighting", loss.weighting, WEIGHTINGS)
+        choose("loss weighting", loss.weighting, WEIGHTINGS)
         self.times = choose("time distribution", loss.times, TIMES)
         self.uncertainty = Uncertainty() if loss.weighting == "uncertainty" else None
         if not loss.bound >= 0.0:
@@ -86,7 +86,7 @@ class DiffusionObjective(nn.Module):
         output, head = self.denoiser.output(x_t, clock, condition)
         wanted = target(prediction, schedule, x0, eps, clock)
         log_snr = schedule.log_snr(clock)
-        weight = self.weighting(log_snr, prediction_scale(prediction, schedule, clock)) * learned
+        weight = level_weight(self.options.weighting, prediction, schedule, torch.where(learned, clock, 0.5)) * learned
 
         over = (1, 3, 4) if learned.shape[3:] == (1, 1) else (1,)
         error = self.distance(output.float(), wanted).mean(dim=over, keepdim=True) * weight  # as the clock

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vidiff.diffusion.choice import choose
+from vidiff.diffusion.denoise import prediction_scale
+from vidiff.diffusion.process import rates
 from vidiff.diffusion.schedule import Schedule
 
 Weighting = Callable[[Tensor, Tensor], Tensor]
@@ -31,11 +35,27 @@ WEIGHTINGS: dict[str, Weighting] = {
     "min_snr": lambda log_snr, factor: log_snr.exp().clamp(max=MIN_SNR_GAMMA) * factor.square(),
     # Karras et al. 2022, table 1, with sigma_data = 1: (sigma^2 + 1) / sigma^2 on the error of x0
     "edm": _edm,
-    # Kingma & Gao 2023, appendix D: sigmoid(2 - log_snr) on the error of eps
+    # Kingma & Gao 2023, appendix D: sigmoid(2 - log_snr) on the error of eps, in an integral over log-SNR
     "sigmoid": lambda log_snr, factor: torch.sigmoid(SIGMOID_BIAS - log_snr) * log_snr.exp() * factor.square(),
     # that of edm, over the error to be expected at each level, which `Uncertainty` learns
     "uncertainty": _edm,
 }
+
+PER_LOG_SNR = frozenset({"sigmoid"})  # weights of a loss that is an integral over log-SNR, not over t
+
+
+def level_weight(weighting: str, prediction: str, schedule: Schedule, t: Tensor) -> Tensor:
+    """The weight of a squared error of the network's output at `t`, of its shape, for times that are uniform in t.
+
+    That of an integral over log-SNR has `-dlog_snr / dt` as a factor (Kingma & Gao 2023, equation 2), by which it is
+    the same for every schedule with the same ends.
+    """
+    log_snr = schedule.log_snr(t)
+    weight = choose("loss weighting", weighting, WEIGHTINGS)(log_snr, prediction_scale(prediction, schedule, t))
+    if weighting in PER_LOG_SNR:
+        _, diffusion = rates(schedule, t)  # -sigma^2 dlog_snr / dt
+        weight = weight * diffusion / schedule.scales(log_snr)[1].square()
+    return weight
 
 
 class Uncertainty(nn.Module):
@@ -74,7 +94,8 @@ def _logit_normal(batch: int, device: torch.device, schedule: Schedule) -> Tenso
 
 
 def _log_normal(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
-    return schedule.time_of(-2.0 * (1.2 * torch.randn(batch, device=device) - 1.2))
+    centre = math.log(2.0) - 1.2  # sigma / alpha in units of the data's standard deviation: 0.5 in the paper, 1 here
+    return schedule.time_of(-2.0 * (1.2 * torch.randn(batch, device=device) + centre))
 
 
 TIMES: dict[str, Callable[[int, torch.device, Schedule], Tensor]] = {
@@ -82,5 +103,7 @@ TIMES: dict[str, Callable[[int, torch.device, Schedule], Tensor]] = {
     "uniform": _uniform,
     "stratified": _stratified,  # one in each of b equal parts, over all processes: Kingma et al. 2021, appendix I.1
     "logit_normal": _logit_normal,  # Esser et al. 2024, eq. 19, with mean 0 and scale 1
-    "log_normal": _log_normal,  # Karras et al. 2022, table 1: log(sigma / alpha) is normal, of mean -1.2 and std 1.2
+    # Karras et al. 2022, table 1: log(sigma) is normal, of mean -1.2 and std 1.2 for data of std 0.5; here mean log-SNR
+    # is therefore 1.01
+    "log_normal": _log_normal,
 }
