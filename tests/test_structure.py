@@ -77,7 +77,7 @@ OWNERS = {
     "torchcodec": {"vidiff/video/torchcodec.py", LOADING},
     "PIL": {"vidiff/video/reader.py", "vidiff/video/writer.py", "vidiff/video/pictures.py"},
     "omegaconf": {"vidiff/recipe/load.py", "vidiff/recipe/kinds.py", "vidiff/data/options.py"},
-    "diffusers": {"vidiff/codec/diffusers.py"},
+    "diffusers": {"vidiff/codec/diffusers.py", "tools/compare_samplers.py"},
     "transformers": {"vidiff/text.py", "vidiff/metrics/clip_score.py"},
     "tensorboard": {"vidiff/report/sinks.py"},
     "wandb": {"vidiff/report/sinks.py"},
