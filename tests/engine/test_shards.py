@@ -79,7 +79,7 @@ def assert_same_course(run: Path, other: Path, tolerance: float = 1e-5) -> None:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The course of one process."""
-    together = Together(tmp_path_factory.mktemp("alone"))
+    together = Together(tmp_path_factory.mktemp("alone"), Runs())
     return together.train("one", 1, look=True, steps=6)
 
 

@@ -13,7 +13,7 @@ from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
 from vidiff.diffusion.classifier_guidance import ClassifierGuidance
 from vidiff.diffusion.condition import Condition
-from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.process import draw_noise
 from vidiff.engine import checkpoint
 from vidiff.nn.classifier import ClassifierConfig
@@ -30,7 +30,7 @@ from vidiff.recipe.load import dump
 from vidiff.sample import DDIM, start
 
 LABELS = ("cat", "dog", "horse")
-SAMPLING = {"sampler": {"name": "ddim"}, "steps": 4, "grid": {"kind": "log_snr"}, "guidance": 1.5, "context": 2}
+SAMPLING = {"sampler": {"name": "ddim"}, "steps": 4, "grid": Grid(kind="log_snr"), "guidance": 1.5, "context": 2}
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:

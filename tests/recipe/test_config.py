@@ -101,6 +101,9 @@ def test_a_codec_reads_the_clips_of_its_model_as_the_model_does() -> None:
         "max_broken": 0.5,
         "decoder": "pyav",
         "patience": 9.0,
+        "background": "black",
+        "deinterlace": True,
+        "tonemap": True,
     }
     config = load(SHAPES, [f"data.{key}={value}".replace("'", "") for key, value in changes.items()])
     assert isinstance(config, DiffusionRun)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, eps_from
-from vidiff.diffusion.process import draw_noise
+from vidiff.diffusion.process import draw_noise, send
 from vidiff.sample.base import Sampler, State, slid
 
 
@@ -37,7 +37,7 @@ class History:
         """Add an estimate where the clock is `moving`, and keep the newest `keep`."""
         halves = (half, *self.half, torch.full_like(half, torch.nan))
         x0s = (x0, *self.x0, torch.zeros_like(x0))
-        count, here = min(keep, len(self.half) + 1), moving.to(x0.device)
+        count, here = min(keep, len(self.half) + 1), send(moving, x0.device)
         return History(
             tuple(torch.where(moving, halves[i], halves[i + 1]) for i in range(count)),
             tuple(torch.where(here, x0s[i], x0s[i + 1]) for i in range(count)),
@@ -118,10 +118,10 @@ class UniPC(Sampler):
         if past.half and self.corrector:
             seen = History((here, *past.half[1:]), (x0, *past.x0[1:]))
             again = _data_step(denoiser, state.memory["x"], past.half[0], past.x0[0], here, seen, self.order)
-            x = torch.where((moving & ~past.half[0].isnan()).to(x.device), again, x)
+            x = torch.where(send(moving & ~past.half[0].isnan(), x.device), again, x)
         left = state.left if self.lower else None
         moved = _data_step(denoiser, x, here, x0, there, past, self.order - 1, left)
-        standing = ~moving.to(x.device)
+        standing = send(~moving, x.device)
         departed = torch.where(standing, state.memory.get("x", x), x)
         memory = {"past": past.push(moving, here, x0, self.order), "x": departed}
         return torch.where(standing, x, moved), replace(state, memory=memory)
@@ -169,7 +169,7 @@ class DEIS(Sampler):
         (alpha_t, sigma_t), (alpha_s, _) = schedule.scales(2 * here), schedule.scales(2 * there)
         parts = zip(weights, (eps, *past.x0), strict=False)
         moved = _sum(x, [(alpha_s / alpha_t, x), *((-alpha_s * sigma_t / alpha_t * weight, e) for weight, e in parts)])
-        moved = torch.where(moving.to(x.device), moved, x)
+        moved = torch.where(send(moving, x.device), moved, x)
         return moved, replace(state, memory={"past": past.push(moving, here, eps, self.order - 1)})
 
 
@@ -190,7 +190,7 @@ def _ratios(past: History, here: Tensor, h: Tensor, most: int, left: Tensor | No
 def _sum(x: Tensor, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """A sum of tensors like `x`, each with a weight on the CPU; of the type and on the device of `x`."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.stack([weight.to(x.device, dtype) * part for weight, part in parts]).sum(0).to(x.dtype)
+    return torch.stack([send(weight.to(dtype), x.device) * part for weight, part in parts]).sum(0).to(x.dtype)
 
 
 def _data_step(
