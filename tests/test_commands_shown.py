@@ -224,7 +224,7 @@ SHOWN: dict[str, Run | Part] = {
     "tensorboard --logdir runs": Run((f"{SHAPES} 'train.log=[tensorboard]'",), add="--inspect", slow=True),  # and ends
     f"{UCF} data.decoder=auto": Run(add="name=auto", slow=True),
     "python tools/benchmark.py load": Part("minutes of timing", parses),
-    "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 10 --strategies clean noisy "
+    "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 11 --strategies clean noisy "
     "rolling keyframes '{name: replace, resample: 2}' reconstruct": Run(
         (LONG,), add="--clips 2 --steps 2 --frames 40 --out compared", slow=True
     ),
