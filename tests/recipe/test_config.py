@@ -145,14 +145,14 @@ def test_a_slot_takes_a_name_and_options() -> None:
         # types
         ("batch=many", ["batch", "many"]),
         ("train.steps=1e5", ["train.steps: Value '100000.0'", "the default is 1000"]),
-        ("data=5", ["shapes.yaml: Merge error: int is not a subclass of DataConfig"]),
-        ("data.stride=4", ["data.stride", "the default is [1, 1]"]),
+        ("data=5", ["data is 5, but it has keys of its own: give such as data."]),
+        ("data.stride=4", ["data.stride is 4; expected a list, such as data.stride=[1, 1]"]),
         ("unet.multipliers=[1, big]", ["unet.multipliers", "big"]),
         ("train.precision=fp8", ["train.precision", "fp8"]),
         ("data.root", ["data.root"]),
         ("sampling.strategy={name: clen}", ["unknown sampling.strategy 'clen'", "clean, keyframes"]),
         ("sampling.strategy={name: noisy, level: 1}", ["level is 1; give 0"]),
-        ("sampling.sampler=ddim", ["sampling.sampler", "the default is {'name': 'unipc'}"]),
+        ("sampling.sampler=ddim", ["sampling.sampler is 'ddim'", "give such as sampling.sampler.name=ddim"]),
         ("data.frames: 3", ["data.frames: 3"]),
         # super-resolution
         ("lowres.factor=1", ["lowres.factor is 1; give 2 or more", "data.size, which is 64"]),
@@ -287,6 +287,24 @@ def test_two_files_that_are_each_others_base(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "base: b.yaml\n")
     message = complaint(path=write(tmp_path / "b.yaml", "base: a.yaml\n"))
     assert "b.yaml is its own base, through b.yaml and a.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("unet=8", "unet is 8, but it has keys of its own: give such as unet."),
+        ("data=[3]", "data is [3], but it has keys of its own: give such as data."),
+        ("train.optim=[1]", "train.optim is [1], but it has keys of its own: give such as train.optim."),
+        ("loss.tasks=2", "loss.tasks is 2, but it has keys of its own: give such as loss.tasks.generate=..."),
+        ("sampling.sampler=dimm", "give such as sampling.sampler.name=dimm"),
+        ("schedule=cosine", "give such as schedule.name=cosine"),
+        ("unet.multipliers=x", "unet.multipliers is 'x'; expected a list, such as unet.multipliers=["),
+        ("train.optim.betas={a: 1}", "train.optim.betas is {'a': 1}; expected a list, such as train.optim.betas=["),
+        ("codec.override=3", "codec.override is 3, but it has keys of its own"),
+    ],
+)
+def test_a_value_in_place_of_keys_or_a_list_is_named_with_the_way_out(change: str, said: str) -> None:
+    assert said in complaint(change)
 
 
 def test_a_recipe_that_comes_with_vidiff_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

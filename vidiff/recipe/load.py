@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -57,7 +57,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: for a file that is missing or no YAML, a key that is not there (the nearest is suggested), a
             value of the wrong type, and values that do not go together.
     """
-    return build_config(OmegaConf.merge(_read(Path(path)), _dotlist(overrides)), str(path))
+    return build_config(_over(_read(Path(path)), _dotlist(overrides)), str(path))
 
 
 def load_resolved(path: Path) -> RunConfig:
@@ -75,7 +75,7 @@ def load_resolved(path: Path) -> RunConfig:
 
 def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     """A copy of a config with changes to it, as `load` takes them. Raises ConfigError as `load`."""
-    return build_config(OmegaConf.merge(OmegaConf.structured(config), _dotlist(changes)), config.name)
+    return build_config(_over(OmegaConf.structured(config), _dotlist(changes)), config.name)
 
 
 def _dotlist(changes: Sequence[str]) -> DictConfig:
@@ -114,6 +114,7 @@ def build_config(given: Any, source: str) -> RunConfig:
         raise ConfigError(f"{source}: kind is {kind!r}; choose {', '.join(KINDS)}")
     defaults = OmegaConf.structured(KINDS[kind])
     try:
+        _check_kinds(given, defaults)
         merged = OmegaConf.merge(defaults, given)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
@@ -125,6 +126,34 @@ def build_config(given: Any, source: str) -> RunConfig:
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
     return config
+
+
+def _over(below: DictConfig, *others: DictConfig) -> DictConfig:
+    """Each config over those before it. Raises ConfigError as `_check_kinds`."""
+    for above in others:
+        _check_kinds(above, below)
+        below = cast(DictConfig, OmegaConf.merge(below, above))
+    return below
+
+
+def _check_kinds(given: DictConfig, defaults: DictConfig, before: str = "") -> None:
+    """Raises ConfigError for a value where there are keys, a list or keys for a value, or keys for a list."""
+    for key, default in defaults.items_ex(resolve=False):
+        value = given._get_node(key) if key in given else None
+        if value is None or value._is_none() or value._is_interpolation() or not OmegaConf.is_config(default):
+            continue
+        name, shown = (
+            f"{before}{key!s}",
+            OmegaConf.to_container(value) if OmegaConf.is_config(value) else value._value(),
+        )
+        if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
+            slot = "name" in default and not OmegaConf.is_struct(default) and isinstance(shown, str)
+            way = f"{name}.name={shown}" if slot else f"{name}.{next(iter(default), 'KEY')!s}=..."
+            raise ConfigError(f"{name} is {shown!r}, but it has keys of its own: give such as {way}")
+        if not isinstance(default, DictConfig) and (isinstance(value, DictConfig) or not OmegaConf.is_config(value)):
+            raise ConfigError(f"{name} is {shown!r}; expected a list, such as {name}={[*default]}")
+        if isinstance(default, DictConfig) and isinstance(value, DictConfig):
+            _check_kinds(value, default, f"{name}.")
 
 
 def dump(config: RunConfig) -> str:
@@ -151,7 +180,7 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
         changes = config.codec.override
         if not config.codec.own_data:
             shared["data"] = config.data.source
-    codec = build_config(OmegaConf.merge(_read(source), shared, changes), str(source))
+    codec = build_config(_over(_read(source), OmegaConf.create(shared), OmegaConf.create(changes)), str(source))
     if not isinstance(codec, VAERun):
         raise ConfigError(f"{key}: {source} is of kind {codec.kind}; an autoencoder's is vae")
     if codec.vae.temporal > 1:
@@ -201,6 +230,4 @@ def _read(path: Path) -> DictConfig:
         if base is None:
             break
         path = _beside(path.parent, str(base))
-    merged = OmegaConf.merge(*layers)
-    assert isinstance(merged, DictConfig)
-    return merged
+    return _over(*layers)
