@@ -92,6 +92,8 @@ def test_an_interrupt_ends_the_search_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         next(search)
     thread.join()
+    for process in started:
+        process.join(30)  # killed, if not yet gone
     assert not any(process.is_alive() for process in started)
 
 

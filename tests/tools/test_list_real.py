@@ -22,7 +22,7 @@ def test_one_file_is_held_out_whole(tmp_path: Path, capsys: pytest.CaptureFixtur
     splits = {split: build_index(out, split=split, workers=1, progress=False).files for split in ("train", "test")}
     assert [Path(file.name).stem for file in splits["train"]] == ["bigbuckbunny", "bikes"]
     assert [(Path(f.name).stem, f.frames, f.height, f.width) for f in splits["test"]] == [
-        ("carphone_pristine", 120, 144, 176)
+        ("carphone_pristine", 120, 144, 193)  # 176 pixels that are wider than high, by 128 to 117
     ]
     assert command("--out", str(out), "--hold-out", "bikes") == 0
     assert Path(build_index(out, split="test", workers=1, progress=False).files[0].name).stem == "bikes"

@@ -27,7 +27,7 @@ codec: {name: identity}
 conditional: false
 text: {name: words, dim: 8}
 unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
-sampling: {sampler: {name: ddim}, steps: 1, context: 2, count: 2}
+sampling: {sampler: {name: ddim}, grid: {kind: log_snr}, steps: 2, context: 2, count: 2}
 train: {steps: 2, precision: fp32, log_every: 1, validate_every: 2, sample_every: 2}
 """
 
