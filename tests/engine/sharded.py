@@ -14,7 +14,7 @@ from vidiff.engine.checkpoint import Saver
 from vidiff.engine.ema import EMA
 from vidiff.engine.model import load_state
 from vidiff.engine.optim import Optim, build_optimizer
-from vidiff.engine.parallel import Group, whole
+from vidiff.engine.parallel import Group, leave_processes, whole
 
 
 def toy() -> nn.Module:
@@ -79,4 +79,4 @@ def train(rank: int, world: int, folder: str, out: str, steps: int, start: int) 
     if rank == 0:
         torch.save({"before": before, "after": after, "shown": whole(shown)}, out)
     if world > 1:
-        dist.destroy_process_group()
+        leave_processes()

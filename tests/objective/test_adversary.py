@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vidiff.engine.parallel import leave_processes
 from vidiff.metrics.features import Features
 from vidiff.nn.discriminator import PatchDiscriminator
 from vidiff.nn.vae import VAE, VAEConfig
@@ -142,7 +143,7 @@ def one_process(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        leave_processes()
 
 
 def test_distributed_training_finds_a_gradient_for_every_parameter(tmp_path: Path) -> None:

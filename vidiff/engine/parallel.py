@@ -9,6 +9,7 @@ One process needs nothing, several are started by torchrun:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,8 +148,18 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
     try:
         yield group
     except SystemExit:  # all leave together, as at the end; after any other error peers may hang in a collective
-        dist.destroy_process_group()
+        leave_processes()
         raise
+    leave_processes()
+
+
+def leave_processes() -> None:
+    """Ends the default process group.
+
+    A thread of gloo needs Python's lock to let go of the last collective, and torch waits for that thread with the lock
+    held. So the thread gets it first, or the end might be waited for without end.
+    """
+    time.sleep(0.2)
     dist.destroy_process_group()
 
 
