@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._bits = SpooledTemporaryFile(HELD, dir=str(folder))  # noqa: SIM115  mean and std
+        finalize(self, self._bits.close)
         self._shape: tuple[int, ...] = (0,)  # of a frame's mean
         self._dtype = torch.float16
         self.frames, self.noisy = 0, False
