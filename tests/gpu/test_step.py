@@ -71,7 +71,7 @@ def test_a_checkpoint_is_fetched_without_mixing_devices(
 ) -> None:
     made = training(small("shapes_long", "train.precision=bf16"), tmp_path, monkeypatch)
     unpinned = lambda self, key, x: torch.empty(x.shape, dtype=x.dtype).copy_(x.detach(), non_blocking=True)  # noqa: E731
-    monkeypatch.setattr(checkpoint.Saver, "_copy", unpinned, raising=False)
+    monkeypatch.setattr(checkpoint.Saver, "_copy", unpinned)
     monkeypatch.setattr(checkpoint.Saver, "_start", lambda *_: None)
     gpu.reset()
     made.save()

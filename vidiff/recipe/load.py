@@ -142,10 +142,8 @@ def _check_kinds(given: DictConfig, defaults: DictConfig, before: str = "") -> N
         value = given._get_node(key) if key in given else None
         if value is None or value._is_none() or value._is_interpolation() or not OmegaConf.is_config(default):
             continue
-        name, shown = (
-            f"{before}{key!s}",
-            OmegaConf.to_container(value) if OmegaConf.is_config(value) else value._value(),
-        )
+        name = f"{before}{key!s}"
+        shown = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value._value()
         if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
             slot = "name" in default and not OmegaConf.is_struct(default) and isinstance(shown, str)
             way = f"{name}.name={shown}" if slot else f"{name}.{next(iter(default), 'KEY')!s}=..."
