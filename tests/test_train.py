@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from memory import FREED
 
 from vidiff.report.log import read_metrics
 from vidiff.train import main
@@ -347,7 +348,9 @@ def test_extend_fits_a_clip_of_another_size_as_the_training_did(place: Place) ->
     assert read_video(place.folder / "fitted.mp4").shape == (3, 6, 32, 32)
 
 
-def test_extend_needs_no_more_memory_for_more_frames(place: Place) -> None:
+def test_extend_needs_no_more_memory_for_more_frames(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FREED.items():
+        monkeypatch.setenv(name, value)
     code = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory import FREED
 from torch import Tensor
 
 from vidiff.codec.codec import Codec, VAECodec
@@ -142,7 +143,7 @@ print(json.dumps(found))
 
 def test_memory_grows_neither_with_frames_nor_with_their_size() -> None:
     """Beyond input and output, in MB: what a process held at most, from one size and length to the next larger."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **FREED}
     sizes = json.dumps([(256, 4), (256, 16), (256, 40), (1024, 2)])
     said = subprocess.run(
         [sys.executable, "-c", MEASURE, sizes], env=environment, text=True, capture_output=True, check=True
@@ -190,7 +191,7 @@ def test_ten_minutes_of_720p_go_through_in_the_memory_of_forty_frames(tmp_path: 
         for t in range(600):
             writer.write(torch.stack([0.8 * torch.sin(x + y + phase + t / 7) for phase in (0.0, 1.0, 2.0)])[:, None])
     command = [sys.executable, "-c", STREAM, str(tmp_path / "long.mp4"), str(tmp_path / "back.mp4")]
-    said = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
+    said = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), **FREED}, text=True, capture_output=True)
     assert said.returncode == 0, said.stderr
     done, early, late, apart = json.loads(said.stdout)
     print(f"{done} frames, {early:.0f} MB after 40 of them and {late:.0f} MB after all; tiles differ by {apart:.1e}")
