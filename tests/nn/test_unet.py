@@ -278,7 +278,7 @@ def test_temporal_attention_knows_how_far_and_not_where(monkeypatch: pytest.Monk
     """Equal frames have attention logits that are constant along diagonals."""
     caught: list[Tensor] = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    def spy(q: Tensor, k: Tensor, v: Tensor, backend: str, mask: Tensor | None) -> Tensor:
         caught.append(torch.einsum("bihd,bjhd->bhij", q, k))
         return plain(q, k, v)
 
@@ -326,7 +326,7 @@ def test_what_is_read_tells_how_far_away_it_was() -> None:
 def test_heads_prefer_cleaner_tokens_and_equal_clocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     caught: list[Tensor] = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    def spy(q: Tensor, k: Tensor, v: Tensor, backend: str, mask: Tensor | None) -> Tensor:
         caught.append(torch.einsum("bihd,bjhd->bhij", q, k).mul(q.shape[-1] ** -0.5).softmax(-1))
         return plain(q, k, v)
 

@@ -136,6 +136,24 @@ def test_a_slot_takes_a_name_and_options() -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "loss.tasks.last=0.1",
+            "loss.tasks.last is 0.1, but a model of unet.causal=true does not see known frames that",
+        ),
+        ("loss.tasks.ends=0.2", "set loss.tasks.ends=0"),
+        ("sampling.strategy.name=keyframes", "sampling.strategy is keyframes, which draws frames by what comes after"),
+    ],
+)
+def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said: str) -> None:
+    load(SHAPES, [change])
+    with pytest.raises(ConfigError) as caught:
+        load(SHAPES, ["unet.causal=true", change])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         # keys

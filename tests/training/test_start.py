@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,29 @@ def test_text_of_another_encoder_begins_anew(capsys: pytest.CaptureFixture[str])
     assert torch.equal(now["network.text.null"], fresh["network.text.null"])
     assert torch.equal(now["network.middle.read.query.weight"], fresh["network.middle.read.query.weight"])
     assert "'text'" in capsys.readouterr().out
+
+
+def test_a_causal_model_begins_with_one_that_looks_ahead(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where frames repeat, a convolution gives what it gave, but for the ends; all other weights are as they were."""
+    unet = replace(read_config(Path("runs/before")).unet, causal=True)
+    _, now = begun(CLASSES["before"], ["a", "cat", "it's", "red"], unet=unet)
+    before = load_part(Path("runs/before"), "denoiser")
+    changed = [key for key in now if not torch.equal(now[key], before[key])]
+    assert changed and all(key.endswith(".time.weight") for key in changed)
+    for key in changed:
+        still = torch.randn(now[key].shape[1]).view(1, -1, 1, 1).expand(1, -1, 5, 1)
+        found, wanted = (torch.nn.functional.conv2d(still, weights[key])[0, :, 0, 0] for weights in (now, before))
+        torch.testing.assert_close(found, wanted)
+        assert not now[key][:, :, 0].any()
+    told = capsys.readouterr().out.strip()
+    assert told.startswith("start=runs/before: attention and temporal convolutions no longer look ahead, where a frame")
+
+
+def test_a_model_that_looks_ahead_begins_with_no_causal_one(place: Path) -> None:
+    command = ["before.yaml", "name=causal", "unet.causal=true", "loss.tasks.clocks=0.5"]
+    assert main(command) == 0
+    with pytest.raises(ValueError, match="start=runs/causal looks back alone, and this model is to look ahead"):
+        begun(CLASSES["before"], ["a"], start="runs/causal")
 
 
 def test_a_training_of_other_classes_begins_with_it(capsys: pytest.CaptureFixture[str]) -> None:

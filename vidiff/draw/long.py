@@ -33,13 +33,25 @@ class Strategy:
 
     Attributes:
         guides: whether guidance on the frames that are continued makes sense.
+        causal: which models it is for: True for those that look back alone (`unet.causal`), False for those that look
+            ahead as well, None for both.
     """
 
     guides: ClassVar[bool] = True
+    causal: ClassVar[bool | None] = None
 
     def reach(self, context: int) -> int:
         """Frames of the past that are looked back on, where `context` is asked for."""
         return context
+
+    def check(self, causal: bool) -> None:
+        """Raises ValueError for a model that the strategy is not for; `causal` says whether it looks back alone."""
+        name = type(self).__name__.lower()
+        if self.causal is False and causal:
+            raise ValueError(
+                f"strategy is {name}, which draws frames by what comes after them, and this model looks back alone "
+                "(unet.causal): choose another strategy"
+            )
 
     def __call__(self, draw: Draw, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
         """Draw `frames` latent frames that continue `past`.
@@ -175,6 +187,8 @@ class Keyframes(Strategy):
     Raises:
         ValueError: a stride below 2; in a call, one that is as long as a window, or that the model was not trained on.
     """
+
+    causal: ClassVar[bool | None] = False
 
     stride: int = 4
 

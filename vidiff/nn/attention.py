@@ -28,7 +28,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # b heads n m
     if mask is not None:
-        logits = logits.masked_fill(~mask[:, None, None], -torch.inf)
+        logits = logits.masked_fill(~over_heads(mask), -torch.inf)
     return (torch.softmax(logits, dim=-1) @ v).transpose(1, 2)  # b n heads d
 
 
@@ -37,11 +37,15 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # b heads n d
-        if mask is not None:
-            mask = mask[:, None, None]  # b 1 1 m
+        mask = None if mask is None else over_heads(mask)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)  # b n heads d
 
-    return in_chunks(kernel, q, k, v, *([] if mask is None else [mask]))
+    return in_chunks(kernel, q, k, v, *([] if mask is None else [mask.expand(len(q), *mask.shape[1:])]))
+
+
+def over_heads(mask: Tensor) -> Tensor:
+    """A mask `(b, m)` or `(1 or b, n, m)`, given the rank of logits `(b, heads, n, m)`."""
+    return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
 
 
 def xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -73,14 +77,15 @@ BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "xformers": xformers, "plain": pla
 
 @functools.cache
 def probe(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Try a backend, forward and backward; those that take masks with one as well, and on 64 tokens, where kernels
-    that are wrong in that alone have been. Returns None if it may be used, else the reason why not."""
+    """Try a backend, forward and backward; those that take masks with one of each kind as well, and on 64 tokens, where
+    kernels that are wrong in that alone have been. Returns None if it may be used, else the reason why not."""
     generator = torch.Generator().manual_seed(0)
     reason = _try(name, [torch.randn(2, 24, 2, head_dim, generator=generator) for _ in range(3)], device, dtype)
     if reason is None and name != "xformers":
         draw = [torch.randn(2, 64, 2, head_dim, generator=generator) for _ in range(3)]
-        mask = torch.arange(64) < torch.tensor([[64], [9]])
-        reason = _try(name, draw, device, dtype, mask.to(device))
+        place = torch.arange(64)
+        for mask in (place < torch.tensor([[64], [9]]), (place <= place[:, None])[None]):
+            reason = reason or _try(name, draw, device, dtype, mask.to(device))
     return reason
 
 
@@ -134,8 +139,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", mask: Tens
     Args:
         q: `(b, n, heads, d)`; k and v: `(b, m, heads, d)`.
         backend: "auto", or one of `BACKENDS`.
-        mask: bool `(b, m)`, true where a token may be read, one in each row at least; in place of xformers, whose
-            kernels ask for masks of certain sizes, SDPA then serves.
+        mask: bool, true where a token may be read, one in each row at least: `(b, m)`, by all tokens alike, or
+            `(1, n, m)`, in all sequences alike. In place of xformers, whose kernels ask for masks of certain sizes,
+            SDPA then serves.
 
     Returns:
         `(b, n, heads, d)`.

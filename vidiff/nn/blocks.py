@@ -6,12 +6,15 @@ frame, `b f h w c`. Time is then reached by views: `(b, c, f, h w)` for convolut
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vidiff.nn.attention import attention
+from vidiff.nn.cache import Cache, looks_back
 from vidiff.nn.embed import rotary, rotate
 
 MODULATIONS = ("film", "adain")
@@ -70,22 +73,37 @@ class Modulation(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block that mixes space, then time: 1x3x3 and 3x1x1 convolutions (Tran et al. 2018, R(2+1)D)."""
+    """A residual block that mixes space, then time: 1x3x3 and 3x1x1 convolutions (Tran et al. 2018, R(2+1)D).
 
-    def __init__(self, inputs: int, outputs: int, dim: int, modulation: str, dropout: float = 0.0) -> None:
+    A causal one looks at a frame and the two before it, any other at a frame and its neighbours.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        dim: int,
+        modulation: str,
+        dropout: float = 0.0,
+        causal: bool = False,
+    ) -> None:
         super().__init__()
+        self.causal = causal
         self.modulate_space = Modulation(inputs, dim, modulation)
         self.space = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulate_time = Modulation(outputs, dim, modulation)
         self.dropout = nn.Dropout(dropout)
-        self.time = nn.Conv2d(outputs, outputs, (3, 1), padding=(1, 0))
+        self.time = nn.Conv2d(outputs, outputs, (3, 1), padding=(0 if causal else 1, 0))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, frames: int, cache: Cache | None = None) -> Tensor:
         h = self.space(F.silu(self.modulate_space(x, emb)))  # (b f) outputs h w
         h = self.dropout(F.silu(self.modulate_time(h, emb)))
         height = h.shape[2]
         h = rearrange(h, "(b f) c h w -> b c f (h w)", f=frames)  # a view in channels-last memory
+        if self.causal:
+            past = h if cache is None else cache.extend(self, h, dim=2, window=2)
+            h = F.pad(past, (0, 0, 2 + frames - past.shape[2], 0))  # b c 2+f (h w), where a stream begins with zeros
         h = rearrange(self.time(h), "b c f (h w) -> (b f) c h w", h=height)
         return self.skip(x) + h
 
@@ -105,18 +123,22 @@ class Attention(nn.Module):
     carries how far away it lies, in space and time. Each head has a learned preference for tokens with a cleaner clock;
     half of the heads start with one, so that known frames are looked at from the first step on. Where all clocks are
     the same it changes nothing.
+
+    A causal one reads, over time, its own frame and those before it: in joint attention a frame's tokens read each
+    other and all of earlier frames.
     """
 
     AXES = ("space", "time", "joint")
     PREFERENCE = 0.2  # added to a logit for each unit of log-SNR, at first
 
-    def __init__(self, channels: int, axis: str, head_dim: int, backend: str = "auto") -> None:
+    def __init__(self, channels: int, axis: str, head_dim: int, backend: str = "auto", causal: bool = False) -> None:
         super().__init__()
         if axis not in self.AXES:
             raise ValueError(f"attention axis is {axis!r}; choose {', '.join(self.AXES)}")
         head_dim = fit_heads(channels, head_dim)
         heads = channels // head_dim
         self.axis, self.head_dim, self.backend = axis, head_dim, backend
+        self.causal = causal and axis != "space"
         self.scale = nn.Parameter(torch.ones(channels))
         self.sharpness = nn.Parameter(torch.ones(head_dim))
         self.preference = nn.Parameter(self.PREFERENCE * ((torch.arange(heads) + 1) % 2).float())
@@ -124,27 +146,34 @@ class Attention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, log_snr: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, frames: int, cache: Cache | None = None) -> Tensor:
         """x: `(b f) c h w`; log_snr: `(b f) 1 h w`."""
         height, width = x.shape[2:]
         sequences, tokens, sizes = {
             "space": ("(b f)", "(h w)", (height, width)),
-            "time": ("(b h w)", "f", (frames,)),
-            "joint": ("b", "(f h w)", (frames, height, width)),
+            "time": ("(b h w)", "f", ()),
+            "joint": ("b", "(f h w)", (height, width)),
         }[self.axis]
+        area = math.prod(sizes)  # tokens of a frame, or of the space of one
         h = normalise(x, "film", self.scale.to(x.dtype))
         qkv = rearrange(self.qkv(h), f"(b f) (k n d) h w -> k {sequences} n {tokens} d", k=3, d=self.head_dim, f=frames)
         qkv = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # 3 sequences heads tokens head_dim
         # Queries and keys are normed (Dehghani et al. 2023, section 2), so attention is selective from the start.
-        qk = layer_norm(qkv[:2], self.sharpness)
-        angles = rotary(sizes, self.head_dim, x.device)
-        (q, k), v = rotate(qk, angles), rotate(qkv[2], angles)
+        (q, k), v = layer_norm(qkv[:2], self.sharpness), qkv[2]
         clock = rearrange(log_snr.float(), f"(b f) n h w -> {sequences} n {tokens} 1", f=frames)
         preference = (self.preference * self.head_dim**0.5)[:, None, None]  # what the logits are divided by
         q = torch.cat([q[..., :-1], preference.expand(*q.shape[:-1], 1)], dim=-1)
-        k = torch.cat([k[..., :-1], clock.expand(*k.shape[:-1], 1)], dim=-1)
+        k = torch.cat([k[..., :-1], clock.expand(*k.shape[:-1], 1)], dim=-1)  # of the last pair, which is not turned
+        if self.causal and cache is not None:
+            k, v = cache.extend(self, torch.cat([k, v], dim=-1), -2, cache.window, cache.sinks, area).chunk(2, dim=-1)
+        if self.axis != "space":
+            sizes = (k.shape[-2] // area, *sizes)  # with frames that a cache holds
+        angles = rotary(sizes, self.head_dim, x.device)
+        own = angles[-q.shape[-2] :]
+        q, k, v = rotate(q, own), rotate(k, angles), rotate(v, angles)
+        mask = looks_back(frames, sizes[0], area, cache, x.device) if self.causal and frames > 1 else None
         q, k, v = (part.to(h.dtype).transpose(1, 2) for part in (q, k, v))  # sequences tokens heads head_dim
-        h = rotate(attention(q, k, v, self.backend).transpose(1, 2).float(), -angles)
+        h = rotate(attention(q, k, v, self.backend, mask).transpose(1, 2).float(), -own)
         h = rearrange(h, f"{sequences} n {tokens} d -> (b f) (n d) h w", f=frames, h=height, w=width)
         return x + self.out(h.to(x.dtype, memory_format=torch.channels_last))
 

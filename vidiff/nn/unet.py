@@ -22,6 +22,7 @@ from vidiff.nn.blocks import (
     channels_last,
     fit_heads,
 )
+from vidiff.nn.cache import Cache
 from vidiff.nn.embed import Embedding
 from vidiff.nn.text import CrossAttention, TextInput, Tokens
 
@@ -50,6 +51,7 @@ class UNetConfig:
     checkpoint: list[int] = field(default_factory=list)  # levels whose activations are recomputed in the backward pass
     attention_backend: str = "auto"  # or sdpa, xformers, plain
     patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
+    causal: bool = False  # no frame looks at one after it, so that a video can go on frame by frame, with a `Cache`
 
     def validate(self) -> None:
         """Raises ValueError for what builds no network: numbers out of range, levels that are not there."""
@@ -106,32 +108,47 @@ class LevelBlock(nn.Module):
         self.recompute = level in config.checkpoint
         # Adding a projected skip equals concatenating it before a pointwise convolution, without the copy.
         self.join = nn.Conv2d(skip, width, 1, bias=False) if skip else None
-        self.block = ResBlock(width, width, dim, config.modulation, config.dropout)
+        self.block = ResBlock(width, width, dim, config.modulation, config.dropout, config.causal)
         self.attention = nn.ModuleList(
-            Attention(width, axis, config.head_dim, config.attention_backend) for axis in config.attention(level)
+            Attention(width, axis, config.head_dim, config.attention_backend, config.causal)
+            for axis in config.attention(level)
         )
         self.read: CrossAttention | None = None
         if config.reads(level):
             self.read = CrossAttention(width, config.text_dim, config.head_dim, config.attention_backend)
 
     def run(
-        self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, text: Tokens | None, skip: Tensor | None = None
+        self,
+        x: Tensor,
+        emb: Tensor,
+        log_snr: Tensor,
+        frames: int,
+        text: Tokens | None,
+        skip: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         if self.join is not None:
             x = x + self.join(skip)
-        x = self.block(x, emb, frames)
+        x = self.block(x, emb, frames, cache)
         for layer in self.attention:
-            x = layer(x, log_snr, frames)
+            x = layer(x, log_snr, frames, cache)
         if self.read is not None and text is not None:
             x = self.read(x, *text, frames)
         return x
 
     def forward(
-        self, x: Tensor, emb: Tensor, log_snr: Tensor, frames: int, text: Tokens | None, skip: Tensor | None = None
+        self,
+        x: Tensor,
+        emb: Tensor,
+        log_snr: Tensor,
+        frames: int,
+        text: Tokens | None,
+        skip: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
+        if self.recompute and torch.is_grad_enabled() and cache is None:
             return checkpoint(self.run, x, emb, log_snr, frames, text, skip, use_reentrant=False)
-        return self.run(x, emb, log_snr, frames, text, skip)
+        return self.run(x, emb, log_snr, frames, text, skip, cache)
 
 
 class UNet(nn.Module):
@@ -141,6 +158,9 @@ class UNet(nn.Module):
     Other numbers of frames and other sizes than it was trained on are accepted, as long as h and w divide by
     `patch * 2 ** (levels - 1)`. Patches make pixels cheap to work on (Hoogeboom et al. 2023, simple diffusion, section
     3.2): the network is as wide and as deep, over fewer places.
+
+    A causal one looks back alone: what it says of a frame does not depend on frames after it, so that a video may come
+    piece by piece, each piece with a `Cache` of those before it.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -167,21 +187,24 @@ class UNet(nn.Module):
             nn.init.zeros_(parameter)
         channels_last(self)
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Condition, cache: Cache | None = None) -> Tensor:
         """Look at noisy clips, and say what the denoiser reads as its prediction.
 
         Args:
             x: `(b, c, f, h, w)`, scaled to unit variance.
             log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].
             condition: label, text, stride and low-resolution video, as far as the model was built for them.
+            cache: of a causal network, what it keeps of the frames before these; by default there are none.
 
         Returns:
             `(b, c, f, h, w)`, or `(b, 2c, f, h, w)` with the variance head.
 
         Raises:
-            ValueError: if height or width does not divide, a low-resolution video is missing, or text is of another
-                kind than the model's.
+            ValueError: if height or width does not divide, a low-resolution video is missing, text is of another
+                kind than the model's, or a network that looks ahead is given a cache.
         """
+        if cache is not None and not self.config.causal:
+            raise ValueError("this network looks ahead, so frames cannot be kept for it: set unet.causal=true")
         frames, height, width = x.shape[2:]
         halvings, patch = len(self.merge), self.config.patch
         factor = patch * 2**halvings
@@ -213,12 +236,12 @@ class UNet(nn.Module):
         for level, stage in zip(self.levels, self.down, strict=True):
             if level > here:
                 h, here = self.merge[here](h), level  # (b f) 2c h/2 w/2
-            h = stage(h, emb, clocks[level], frames, text)
+            h = stage(h, emb, clocks[level], frames, text, None, cache)
             skips.append(h)
-        h = self.middle(h, emb, clocks[-1], frames, text)
+        h = self.middle(h, emb, clocks[-1], frames, text, None, cache)
         for level, stage in zip(reversed(self.levels), self.up, strict=True):
             if level < here:
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
-            h = stage(h, emb, clocks[level], frames, text, skips.pop())
+            h = stage(h, emb, clocks[level], frames, text, skips.pop(), cache)
         h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
         return rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)

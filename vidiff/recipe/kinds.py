@@ -288,10 +288,20 @@ class DiffusionRun(LatentRun):
         choose("loss.distance", self.loss.distance, DISTANCES)
         choose("loss.weighting", self.loss.weighting, WEIGHTINGS)
         choose("loss.times", self.loss.times, TIMES)
+        for task in ("last", "ends"):
+            if self.unet.causal and getattr(self.loss.tasks, task):
+                raise ConfigError(
+                    f"loss.tasks.{task} is {getattr(self.loss.tasks, task)}, but a model of unet.causal=true does not "
+                    f"see known frames that come after those it makes: set loss.tasks.{task}=0"
+                )
         if not 0 <= self.loss.drop <= 1:
             raise ConfigError(f"loss.drop is {self.loss.drop}; give a probability from 0 to 1")
         build_sampler(self.sampling.sampler)
-        build_strategy(self.sampling.strategy)
+        strategy = build_strategy(self.sampling.strategy)
+        try:
+            strategy.check(self.unet.causal)
+        except ValueError as error:
+            raise ConfigError(f"sampling.{error}") from None
         for key in ("steps", "count"):
             if getattr(self.sampling, key) < 1:
                 raise ConfigError(f"sampling.{key} is {getattr(self.sampling, key)}; give 1 or more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,20 +21,22 @@ from vidiff.training.indexes import listed, set_apart
 
 Weights = dict[str, Tensor]
 CLASSES, WORDS = "network.embed.label.weight", "network.text.embed.weight"  # a row for each, after one for none
+TEMPORAL = ".block.time.weight"  # the end of the names of temporal convolutions, `(outputs, inputs, 3, 1)`
 READERS = ("network.text.", ".read.")  # parts of the names of weights that read text
 
 
 def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: Denoiser) -> None:
     """Give a denoiser the weights of the run `config.start`, as far as it has them.
 
-    What is known of a class or a word goes to that of the same name. Unless the training goes on from a checkpoint of
-    its own, what begins anew, and what is left out, is told.
+    What is known of a class or a word goes to that of the same name. A causal model may begin with one that looks
+    ahead. Unless the training goes on from a checkpoint of its own, what begins anew, and what is left out, is told.
 
     Args:
         facts: of the model that is trained.
 
     Raises:
-        ValueError: no such run, one with another codec, or with weights that do not fit.
+        ValueError: no such run, one with another codec, or with weights that do not fit; a causal one, for a model that
+            looks ahead.
     """
     if not config.start:
         return
@@ -51,6 +54,10 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
     notes = carry(given, own, CLASSES, learned.labels, facts.labels, "class")
     words, words_now = ((one.text or {}).get("vocabulary", ()) for one in (learned, facts))
     notes += carry(given, own, WORDS, words, words_now, "word")
+    if before.unet.causal and not config.unet.causal:
+        raise ValueError(f"start={source} looks back alone, and this model is to look ahead: set unet.causal=true")
+    if config.unet.causal and not before.unet.causal:
+        notes += [look_back(given)]
     if before.text and config.text and any(before.text.get(key) != config.text.get(key) for key in ("name", "model")):
         for key in [key for key in given if any(part in key for part in READERS)]:
             del given[key]  # what it reads of another encoder would mean other things
@@ -65,6 +72,21 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
     with processes(config.device) as group:
         if notes and group.main and newest(config.folder / "checkpoints") is None:
             tqdm.write(f"start={source}: {'; '.join(notes)}")
+
+
+def look_back(given: Weights) -> str:
+    """Make of weights that look ahead those of a causal network, which puts out nearly the same where little moves.
+
+    The kernels of temporal convolutions, over the frame before, the frame and the frame after, become kernels over the
+    two before and the frame: the frame stands in for the one after it. Attention is only masked.
+
+    Returns:
+        a phrase that tells of it.
+    """
+    for key in [key for key in given if key.endswith(TEMPORAL)]:
+        before, own, after = given[key].unbind(2)  # outputs inputs 1
+        given[key] = torch.stack([torch.zeros_like(before), before, own + after], dim=2)
+    return "attention and temporal convolutions no longer look ahead, where a frame now stands in for the one after it"
 
 
 def carry(given: Weights, own: Weights, key: str, before: Sequence[str], now: Sequence[str], what: str) -> list[str]:
