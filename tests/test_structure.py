@@ -36,6 +36,7 @@ FLOORS = (
     "plan",
     "training",
     "evaluate",
+    "share",
     "study",
     "cli",
     "train",
@@ -82,6 +83,7 @@ OWNERS = {
     "tensorboard": {"vidiff/report/sinks.py"},
     "wandb": {"vidiff/report/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
+    "huggingface_hub": {"vidiff/pipeline/hub.py"},
 }
 
 MOST_FILES = 16  # a folder of vidiff

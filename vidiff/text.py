@@ -278,8 +278,10 @@ class HuggingFace:
                     "with text.name=words, which needs nothing"
                 ) from None
             try:
+                # From elsewhere no pickle is taken: a run that somebody shared may name any model.
+                safe = {} if Path(self.model).is_dir() else {"use_safetensors": True}
                 tokenizer = AutoTokenizer.from_pretrained(self.model)
-                model = AutoModelForTextEncoding.from_pretrained(self.model, dtype=torch.float32)
+                model = AutoModelForTextEncoding.from_pretrained(self.model, dtype=torch.float32, **safe)
             except (OSError, ValueError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(

@@ -184,8 +184,8 @@ def load(path: Path) -> Checkpoint:
     """
     if not (path / "state.json").is_file():
         raise CheckpointError(
-            f"{path} was made by vidiff 0.1: its weights can be used, but its training cannot go on; give this one "
-            "another run folder, and start=RUN to begin from those weights"
+            f"{path} was made by vidiff 0.1, or shared without what a training needs: its weights can be used, but its "
+            "training cannot go on; give this one another run folder, and start=RUN to begin from those weights"
         )
     try:
         state = json.loads((path / "state.json").read_text())
@@ -218,6 +218,8 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
     folder = _sound(Path(path), which)
     weights = read_tensors(folder / "model.safetensors")
     if which == "model":
+        if not weights:
+            raise CheckpointError(f"{folder} was shared with one set of weights alone: leave out weights=model")
         return weights
     ema = read_tensors(folder / "ema.safetensors")
     if which in ("ema", "best"):

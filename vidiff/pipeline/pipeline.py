@@ -21,6 +21,7 @@ from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
 from vidiff.pipeline.facts import size_of
 from vidiff.pipeline.given import GivenClip
+from vidiff.pipeline.hub import folder_of
 from vidiff.pipeline.model import Labels, Texts, TrainedModel, load_model
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import SamplingConfig
@@ -59,22 +60,24 @@ class Pipeline:
         device: str | torch.device = "auto",
         weights: str = "ema",
         classifier: str | Path | None = None,
+        revision: str | None = None,
     ) -> Pipeline:
-        """Load a run's folder, which holds all that is needed.
+        """Load a run's folder, which holds all that is needed, or a run that `vidiff push` put on the hub.
 
         Args:
-            run: such as "runs/ucf".
+            run: such as "runs/ucf"; or a name on the Hugging Face hub, such as "ada/bouncing-shapes".
             device: "auto", "cpu", "cuda", ...
             weights: "ema"; "model" for those that the optimizer left; "best" for the average that `train.keep_best`
                 kept; or a file that `tools/ema.py` wrote, an average of another width.
             classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
                 model itself is not told it.
+            revision: of a name on the hub: a branch, a tag or a commit; by default the newest.
 
         Raises:
             ValueError: if a folder is no trained run, or a file in it is damaged; for a classifier of other latents or
-                labels.
+                labels; as `vidiff.pipeline.hub.fetch`.
         """
-        run = Path(run)
+        run = folder_of(run, revision)
         config = read_config(run)
         return cls(load_model(run, config, device, weights, classifier), config.sampling, device)
 

@@ -1,0 +1,1 @@
+"""A trained run, made ready to be passed on, with a page that tells what it is."""
