@@ -24,7 +24,7 @@ from vidiff.report.log import git_revision
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", required=True, help="the data set: a folder, a list, tars, or a URL of these")
-    parser.add_argument("--network", type=Path, nargs="+", required=True, help="folders of networks")
+    parser.add_argument("--network", type=Path, nargs="+", required=True, help="folders of networks, or efficientnet")
     parser.add_argument("--split", default="test", help="of the data set (default: test)")
     parser.add_argument("--clips", type=int, nargs="*", default=[], help="for each network; by default all there are")
     parser.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")

@@ -20,7 +20,7 @@ from vidiff.evaluate.codec import open_codec, score_codec
 from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, frechet_distance
 from vidiff.metrics.motion_network import MotionNetwork, save_motion
-from vidiff.metrics.prediction import psnr
+from vidiff.metrics.prediction import lpips, psnr
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.recipe.kinds import DataConfig, VAERun
@@ -123,6 +123,20 @@ def test_a_codec_is_scored_with_its_ceiling_and_a_picture(capsys: pytest.Capture
     assert read_image("runs/tiny_vae/codec-scores/real-decoded-error.png").shape == (3, 48, 6 * 16)
     first = Path("out/scores.json").read_bytes()
     assert command(*arguments) == 0 and Path("out/scores.json").read_bytes() == first
+
+
+def test_a_network_of_pictures_tells_how_far_frames_are_from_what_they_were(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ("runs/tiny_vae", "--data", "data", "--frames", "2", "--clips", "2", "--out", "pictures")
+    assert command(*arguments, "--network", "efficientnet", "--json", "pictures/scores.json") == 0
+    scores, said = json.loads(Path("pictures/scores.json").read_text()), capsys.readouterr().out
+    codec = open_codec(Path("runs/tiny_vae"))
+    video = choose_windows(build_index("data", split="test"), 2, 16, count=2).read(range(2))
+    wanted = lpips(codec.decode(codec.encode(video).mean), video, Features.load("efficientnet")).mean()
+    assert scores["perceptual"] == pytest.approx(float(wanted), rel=1e-4)
+    assert f"perceptual distance       {scores['perceptual']:>10.4f}" in said
+    assert read_card("pictures/card.json").scores["frechet_frame[efficientnet]"] > 0
 
 
 def test_no_codec_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,17 @@ def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch:
         quarantine.file.unlink()
 
 
+def test_a_network_of_pictures_needs_no_folder(place: Path) -> None:
+    arguments = ("--predict", "2", "--clips", "2", "--network", "efficientnet", "--lpips", "efficientnet")
+    assert score(*RUN, *arguments, "--out", "pictures") == 0
+    card = read_card("pictures/card.json")
+    assert card.protocol["network_sha256"] == Features.load("efficientnet").sha256
+    assert card.scores["frechet_frame[efficientnet]"] > 0
+    assert card.scores["inception score[efficientnet] in 1 parts and standard deviation"][0] >= 1
+    assert card.scores["perceptual distance[efficientnet] after 2 given frames, best of 1"] > 0
+    assert "lpips" not in card.left_out and "lpips" not in " ".join(card.scores)
+
+
 def test_a_run_is_scored_with_a_card_and_a_page(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score(*RUN, "--predict", "2", "--tries", "2", "--out", "one") == 0
     said = capsys.readouterr().out

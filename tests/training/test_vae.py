@@ -79,6 +79,21 @@ def test_a_training_in_two_parts_is_bit_equal_and_its_codec_is_the_autoencoder_a
     assert torch.equal(codec.network.state_dict()["encoder.1.weight"], one.ema["network.encoder.1.weight"])
 
 
+def test_the_distance_of_a_real_network_is_trained_on_and_needs_no_file(place: Path) -> None:
+    """In the same way each time, in bfloat16 as well; its weights are no part of the run."""
+    changes = ("loss.perceptual_network=efficientnet", "train.steps=2", "loss.adversarial=0")
+    runs = [
+        run(f"name={name}", *changes, f"train.precision={precision}")
+        for name, precision in (("one", "fp32"), ("two", "fp32"), ("rounded", "bf16"))
+    ]
+    lines = [[x for x in read_metrics(c.folder / "metrics.jsonl") if "perceptual" in x] for c in runs]
+    told = [[(x["loss"], x["perceptual"], x["grad_norm"]) for x in part] for part in lines]
+    assert told[0] == told[1]
+    assert told[2] == [pytest.approx(part, rel=0.1) for part in told[0]]
+    assert all(x["perceptual"] > 0.1 for part in lines for x in part)
+    assert all(key.startswith("network.") for key in checkpoint.load_weights(runs[0].folder))
+
+
 def test_a_discriminator_sharpens_an_autoencoder_that_is_there(place: Path) -> None:
     plain = run("name=plain", "loss.adversarial=0", "loss.perceptual=0", "train.steps=2")
     with pytest.raises(ValueError, match=r"a discriminator cannot come or go on the way.*start=runs/plain"):

@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=1, help="source frames per clip frame (default: 1)")
     parser.add_argument("--size", type=int, help="of the frames, in pixels; by default the run's, or 64")
     parser.add_argument("--seed", type=int, default=0, help="of samples of latents, and of resampling (default: 0)")
-    parser.add_argument("--network", type=tilde, help="a feature network's folder, for the ceiling")
+    parser.add_argument("--network", type=tilde, help="for the ceiling: a feature network's folder, or efficientnet")
     parser.add_argument("--out", type=tilde, help="folder for picture and card (default: RUN/codec-scores)")
     parser.add_argument("--json", type=tilde, help="file to write all numbers to")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")

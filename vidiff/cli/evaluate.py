@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     which.add_argument("--classifier", type=tilde, help="a classifier's run: score how it guides the run to labels")
     oracle.add_argument("--json", type=tilde, help="file for the scores")
     network = parser.add_argument_group("by a feature network; None is the run's own, or as many as there are")
-    network.add_argument("--network", type=tilde, help="its folder; see tools/make_network.py")
+    network.add_argument("--network", type=tilde, help="its folder, see tools/make_network.py; or efficientnet")
     network.add_argument("--made", type=tilde, help="a folder of clips, one a file, in place of a run")
     network.add_argument("--split", help="of the data set; by default the held-out one")
     network.add_argument("--clips", type=int, help="real clips, and made ones")
@@ -62,7 +62,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     network.add_argument("--tries", type=int, default=1, help="of each prediction; the best counts")
     network.add_argument("--extend", type=int, metavar="FRAMES", help="also show how clips continued so far drift")
     network.add_argument("--checkpoints", metavar="N|all", help="also score earlier ones, evenly chosen: N in all")
-    network.add_argument("--lpips", type=tilde, help="a network of two pictures, for predictions")
+    network.add_argument(
+        "--lpips", type=tilde, help="a network of two pictures, for predictions: efficientnet, or a folder"
+    )
     network.add_argument("--clip", type=tilde, help="a CLIP model's folder, to score clips against their labels")
     network.add_argument("--against", type=tilde, help="another card.json, to compare with")
     network.add_argument("--out", type=tilde, help="folder for card, scores and page; by default scores-NETWORK in RUN")

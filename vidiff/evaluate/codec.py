@@ -17,7 +17,7 @@ from vidiff.evaluate.measure import Scores, measure, read_features
 from vidiff.metrics.codec import frame_losses, frame_scores, latent_scores, latent_sums
 from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, frechet_distance
-from vidiff.metrics.prediction import psnr
+from vidiff.metrics.prediction import lpips, psnr
 from vidiff.metrics.sets import kernel_distance
 from vidiff.pipeline.run import read_run
 from vidiff.recipe.kinds import VAERun
@@ -50,7 +50,7 @@ def score_codec(
 
     Args:
         seed: of the samples of latents.
-        network: for features of the clips as they are and as they come back.
+        network: for features of the clips as they are and as they come back, and their distance where it tells one.
 
     Returns:
         scores: those of `frame_scores` for the mean of each latent, "psnr of samples", which is what a model on latents
@@ -72,6 +72,8 @@ def score_codec(
         views |= {"shown real": video[:kept], "shown decoded": decoded[:kept]}
         if network is not None:
             views |= _features(network, video, decoded)
+            if network.distance is not None:
+                views["perceptual"] = lpips(decoded, video, network)
         return views
 
     views = gathered(len(clips), group, through, "codec")

@@ -163,8 +163,8 @@ def add_prediction(scores: Scores, future: Views, given: int, tries: int) -> Non
         title = f"{name} after {given} given frames, best of {tries}"
         scores.values[title] = float(values.mean())
         scores.values[f"{title}: first and last frame"] = values.mean(0)[[0, -1]].tolist()
-    if "lpips" not in future:
-        scores.left_out["lpips"] = "its weights do not come with vidiff: name a local network with --lpips"
+    if set(future) <= {"psnr", "ssim"}:
+        scores.left_out["lpips"] = "name a network of two pictures with --lpips: efficientnet, or the folder of one"
 
 
 def extrapolation(real: Tensor, made: Tensor, generator: torch.Generator) -> list[float]:

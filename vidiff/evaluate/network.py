@@ -88,7 +88,7 @@ class Prediction:
     Args:
         predict: frames that are given; None to predict nothing.
         tries: of each prediction; the best counts.
-        lpips: the folder of a network of two pictures.
+        lpips: a network of two pictures: its folder, or efficientnet.
     """
 
     predict: int | None = None
@@ -101,7 +101,7 @@ class Request:
     """A scoring that is asked for.
 
     Args:
-        network: a feature network's folder.
+        network: a feature network's folder, or efficientnet.
         extend: continue some real clips to so many frames, and show how they drift.
         checkpoints: "all" or a number: score that many of the kept ones, evenly chosen, the newest among them.
         clip: a CLIP model's folder, to score clips against their labels.

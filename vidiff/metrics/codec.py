@@ -94,7 +94,7 @@ def frame_scores(losses: Mapping[str, Tensor]) -> dict[str, float]:
     "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred.
     """
     scores = {"psnr": float(losses["psnr"].mean()), "psnr of the worst clip": float(losses["psnr"].mean(1).min())}
-    for name in ("ssim", "error", "change", "flicker", "flicker still"):
+    for name in ("ssim", "error", "change", "flicker", "flicker still", "perceptual"):
         if name in losses and not losses[name].isnan().all():
             scores[name] = float(losses[name].nanmean())
     decoded, real = losses["detail"].sum(0).tolist()
@@ -154,6 +154,8 @@ def codec_lines(scores: Mapping[str, Any]) -> list[str]:
         row("SSIM", f"{scores['ssim']:.4f}"),
         row("error", grey(scores["error"]), "grey levels of 255, mean absolute"),
     ]
+    if "perceptual" in scores:
+        lines.append(row("perceptual distance", f"{scores['perceptual']:.4f}", "of frames, by the network"))
     if "detail kept" in scores:
         lines.append(row("detail kept", f"{scores['detail kept']:.3f}", "of its power; below 1 it is blurred"))
     if "flicker" in scores:

@@ -5,6 +5,8 @@ vidiff has. Nothing is downloaded. The JSON declares all preprocessing, since nu
 
     {"name": "i3d", "file": "i3d_torchscript.pt", "size": [224, 224], "resize": "bilinear", "range": [-1, 1],
      "layout": "bcfhw", "frames": [10, null], "arguments": {"rescale": false, "resize": false, "return_features": true}}
+
+One network needs no folder: "efficientnet" is EfficientNet-Lite0, from its package.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vidiff.metrics.efficientnet import FILE, NAME, EfficientNetLite0, load_efficientnet, package_file
 from vidiff.metrics.motion_network import MotionNetwork
 from vidiff.metrics.transnet import build_transnet
 from vidiff.pixels import check_video
@@ -31,7 +34,11 @@ from vidiff.store.plain import parse_json
 I3D = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 """SHA-256 of i3d_torchscript.pt, the I3D of Kinetics-400 that FVD is commonly computed with, as StyleGAN-V ships it."""
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"motion": MotionNetwork, "transnetv2": build_transnet}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "motion": MotionNetwork,
+    "transnetv2": build_transnet,
+    NAME: EfficientNetLite0,
+}
 """What may stand in a declaration as `architecture`, to be built with its `arguments`."""
 
 RESIZES = ("none", "nearest", "bilinear", "bicubic", "area")
@@ -91,6 +98,19 @@ class Declaration:
             raise ValueError(f"std is {self.std} and range {self.range}; the network would see one colour")
 
 
+EFFICIENTNET = Declaration(
+    name=NAME,
+    file=FILE,
+    architecture=NAME,
+    size=(224, 224),
+    range=(0.0, 255.0),
+    mean=(127.0,),
+    std=(128.0,),
+    layout="bchw",
+)
+"""How EfficientNet-Lite0 was trained to see pictures: the whole frame in 224x224 pixels, (0 to 255 less 127) / 128."""
+
+
 class Features:
     """A feature network, ready to use.
 
@@ -105,15 +125,18 @@ class Features:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Features:
-        """A network from its folder, or from the path of its network.json.
+        """A network from its folder, or from the path of its network.json; "efficientnet" from its package.
 
         The hash is checked before the file is opened. TorchScript is a program: open only what you trust.
 
         Raises:
-            ValueError: no such folder, a declaration that does not hold, or a file that is missing, damaged, or not the
-                one that is declared.
+            ValueError: no such folder or package, a declaration that does not hold, or a file that is missing, damaged,
+                or not the one that is declared.
         """
         folder = Path(folder)
+        if str(folder) == NAME and not folder.is_dir():
+            file = package_file()
+            return cls(load_efficientnet(file), EFFICIENTNET, sha256(file), torch.device(device))
         path = folder if folder.suffix == ".json" else folder / DECLARATION
         declaration = read_declaration(path)
         file = path.parent / declaration.file
@@ -148,6 +171,11 @@ class Features:
     @property
     def name(self) -> str:
         return self.declaration.name
+
+    @property
+    def distance(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Of pairs of pictures, `(n, 3, h, w)` twice to `(n,)`, where it is an architecture that tells one."""
+        return getattr(self.module, "distance", None) if self.declaration.architecture else None
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -190,8 +218,8 @@ class Features:
         output = output.float().flatten(1).cpu()
         return output.unflatten(0, (len(video), -1)).mean(1) if declared.layout == "bchw" else output
 
-    def prepare(self, video: Tensor) -> Tensor:
-        """Clips `(b, 3, f, h, w)` in [-1, 1] as the network is declared to want them."""
+    def prepare(self, video: Tensor, resized: bool = True) -> Tensor:
+        """Clips `(b, 3, f, h, w)` in [-1, 1] as the network is declared to want them; not `resized`, of any size."""
         declared = self.declaration
         check_video(video, "video", one=False)
         if not video.numel():
@@ -201,7 +229,7 @@ class Features:
             wanted = f"{least or 1} or more" if most is None else f"{least or 1} to {most}"
             raise ValueError(f"clips have {video.shape[2]} frames, network {self.name} takes {wanted}: change --frames")
         frames = rearrange(video.float(), "b c f h w -> (b f) c h w")
-        if declared.size is not None and tuple(frames.shape[2:]) != tuple(declared.size):
+        if resized and declared.size is not None and tuple(frames.shape[2:]) != tuple(declared.size):
             smooth = declared.resize in ("bilinear", "bicubic")
             frames = F.interpolate(frames, tuple(declared.size), mode=declared.resize, antialias=smooth)
         low, high = declared.range

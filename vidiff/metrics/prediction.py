@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vidiff.metrics.efficientnet import NAME
 from vidiff.metrics.features import Features
 from vidiff.pixels import check_values, check_video
 
@@ -57,14 +58,15 @@ def ssim(made: Tensor, real: Tensor) -> Tensor:
 
 
 def lpips(made: Tensor, real: Tensor, network: Features) -> Tensor:
-    """Perceptual distance of each frame, `(b, f)`, by a local TorchScript network of two pictures.
+    """Perceptual distance of each frame, `(b, f)`, by a network of two pictures.
 
     Args:
-        network: declared with layout "bchw"; called as network(made, real), each as it is declared. LPIPS (Zhang
-            et al. 2018) is one such, once traced; its weights do not come with vidiff.
+        network: "efficientnet", on frames of the size that they have (`EfficientNetLite0.distance`); or TorchScript,
+            declared with layout "bchw" and called as network(made, real), each as it is declared. LPIPS (Zhang et al.
+            2018) is one such, once traced; its weights do not come with vidiff.
 
     Raises:
-        ValueError: sizes that differ; a network of another layout.
+        ValueError: sizes that differ; a network that is not for two pictures.
     """
     with torch.no_grad():
         return distances(made, real, network).double().cpu()
@@ -74,15 +76,25 @@ def distances(made: Tensor, real: Tensor, network: Features) -> Tensor:
     """As `lpips`, but on the network's device and with gradients to both videos, for training."""
     _same(made, real)
     check_pairs(network)
-    first, second = (network.prepare(x).to(network.device) for x in (made, real))
-    values = network.module(first, second, **network.declaration.arguments)
+    own = network.distance
+    first, second = (network.prepare(x, resized=own is None).to(network.device) for x in (made, real))
+    values = own(first, second) if own else network.module(first, second, **network.declaration.arguments)
     return values.reshape(len(made), -1)
 
 
 def check_pairs(network: Features) -> None:
     """Raises ValueError unless the network may be one of two pictures."""
-    if network.declaration.layout != "bchw" or network.declaration.architecture is not None:
-        raise ValueError(f'network {network.name} is no TorchScript of two pictures: it needs layout "bchw"')
+    declared = network.declaration
+    if network.distance is None and (declared.layout != "bchw" or declared.architecture is not None):
+        raise ValueError(
+            f'network {network.name} is no TorchScript of two pictures, which needs layout "bchw"; "{NAME}" needs '
+            "nothing but its package"
+        )
+
+
+def name_of_distance(network: Features) -> str:
+    """What its distances are called: "lpips", as those of any TorchScript, or "perceptual distance[efficientnet]"."""
+    return f"perceptual distance[{network.name}]" if network.distance else "lpips"
 
 
 def best_of(values: Tensor, highest: bool) -> Tensor:
@@ -111,10 +123,10 @@ def predicted(
     Args:
         extend: (the given frames `(b, 3, given, h, w)`, number of the try) -> `(b, 3, f, h, w)`, the given ones first.
         real: what followed, `(b, 3, f, h, w)`.
-        network: for LPIPS.
+        network: of two pictures.
 
     Returns:
-        `psnr`, `ssim` and, with a network, `lpips`, each `(b, f - given)`.
+        `psnr`, `ssim` and, with a network, what `name_of_distance` says, each `(b, f - given)`.
 
     Raises:
         ValueError: no frame is given, or none follows; no tries.
@@ -130,5 +142,7 @@ def predicted(
         "ssim": best_of(torch.stack([ssim(x, after) for x in made]), highest=True),
     }
     if network is not None:
-        scores["lpips"] = best_of(torch.stack([lpips(x, after, network) for x in made]), highest=False)
+        scores[name_of_distance(network)] = best_of(
+            torch.stack([lpips(x, after, network) for x in made]), highest=False
+        )
     return scores

@@ -25,7 +25,7 @@ class VAELoss:
     kl: float = 1e-4  # per latent number
     shifted: float = 0.0  # fraction of frames that are decoded after moving their latents by part of a voxel
     perceptual: float = 0.0  # of the distance that a network of two pictures tells, such as LPIPS
-    perceptual_network: str = ""  # its folder: network.json and TorchScript, as for tools/evaluate.py --lpips
+    perceptual_network: str = ""  # efficientnet, or a folder with TorchScript, as for tools/evaluate.py --lpips
     adversarial: float = 0.0  # of a discriminator's verdict, beside the adaptive weight; such as 0.5
     adversarial_start: int = 0  # steps before which the discriminator stands still
     discriminator_width: int = 64  # channels of its first level

@@ -144,8 +144,8 @@ class VAERun(RunConfig):
             self.vae.check_frames(bucket.frames, "data.frames")
         if self.loss.perceptual and not self.loss.perceptual_network:
             raise ConfigError(
-                "loss.perceptual needs loss.perceptual_network: name the folder of a network of two pictures, such as "
-                "LPIPS as TorchScript beside its network.json"
+                "loss.perceptual needs loss.perceptual_network: efficientnet (pip install 'vidiff[perceptual]'), or "
+                "the folder of a network of two pictures, such as LPIPS as TorchScript beside its network.json"
             )
         if self.loss.adversarial:
             if self.train.compile:
