@@ -62,7 +62,7 @@ def test_the_newcomers_walk_leads_from_import_to_import() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     start = text.index("To read the code, follow one clip")
     names = re.findall(r"`([\w/]+\.py)`", text[start : text.index("\n\n", start)])
-    assert len(names) >= 8 and names[0] == "cli/train.py" and names[-1] == "nn/unet.py"
+    assert len(names) >= 8 and names[0] == "cli/make/train.py" and names[-1] == "nn/unet.py"
     files = [ROOT / "vidiff" / name for name in names]
     for i, file in enumerate(files[1:], 1):
         near = {path for earlier in files[:i] for path in imported(earlier)}

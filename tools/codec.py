@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.codec import main
+from vidiff.cli.measure.codec import main
 
 if __name__ == "__main__":
     sys.exit(main())

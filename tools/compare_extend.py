@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.compare import main
+from vidiff.cli.measure.compare import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.doctor import main
+from vidiff.cli.make.doctor import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.edit import main
+from vidiff.cli.use.edit import main
 
 if __name__ == "__main__":
     sys.exit(main())

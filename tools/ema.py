@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.ema import main
+from vidiff.cli.make.ema import main
 
 if __name__ == "__main__":
     sys.exit(main())

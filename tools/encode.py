@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.encode import main
+from vidiff.cli.make.encode import main
 
 if __name__ == "__main__":
     sys.exit(main())

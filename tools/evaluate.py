@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.evaluate import main
+from vidiff.cli.measure.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main())

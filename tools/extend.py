@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.extend import main
+from vidiff.cli.use.extend import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.generate import main
+from vidiff.cli.use.generate import main
 
 if __name__ == "__main__":
     sys.exit(main())

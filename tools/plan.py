@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.plan import main
+from vidiff.cli.make.plan import main
 
 if __name__ == "__main__":
     sys.exit(main())

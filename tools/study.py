@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.study import main
+from vidiff.cli.measure.study import main
 
 if __name__ == "__main__":
     sys.exit(main())

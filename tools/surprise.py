@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.surprise import main
+from vidiff.cli.measure.surprise import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from vidiff.cli.train import main
+from vidiff.cli.make.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

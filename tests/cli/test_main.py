@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import vidiff
-from vidiff.cli import COMMANDS, main
+from vidiff import sample
+from vidiff.cli import COMMANDS, GROUPS, main, module_of
+from vidiff.cli.make import doctor
+from vidiff.cli.make.doctor import LAYOUTS
+from vidiff.cli.make.plan import GPU_NAMES
+from vidiff.cli.measure.compare import PROTOCOL
+from vidiff.cli.options import GRIDS, SAMPLERS, STRATEGIES
+from vidiff.data import find, root
+from vidiff.diffusion import grid
+from vidiff.draw import long
+from vidiff.evaluate.long import LongProtocol
+from vidiff.plan import plan
 
 CLI = Path(__file__).parents[2] / "vidiff" / "cli"
 
 
 def test_each_command_is_a_module_and_each_module_a_command() -> None:
-    assert set(COMMANDS) == {path.stem for path in CLI.glob("[a-z]*.py")} - {"command", "options"}
+    there = {
+        path.parent.name: {file.stem for file in path.parent.glob("[a-z]*.py")} for path in CLI.glob("*/__init__.py")
+    }
+    assert there == {group: set(commands) for group, (_, commands) in GROUPS.items()}
+    assert {path.stem for path in CLI.glob("*.py")} == {"__init__", "command", "options"}
 
 
 def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,11 +49,11 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "error: which command? Choose train, generate,"),
+        ([], "error: which command? Choose doctor, plan,"),
         (["genrate"], "error: no such command: genrate; did you mean generate? See vidiff --help"),
-        (["x" * 99], f"error: no such command: {'x' * 99}; choose train, generate,"),
-        (["--run", "x"], "error: no such command: --run; choose train, generate,"),
-        ([""], "error: which command? Choose train, generate,"),
+        (["x" * 99], f"error: no such command: {'x' * 99}; choose doctor, plan,"),
+        (["--run", "x"], "error: no such command: --run; choose doctor, plan,"),
+        ([""], "error: which command? Choose doctor, plan,"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_two(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,10 +75,42 @@ def test_each_command_goes_by_its_name(
     assert f"vidiff {name}" in capsys.readouterr().err
 
 
-def test_help_and_the_library_load_no_torch() -> None:
-    """So that both are there at once: torch alone takes a second."""
-    code = "import sys, vidiff.cli; vidiff.cli.main(['--help']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_an_example_that_is_right(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    words = shlex.split(capsys.readouterr().out.rpartition("\nexample: ")[2])
+    assert words[:2] == ["vidiff", name] and len(words) > 2
+    module_of(name).parse(words[2:])
+
+
+LIGHT = """
+import sys
+
+before = set(sys.modules)  # what the environment loads by itself
+from vidiff.cli import main
+
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code == 0
+print(*{name.split(".")[0] for name in sys.modules.keys() - before} - sys.stdlib_module_names, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS), ("edit", "inpaint")], ids=" ".join)
+def test_help_loads_nothing_of_others(words: tuple[str, ...]) -> None:
+    """So that it is there at once: torch alone takes a second, and each of the others its part of one."""
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr.split() == ["vidiff"]
+
+
+def test_what_help_names_is_what_there_is() -> None:
+    assert tuple(sample.SAMPLERS) == SAMPLERS and tuple(long.STRATEGIES) == STRATEGIES
+    assert tuple(grid.KINDS) == GRIDS and tuple(plan.GPUS) == GPU_NAMES
+    assert LAYOUTS == find.LAYOUTS and doctor.parse(["data"]).remote_cache_gb == root.GIGABYTES
+    assert {name: usual for name, (usual, _) in PROTOCOL.items()} == asdict(LongProtocol())
 
 
 def test_the_library_has_what_it_names() -> None:

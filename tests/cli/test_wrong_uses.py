@@ -6,14 +6,13 @@ import argparse
 import os
 import signal
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from careless import fill
 from messy import write_clip
 
-from vidiff.cli import COMMANDS, main
+from vidiff.cli import COMMANDS, main, module_of
 from vidiff.cli.options import Parser, number
 from vidiff.engine.guard import Interrupted
 
@@ -225,7 +224,7 @@ def parsers(command: str) -> list[Parser]:
         for way in ("parse_args", "parse_intermixed_args"):
             patch.setattr(Parser, way, catch)
         with pytest.raises(LookupError):
-            import_module(f"vidiff.cli.{command}").parse([])
+            module_of(command).parse([])
     for action in caught[0]._actions:
         if isinstance(action, argparse._SubParsersAction):
             return [*caught, *action.choices.values()]
@@ -315,7 +314,7 @@ def test_there_are_forty_of_each() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_interrupted(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """130 after Ctrl-C, 0 after a scheduler's SIGTERM, and one line that says what there is."""
-    module = import_module(f"vidiff.cli.{command}")
+    module = module_of(command)
     work = {"compare": "continue_clips", "codec": "score", "doctor": "examine", "surprise": "plot", "ema": "average"}
 
     def stopped(number: int) -> None:

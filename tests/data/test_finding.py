@@ -15,7 +15,7 @@ from PIL import Image
 from tars import pack
 from videos import filmed
 
-from vidiff.cli import doctor
+from vidiff.cli.make import doctor
 from vidiff.data.clip import Clip, account
 from vidiff.data.find import halves, is_held_out, share_of
 from vidiff.data.index import index_of

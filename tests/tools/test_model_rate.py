@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidiff.cli import edit, extend
+from vidiff.cli.use import edit, extend
 from vidiff.codec.codec import Identity
 from vidiff.codec.files import save_codec
 from vidiff.engine import checkpoint

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from vidiff.cli import surprise
+from vidiff.cli.measure import surprise
 from vidiff.codec.codec import Identity
 from vidiff.data.buckets import Bucket
 from vidiff.diffusion.denoise import Denoiser
@@ -29,7 +29,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     denoiser = Denoiser(ExactNetwork(data, Cosine(), "v"), Cosine(), "v")
     model = TrainedModel(denoiser, Identity(), Facts((Bucket(4, 16, 16),)))
     pipeline = Pipeline(model, SamplingConfig(context=2), "cpu")
-    monkeypatch.setattr(surprise.Pipeline, "from_pretrained", lambda run, device: pipeline)
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda run, device: pipeline)
     return surprise
 
 

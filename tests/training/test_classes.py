@@ -12,7 +12,7 @@ import torch
 
 import vidiff.data.index
 from tests.helpers.videos import numbered
-from vidiff.cli import generate
+from vidiff.cli.use import generate
 from vidiff.data.index import by_number, index_of
 from vidiff.data.options import DataConfig
 from vidiff.engine.checkpoint import load_part, newest

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.videos import numbered
-from vidiff.cli import generate, plan
+from vidiff.cli.make import plan
+from vidiff.cli.use import generate
 from vidiff.codec.files import load_codec, same_codec
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError

@@ -6,33 +6,56 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
-COMMANDS = {
-    "train": "train a model, and what it depends on; the same command goes on where it stopped",
-    "generate": "draw clips with a trained run",
-    "extend": "go on with a clip",
-    "edit": "animate, rewind, interpolate, loop, inpaint, outpaint, restyle, double, upscale",
-    "doctor": "look at each clip of a data set, and say what is wrong with it",
-    "encode": "turn a data set into latents before a training, on one machine or many",
-    "plan": "say what a training will take: memory, time, money",
-    "evaluate": "score a run against the clips that it has not seen",
-    "compare": "compare the ways of going on with a clip",
-    "surprise": "show which frames of a clip a run did not expect",
-    "codec": "say what an autoencoder keeps of clips",
-    "ema": "make an average of the weights, of any width, after the training",
-    "study": "let people compare clips, on a page, without knowing whose they are",
+GROUPS = {  # folder of vidiff/cli -> what its commands are for, and the commands
+    "make": (
+        "to make a model",
+        {
+            "doctor": "look at each clip of a data set, and say what is wrong with it",
+            "plan": "say what a training will take: memory, time, money",
+            "train": "train a model, and what it depends on; the same command goes on where it stopped",
+            "encode": "turn a data set into latents before a training, on one machine or many",
+            "ema": "make an average of the weights, of any width, after the training",
+        },
+    ),
+    "use": (
+        "to use it",
+        {
+            "generate": "draw clips with a trained run",
+            "extend": "go on with a clip",
+            "edit": "animate, rewind, interpolate, loop, inpaint, outpaint, restyle, double, upscale",
+        },
+    ),
+    "measure": (
+        "to measure it",
+        {
+            "evaluate": "score a run against the clips that it has not seen",
+            "compare": "compare the ways of going on with a clip",
+            "surprise": "show which frames of a clip a run did not expect",
+            "codec": "say what an autoencoder keeps of clips",
+            "study": "let people compare clips, on a page, without knowing whose they are",
+        },
+    ),
 }
+COMMANDS = {name: summary for _, commands in GROUPS.values() for name, summary in commands.items()}
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a command, which has its `parse` and its `main`."""
+    return import_module(next(f"vidiff.cli.{group}.{name}" for group, (_, names) in GROUPS.items() if name in names))
 
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    lines: list[str] = []
+    for title, commands in GROUPS.values():
+        lines += ["", f"{title}:", *(f"  {name:<{width}}  {summary}" for name, summary in commands.items())]
     return "\n".join(
         [
             "usage: vidiff COMMAND ...",
             "",
             "Train a video diffusion model on a folder of clips, generate new ones, and extend what there is.",
-            "",
             *lines,
             "",
             "vidiff COMMAND --help says what it takes; vidiff --version which version this is.",
@@ -58,5 +81,5 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {said} vidiff --help", file=sys.stderr)
         return 2
     sys.argv[0] = f"vidiff {name}"  # as usage and errors call the command
-    code: int = import_module(f"vidiff.cli.{name}").main(rest)
+    code: int = module_of(name).main(rest)
     return code

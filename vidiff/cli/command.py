@@ -11,11 +11,6 @@ from contextlib import suppress
 from errno import ENOSPC
 from io import TextIOWrapper
 
-import torch
-
-from vidiff.engine.guard import unwinding
-from vidiff.engine.loop import Diverged
-
 
 def exit_code(
     work: Callable[[argparse.Namespace], None], options: argparse.Namespace, stopped: str = "nothing was written"
@@ -31,6 +26,9 @@ def exit_code(
         0, also after SIGTERM, by vidiff.engine.guard.Interrupted; 2 after what a user can mend (a `ValueError`, files,
         memory, standard output, a training that diverged); 130 after Ctrl-C.
     """
+    from vidiff.engine.guard import unwinding
+    from vidiff.engine.loop import Diverged
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names and labels that its encoding lacks are no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -52,6 +50,8 @@ def exit_code(
 
 def wants_memory(error: Exception) -> bool:
     """Whether torch says that there is no memory for a tensor, which on a CPU is an error like any other."""
+    import torch
+
     return isinstance(error, torch.OutOfMemoryError) or (
         type(error) is RuntimeError and bool(re.search("can't allocate memory|Storage size calculation", str(error)))
     )

@@ -1,20 +1,20 @@
-"""The options that commands share: which run, where the result goes, and how clips are drawn."""
+"""The options that commands share: which run, where the result goes, and how clips are drawn.
+
+Help is there at once: neither this file nor that of a command imports at its top what loads torch, av or omegaconf. The
+functions that do a command's work import what they need.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from vidiff.diffusion.grid import KINDS
-from vidiff.draw.guide import Guide
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run
-from vidiff.sample import SAMPLERS
+if TYPE_CHECKING:
+    from vidiff.pipeline.pipeline import Pipeline
 
 
 def tilde(text: str) -> Path:
@@ -47,14 +47,12 @@ def size(text: str) -> tuple[int, int]:
     return height, width
 
 
-READERS: dict[str, dict[str, Any]] = {  # type of an option in a config -> how its flag is read
-    "str": {},
-    "float": {"type": number},
-    "float | None": {"type": number},
-    "list[float] | None": {"type": number, "nargs": 2},
-    "dict[str, float]": {"type": pairs},
-    "bool": {"action": "store_const", "const": True},
-}
+SAMPLERS = (  # the keys of vidiff.sample.SAMPLERS, named here so that help need not wait for torch; so are these:
+    *("ddpm", "ddim", "euler", "heun", "rk45", "euler_maruyama", "stochastic_heun", "dpmpp_2m", "dpmpp_2m_sde"),
+    *("unipc", "deis", "langevin", "predictor_corrector"),
+)
+GRIDS = ("logistic", "log_snr", "uniform", "quadratic", "karras", "linspace", "leading", "trailing")
+STRATEGIES = ("clean", "noisy", "replace", "reconstruct", "keyframes", "rolling")
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "steps": {"type": int, "help": "times at which the sampler asks the model: evaluations, twice as many of heun"},
     "sampler": {
@@ -62,7 +60,7 @@ DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its f
         "metavar": "NAME",
     },
     "grid": {
-        "help": f"how its times are spaced: {', '.join(KINDS)}, or one with options: '{{kind: karras, ends: [-8, 6], "
+        "help": f"how its times are spaced: {', '.join(GRIDS)}, or one with options: '{{kind: karras, ends: [-8, 6], "
         "rho: 5}', ends in log-SNR",
         "metavar": "KIND",
     },
@@ -76,7 +74,42 @@ GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
         "type": number,
         "help": "where frames are known: scale on them, label and text, in place of --guidance",
     },
-    **{option.name: {**READERS[str(option.type)], **option.metadata} for option in fields(Guide)},
+    "convention": {"help": "of scales: cfg, where 1 is the plain model, or ho, where 0 is"},
+    "interval": {
+        "type": number,
+        "nargs": 2,
+        "help": "diffusion times, 0 to 1, in which to guide; at others the model is plain",
+        "metavar": ("LOW", "HIGH"),
+    },
+    "rescale": {
+        "type": number,
+        "help": "0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7",
+    },
+    "apg": {
+        "type": pairs,
+        "help": "adaptive projected guidance, against glaring colours: eta, radius, momentum",
+        "metavar": "eta=0,...",
+    },
+    "threshold": {
+        "type": pairs,
+        "help": "dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5",
+        "metavar": "floor=5,...",
+    },
+    "history_level": {
+        "type": number,
+        "help": "time at which --history shows known frames to its other branch; 1 forgets them",
+        "metavar": "TIME",
+    },
+    "separate": {
+        "action": "store_const",
+        "const": True,
+        "help": "--guidance on the label alone and --history on known frames alone, not on all at once",
+    },
+    "text_guidance": {
+        "type": number,
+        "help": "scale on the text alone, which is then separate",
+        "metavar": "SCALE",
+    },
     "classifier_scale": {
         "type": number,
         "metavar": "SCALE",
@@ -127,7 +160,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=os.path.expanduser,
         default="ema",
-        help="ema, model (those of the last step), best, or a file of tools/ema.py",
+        help="ema, model (those of the last step), best, or a file of vidiff ema",
     )
 
 
@@ -162,5 +195,8 @@ def load_run(asked: argparse.Namespace, enlarges: bool = False) -> tuple[Path, P
     Raises:
         ValueError: as `latest_run` and `Pipeline.from_pretrained`.
     """
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run
+
     run = asked.run or latest_run(enlarges=enlarges)
     return run, Pipeline.from_pretrained(run, asked.device, asked.weights, asked.classifier)

@@ -27,54 +27,30 @@ from vidiff.diffusion.guidance import (
 class Guide:
     """The options of guidance besides its scales; all off unless asked for.
 
-    Each option is a key of a config, a keyword of a call, and a flag of a command, of which its metadata has the help.
+    Each option is a key of a config, a keyword of a call, and a flag of a command.
+
+    Args:
+        convention: of scales: "cfg", where 1 is the plain model, or "ho", where 0 is.
+        interval: the lowest and the highest diffusion time, 0 to 1, at which to guide; at others the model is plain.
+        rescale: 0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7.
+        apg: adaptive projected guidance, against glaring colours: eta, radius, momentum.
+        threshold: dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5.
+        history_level: time at which guidance on known frames shows them to its other branch; 1 forgets them.
+        separate: guide on the label alone and on known frames alone, not on all at once.
+        text_guidance: scale on the text alone, which is then separate.
 
     Raises:
         ValueError: for an option out of range, or two that do not go together; the message names them.
     """
 
-    convention: str = field(
-        default="cfg", metadata={"help": "of scales: cfg, where 1 is the plain model, or ho, where 0 is"}
-    )
-    interval: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "diffusion times, 0 to 1, in which to guide; at others the model is plain",
-            "metavar": ("LOW", "HIGH"),
-        },
-    )
-    rescale: float = field(
-        default=0.0,
-        metadata={"help": "0 to 1: how far a guided estimate gets the spread of the plain one, about 0.7"},
-    )
-    apg: dict[str, float] = field(
-        default_factory=dict,
-        metadata={
-            "help": "adaptive projected guidance, against glaring colours: eta, radius, momentum",
-            "metavar": "eta=0,...",
-        },
-    )
-    threshold: dict[str, float] = field(
-        default_factory=dict,
-        metadata={
-            "help": "dynamic thresholding of estimates: floor, below which nothing is clamped, and percentile, 99.5",
-            "metavar": "floor=5,...",
-        },
-    )
-    history_level: float = field(
-        default=1.0,
-        metadata={
-            "help": "time at which --history shows known frames to its other branch; 1 forgets them",
-            "metavar": "TIME",
-        },
-    )
-    separate: bool = field(
-        default=False,
-        metadata={"help": "--guidance on the label alone and --history on known frames alone, not on all at once"},
-    )
-    text_guidance: float | None = field(
-        default=None, metadata={"help": "scale on the text alone, which is then separate", "metavar": "SCALE"}
-    )
+    convention: str = "cfg"
+    interval: list[float] | None = None
+    rescale: float = 0.0
+    apg: dict[str, float] = field(default_factory=dict)
+    threshold: dict[str, float] = field(default_factory=dict)
+    history_level: float = 1.0
+    separate: bool = False
+    text_guidance: float | None = None
 
     def __post_init__(self) -> None:
         choose("convention", self.convention, CONVENTIONS)

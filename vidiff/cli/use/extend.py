@@ -6,14 +6,13 @@ import argparse
 from itertools import chain
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, tilde
-from vidiff.draw.long import STRATEGIES
-from vidiff.pipeline.given import GivenClip
-from vidiff.video.writer import VideoWriter
+from vidiff.cli.options import STRATEGIES, Help, Parser, add_drawing, add_output, add_run, drawing, load_run, tilde
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=Help)
+    parser = Parser(
+        description=__doc__, formatter_class=Help, epilog="example: vidiff extend clip.mp4 --frames 64 --out longer.mp4"
+    )
     parser.add_argument("clip", type=tilde, help="a video file")
     parser.add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
     add_run(parser)
@@ -27,6 +26,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def extend(options: argparse.Namespace) -> None:
+    from vidiff.pipeline.given import GivenClip
+    from vidiff.video.writer import VideoWriter
+
     run, pipeline = load_run(options)
     settings = {**drawing(options), "strategy": options.strategy}
     with GivenClip(options.clip, pipeline.facts) as clip:

@@ -7,8 +7,6 @@ import logging
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, add_config
-from vidiff.recipe.load import find_config, load
-from vidiff.training import dry_run, stages
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -27,6 +25,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def train(options: argparse.Namespace) -> None:
+    from vidiff.recipe.load import find_config, load
+    from vidiff.training import dry_run, stages
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     source = find_config(options.config)
     config = load(source, options.overrides)

@@ -2,8 +2,7 @@
 
 A width is relative: 0.1 spans about the last tenths of the training. Use what it writes with --weights:
 
-python tools/ema.py runs/shapes --width 0.08
-python tools/generate.py --run runs/shapes --weights runs/shapes/ema/width-0.080.safetensors
+vidiff generate --run runs/shapes --weights runs/shapes/ema/width-0.080.safetensors
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from tqdm import tqdm
-
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, number, tilde
-from vidiff.engine.ema import find_snapshots, synthesise
-from vidiff.engine.publish import write_tensors
-from vidiff.store.files import check_writable, draft_of
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: vidiff ema runs/shapes --width 0.08",
+    )
     parser.add_argument("run", type=tilde, help="a run's folder")
     parser.add_argument("--width", type=number, required=True, help="relative, 0.01 to 0.28")
     parser.add_argument("--step", type=int, help="of a snapshot; by default the last")
@@ -30,6 +28,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def average(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from vidiff.engine.ema import find_snapshots, synthesise
+    from vidiff.engine.publish import write_tensors
+    from vidiff.store.files import check_writable, draft_of
+
     if not options.run.is_dir():
         raise ValueError(f"{options.run} is not a trained run's folder; give one, such as runs/shapes")
     out = options.out or options.run / "ema" / f"width-{options.width:.3f}.safetensors"

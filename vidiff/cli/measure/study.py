@@ -1,8 +1,8 @@
 """Which of two models do people prefer? Serves blind pairs of their clips on a local page, and counts the votes.
 
-python tools/study.py --a runs/x --b runs/y                    clips of both for the same labels, then the page
-python tools/study.py --a runs/x --b others/clips --real data  a folder of clips, one a file, is a model as well
-python tools/study.py --out studies/x-y --results              what the votes so far say
+vidiff study --a runs/x --b runs/y                    clips of both for the same labels, then the page
+vidiff study --a runs/x --b others/clips --real data  a folder of clips, one a file, is a model as well
+vidiff study --out studies/x-y --results              what the votes so far say
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, number, tilde
-from vidiff.data.captions import read_captions
-from vidiff.data.index import index_of
-from vidiff.data.options import DataConfig
-from vidiff.data.root import Root, copies_of, root_of
-from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import read_config, runs_of
-from vidiff.store.files import check_writable
+
+if TYPE_CHECKING:
+    from vidiff.data.root import Root
+    from vidiff.evaluate.clips import Windows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: vidiff study --a runs/x --b runs/y --pairs 20",
+    )
     parser.add_argument("--a", type=tilde, help="a trained run's folder, or a folder of clips, one a file")
     parser.add_argument("--b", type=tilde, help="the other")
     parser.add_argument("--real", type=tilde, help="real clips, for checks of attention (default: the data of a run)")
@@ -48,6 +48,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def study(options: argparse.Namespace) -> None:
+    from vidiff.store.files import check_writable
+
     try:
         from vidiff.study.plan import make_study, open_study
         from vidiff.study.results import result_lines
@@ -73,6 +75,13 @@ def study(options: argparse.Namespace) -> None:
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """The study that the options describe, as `make_study` takes it."""
+    from vidiff.data.index import index_of
+    from vidiff.data.options import DataConfig
+    from vidiff.data.root import copies_of, root_of
+    from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import read_config, runs_of
+
     runs = {
         name: Pipeline.from_pretrained(path, options.device) if (path / "resolved.yaml").is_file() else None
         for name, path in (("a", options.a), ("b", options.b))
@@ -123,6 +132,8 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
 
 def labels_of(windows: Windows, root: Root | None) -> list[str | None]:
     """What each real clip shows: its caption in `root`, or its label; None for none."""
+    from vidiff.data.captions import read_captions
+
     index = windows.index
     if root is not None:
         return [*read_captions(root, [index.files[number] for number, _ in windows.starts])]

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
-
-import torch
-from torch.nn.functional import pad
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, number, tilde
-from vidiff.data.index import other_data
-from vidiff.draw.long import STRATEGIES
-from vidiff.evaluate.comparison import comparison_page, markdown
-from vidiff.evaluate.long import GAP, PICTURED, LongProtocol, compare_ways, held_out, ways
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, read_config, runs_of
-from vidiff.store.files import check_writable, write_whole
-from vidiff.video.reader import read_image
-from vidiff.video.writer import write_image
+from vidiff.cli.options import STRATEGIES, Parser, number, tilde
 
 SHOWN = (8, 32, 64, 128, 256)  # frames in the pictures, the first of a video being 1
-HELP = {
-    "clips": "held-out clips, evenly chosen",
-    "given": "frames that each begins with",
-    "frames": "that each has in the end",
-    "chunk": "frames of a stretch, by which drift is measured",
-    "batch": "clips drawn at once",
-    "seed": "same seed, same frames",
-    "steps": "of the sampler; by default the run's own",
-    "context": "frames on which each window looks back; by default the run's own",
+PROTOCOL = {  # fields of vidiff.evaluate.long.LongProtocol: what each is by default, and what it means
+    "clips": (24, "held-out clips, evenly chosen"),
+    "given": (8, "frames that each begins with"),
+    "frames": (256, "that each has in the end"),
+    "chunk": (32, "frames of a stretch, by which drift is measured"),
+    "batch": (8, "clips drawn at once"),
+    "seed": (0, "same seed, same frames"),
+    "steps": (None, "of the sampler; by default the run's own"),
+    "context": (None, "frames on which each window looks back; by default the run's own"),
 }
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(
+        description=__doc__, epilog="example: vidiff compare --run runs/shapes --strategies clean noisy --clips 8"
+    )
     parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--data", type=tilde, help="held-out clips; by default of the data that the run was trained on")
     parser.add_argument(
@@ -44,16 +33,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"of {', '.join(STRATEGIES)}, or with options: '{{name: noisy, level: 0.02}}'; by default all",
     )
     parser.add_argument("--history", type=number, help="scale of guidance on what is continued; by default the run's")
-    for option in fields(LongProtocol):
-        default = "" if option.default is None else f" (default: {option.default})"
-        parser.add_argument(f"--{option.name}", type=int, default=option.default, help=HELP[option.name] + default)
+    for name, (usual, help) in PROTOCOL.items():
+        default = "" if usual is None else f" (default: {usual})"
+        parser.add_argument(f"--{name}", type=int, default=usual, help=help + default)
     parser.add_argument("--out", type=tilde, help="folder for all results; by default compare_extend/ in the run's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
     return parser.parse_args(arguments)
 
 
 def continue_clips(options: argparse.Namespace) -> None:
-    protocol = LongProtocol(**{option.name: getattr(options, option.name) for option in fields(LongProtocol)})
+    import torch
+    from torch.nn.functional import pad
+
+    from vidiff.data.index import other_data
+    from vidiff.evaluate.comparison import comparison_page, markdown
+    from vidiff.evaluate.long import GAP, PICTURED, LongProtocol, compare_ways, held_out, ways
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run, read_config, runs_of
+    from vidiff.store.files import check_writable, write_whole
+    from vidiff.video.reader import read_image
+    from vidiff.video.writer import write_image
+
+    protocol = LongProtocol(**{name: getattr(options, name) for name in PROTOCOL})
     run = options.run or latest_run()
     pipeline = Pipeline.from_pretrained(run, options.device)
     every = ways(pipeline, options.strategies, options.history)

@@ -13,19 +13,15 @@ from dataclasses import replace
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, add_config, number, tilde
-from vidiff.plan.estimate import GB
-from vidiff.plan.plan import GPUS, Planner, this_cpu
-from vidiff.recipe.load import find_config, load
-from vidiff.store.files import check_writable, write_whole
+
+GPU_NAMES = ("h200", "h100", "a100", "l40s", "4090")  # the keys of vidiff.plan.plan.GPUS
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        description=__doc__, epilog="example: python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50"
-    )
-    add_config(parser, "a YAML file, such as configs/ucf.yaml", "such as data.size=128")
+    parser = Parser(description=__doc__, epilog="example: vidiff plan ucf --gpus 8 --gpu h100 --price 2.50")
+    add_config(parser, "a YAML file, or the name of a recipe that comes with vidiff", "such as data.size=128")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many train; default 1")
-    parser.add_argument("--gpu", choices=[*GPUS, "cpu"], default="a100", help="which; cpu is this machine, timed now")
+    parser.add_argument("--gpu", choices=[*GPU_NAMES, "cpu"], default="a100", help="cpu is this machine, timed now")
     parser.add_argument("--local", type=int, default=8, metavar="N", help="GPUs in one machine; default 8")
     parser.add_argument("--memory", type=number, metavar="GB", help="of each, in place of that which such a one has")
     parser.add_argument("--mfu", type=number, metavar="PART", help="of its peak rate that is reached, such as 0.3")
@@ -42,6 +38,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace) -> None:
+    from vidiff.plan.estimate import GB
+    from vidiff.plan.plan import GPUS, Planner, this_cpu
+    from vidiff.recipe.load import find_config, load
+    from vidiff.store.files import check_writable, write_whole
+
     if options.json:
         check_writable(options.json)
     device = this_cpu() if options.gpu == "cpu" else GPUS[options.gpu]

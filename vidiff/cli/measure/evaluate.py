@@ -1,8 +1,8 @@
 """Score a trained run, or a folder of clips, with a page and a card that says how.
 
-python tools/evaluate.py --run runs/ucf --network networks/motion     by a feature network, against held-out clips
-python tools/evaluate.py --made clips --data data/ucf --network networks/motion
-python tools/evaluate.py --run runs/shapes                            by the oracle of the shapes set, as it was trained
+vidiff evaluate --run runs/ucf --network networks/motion     by a feature network, against held-out clips
+vidiff evaluate --made clips --data data/ucf --network networks/motion
+vidiff evaluate --run runs/shapes                            by the oracle of the shapes set, as it was trained
 
 The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
 several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
@@ -15,27 +15,26 @@ import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Help, Parser, add_weights, number, tilde
-from vidiff.engine.parallel import processes
-from vidiff.evaluate.editing import score_edits
-from vidiff.evaluate.network import Drawing, Prediction, RealClips, Request, score_by_network
-from vidiff.evaluate.shapes import ShapesProtocol, Subject, score_classifier, score_run
-from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaler
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run, read_config
-from vidiff.report.run import write_report
-from vidiff.store.files import check_writable, write_whole
 
 
 class Plain(Help, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the description."""
 
 
+if TYPE_CHECKING:
+    from vidiff.pipeline.pipeline import Pipeline
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=Plain)
+    parser = Parser(
+        description=__doc__,
+        formatter_class=Plain,
+        epilog="example: vidiff evaluate --run runs/ucf --network networks/motion --clips 256",
+    )
     parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--data", help="the data set, or a URL of it; by default the one that the run was trained on")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
@@ -69,6 +68,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     network.add_argument("--against", type=tilde, help="another card.json, to compare with")
     network.add_argument("--out", type=tilde, help="folder for card, scores and page; by default scores-NETWORK in RUN")
     options = parser.parse_args(arguments)
+    from vidiff.evaluate.network import Drawing, Prediction, RealClips, Request
+
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
     unread = ("editing", "classifier", "json") if options.network else names
@@ -82,6 +83,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def by_network(options: argparse.Namespace) -> None:
+    from vidiff.engine.parallel import processes
+    from vidiff.evaluate.network import Drawing, Prediction, RealClips, Request, score_by_network
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run
+    from vidiff.store.files import check_writable
+
     def part(record: type, **parts: object) -> Any:
         """A record of the options that are named as its fields."""
         given = {field.name: vars(options).get(field.name) for field in fields(record) if field.name not in parts}
@@ -97,6 +104,11 @@ def by_network(options: argparse.Namespace) -> None:
 
 
 def by_oracle(options: argparse.Namespace) -> None:
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run
+    from vidiff.report.run import write_report
+    from vidiff.store.files import check_writable, write_whole
+
     run = options.run or latest_run()
     if options.weights != "ema" and options.json is None:
         raise ValueError(f"weights is {options.weights}: name a file with --json, since scores.json is of the ema's")
@@ -118,6 +130,11 @@ def by_oracle(options: argparse.Namespace) -> None:
 
 def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The oracle's scores that are asked for, and where they belong."""
+    from vidiff.evaluate.editing import score_edits
+    from vidiff.evaluate.shapes import ShapesProtocol, Subject, score_classifier, score_run
+    from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaler
+    from vidiff.pipeline.run import read_config
+
     data = None if options.data is None else Path(options.data)
     own = run / "scores.json"
     subject = Subject(run, pipeline, data or Path(read_config(run).data.root))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, number, tilde
-from vidiff.diffusion.known import box
-from vidiff.pipeline.given import GivenClip
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.video.writer import VideoWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vidiff.pipeline.given import GivenClip
+    from vidiff.pipeline.pipeline import Pipeline
 
 TASKS = {
     "animate": "a picture, or the first frame of a video, starts to move",
@@ -30,6 +30,8 @@ TASKS = {
 
 def make(pipe: Pipeline, clip: GivenClip, asked: argparse.Namespace, rest: dict[str, Any]) -> Iterator[Tensor]:
     """The result of a task on a clip, piece by piece: `(1, 3, n, h, w)`. What a task does not look at is not read."""
+    from vidiff.pipeline.given import GivenClip
+
     match asked.task:
         case "animate":
             yield pipe.animate(clip.read(range(1))[:, 0], asked.frames, **rest)
@@ -87,6 +89,9 @@ def corners(text: str) -> tuple[int, int, int, int]:
 
 def wanted(pipe: Pipeline, options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
     """The mask of `inpaint`, `(1, 1, f, h, w)`, true where new content is wanted."""
+    from vidiff.diffusion.known import box
+    from vidiff.pipeline.given import GivenClip
+
     if options.mask is None:
         top, left, bottom, right = corners(options.box)
         return box(*size, top=top, left=left, bottom=bottom, right=right)
@@ -105,7 +110,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     common.add_argument("--text", help="what the result shows, in words, where the model has text")
     add_output(common, "edited.mp4", "as the model sees the input, as a rule at its own; twice that for double")
     add_drawing(common)
-    parser = Parser(description=__doc__)
+    parser = Parser(
+        description=__doc__, epilog="example: vidiff edit inpaint clip.mp4 --box 16,16,48,48 --out painted.mp4"
+    )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     look: dict[str, Any] = {"parents": [common], "formatter_class": Help}
     of = {name: tasks.add_parser(name, help=does, description=does, **look) for name, does in TASKS.items()}
@@ -125,6 +132,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def edit(options: argparse.Namespace) -> None:
+    from vidiff.pipeline.given import GivenClip
+    from vidiff.video.writer import VideoWriter
+
     upscales = options.task == "upscale"
     run, pipeline = load_run(options, enlarges=upscales)
     settings = drawing(options) | ({"level": options.level} if upscales else {})

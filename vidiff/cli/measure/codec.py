@@ -1,7 +1,4 @@
-"""Measure what a codec loses of held-out clips, what its latents are like, and the ceiling that it puts on any score.
-
-python tools/codec.py runs/shapes --data data/shapes --network networks/motion
-"""
+"""Measure what a codec loses of held-out clips, what its latents are like, and the ceiling that it puts on a score."""
 
 from __future__ import annotations
 
@@ -9,24 +6,20 @@ import argparse
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, tilde
-from vidiff.data.index import index_of
-from vidiff.data.options import DataConfig
-from vidiff.engine.parallel import Group, processes
-from vidiff.evaluate.card import MADE, Card, card_lines, measured, protocol_of, write_card
-from vidiff.evaluate.clips import Windows, choose_windows
-from vidiff.evaluate.codec import ceiling, open_codec, score_codec, views_around
-from vidiff.metrics.codec import codec_lines, strip
-from vidiff.metrics.features import Features
-from vidiff.recipe.load import load
-from vidiff.store.files import check_writable, write_whole
-from vidiff.video.writer import write_image
+
+if TYPE_CHECKING:
+    from vidiff.engine.parallel import Group
+    from vidiff.evaluate.clips import Windows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=__doc__, epilog="example: vidiff codec runs/shapes --data data/shapes --network networks/motion"
+    )
     parser.add_argument("run", type=tilde, help="a trained run's folder: of a model, or of an autoencoder")
     parser.add_argument("--data", type=tilde, required=True, help="the data set: a folder, or a .csv or .jsonl list")
     parser.add_argument("--split", default="test", help="of the data set (default: test)")
@@ -43,11 +36,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def score(options: argparse.Namespace) -> None:
+    from vidiff.engine.parallel import processes
+
     with processes(options.device) as group:
         score_in(group, options)
 
 
 def score_in(group: Group, options: argparse.Namespace) -> None:
+    from vidiff.data.options import DataConfig
+    from vidiff.evaluate.card import MADE, Card, card_lines, measured, protocol_of, write_card
+    from vidiff.evaluate.codec import ceiling, open_codec, score_codec, views_around
+    from vidiff.metrics.codec import codec_lines, strip
+    from vidiff.metrics.features import Features
+    from vidiff.recipe.load import load
+    from vidiff.store.files import check_writable, write_whole
+    from vidiff.video.writer import write_image
+
     out = options.out or options.run / "codec-scores"
     codec = open_codec(options.run)
     check_writable(out, folder=True)
@@ -93,6 +97,10 @@ def score_in(group: Group, options: argparse.Namespace) -> None:
 
 def windows(options: argparse.Namespace, group: Group, split: str, count: int | None) -> Windows:
     """Of a split of the data set; one process looks for the files."""
+    from vidiff.data.index import index_of
+    from vidiff.data.options import DataConfig
+    from vidiff.evaluate.clips import choose_windows
+
     index = group.share(
         index_of(DataConfig(str(options.data), fps=options.fps), Path("runs"), split) if group.main else None
     )

@@ -12,8 +12,6 @@ import re
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, add_config
-from vidiff.recipe.load import find_config, load
-from vidiff.training import prepare
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -25,10 +23,8 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, epilog="example: python tools/encode.py configs/shapes.yaml --shard 0/2")
-    add_config(
-        parser, "a model's YAML file, or the name of a recipe that comes with vidiff", "as for python -m vidiff.train"
-    )
+    parser = Parser(description=__doc__, epilog="example: vidiff encode shapes --shard 0/2")
+    add_config(parser, "a model's YAML file, or the name of a recipe that comes with vidiff", "as for vidiff train")
     parser.add_argument(
         "--shard", type=part_of, default=(0, 1), metavar="i/n", help="encode shards i, i + n, ... of the cache alone"
     )
@@ -37,6 +33,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def encode(options: argparse.Namespace) -> None:
+    from vidiff.recipe.load import find_config, load
+    from vidiff.training import prepare
+
     source = find_config(options.config)
     config = load(source, options.overrides)
     splits = {"train": [config.data.split], "test": [config.data.test_split]}

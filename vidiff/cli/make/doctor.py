@@ -9,23 +9,24 @@ import argparse
 import shlex
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, number, tilde
-from vidiff.data.clip import account
-from vidiff.data.doctor.page import write_scan, write_sheet
-from vidiff.data.doctor.scan import scan, summarise, thumbnails
-from vidiff.data.find import HALVES, LAYOUTS, Stock, halves, take_stock
-from vidiff.data.quarantine import Quarantine, quarantine_list
-from vidiff.data.root import GIGABYTES, copies_of, local, name_of, root_of
-from vidiff.store.files import check_writable
-from vidiff.store.remote import is_url, shown
 
+LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "shapes")  # of vidiff.data.find
 SHOWN = 24  # files in the sheet of thumbnails
+
+if TYPE_CHECKING:
+    from vidiff.data.find import Stock
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: vidiff doctor data/mine",
+    )
     parser.add_argument("data", help="the data set's folder, a list of clips (.csv, .jsonl), tars, or a URL of these")
     parser.add_argument("--runs", type=tilde, default=Path("runs"), help="as in the config: where its list is")
     parser.add_argument("--out", type=tilde, help="for page and index; by default where training finds it")
@@ -33,7 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", action="store_true", help="the same as --layout images")
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=number, default=60.0, help="seconds after which a decoder counts as hanging")
-    parser.add_argument("--remote-cache-gb", type=number, default=GIGABYTES, help="as data.remote_cache_gb")
+    parser.add_argument("--remote-cache-gb", type=number, default=50.0, help="as data.remote_cache_gb")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
     parser.add_argument("--size", type=int, default=64, help="side of the thumbnails in pixels, as data.size")
     parser.add_argument("--frames", type=int, default=8, help="thumbnails of a file")
@@ -45,6 +46,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def examine(options: argparse.Namespace) -> None:
+    from vidiff.data.clip import account
+    from vidiff.data.doctor.page import write_scan, write_sheet
+    from vidiff.data.doctor.scan import scan, summarise, thumbnails
+    from vidiff.data.find import take_stock
+    from vidiff.data.quarantine import Quarantine, quarantine_list
+    from vidiff.data.root import copies_of, local, name_of, root_of
+    from vidiff.store.files import check_writable
+    from vidiff.store.remote import is_url, shown
+
     folder = options.out or options.runs / "index" / name_of(options.data)
     check_writable(folder, folder=True)
     quarantine = Quarantine(quarantine_list(options.runs))
@@ -73,6 +83,9 @@ def examine(options: argparse.Namespace) -> None:
 
 def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace) -> list[str]:
     """What a training will have of each split, and the command that begins one; or why none can begin."""
+    from vidiff.data.find import HALVES, halves
+    from vidiff.store.remote import shown
+
     splits = {name: [clip for clip in clips if clip.name in readable] for name, clips in stock.splits.items()}
     told = ""
     if not stock.is_split:

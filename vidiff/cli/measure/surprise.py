@@ -5,23 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, tilde
-from vidiff.diffusion.condition import Condition
-from vidiff.diffusion.grid import time_grid
-from vidiff.diffusion.likelihood import surprise
-from vidiff.pipeline.given import GivenClip
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import latest_run
-from vidiff.store.files import check_writable, draft_of
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")  # of what matplotlib writes
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: vidiff surprise clip.mp4 --run runs/shapes --out surprise.png",
+    )
     parser.add_argument("clip", type=tilde, help="a video file, as wide and high as the model's clips or larger")
     parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
@@ -35,6 +30,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def plot(options: argparse.Namespace) -> None:
+    import torch
+
+    from vidiff.diffusion.condition import Condition
+    from vidiff.diffusion.grid import time_grid
+    from vidiff.diffusion.likelihood import surprise
+    from vidiff.pipeline.given import GivenClip
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run
+    from vidiff.store.files import check_writable, draft_of
+
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -8,18 +8,29 @@ import os
 import random
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, size, tilde
-from vidiff.draw.long import STRATEGIES
-from vidiff.pipeline.labels import class_number
-from vidiff.pipeline.pipeline import Pipeline
-from vidiff.video.writer import VideoWriter, grid
+from vidiff.cli.options import (
+    STRATEGIES,
+    Help,
+    Parser,
+    add_drawing,
+    add_output,
+    add_run,
+    drawing,
+    load_run,
+    size,
+    tilde,
+)
 
 LARGEST = 16384  # pixels of a side, of H.264
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=Help)
+    parser = Parser(
+        description=__doc__,
+        formatter_class=Help,
+        epilog="example: vidiff generate --run runs/ucf --label Archery --guidance 2 --out archery.mp4",
+    )
     add_run(parser)
     parser.add_argument("--frames", type=int, help="by default as many as the model was trained on; more by extension")
     parser.add_argument(
@@ -46,6 +57,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def generate(options: argparse.Namespace) -> None:
+    from vidiff.pipeline.labels import class_number
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.video.writer import VideoWriter, grid
+
     run, pipeline = load_run(options)
     asked = max(len(options.label or [1]), len(options.text or [1]))
     count = asked if options.count is None else options.count

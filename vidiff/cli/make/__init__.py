@@ -1,0 +1,1 @@
+"""Commands to make a model, a module each."""

@@ -1,0 +1,1 @@
+"""Commands to measure a model, a module each."""
