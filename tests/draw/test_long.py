@@ -5,6 +5,7 @@ What a model makes of its neighbours is here a line, or a Gaussian, so that what
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,10 @@ from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.guide import Guide
-from vidiff.draw.long import STRATEGIES, Clean, Keyframes, Noisy, Reconstruct, Replace, Rolling, Strategy
+from vidiff.draw.long import STRATEGIES, Clean, Keyframes, Noisy, Reconstruct, Replace, Rolling
+from vidiff.draw.strategy import Strategy
 from vidiff.draw.window import Backwards, Draw
+from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.sample import build_sampler, start
 
 STEP = 0.01
@@ -82,6 +85,21 @@ class Together:
         return Estimate(torch.einsum("ij,bcjhw->bcihw", gain.to(x), x))
 
 
+@functools.cache
+def looking_back() -> UNet:
+    """A causal network, of which every part matters."""
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(3, 4, [1], [1], [], [], [0], 4, causal=True)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network.requires_grad_(False)
+
+
+def model(name: str) -> Denoiser:
+    """A model that a strategy is for."""
+    return Denoiser(looking_back() if STRATEGIES[name].causal else Linear(), Cosine(), "v")
+
+
 def drawing(window: int, denoiser=None, seed: int = 0, sampler: str = "ddim", steps: int = 3) -> Draw:
     denoiser = denoiser or Denoiser(Linear(), Cosine(), "v")
     generator = torch.Generator().manual_seed(seed)
@@ -121,11 +139,11 @@ def test_the_line_goes_on_backwards(strategy: Strategy) -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_seed_decides_and_pieces_do_not_depend_on_the_length(name: str) -> None:
     strategy, past = STRATEGIES[name](), torch.randn(2, 3, 5, 4, 4)
-    first = made(strategy, drawing(6, seed=1), past, 13, 2)
+    first = made(strategy, drawing(6, model(name), seed=1), past, 13, 2)
     torch.manual_seed(99)
-    assert torch.equal(first, made(strategy, drawing(6, seed=1), past, 13, 2))
-    assert torch.equal(first[:, :, :7], made(strategy, drawing(6, seed=1), past, 7, 2))
-    assert not torch.isclose(first, made(strategy, drawing(6, seed=2), past, 13, 2)).all()
+    assert torch.equal(first, made(strategy, drawing(6, model(name), seed=1), past, 13, 2))
+    assert torch.equal(first[:, :, :7], made(strategy, drawing(6, model(name), seed=1), past, 7, 2))
+    assert not torch.isclose(first, made(strategy, drawing(6, model(name), seed=2), past, 13, 2)).all()
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -133,11 +151,11 @@ def test_only_what_is_within_reach_is_looked_at(name: str) -> None:
     strategy, past = STRATEGIES[name](), torch.randn(2, 3, 20, 4, 4)
     reach, other = strategy.reach(3), past.clone()
     other[:, :, : 20 - reach] = 77.0
-    wanted = made(strategy, drawing(6), past, 9, 3)
-    assert torch.equal(made(strategy, drawing(6), other, 9, 3), wanted)
-    assert torch.equal(made(strategy, drawing(6), past[:, :, 20 - reach :], 9, 3), wanted)
+    wanted = made(strategy, drawing(6, model(name)), past, 9, 3)
+    assert torch.equal(made(strategy, drawing(6, model(name)), other, 9, 3), wanted)
+    assert torch.equal(made(strategy, drawing(6, model(name)), past[:, :, 20 - reach :], 9, 3), wanted)
     other[:, :, 20 - reach] = 77.0
-    assert not torch.equal(made(strategy, drawing(6), other, 9, 3), wanted)
+    assert not torch.equal(made(strategy, drawing(6, model(name)), other, 9, 3), wanted)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -149,7 +167,9 @@ def test_no_more_is_held_however_long_the_video_is(name: str) -> None:
         return sum({x.data_ptr(): x.nbytes() for x in tensors}.values())
 
     strategy = STRATEGIES[name]()
-    pieces = strategy(drawing(6, steps=1), torch.randn(1, 3, 30, 8, 8), 10**6, 3, Condition(stride=torch.tensor([1])))
+    pieces = strategy(
+        drawing(6, model(name), steps=1), torch.randn(1, 3, 30, 8, 8), 10**6, 3, Condition(stride=torch.tensor([1]))
+    )
     count, most = 0, {36: 0, 96: 0}  # bytes, at most, within 12 frames
     while count < 108:
         piece = next(pieces)
@@ -162,9 +182,9 @@ def test_no_more_is_held_however_long_the_video_is(name: str) -> None:
 
 
 def test_context_that_leaves_no_room_is_refused_by_all() -> None:
-    for make in STRATEGIES.values():
+    for name, make in STRATEGIES.items():
         with pytest.raises(ValueError, match="context is 6; windows of 6 frames then have no room"):
-            made(make(), drawing(6), along(3), 9, 6)
+            made(make(), drawing(6, model(name)), along(3), 9, 6)
 
 
 # Noised context

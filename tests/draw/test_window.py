@@ -14,7 +14,8 @@ from vidiff.diffusion.denoise import Estimate
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine
 from vidiff.draw import edit
-from vidiff.draw.long import STRATEGIES, Strategy
+from vidiff.draw.long import STRATEGIES
+from vidiff.draw.strategy import Strategy
 from vidiff.draw.window import Draw, Window, windows
 from vidiff.sample import build_sampler
 

@@ -12,6 +12,7 @@ import torch
 from vidiff.codec.codec import Identity
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
+from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import comparison_page, comparison_table, finite, markdown
 from vidiff.evaluate.long import LongProtocol, Way, compare_ways, held_out, score_continuation, watch, ways
 from vidiff.metrics.drift import look
@@ -94,6 +95,9 @@ def test_every_strategy_is_tried_with_guidance_on_history_and_without() -> None:
         *guided,
     ]
     assert "keyframes" in [way.name for way in ways(build(stride=1), None, None)]
+    causal = build(stride=1)
+    causal.facts = replace(causal.facts, causal=True)
+    assert {way.strategy["name"] for way in ways(causal, None, None)} == set(STRATEGIES) - {"keyframes"}
     chosen = ways(build(), ["{name: noisy, level: 0.1}", "replace"], 3.0)
     assert chosen == [
         Way({"name": "noisy", "level": 0.1}, 3.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -259,14 +259,16 @@ def test_a_model_of_single_frames_makes_pictures_and_no_clips() -> None:
             make()
 
 
-def strided() -> Pipeline:
+def strided(causal: bool = False) -> Pipeline:
     of = config(stride=4)
+    of.unet.causal = causal
     return Pipeline(TrainedModel(denoiser(of), Identity(), Facts.of(of, LABELS, 8.0)), of.sampling, "cpu")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_video_goes_on_by_every_strategy(name: str) -> None:
-    pipe, start = strided(), clip(3)
+    streams = name == "stream"
+    pipe, start = strided(causal=streams), clip(3)
     asked = {"label": "horse", "strategy": name, "seed": 3}
     longer = pipe.extend(start, 17, **asked)
     assert longer.shape == (2, 3, 17, 8, 8) and torch.equal(longer[:, :, :3], start)
@@ -276,7 +278,8 @@ def test_a_video_goes_on_by_every_strategy(name: str) -> None:
     assert not torch.equal(longer, pipe.extend(start, 17, **{**asked, "seed": 4}))
     made = pipe.generate(15, "dog", strategy=name, seed=1)
     assert made.shape == (1, 3, 15, 8, 8)
-    assert torch.equal(made[:, :, :6], pipe.generate(6, "dog", seed=1)), "a window is a window"
+    alone = pipe.generate(6, "dog", strategy=name if streams else "clean", seed=1)
+    assert torch.equal(made[:, :, :6], alone), "a window is a window"
 
 
 def test_a_strategy_has_options_and_a_default() -> None:
@@ -655,3 +658,26 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     (source / "checkpoints" / "latest").unlink()
     shutil.rmtree(next((source / "checkpoints").glob("step-*")))
     assert "has no checkpoint yet: train it first" in said(strided, own)
+
+
+def test_a_causal_model_says_what_it_cannot() -> None:
+    pipe, start = strided(causal=True), clip(3)
+    refused: list[tuple[Callable[[], object], str]] = [
+        (lambda: pipe.interpolate(start, start, 2), "cannot join clips"),
+        (lambda: pipe.loop(start), "cannot join clips"),
+        (lambda: pipe.double(start), "cannot make frames between others"),
+        (lambda: pipe.extend(start, 9, backwards=True), "cannot continue a clip into its past"),
+        (
+            lambda: pipe.extend(start, 9, strategy="keyframes"),
+            "strategy is keyframes, which draws frames by what comes",
+        ),
+        (
+            lambda: strided().extend(start, 9, strategy="stream"),
+            "strategy is stream, for networks that look back alone",
+        ),
+    ]
+    for make, said in refused:
+        with pytest.raises(ValueError, match=said):
+            make()
+    assert pipe.extend(start, 9).shape == pipe.extend(start, 9, strategy="rolling").shape == (2, 3, 9, 8, 8)
+    assert pipe.edit(start, 0.5).shape == start.shape

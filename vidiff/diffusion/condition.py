@@ -7,7 +7,7 @@ axis along which frames lie. So a new field is a line here, and where the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
@@ -103,7 +103,7 @@ class Condition:
         """Some of the samples."""
         return self._map(lambda value, _: value[rows])
 
-    def at(self, frames: range) -> Condition:
+    def at(self, frames: Sequence[int]) -> Condition:
         """Some of the frames, such as a window's. Beyond the ends of a field, its first or its last frame goes on."""
 
         def chosen(value: Tensor, axis: int | None) -> Tensor:

@@ -11,8 +11,9 @@ from vidiff.codec.codec import Codec
 from vidiff.diffusion.cascade import enlarge, with_lowres
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
-from vidiff.draw.long import Clean, Strategy, final
+from vidiff.draw.long import Clean
 from vidiff.draw.masks import check_pixels, hide, known_latents
+from vidiff.draw.strategy import Strategy, final
 from vidiff.draw.window import Backwards, Draw, draw_after, windows
 
 CLEAN = Clean()

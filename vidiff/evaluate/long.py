@@ -164,7 +164,8 @@ def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None)
         ValueError: for an unknown strategy or option.
     """
     if names is None:
-        names = [name for name in STRATEGIES if name != "keyframes" or pipeline.stride is not None]
+        able = [name for name, way in STRATEGIES.items() if way.causal in (None, pipeline.facts.causal)]
+        names = [name for name in able if name != "keyframes" or pipeline.stride is not None]
     slots = [read_slot("strategy", name) for name in names]
     guided = [build_strategy(slot).guides for slot in slots]
     scale = history if history is not None else pipeline.sampling.history or pipeline.sampling.guidance

@@ -166,7 +166,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         config.validate()
-        self.config = config
+        self.config, self.causal = config, config.causal
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
         self.embed = Embedding(dim, config.labels, config.strided, config.lowres_channels > 0)
@@ -203,7 +203,7 @@ class UNet(nn.Module):
             ValueError: if height or width does not divide, a low-resolution video is missing, text is of another
                 kind than the model's, or a network that looks ahead is given a cache.
         """
-        if cache is not None and not self.config.causal:
+        if cache is not None and not self.causal:
             raise ValueError("this network looks ahead, so frames cannot be kept for it: set unet.causal=true")
         frames, height, width = x.shape[2:]
         halvings, patch = len(self.merge), self.config.patch

@@ -41,6 +41,7 @@ class Facts:
             latents.
         text: what its text encoder learned of the captions; None for a model without text.
         precision: of the network's arithmetic.
+        causal: whether no frame looks at one after it.
     """
 
     buckets: tuple[Bucket, ...]
@@ -54,6 +55,7 @@ class Facts:
     detail: tuple[float, ...] | None = None
     text: Mapping[str, Any] | None = None
     precision: Precision = "fp32"
+    causal: bool = False
 
     @classmethod
     def of(
@@ -78,6 +80,7 @@ class Facts:
             detail=detail,
             text=text,
             precision=precision,
+            causal=config.unet.causal,
         )
 
     @classmethod
@@ -109,6 +112,11 @@ class Facts:
         """The stride that the model is told of what it makes; None for a model that is told none."""
         least, most = self.strides
         return None if least == most else least
+
+    def check_ahead(self, what: str) -> None:
+        """Raises ValueError, before `what`, for a model that does not look at frames after those that it makes."""
+        if self.causal:
+            raise ValueError(f"this model looks back alone (unet.causal), so it cannot {what}: take one that does not")
 
     @property
     def enlarges(self) -> int:

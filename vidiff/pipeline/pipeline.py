@@ -15,7 +15,8 @@ from vidiff.diffusion import known
 from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
 from vidiff.draw.guide import Guide
-from vidiff.draw.long import Clean, Strategy
+from vidiff.draw.long import Clean
+from vidiff.draw.strategy import Strategy
 from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
@@ -159,6 +160,7 @@ class Pipeline:
         Raises:
             ValueError: sizes that differ; frames that do not fit one window; as for `generate`.
         """
+        self.facts.check_ahead("join clips")
         first, last = self.facts.check_ends(first, last)
         if options.get("context") is None:
             window = self.facts.window(size_of(first))
@@ -233,6 +235,7 @@ class Pipeline:
         Raises:
             ValueError: a clip of one frame; as for `extend`.
         """
+        self.facts.check_ahead("make frames between others")
         clip = self.facts.check_clip(clip)
         draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
         return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
@@ -339,6 +342,8 @@ class Pipeline:
         window = self.facts.window(size if clip is None else size_of(clip))
         context = self._context(context, 2 if clip is not None else frames or 1, window)
         how = self._strategy(strategy, options.get("history"))
+        if backwards:
+            self.facts.check_ahead("continue a clip into its past")
         if self.codec.temporal > 1 and (backwards or type(how) is not Clean):
             raise ValueError(
                 f"this model's codec makes one latent of {self.codec.temporal} frames and looks back in time alone: "
@@ -464,6 +469,7 @@ class Pipeline:
         """How more than a window is drawn. Raises ValueError for guidance on history where that makes no sense."""
         slot = self.sampling.strategy if strategy is None else strategy
         built = build_strategy(slot)
+        built.check(self.facts.causal)
         if history is not None and not built.guides:
             raise ValueError(
                 f"history is {history}, but the strategy {slot} is for models that never saw the past clean, which "

@@ -9,7 +9,8 @@ import yaml
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.schedule import SCHEDULES, Schedule
-from vidiff.draw.long import STRATEGIES, Strategy
+from vidiff.draw.long import STRATEGIES
+from vidiff.draw.strategy import Strategy
 from vidiff.sample import SAMPLERS, Sampler
 from vidiff.store.plain import check_yaml
 from vidiff.text import TEXTS, TextEncoder
