@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,47 +11,18 @@ import torch
 from torch import Tensor
 
 from vidiff.diffusion import known
-from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
-from vidiff.draw.guide import Guide
 from vidiff.draw.long import Clean
-from vidiff.draw.strategy import Strategy
-from vidiff.draw.window import Draw
-from vidiff.engine.parallel import choose_device
-from vidiff.engine.precision import DTYPES
+from vidiff.pipeline.drawing import Drawing
 from vidiff.pipeline.facts import size_of
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.hub import folder_of
-from vidiff.pipeline.model import Labels, Texts, TrainedModel, load_model
+from vidiff.pipeline.model import Labels, Texts, load_model
 from vidiff.pipeline.run import read_config
-from vidiff.recipe.kinds import SamplingConfig
-from vidiff.recipe.slots import build_grid, build_sampler, build_strategy
 
 
-class Pipeline:
-    """Generates, extends, edits and enlarges clips with a trained model.
-
-    Attributes:
-        facts: what is known of the model; `frames`, `size`, `fps`, `stride` and `buckets` are its own.
-        labels: names of the classes that may be asked for; empty for a model without.
-        detail: of a super-resolution model, `(c,)`, how large what it makes is beside the codec's latents.
-        sampling: how clips are drawn, unless a call says otherwise.
-    """
-
-    def __init__(
-        self, model: TrainedModel, sampling: SamplingConfig | None = None, device: str | torch.device = "auto"
-    ) -> None:
-        facts = model.facts
-        self.model, self.facts, self.sampling = model, facts, sampling or SamplingConfig()
-        self.device = choose_device(device)
-        self.denoiser, self.codec = model.denoiser.to(self.device), model.codec.to(self.device)
-        self.classifier, self.text = model.classifier, model.text
-        self.labels, self.weights = model.labels, model.weights
-        if self.classifier is not None:
-            self.classifier.network.to(self.device)
-        self.buckets, self.frames, self.size = facts.buckets, facts.frames, facts.size
-        self.fps, self.stride = facts.fps, facts.stride
-        self.detail = None if facts.detail is None else torch.tensor(facts.detail, device=self.device)
+class Pipeline(Drawing):
+    """Generates, extends, edits and enlarges clips with a trained model."""
 
     @classmethod
     def from_pretrained(
@@ -374,133 +344,3 @@ class Pipeline:
     def reconstruct(self, video: Tensor) -> Tensor:
         """What the codec makes of `(b, 3, f, h, w)`: the best that any model on its latents can look like."""
         return self.codec.decode(self.codec.encode(video.to(self.device)).mean).to(video)
-
-    def settings(self, **given: Any) -> dict[str, Any]:
-        """How clips are drawn, each option as given or else by the run's default; to be kept beside the clips."""
-        default = {**asdict(self.sampling), "seed": 0, "weights": self.weights}
-        default.pop("count")
-        if self.classifier is not None:
-            default |= {"classifier": self.classifier.name, "classifier_scale": self.classifier.scale}
-        if self.facts.enlarges:
-            default["level"] = self.facts.level()
-        if given.get("guidance") is not None:
-            default["history"] = None  # as in `stream`
-        return default | {key: value for key, value in given.items() if value is not None}
-
-    def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
-        """What the model is told of `count` clips that it makes by itself.
-
-        Raises:
-            ValueError: as `TrainedModel.condition`; for a super-resolution model, which makes none.
-        """
-        if self.facts.enlarges:
-            raise ValueError(
-                f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
-                "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
-            )
-        return self.model.condition(label, count, text).to(self.device)
-
-    def _asked(
-        self, clip: Tensor, frames: int, label: Labels, text: Texts = None, context: int | None = None, **options: Any
-    ) -> tuple[Draw, int, Condition]:
-        """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
-        if self.codec.temporal > 1:
-            raise ValueError(
-                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
-                "animate, and not edit: train one with vae.temporal=1"
-            )
-        window = self.facts.window(size_of(clip))
-        draw, context = self._draw(window, **options), self._context(context, frames, window)
-        return draw, context, self.condition(label, len(clip), text)
-
-    def _draw(
-        self,
-        window: int,
-        *,
-        guidance: float | None = None,
-        steps: int | None = None,
-        sampler: str | dict[str, Any] | None = None,
-        grid: str | dict[str, Any] | None = None,
-        seed: int = 0,
-        lag: int | None = None,
-        history: float | None = None,
-        progress: bool = False,
-        classifier_scale: float | None = None,
-        **guide: Any,
-    ) -> Draw:
-        """How windows of latents are drawn: each option as `stream` has it, or else by the run's default."""
-        lag = self.sampling.lag if lag is None else lag
-        if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
-            history = self.sampling.history
-        if lag < 0:
-            raise ValueError(f"lag is {lag}; give 0 or more steps")
-        judged = self.model.classifier_scale(classifier_scale)
-        if guidance is not None and judged and self.text is None:
-            raise ValueError(
-                f"guidance is {guidance}, but the classifier stands for the label and this model knows no text, so "
-                "there is nothing that it scales: give classifier_scale, or history where frames are given"
-            )
-        return Draw(
-            self.denoiser,
-            build_sampler(self.sampling.sampler if sampler is None else sampler),
-            self.sampling.steps if steps is None else steps,
-            self.sampling.guidance if guidance is None else guidance,
-            1 + (window - 1) // self.codec.temporal,
-            torch.Generator().manual_seed(seed),
-            progress,
-            lag,
-            history,
-            DTYPES[self.facts.precision],
-            replace=not self.facts.boxes,
-            guide=self._guide(**guide),
-            classifier=None if self.classifier is None else self.classifier.network,
-            classifier_scale=judged,
-            longest=self.facts.strides[1],
-            grid=self.sampling.grid if grid is None else build_grid(grid),
-        )
-
-    def _guide(self, **given: Any) -> Guide:
-        """The options of `Guide`, each as given or else by the run's default. Raises TypeError for any other."""
-        default = {option.name: getattr(self.sampling, option.name) for option in fields(Guide)}
-        asked = {name: value for name, value in given.items() if value is not None or name not in default}
-        return Guide(**default | asked)
-
-    def _strategy(self, strategy: str | dict[str, Any] | None, history: float | None) -> Strategy:
-        """How more than a window is drawn. Raises ValueError for guidance on history where that makes no sense."""
-        slot = self.sampling.strategy if strategy is None else strategy
-        built = build_strategy(slot)
-        built.check(self.facts.causal)
-        if history is not None and not built.guides:
-            raise ValueError(
-                f"history is {history}, but the strategy {slot} is for models that never saw the past clean, which "
-                "cannot be guided on it: leave out history, or choose another strategy"
-            )
-        return built
-
-    def reach(
-        self,
-        strategy: str | dict[str, Any] | None = None,
-        context: int | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> int:
-        """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
-        return self._strategy(strategy, None).reach(self._context(context, 2, self.facts.window(size)))
-
-    def _context(self, context: int | None, frames: int, window: int) -> int:
-        """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
-        if window == 1:
-            if frames > 1:
-                raise ValueError(
-                    "this model was trained on single frames, so it cannot continue a clip: ask for frames=1"
-                )
-            return 0
-        if context is None:  # of the run, which is for the first bucket
-            context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
-        if not 1 <= context < window:
-            raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
-        if (context - 1) % self.codec.temporal:
-            raise ValueError(
-                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
-                "one latent"
-            )
-        return context
