@@ -52,7 +52,7 @@ SAMPLERS = (  # the keys of vidiff.sample.SAMPLERS, named here so that help need
     *("unipc", "deis", "langevin", "predictor_corrector"),
 )
 GRIDS = ("logistic", "log_snr", "uniform", "quadratic", "karras", "linspace", "leading", "trailing")
-STRATEGIES = ("clean", "noisy", "replace", "reconstruct", "keyframes", "rolling")
+STRATEGIES = ("clean", "noisy", "replace", "reconstruct", "keyframes", "rolling", "stream")
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
     "steps": {"type": int, "help": "times at which the sampler asks the model: evaluations, twice as many of heun"},
     "sampler": {
