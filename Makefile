@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -61,6 +61,9 @@ $(BENCH_INSTALLED): $(INSTALLED)
 bench: $(BENCH_INSTALLED)  ## time a training step against video-diffusion-pytorch
 	$(RUN) tools/benchmark.py train
 
+docs: $(INSTALLED)  ## build the documentation site into site/
+	$(RUN) -m mkdocs build --strict
+
 clean:  ## remove .venv and caches; data and runs stay
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .mypy_cache .pytest_cache .ruff_cache
 	find vidiff tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
