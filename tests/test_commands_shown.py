@@ -120,6 +120,7 @@ SHOWN: dict[str, Run | Part] = {
     # README.md: first steps
     "make demo": Part("half an hour", recipe),
     "make test": Part("the tests", recipe),
+    "make docs": Part("builds the site; tests/test_site.py", recipe),
     "make bench": Part("minutes of timing, and installs a peer; tests/tools/test_benchmark.py", recipe),
     "python3 -m venv .venv": Part("Python's own", nothing),
     ". .venv/bin/activate": Part("Python's own", nothing),
@@ -152,7 +153,7 @@ SHOWN: dict[str, Run | Part] = {
         leaves={"scores.json": 0, "runs/shapes/scores.json": 0}, slow=True
     ),
     "python tools/evaluate.py --run runs/shapes --oracle shapes": drawn(slow=True),
-    # README.md: edit
+    # docs/use.md: edit
     "python tools/edit.py animate picture.png --label red_square": edited(),
     "python tools/edit.py rewind clip.mp4 --frames 64": edited(leaves={"edited.mp4": 64}),
     "python tools/edit.py interpolate a.mp4 b.mp4 --between 8": edited(),
@@ -162,7 +163,7 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/edit.py restyle clip.mp4 --strength 0.3 --label blue_disc": edited(),
     "python tools/edit.py double clip.mp4": edited(),
     "python tools/evaluate.py --run runs/shapes_long --editing": Run((LONG,)),
-    # README.md: words, long videos, enlarging
+    # docs/use.md: words, long videos, enlarging
     TEXT: Run(),
     "python tools/generate.py --run runs/shapes_text --text 'a red square moves left'": Run((TEXT,)),
     "python tools/evaluate.py --run runs/shapes_text": Run((TEXT,), slow=True),
@@ -171,7 +172,7 @@ SHOWN: dict[str, Run | Part] = {
     SR: Run(),
     "python tools/generate.py --run runs/shapes --upscale runs/shapes_sr": Run((SHAPES, SR)),
     "python tools/edit.py upscale clip.mp4 --run runs/shapes_sr": Run((SR,)),
-    # README.md: guidance
+    # docs/use.md: guidance
     CLASSIFIER: Run((SHAPES,)),
     LONG: Run((SHAPES,)),
     UNLABELLED: Run((LONG,)),
@@ -181,7 +182,7 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/evaluate.py --run runs/shapes_unlabelled --classifier runs/shapes_classifier": Run(
         (UNLABELLED, CLASSIFIER), leaves={"runs/shapes_classifier/scores.json": 0}, slow=True
     ),
-    # README.md: codecs, averages, preferences, scores
+    # docs/recipes.md, use.md, measuring.md: codecs, averages, preferences, scores
     LIST: Run(leaves={"data/real.jsonl": 0}),
     REAL: Run((LIST,)),
     "python tools/codec.py runs/real_vae --data data/real.jsonl": Run((REAL,)),
@@ -215,7 +216,9 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/doctor.py list.csv": Run(),
     "python tools/doctor.py ROOT": Part("a pattern of the others", parses),
     **dict.fromkeys(("pip install s3fs", "pip install gcsfs", "pip install scikit-video"), installed),
-    **dict.fromkeys((f"pip install 'vidiff[{name}]'" for name in ("remote", "tensorboard", "torchcodec")), installed),
+    **dict.fromkeys(
+        (f"pip install 'vidiff[{name}]'" for name in ("hub", "remote", "tensorboard", "torchcodec")), installed
+    ),
     "apt-get install ffmpeg": Part("changes the machine", nothing),
     "torchrun --nproc-per-node 8 --max-restarts 3 -m vidiff.train configs/ucf.yaml": Run(
         add="name=restarted", instead=TWO, slow=True

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -20,6 +21,19 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 ABOVE = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")  # where a link of Markdown leads
+
+
+NAMES = re.compile(r"^( +\w+)((?:, \w+)+)(?=: )", re.M)  # of several attributes that a docstring tells of at once
+
+
+class TogetherNamed(griffe.Extension):
+    """Keeps `frames, size: ...` of a docstring together, which griffe would read as a name and its type."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = NAMES.sub(
+                lambda m: m[1] + m[2].replace(" ", "\N{NO-BREAK SPACE}"), obj.docstring.value
+            )
 
 
 def floors() -> dict[str, list[str]]:
