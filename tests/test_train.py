@@ -40,7 +40,7 @@ name: tiny
 device: cpu
 batch: 2
 data: {{root: data, layout: shapes, size: 32, frames: 6, workers: 0}}
-codec: {{config: vae.yaml}}
+codec: {{config: vae.yaml, least: 0}}
 unet: {{width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}}
 sampling: {{sampler: {{name: ddim}}, steps: 2, context: 3, count: 2}}
 train: {{steps: {STEPS}, precision: fp32, log_every: 1, checkpoint_every: 4, validate_every: 6, sample_every: 6}}
@@ -51,7 +51,7 @@ name: judge
 device: cpu
 batch: 2
 data: {root: data, layout: shapes, size: 32, frames: 6, workers: 0}
-codec: {config: vae.yaml}
+codec: {config: vae.yaml, least: 0}
 classifier: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
 scale: 2.0
 train: {steps: 4, precision: fp32, log_every: 1, checkpoint_every: 2, validate_every: 2}

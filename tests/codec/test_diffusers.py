@@ -213,7 +213,7 @@ name: tiny
 device: cpu
 batch: 2
 data: {root: data, layout: shapes, size: 32, frames: 4, workers: 0}
-codec: {name: diffusers, path: kl}
+codec: {name: diffusers, path: kl, least: 0}
 unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
 sampling: {sampler: {name: ddim}, steps: 2, context: 2, count: 2}
 train: {steps: 2, precision: fp32, log_every: 1, checkpoint_every: 1, validate_every: 2, sample_every: 2}

@@ -10,7 +10,17 @@ import torch
 from scipy.fft import idct
 from torch import Tensor
 
-from vidiff.metrics.codec import codec_lines, frame_losses, frame_scores, latent_scores, latent_sums, strip
+from vidiff.metrics.codec import (
+    codec_lines,
+    detail,
+    frame_losses,
+    frame_scores,
+    latent_scores,
+    latent_sums,
+    moving,
+    moving_energy,
+    strip,
+)
 
 
 def clips(seed: int = 0) -> Tensor:
@@ -27,6 +37,51 @@ def latents(mean: Tensor, std: Tensor | None = None, shift: float = 0.0, scale: 
         for pair in zip(video.chunk(parts), mean.chunk(parts), std.chunk(parts), strict=True)
     ]
     return latent_scores({name: torch.cat([part[name] for part in found]) for name in found[0]})
+
+
+def ball(frames: int = 5, level: float = 0.9) -> Tensor:
+    """A grey wall with a texture, over which a square of 2x2 pixels moves 2 pixels a frame: `(1, 3, f, 16, 16)`."""
+    wall = torch.rand(1, 3, 1, 16, 16, generator=torch.Generator().manual_seed(3)) * 0.5 - 0.5
+    video = wall.repeat(1, 1, frames, 1, 1)
+    for n in range(frames):
+        video[:, :, n, 7:9, 2 * n + 3 : 2 * n + 5] = level
+    return video
+
+
+def test_what_moves_is_what_differs_from_the_still_background() -> None:
+    video = ball()
+    moves, apart = moving(video)
+    assert moves.shape == (1, 1, 5, 16, 16) and moves.sum() == 5 * 4  # of each frame the ball's four pixels
+    assert torch.equal(moves[0, 0, 2].nonzero(), torch.tensor([[7, 7], [7, 8], [8, 7], [8, 8]]))
+    assert torch.equal(apart[~moves.expand_as(apart)], torch.zeros(3 * 5 * (16 * 16 - 4)))
+    assert not moving(video[:, :, :1])[0].any()  # a picture
+    assert moving(video + 3.9 / 255 * torch.tensor([1.0, -1, 0, 0, 0])[:, None, None])[0].sum() == 5 * 4  # noise
+
+
+def test_the_share_kept_of_what_moves() -> None:
+    video = ball()
+    wall = video.median(dim=2, keepdim=True).values.expand_as(video)
+
+    def kept(decoded: Tensor) -> float:
+        return frame_scores(frame_losses(video, decoded))["moving kept"]
+
+    assert kept(video) == 1
+    assert kept(wall) == pytest.approx(0, abs=1e-7)  # the ball is gone
+    assert frame_scores(frame_losses(video, wall))["psnr"] > 22  # which tells little
+    assert kept((video + wall) / 2) == pytest.approx(0.75)  # half its contrast is gone: 1 - 1/4
+    assert kept(2 * wall - video) == pytest.approx(-3, abs=1e-5)  # a ball of the contrary colour
+    assert kept(torch.zeros_like(video)) == pytest.approx(0, abs=1e-7)  # grey, from which the ball differs less
+    assert kept(video + 0.1 * wall) == pytest.approx(1)  # a wrong wall is no matter of it
+    assert "moving kept" not in frame_scores(frame_losses(wall, wall))
+    energy, share = moving_energy(torch.cat([video, wall]), torch.cat([wall, wall]))
+    assert share.tolist() == pytest.approx([4 / 256, 0]) and energy[1].tolist() == [0, 0]
+    assert energy[0, 0] == pytest.approx(float(energy[0, 1])) and energy.dtype == torch.float64
+
+
+def test_detail_is_that_of_the_frames() -> None:
+    real = clips()
+    assert torch.equal(detail(real, real)[:, 0], detail(real, real)[:, 1])
+    assert float((detail(real, real / 2)[:, 0] / detail(real, real)[:, 1]).mean()) == pytest.approx(0.25)
 
 
 def test_a_constant_error_does_not_flicker() -> None:

@@ -34,9 +34,10 @@ def test_the_moved_frame_is_what_the_moved_latent_stands_for() -> None:
     factor = SMALL.factor
     for seed in range(8):
         torch.manual_seed(seed)
-        z, wanted = objective._move(F.avg_pool2d(frames, factor)[1:], frames[1:])
+        z, wanted, weights = objective._move(F.avg_pool2d(frames, factor)[1:], frames[1:], frames[1:, :1] / 2)
         assert len(z) == len(wanted) == 3
         torch.testing.assert_close(z, F.avg_pool2d(wanted, factor))
+        torch.testing.assert_close(weights, wanted[:, :1] / 2)  # they move as their frames do
 
 
 def test_terms_are_their_formulas() -> None:
@@ -56,6 +57,41 @@ def test_terms_are_their_formulas() -> None:
     total = 0.5 * found["l1"] + 2 * found["mse"] + 0.1 * found["kl"]
     torch.testing.assert_close(found["loss"].detach(), total)
     assert "psnr_shifted" not in found
+
+
+def test_what_moves_has_its_share_of_the_error() -> None:
+    """A dot of 4 pixels of 256 moves: of errors that are the same everywhere it has half, and without it 1/64."""
+    video = torch.zeros(1, 3, 4, 16, 16)
+    for n in range(4):
+        video[:, :, n, 4:6, 4 * n : 4 * n + 2] = 1.0
+    dot = video[:, :1].transpose(1, 2).flatten(0, 1)  # 4 1 16 16
+    for share in (0.5, 0.8):
+        weights = VAEObjective(VAE(SMALL), VAELoss(moving=share))._weights(video)
+        assert weights.shape == (4, 1, 16, 16) and float(weights.mean()) == pytest.approx(1)
+        assert float((weights * dot).mean()) == pytest.approx(share + (1 - share) / 64)
+    rare = VAEObjective(VAE(SMALL), VAELoss(moving=0.5))._weights(F.pad(video, (0, 48, 0, 48)))  # 1 pixel of 1024
+    assert float(rare.max() / rare.min()) == pytest.approx(1 + 1 / 0.005)  # what is rarer still counts no more
+    for weights, of in ((0.0, video), (0.5, video[:, :, :1])):
+        assert (VAEObjective(VAE(SMALL), VAELoss(moving=weights))._weights(of) == 1).all()
+
+
+def test_terms_are_weighed_and_the_psnr_is_not() -> None:
+    torch.manual_seed(0)
+    network, video = VAE(SMALL), torch.rand(2, 3, 4, 8, 8).round() * torch.rand(2, 3, 4, 8, 8) - 0.5
+    torch.manual_seed(3)
+    found = VAEObjective(network, VAELoss(moving=0.7))({"video": video})
+    torch.manual_seed(3)
+    plain = VAEObjective(network, VAELoss())({"video": video})
+    torch.manual_seed(3)
+    frames = video.transpose(1, 2).flatten(0, 1)
+    mean, std = network.encode(frames)
+    error = (network.decode(mean + std * torch.randn_like(mean)) - frames).detach()
+    moves = ((video - video.median(dim=2, keepdim=True).values).abs() > 4 / 255).any(1).flatten(0, 1)[:, None]
+    weights = 0.3 + 0.7 * moves / moves.float().mean()
+    assert float(found["mse"]) == pytest.approx(float((weights * error.square()).mean()), rel=1e-5)
+    assert float(found["l1"]) == pytest.approx(float((weights * error.abs()).mean()), rel=1e-5)
+    assert float(found["psnr"]) == pytest.approx(float(plain["psnr"]), rel=1e-6)
+    assert float(found["mse"]) != pytest.approx(float(plain["mse"]), rel=1e-3)
 
 
 def test_training_on_moved_latents_makes_them_decode_as_they_move() -> None:
@@ -79,6 +115,12 @@ def test_training_on_moved_latents_makes_them_decode_as_they_move() -> None:
         return (2 * torch.sigmoid(3 * (9 - away) / 4) - 1)[:, None, None].expand(16, 3, 1, 16, 16)
 
     assert train(0.5) > train(0.0) + 2.0
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
+def test_a_share_out_of_range_is_named(share: float) -> None:
+    with pytest.raises(ValueError, match=f"loss.moving is {share}"):
+        VAELoss(moving=share)
 
 
 @pytest.mark.parametrize("shifted", [1.0, -0.1, float("nan")])

@@ -45,7 +45,7 @@ device: cpu
 batch: 2
 data:
   {root: data, layout: shapes, shapes: {size: 32, frames: 6, train: 2, test: 1}, size: 32, frames: 6, shard_mb: 0.01}
-codec: {config: vae.yaml}
+codec: {config: vae.yaml, least: 0}
 unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
 sampling: {context: 3}
 """

@@ -34,7 +34,7 @@ name: first
 device: cpu
 batch: 2
 data: {root: data, size: 16, frames: 2, workers: 0}
-codec: {config: vae.yaml}
+codec: {config: vae.yaml, least: 0}
 unet: {width: 8, multipliers: [1], blocks: [1], head_dim: 8, joint_attention: []}
 sampling: {sampler: {name: ddim}, steps: 1, context: 1, count: 2}
 train: {steps: 1, precision: fp32, log_every: 1, checkpoint_every: 1, validate_every: 1}

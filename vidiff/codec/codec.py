@@ -31,6 +31,7 @@ class CodecConfig:
     run: str = ""  # for vae: a trained autoencoder's folder, taken as it is in place of one that `config` describes
     path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
     own_data: bool = False  # train it on the data that its config names, and not on this model's
+    least: float = 0.5  # share of what moves in held-out clips that it must keep for a training to begin; 0 for any
     tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
 
     def check(self) -> None:
@@ -50,6 +51,8 @@ class CodecConfig:
             )
         if self.path and self.name != "diffusers":
             raise ValueError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
+        if not 0 <= self.least < 1:
+            raise ValueError(f"codec.least is {self.least}; give a share from 0 (off) to less than 1, such as 0.5")
         if self.tile and self.tile < LEAST_TILE:
             raise ValueError(f"codec.tile is {self.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames")
 

@@ -16,6 +16,40 @@ STILL = 2 / 255
 """A pixel stands still that changes by no more from frame to frame, in shares of the range: two grey levels."""
 
 
+def moving(video: Tensor) -> tuple[Tensor, Tensor]:
+    """What moves in clips `(b, c, f, h, w)` in [-1, 1]: the voxels that differ from the clip's still background.
+
+    The background is each pixel's median over the clip (the plainest estimate of it; Piccardi 2004, section 2). Under a
+    camera that moves, nearly all voxels do.
+
+    Returns:
+        `(b, 1, f, h, w)`, whether a voxel differs from it by more than STILL in some channel; and by how much,
+        `(b, c, f, h, w)`.
+    """
+    apart = video - video.median(dim=2, keepdim=True).values
+    return (apart.abs() > 2 * STILL).any(1, keepdim=True), apart
+
+
+def moving_energy(video: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy over the voxels that move, of clips `(b, 3, f, h, w)` that come back as `decoded`.
+
+    Returns:
+        `(b, 2)` in float64, of what differs from the still background, `lost` and `moved`: by how much it differs
+        between the clips, each against its own background, and how much it is in the real one; and the share of the
+        voxels that move, `(b,)`. Of a single frame, or where nothing moves, all are 0.
+    """
+    moves, apart = moving(video.double().cpu())
+    _, returned = moving(decoded.double().cpu())
+    whole = (1, 2, 3, 4)
+    energy = torch.stack([(x.square() * moves).sum(whole) for x in (returned - apart, apart)], -1)
+    return energy, moves.double().mean(whole)
+
+
+def detail(video: Tensor, decoded: Tensor) -> Tensor:
+    """Power of the upper half of the spatial frequencies of `decoded` and of clips `(b, 3, f, h, w)`, `(b, 2)`."""
+    return torch.stack([_fine(x.double().cpu())[..., 0].sum(1) for x in (decoded, video)], -1)
+
+
 def frame_losses(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     """The losses of clips `(b, 3, f, h, w)` in [-1, 1] that come back as `decoded`, a row for each.
 
@@ -25,7 +59,8 @@ def frame_losses(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         `error`, mean |e| of the errors e = decoded - real; `flicker`, mean |e[i + 1] - e[i]| over frames i, that is by
         how much the two videos change differently; `change`, mean |x[i + 1] - x[i]| of the real clips; `flicker still`,
         flicker where the real pixel changes by no more than STILL, NaN where nothing does. Video coding measures
-        flicker by the same two changes, in places that stand still (Fan et al. 2002, JVT-E070).
+        flicker by the same two changes, in places that stand still (Fan et al. 2002, JVT-E070). `moving`: `(b, 2)`,
+        the energies of `moving_energy`.
 
     Raises:
         ValueError: sizes that differ, or frames below 11 pixels a side.
@@ -34,12 +69,13 @@ def frame_losses(video: Tensor, decoded: Tensor) -> dict[str, Tensor]:
     real, error = video.double().cpu() / 2, (decoded.double() - video.double()).cpu() / 2
     whole = (1, 2, 3, 4)
     losses["error"] = error.abs().mean(whole)[:, None]
-    losses["detail"] = torch.stack([_fine(x.double().cpu())[..., 0].sum(1) for x in (decoded, video)], -1)  # b 2
+    losses["detail"] = detail(video, decoded)
     if video.shape[2] > 1:
         change, flicker = real.diff(dim=2).abs(), error.diff(dim=2).abs()  # b 3 f-1 h w
         still = (change <= STILL).all(1, keepdim=True).expand_as(flicker)
         losses["flicker"], losses["change"] = (x.mean(whole)[:, None] for x in (flicker, change))
         losses["flicker still"] = ((flicker * still).sum(whole) / still.sum(whole))[:, None]
+        losses["moving"], _ = moving_energy(video, decoded)
     return losses
 
 
@@ -91,7 +127,9 @@ def _fine(x: Tensor) -> Tensor:
 def frame_scores(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """Means over all clips of what `frame_losses` returns: PSNR in dB, SSIM, and the others in shares of the range.
 
-    "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred.
+    "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred. "moving
+    kept" is 1 - lost / moved of the energies of `frame_losses`' "moving": 1 where all that moves came back, 0 where
+    nothing moves in what came back, and less where something else does.
     """
     scores = {"psnr": float(losses["psnr"].mean()), "psnr of the worst clip": float(losses["psnr"].mean(1).min())}
     for name in ("ssim", "error", "change", "flicker", "flicker still", "perceptual"):
@@ -100,6 +138,10 @@ def frame_scores(losses: Mapping[str, Tensor]) -> dict[str, float]:
     decoded, real = losses["detail"].sum(0).tolist()
     if real:
         scores["detail kept"] = decoded / real
+    if "moving" in losses:
+        lost, moved = losses["moving"].sum(0).tolist()
+        if moved:
+            scores["moving kept"] = 1 - lost / moved
     return scores
 
 

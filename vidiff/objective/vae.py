@@ -9,11 +9,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vidiff.metrics.codec import moving
 from vidiff.metrics.features import Features
 from vidiff.metrics.prediction import check_pairs, distances
 from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE
 from vidiff.objective.adversary import Adversary, Pair, last_kernel
+
+RAREST = 0.005
+"""The share of the pixels that moves at least where what moves is weighed: less is not weighed up further."""
 
 
 @dataclass
@@ -22,6 +26,7 @@ class VAELoss:
 
     l1: float = 1.0
     mse: float = 1.0
+    moving: float = 0.0  # share of L1 and MSE that is taken over what moves alone, however little that is
     kl: float = 1e-4  # per latent number
     shifted: float = 0.0  # fraction of frames that are decoded after moving their latents by part of a voxel
     perceptual: float = 0.0  # of the distance that a network of two pictures tells, such as LPIPS
@@ -37,6 +42,8 @@ class VAELoss:
         for name in ("l1", "mse", "kl", "perceptual", "adversarial"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"loss.{name} is {getattr(self, name)}; give 0 (off) or more")
+        if not 0 <= self.moving < 1:
+            raise ValueError(f"loss.moving is {self.moving}; give a share from 0 (off) to less than 1, such as 0.5")
         if self.adversarial_start < 0:
             raise ValueError(f"loss.adversarial_start is {self.adversarial_start}; give 0 or more steps")
         for name in ("discriminator_width", "discriminator_levels"):
@@ -108,15 +115,19 @@ class VAEObjective(nn.Module):
         moved = int(len(z) // unit * self.weights.shifted) * unit if min(z.shape[2:]) > 1 else 0
         still = len(z) - moved
         first = still * len(frames) // len(z)  # of the frames that are to be moved
+        weights = self._weights(batch["video"])
         psnr, errors, shown = {}, [], list[Pair]()
-        pairs = (("psnr", z[:still], frames[:first]), ("psnr_shifted", *self._move(z[still:], frames[first:])))
-        for name, code, wanted in pairs:
+        pairs = (
+            ("psnr", z[:still], frames[:first], weights[:first]),
+            ("psnr_shifted", *self._move(z[still:], frames[first:], weights[first:])),
+        )
+        for name, code, wanted, weight in pairs:
             if len(code):
                 decoded = self.network.decode(code, Stream(len(code) // unit))
-                l1, mse = (decoded - wanted).abs().mean(), (decoded - wanted).square().mean()
-                errors.append((len(code) / len(z), l1, mse))
+                error = decoded - wanted
+                errors.append((len(code) / len(z), (error.abs() * weight).mean(), (error.square() * weight).mean()))
                 shown.append((len(code) / len(z), decoded, wanted))
-                psnr[name] = 10 * torch.log10(4 / mse.detach())  # the range of [-1, 1] is 2
+                psnr[name] = 10 * torch.log10(4 / error.detach().square().mean())  # the range of [-1, 1] is 2
         l1, mse = (torch.stack([part * error[i] for part, *error in errors]).sum() for i in (0, 1))
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
         near, terms = self.weights.l1 * l1 + self.weights.mse * mse, dict[str, Tensor]()
@@ -140,10 +151,23 @@ class VAEObjective(nn.Module):
         ]
         return torch.stack(parts).sum()
 
-    def _move(self, z: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents, moved by one random offset, and their frames as they should come out."""
+    def _weights(self, video: Tensor) -> Tensor:
+        """How much each pixel of the frames of clips counts in L1 and MSE, `((b f), 1, h, w)`, with a mean of 1.
+
+        The share `moving` of it is shared out among what moves. Without it 2 % of the pixels, such as a ball and two
+        paddles, are learned last, if at all.
+        """
+        if not self.weights.moving:
+            return torch.ones_like(rearrange(video[:, :1], "b c f h w -> (b f) c h w"))
+        moves = rearrange(moving(video)[0].float(), "b c f h w -> (b f) c h w")
+        weights = 1 - self.weights.moving + self.weights.moving * moves / moves.mean().clamp(min=RAREST)
+        return weights / weights.mean()
+
+    def _move(self, z: Tensor, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, moved by one random offset, their frames as they should come out, and the weights of these."""
         factor = self.network.config.factor
         down, right = torch.randint(factor, (2,)).tolist()  # whole pixels, so the frames are only cut
         z = shift(z, down / factor, right / factor)
         height, width = z.shape[2] * factor, z.shape[3] * factor
-        return z, frames[:, :, down : down + height, right : right + width]
+        frames, weights = (x[:, :, down : down + height, right : right + width] for x in (frames, weights))
+        return z, frames, weights

@@ -52,7 +52,7 @@ def write_report(
 
     Args:
         run: a folder with metrics.jsonl and, where they exist, resolved.yaml or config.yaml, environment.json,
-            scores.json and samples/.
+            scores.json, codec-kept.json with codec-worst.png, and samples/.
         samples: videos (.mp4, .webm) and images (.gif, .png, .jpg, .webp) to show, the newest last; by default a
             selection from samples/.
         further: sections above the scores: heading -> HTML; one without content is left out.
@@ -72,6 +72,7 @@ def write_report(
         header(name, f"as of {time.strftime('%Y-%m-%d %H:%M')}"),
         _state(lines, training=not (run / "card.json").exists()),
         section("Samples", _samples(shown)),
+        section("What the codec keeps", _kept(run)),
         *(section(heading, content) for heading, content in (further or {}).items()),
         section("Scores", table(_flat(_json(run / "scores.json")))),
         section("Curves", _curves(lines)),
@@ -115,6 +116,20 @@ def _samples(files: Iterable[Path], most: int = 5) -> str:
         earlier = [earlier[round(n * (len(earlier) - 1) / (most - 1))] for n in range(most)]
     large = gallery("newest", (_sample(file, controls=True) for file in by_step[newest]))
     return large + gallery("earlier", (_sample(by_step[step][0]) for step in earlier))
+
+
+def _kept(run: Path) -> str:
+    """What the codec keeps of held-out clips, and the clip of which it keeps the least."""
+    kept = {name: value for name, value in _json(run / "codec-kept.json").items() if name not in ("codec", "clips")}
+    if not kept:
+        return ""
+    names = {"psnr": "PSNR, dB", "detail": "detail", "moving": "what moves", "share": "share of the pixels that move"}
+    classes = {f"what moves: {name}": share for name, share in (kept.pop("classes", None) or {}).items()}
+    rows = {names.get(name, name): value for name, value in kept.items()} | classes
+    worst = run / "codec-worst.png"
+    caption = "the clip of whose motion it keeps the least: as it is, as it comes back, and 4 times the error"
+    picture = gallery("worst", [media(worst.read_bytes(), ".png", caption)]) if worst.is_file() else ""
+    return table(_flat(rows)) + picture
 
 
 def _sample(file: Path, controls: bool = False) -> str:

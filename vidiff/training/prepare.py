@@ -17,6 +17,7 @@ from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load, load_codec_config
 from vidiff.recipe.slots import ConfigError
 from vidiff.training.indexes import make_indexes, make_pictures
+from vidiff.training.kept import check_kept
 from vidiff.training.latents import Caches, Latents
 from vidiff.training.stage import changed_sight, flatten, run_stage
 from vidiff.training.vae import VAEStage
@@ -56,6 +57,7 @@ def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
     index, held_out = make_indexes(config)
     pictures = make_pictures(config, index)
     caches, data = open_caches(config, codec, folder), config.data
+    check_kept(config, caches.codec, held_out)
     seen, unseen = caches.latents(index, data.split), caches.latents(held_out, data.test_split)
     shown = None if pictures is None else caches.latents(pictures, data.split, pictures=True)
     if not caches.codec.fixed:
