@@ -55,7 +55,7 @@ def test_too_little_is_told_before_anything_is_encoded(place: Path, capsys: pyte
     kept = json.loads((place / "runs/tiny/codec-kept.json").read_text())
     assert set(kept["classes"]) == {"large", "small"} and abs(kept["moving"]) < 0.1 and kept["clips"] == 4
     assert 0.02 < kept["share"] < 0.09  # dots are 9 % of the frames, less what of them lies on itself
-    for part in (f"{kept['moving']:.0%} of what moves", "codec.least asks for 0.5", "vae.multipliers", "loss.moving"):
+    for part in (f"{round(100 * kept['moving'])}% of what moves", "codec.least asks for 0.5", "vae.multipliers", "loss.moving"):
         assert part in error
     for part in ("codec.name=identity", "runs/tiny/codec-worst.png", "codec.least=0 goes on all the same"):
         assert part in error
@@ -85,7 +85,7 @@ def test_a_good_codec_is_told_and_taken(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An autoencoder that folds pixels into channels and unfolds them again loses nothing."""
-    monkeypatch.setattr(Network, "encode", lambda self, x, stream=None: fold(x))
+    monkeypatch.setattr(Network, "encode", lambda self, x, stream=None: fold(self, x))
     monkeypatch.setattr(Network, "decode", lambda self, z, stream=None: torch.nn.functional.pixel_shuffle(z, 4))
     vae = ["codec.override.vae.channels=48", "codec.override.name=exact"]
     assert main(["model.yaml", "name=exactly", *vae]) == 0
@@ -94,8 +94,9 @@ def test_a_good_codec_is_told_and_taken(
     assert "100% of what moves" in capsys.readouterr().out
 
 
-def fold(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    z = torch.nn.functional.pixel_unshuffle(frames, 4)
+def fold(network: Network, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    trained = 0 * sum(weight.sum() for weight in network.parameters())  # it has something to learn
+    z = torch.nn.functional.pixel_unshuffle(frames, 4) + trained
     return z, torch.full_like(z, 1e-3)
 
 

@@ -50,12 +50,12 @@ class Kept:
 
     def __str__(self) -> str:
         parts = [f"PSNR {self.psnr:.1f} dB"]
-        parts += [] if self.detail is None else [f"{self.detail:.0%} of the detail"]
+        parts += [] if self.detail is None else [f"{round(100 * self.detail)}% of the detail"]
         if self.moving is not None:
-            parts.append(f"{self.moving:.0%} of what moves ({self.share:.1%} of the pixels)")
+            parts.append(f"{round(100 * self.moving)}% of what moves ({self.share:.1%} of the pixels)")
         if len(self.classes) > 1:
             worst = min(self.classes, key=self.classes.__getitem__)
-            parts.append(f"least in {worst}, {self.classes[worst]:.0%}")
+            parts.append(f"least in {worst}, {round(100 * self.classes[worst])}%")
         return ", ".join(parts)
 
 
@@ -75,7 +75,7 @@ def check_kept(config: LatentRun, codec: Codec, held_out: Index) -> Kept | None:
         kept = group.share(read_or_measure(config, codec, held_out, group.device) if group.main else None)
     assert kept is not None  # the main process shares it
     began = (folder / "checkpoints" / "latest").is_file()
-    if kept.moving is None or kept.moving >= config.codec.least or began:
+    if began or not config.codec.least or kept.moving is None or kept.moving >= config.codec.least:
         return kept
     ways = "take another codec"
     if config.codec.name == "vae":
