@@ -182,6 +182,8 @@ def small(text: str) -> str:
         data["shapes"] = {"frames": 40, **given, "train": 4 if "straight" in given else 3, "test": 1}
     if data.get("layout") == "ucf101":
         data["size"] = 64
+    if "codec" in config:
+        config["codec"]["least"] = 0  # of an autoencoder of two steps
     if "vae" in config:
         config["vae"] |= {"width": 8, "blocks": 1}
     for name in ("unet", "classifier"):

@@ -17,10 +17,9 @@ from vidiff.metrics.codec import (
     frame_scores,
     latent_scores,
     latent_sums,
-    moving,
-    moving_energy,
     strip,
 )
+from vidiff.metrics.motion import moving, moving_energy
 
 
 def clips(seed: int = 0) -> Tensor:

@@ -10,9 +10,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from vidiff.data.shapes import ShapesClip
+from vidiff.evaluate.measure import Scores, add_prediction
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion import motion_measures, warping_error
-from vidiff.metrics.prediction import best_of, lpips, predicted, psnr, ssim
+from vidiff.metrics.prediction import MOVING, MOVING_OF_LAST, best_of, lpips, predicted, psnr, ssim
 
 
 def shapes() -> Tensor:
@@ -49,6 +50,37 @@ class Apart(nn.Module):
         return (a - b).abs().mean([1, 2, 3], keepdim=True)
 
 
+def test_a_prediction_is_held_against_the_last_frame_repeated() -> None:
+    """A square jumps by its own length each frame: repeated, the last frame is wrong where it was and where it is."""
+    real = torch.full((2, 3, 6, 16, 16), -0.5)
+    for n in range(6):
+        real[:, :, n, 4:6, 2 * n : 2 * n + 2] = 0.5
+
+    def scores(change: float) -> tuple[dict[str, Tensor], Scores]:
+        future = predicted(lambda given, attempt: real + change * (attempt + 1), real, 3, 2)
+        told = Scores()
+        add_prediction(told, future, 3, 2)
+        return future, told
+
+    future, told = scores(0.1)
+    moves = 3 * 2 * 2  # colours of four pixels: of what moves, where the square is, is in each frame
+    torch.testing.assert_close(future[MOVING_OF_LAST], torch.full((2, 3), float(moves)).double())
+    torch.testing.assert_close(future[MOVING], torch.full((2, 3), 0.01 * moves).double())
+    name = "error over what moves after 3 given frames, in that of the last one repeated, best of 2"
+    assert told.values[name] == pytest.approx(0.01)
+    assert told.values[f"{name}: first and last frame"] == pytest.approx([0.01, 0.01])
+    repeated = told.values["psnr of the last frame repeated after 3 given frames, best of 2"]
+    assert repeated == pytest.approx(10 * np.log10(4 / (2 * 4 / 256)))
+    still = Scores()
+    add_prediction(
+        still,
+        predicted(lambda given, attempt: real[:, :, :1].expand_as(real), real[:, :, :1].expand_as(real), 3, 1),
+        3,
+        1,
+    )
+    assert still.left_out["error over what moves"] == "nothing moves in the frames that follow"
+
+
 def test_predictions_are_scored_past_the_given_frames(tmp_path: Path) -> None:
     real = shapes().repeat(2, 1, 1, 1, 1)
     torch.jit.script(Apart()).save(str(tmp_path / "apart.pt"))
@@ -63,7 +95,7 @@ def test_predictions_are_scored_past_the_given_frames(tmp_path: Path) -> None:
         return made
 
     one = predicted(extend, real, 1, 1)
-    assert set(one) == {"psnr", "ssim"}
+    assert set(one) == {"psnr", "ssim", "psnr of the last frame repeated", MOVING, MOVING_OF_LAST}
     assert one["psnr"].tolist() == [[pytest.approx(10 * np.log10(4 / 0.25**2), rel=1e-5)] * 3] * 2
     two = predicted(extend, real, 1, 2, network)
     assert two["psnr"].tolist() == [[pytest.approx(10 * np.log10(4 / 0.125**2), rel=1e-5)] * 3] * 2

@@ -13,6 +13,7 @@ from torch import Tensor
 from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, checked, extrapolated, frechet_distance, frechet_interval
 from vidiff.metrics.motion import NO_FLOW, has_flow, motion_measures, warping_error
+from vidiff.metrics.prediction import MOVING, MOVING_OF_LAST
 from vidiff.metrics.sensitivity import BLIND
 from vidiff.metrics.sets import copied, inception_score, kernel_distance, precision_recall
 
@@ -158,12 +159,24 @@ def add_sight(scores: Scores, network: Features, real: Views) -> None:
 
 
 def add_prediction(scores: Scores, future: Views, given: int, tries: int) -> None:
-    """Adds what `predicted` found: the mean over clips and frames, and that of the first and of the last frame."""
-    for name, values in future.items():
+    """Adds what `predicted` found: the mean over clips and frames, and that of the first and of the last frame.
+
+    Of the error over what moves it is its share of that which the last frame has, repeated: only below 1 is the
+    prediction of use.
+    """
+    moving, of_last = future[MOVING].sum(0), future[MOVING_OF_LAST].sum(0)
+    if of_last.min() > 0:
+        title = f"error over what moves after {given} given frames, in that of the last one repeated, best of {tries}"
+        scores.values[title] = float(moving.sum() / of_last.sum())
+        scores.values[f"{title}: first and last frame"] = (moving / of_last)[[0, -1]].tolist()
+    else:
+        scores.left_out["error over what moves"] = "nothing moves in the frames that follow"
+    shown = {name: values for name, values in future.items() if name not in (MOVING, MOVING_OF_LAST)}
+    for name, values in shown.items():
         title = f"{name} after {given} given frames, best of {tries}"
         scores.values[title] = float(values.mean())
         scores.values[f"{title}: first and last frame"] = values.mean(0)[[0, -1]].tolist()
-    if set(future) <= {"psnr", "ssim"}:
+    if set(shown) <= {"psnr", "ssim", "psnr of the last frame repeated"}:
         scores.left_out["lpips"] = "name a network of two pictures with --lpips: efficientnet, or the folder of one"
 
 

@@ -49,6 +49,7 @@ from vidiff.metrics.sets import nearest
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.recipe.kinds import DataConfig
+from vidiff.training.kept import read_kept
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ class Scoring:
             options = {name: getattr(request.drawing, name) for name in ("guidance", "steps", "sampler")}
             self.source = DrawnClips(run, self.names, real.frames, request.drawing.seed, options)
             self.cautions += [self.source.untold] if self.source.untold else []
+            if kept := read_kept(origin):
+                self.cautions.append(f"of held-out clips the codec keeps {kept}: the model can show no more")
         else:
             index = self._shared(lambda: index_folder(origin, real.index.labels))
             self.source = choose_windows(index, real.frames, real.size, real.stride, len(real))

@@ -10,39 +10,11 @@ import torch.nn.functional as F
 from scipy.fft import dct
 from torch import Tensor
 
+from vidiff.metrics.motion import moving_energy
 from vidiff.metrics.prediction import psnr, ssim
 
 STILL = 2 / 255
 """A pixel stands still that changes by no more from frame to frame, in shares of the range: two grey levels."""
-
-
-def moving(video: Tensor) -> tuple[Tensor, Tensor]:
-    """What moves in clips `(b, c, f, h, w)` in [-1, 1]: the voxels that differ from the clip's still background.
-
-    The background is each pixel's median over the clip (the plainest estimate of it; Piccardi 2004, section 2). Under a
-    camera that moves, nearly all voxels do.
-
-    Returns:
-        `(b, 1, f, h, w)`, whether a voxel differs from it by more than STILL in some channel; and by how much,
-        `(b, c, f, h, w)`.
-    """
-    apart = video - video.median(dim=2, keepdim=True).values
-    return (apart.abs() > 2 * STILL).any(1, keepdim=True), apart
-
-
-def moving_energy(video: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
-    """Energy over the voxels that move, of clips `(b, 3, f, h, w)` that come back as `decoded`.
-
-    Returns:
-        `(b, 2)` in float64, of what differs from the still background, `lost` and `moved`: by how much it differs
-        between the clips, each against its own background, and how much it is in the real one; and the share of the
-        voxels that move, `(b,)`. Of a single frame, or where nothing moves, all are 0.
-    """
-    moves, apart = moving(video.double().cpu())
-    _, returned = moving(decoded.double().cpu())
-    whole = (1, 2, 3, 4)
-    energy = torch.stack([(x.square() * moves).sum(whole) for x in (returned - apart, apart)], -1)
-    return energy, moves.double().mean(whole)
 
 
 def detail(video: Tensor, decoded: Tensor) -> Tensor:
@@ -200,6 +172,8 @@ def codec_lines(scores: Mapping[str, Any]) -> list[str]:
         lines.append(row("perceptual distance", f"{scores['perceptual']:.4f}", "of frames, by the network"))
     if "detail kept" in scores:
         lines.append(row("detail kept", f"{scores['detail kept']:.3f}", "of its power; below 1 it is blurred"))
+    if "moving kept" in scores:
+        lines.append(row("what moves, kept", f"{scores['moving kept']:.3f}", "of its energy against the background"))
     if "flicker" in scores:
         times = scores["flicker"] / scores["change"] if scores["change"] else float("nan")
         lines.append(

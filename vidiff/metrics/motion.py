@@ -15,6 +15,9 @@ from vidiff.pixels import check_video
 STILL = 1 / 1024
 """Mean absolute change from frame to frame, in shares of the range, below which nothing has moved."""
 
+GROUND = 2 / 255
+"""A voxel belongs to the still background that differs from it by no more, in shares of the range: two grey levels."""
+
 GREY = (0.299, 0.587, 0.114)
 
 NO_FLOW = "the optical flow needs scikit-image: pip install 'vidiff[score]'"
@@ -23,6 +26,35 @@ NO_FLOW = "the optical flow needs scikit-image: pip install 'vidiff[score]'"
 def has_flow() -> bool:
     """Whether scikit-image is installed, for `warping_error`."""
     return find_spec("skimage") is not None
+
+
+def moving(video: Tensor) -> tuple[Tensor, Tensor]:
+    """What moves in clips `(b, c, f, h, w)` in [-1, 1]: the voxels that differ from the clip's still background.
+
+    The background is each pixel's median over the clip (the plainest estimate of it; Piccardi 2004, section 2). Under a
+    camera that moves, nearly all voxels do.
+
+    Returns:
+        `(b, 1, f, h, w)`, whether a voxel differs from it by more than GROUND in some channel; and by how much,
+        `(b, c, f, h, w)`.
+    """
+    apart = video - video.median(dim=2, keepdim=True).values
+    return (apart.abs() > 2 * GROUND).any(1, keepdim=True), apart
+
+
+def moving_energy(video: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy over the voxels that move, of clips `(b, 3, f, h, w)` that come back as `decoded`.
+
+    Returns:
+        `(b, 2)` in float64, of what differs from the still background, `lost` and `moved`: by how much it differs
+        between the clips, each against its own background, and how much it is in the real one; and the share of the
+        voxels that move, `(b,)`. Of a single frame, or where nothing moves, all are 0.
+    """
+    moves, apart = moving(video.double().cpu())
+    _, returned = moving(decoded.double().cpu())
+    whole = (1, 2, 3, 4)
+    energy = torch.stack([(x.square() * moves).sum(whole) for x in (returned - apart, apart)], -1)
+    return energy, moves.double().mean(whole)
 
 
 def motion_measures(video: Tensor) -> dict[str, Tensor]:

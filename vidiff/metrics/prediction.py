@@ -10,7 +10,11 @@ from torch import Tensor
 
 from vidiff.metrics.efficientnet import NAME
 from vidiff.metrics.features import Features
+from vidiff.metrics.motion import moving
 from vidiff.pixels import check_values, check_video
+
+MOVING = "squared error over what moves"
+MOVING_OF_LAST = f"{MOVING}, of the last frame repeated"
 
 
 def psnr(made: Tensor, real: Tensor) -> Tensor:
@@ -126,7 +130,9 @@ def predicted(
         network: of two pictures.
 
     Returns:
-        `psnr`, `ssim` and, with a network, what `name_of_distance` says, each `(b, f - given)`.
+        `psnr`, `ssim` and, with a network, what `name_of_distance` says, each `(b, f - given)`; beside them, for the
+        last given frame repeated, which a prediction has to beat, `psnr of the last frame repeated`; and the squared
+        error summed over what moves (`vidiff.metrics.motion.moving`), `MOVING` and `MOVING_OF_LAST`.
 
     Raises:
         ValueError: no frame is given, or none follows; no tries.
@@ -135,11 +141,19 @@ def predicted(
         raise ValueError(
             f"{given} of {real.shape[2]} frames given, {tries} tries: give 1 or more, and leave some to make"
         )
-    after = real[:, :, given:]
+    after, last = real[:, :, given:], real[:, :, given - 1 : given].expand_as(real[:, :, given:])
+    moves = moving(real)[0][:, :, given:].double()
+
+    def over_motion(x: Tensor) -> Tensor:
+        return ((x.double() - after.double()).square() * moves).sum((1, 3, 4))
+
     made = [extend(real[:, :, :given], number)[:, :, given:] for number in range(tries)]
     scores = {
         "psnr": best_of(torch.stack([psnr(x, after) for x in made]), highest=True),
         "ssim": best_of(torch.stack([ssim(x, after) for x in made]), highest=True),
+        "psnr of the last frame repeated": psnr(last, after),
+        MOVING: best_of(torch.stack([over_motion(x) for x in made]), highest=False),
+        MOVING_OF_LAST: over_motion(last),
     }
     if network is not None:
         scores[name_of_distance(network)] = best_of(

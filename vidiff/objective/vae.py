@@ -9,8 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidiff.metrics.codec import moving
 from vidiff.metrics.features import Features
+from vidiff.metrics.motion import moving
 from vidiff.metrics.prediction import check_pairs, distances
 from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE

@@ -120,10 +120,16 @@ def _samples(files: Iterable[Path], most: int = 5) -> str:
 
 def _kept(run: Path) -> str:
     """What the codec keeps of held-out clips, and the clip of which it keeps the least."""
-    kept = {name: value for name, value in _json(run / "codec-kept.json").items() if name not in ("codec", "clips")}
+    kept = {name: value for name, value in _json(run / "codec-kept.json").items() if name not in ("codec", "held_out")}
     if not kept:
         return ""
-    names = {"psnr": "PSNR, dB", "detail": "detail", "moving": "what moves", "share": "share of the pixels that move"}
+    names = {
+        "psnr": "PSNR, dB",
+        "detail": "detail",
+        "moving": "what moves",
+        "share": "share of the pixels that move",
+        "clips": "held-out clips",
+    }
     classes = {f"what moves: {name}": share for name, share in (kept.pop("classes", None) or {}).items()}
     rows = {names.get(name, name): value for name, value in kept.items()} | classes
     worst = run / "codec-worst.png"

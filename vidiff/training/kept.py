@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from vidiff.data.clips import make_loader
 from vidiff.data.index import Index
 from vidiff.data.order import Order
 from vidiff.engine.parallel import processes
-from vidiff.metrics.codec import detail, moving_energy, strip
+from vidiff.metrics.codec import detail, strip
+from vidiff.metrics.motion import moving_energy
 from vidiff.metrics.prediction import psnr
 from vidiff.recipe.kinds import LatentRun
 from vidiff.recipe.slots import ConfigError
@@ -91,14 +93,22 @@ def check_kept(config: LatentRun, codec: Codec, held_out: Index) -> Kept | None:
     )
 
 
+def read_kept(run: Path) -> Kept | None:
+    """What was measured of the codec of a run; None where nothing was, as of pixels and of runs of earlier versions."""
+    if not (run / FILE).is_file():
+        return None
+    known = read_json(run / FILE)
+    return Kept(**{field.name: known[field.name] for field in fields(Kept)})
+
+
 def read_or_measure(config: LatentRun, codec: Codec, held_out: Index, device: torch.device) -> Kept:
     """What was measured before of the same codec and clips, or is measured now."""
     file = config.folder / FILE
-    of = {"codec": codec.digest(), "clips": held_out.digest}
+    of = {"codec": codec.digest(), "held_out": held_out.digest}
     if file.is_file():
-        before = read_json(file)
-        if {key: before.pop(key, None) for key in of} == of:
-            return Kept(**before)
+        before, known = read_json(file), read_kept(config.folder)
+        if known and {key: before.get(key) for key in of} == of:
+            return known
     kept, worst = measure(config, codec.to(device), held_out, device)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_image(config.folder / PICTURE, worst)
