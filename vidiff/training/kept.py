@@ -141,17 +141,17 @@ def measure(config: LatentRun, codec: Codec, held_out: Index, device: torch.devi
         number = int(shares.argmin())
         if float(shares[number]) < worst[0]:
             frames = torch.linspace(0, video.shape[2] - 1, min(SHOWN, video.shape[2])).round().long()
-            pair = (x[number, :, frames].transpose(0, 1)[:, :, None] for x in (video, decoded))
-            worst = float(shares[number]), strip(*pair)
+            real, returned = (x[number, :, frames].transpose(0, 1)[:, :, None] for x in (video, decoded))
+            worst = float(shares[number]), strip(real, returned)
     whole = {name: torch.cat(parts) for name, parts in rows.items()}
-    fine, real = whole["detail"].sum(0).tolist()
+    fine, fine_real = whole["detail"].sum(0).tolist()
     classes = {}
     for number, name in enumerate(held_out.labels):
-        if (share := _kept(whole["moving"][whole["label"] == number])) is not None:
-            classes[name] = share
+        if (part := _kept(whole["moving"][whole["label"] == number])) is not None:
+            classes[name] = part
     kept = Kept(
         float(whole["psnr"].mean()),
-        fine / real if real else None,
+        fine / fine_real if fine_real else None,
         _kept(whole["moving"]),
         float(whole["share"].mean()),
         len(whole["psnr"]),
