@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,8 +122,12 @@ class Codec(nn.Module):
         for frames in self._chunks(video, self.factor):
             yield self.encode_frames(frames)
 
-    def decode_clips(self, z: Tensor) -> Iterator[Tensor]:
-        """Latents `(b, c, f, h, w)` to frames, likewise in pieces of `(n, 3, h, w)`."""
+    def decode_clips(self, z: Tensor, streams: Sequence[Stream]) -> Iterator[Tensor]:
+        """Latents `(b, c, f, h, w)` to frames, likewise in pieces of `(n, 3, h, w)`.
+
+        Args:
+            streams: of each clip, what came before.
+        """
         for frames in self._chunks(z, 1):
             yield self.decode_frames(self.raw(frames))
 
@@ -162,20 +167,34 @@ class Codec(nn.Module):
                 done += len(raw_mean)
         return Gaussian(*(rearrange(x.frames, "(b f) c h w -> b c f h w", b=batch) for x in (mean, std)))
 
+    def decoder(self) -> Callable[[Tensor], Tensor]:
+        """`decode` of clips that come piece by piece: the frames of the pieces are those of the whole.
+
+        What is kept of the pieces before does not grow with their number.
+        """
+        return partial(self.decode, streams=[])
+
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """`(b, c, f, h, w)` to video in [-1, 1], clamped. Raises ValueError for what is no latent, or not finite."""
+    def decode(self, z: Tensor, streams: list[list[Stream]] | None = None) -> Tensor:
+        """`(b, c, f, h, w)` to video in [-1, 1], clamped. Raises ValueError for what is no latent, or not finite.
+
+        Args:
+            streams: of each tile and clip, what came before, as `decoder` passes it on; empty before the first piece.
+        """
         if z.ndim != 5 or z.shape[1] != self.channels or not z.is_floating_point():
             wanted = f"floating point (b, {self.channels}, f, h, w)"
             raise ValueError(f"latents are {tuple(z.shape)} of {z.dtype}; expected {wanted}, as encode makes them")
         if not z.isfinite().all():
             raise ValueError("latents hold values that are not finite: the model that made them has diverged")
         batch, _, frames, height, width = z.shape
-        count = batch * (1 + (frames - 1) * self.temporal)
+        streams = [] if streams is None else streams
+        count = batch * (frames * self.temporal - (0 if streams else self.temporal - 1))  # the first latent is a frame
         video = Canvas(count, (height, width), self.factor, bool(self.blend))
-        for tile in self._tiles(height, width):
+        for number, tile in enumerate(self._tiles(height, width)):
             done = 0
-            for part in self.decode_clips(tile.read(z, 1)):
+            if number == len(streams):
+                streams.append([Stream() for _ in range(batch)])
+            for part in self.decode_clips(tile.read(z, 1), streams[number]):
                 video.put(part.clamp(-1, 1), done, tile)
                 done += len(part)
         return rearrange(video.frames, "(b f) c h w -> b c f h w", b=batch)
@@ -243,13 +262,12 @@ class VAECodec(Codec):
             for frames in pieces(clip, 1 + most - self.temporal, most):
                 yield self.network.encode(frames, stream)
 
-    def decode_clips(self, z: Tensor) -> Iterator[Tensor]:
+    def decode_clips(self, z: Tensor, streams: Sequence[Stream]) -> Iterator[Tensor]:
         if self.temporal == 1:
-            yield from super().decode_clips(z)
+            yield from super().decode_clips(z, streams)
             return
         most = max(1, self.at_once(z, 1) // self.temporal)
-        for clip in z.transpose(1, 2):  # f c h w
-            stream = Stream()
+        for clip, stream in zip(z.transpose(1, 2), streams, strict=True):  # f c h w
             for frames in pieces(clip, most, most):
                 yield self.network.decode(self.raw(frames), stream)
 

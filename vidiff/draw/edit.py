@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from vidiff.diffusion.known import end_frames, first_frames
 from vidiff.draw.long import Clean
 from vidiff.draw.masks import check_pixels, hide, known_latents
 from vidiff.draw.strategy import Strategy, final
+from vidiff.draw.stream import Stream
 from vidiff.draw.window import Backwards, Draw, draw_after, windows
 
 CLEAN = Clean()
@@ -97,6 +99,42 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
         z = draw_after(draw, known, latents, condition.at(range(window.first, window.first + size)))
         new = codec.decode(z)[:, :, window.known : window.known + window.new]
         past = final(torch.cat([past, new], dim=2), context)
+        yield new
+
+
+def stream(
+    draw: Draw,
+    codec: Codec,
+    past: Tensor,
+    frames: int,
+    context: int,
+    asked: Callable[[], Condition],
+    strategy: Stream,
+) -> Iterator[Tensor]:
+    """Generate or continue clips by the strategy `Stream`. What is made is decoded as it comes, and never encoded anew.
+
+    Args:
+        past: `(b, 3, p, h, w)` in [-1, 1]; p may be 0.
+        frames: how many new ones are wanted.
+        context: frames on which each looks back, 1 + temporal * n.
+        asked: the condition that now holds, of frames, where it has any, those of the whole result.
+
+    Yields:
+        the new frames, `(b, 3, n, h, w)`, `frames` in sum over n.
+    """
+    past, unit, decode = past.to(codec.shift), codec.temporal, codec.decoder()
+    context = 1 + (context - 1) // unit  # latents
+    given = min(past.shape[2], 1 + unit * (strategy.reach(context) - 1))
+    given -= (given - 1) % unit if given else 0  # frames that make whole latents
+    known = past.new_zeros(len(past), codec.channels, 0, past.shape[3] // codec.factor, past.shape[4] // codec.factor)
+    if given:
+        known = codec.encode(final(past, given)).mean
+        if unit > 1:
+            decode(known)  # for what it then keeps of them
+    latents, done = ceil(frames / unit) if given else 1 + ceil((frames - 1) / unit), 0
+    for z in strategy.run(draw, known, latents, context, asked, past.shape[2] - given):
+        new = decode(z)[:, :, : frames - done]
+        done += new.shape[2]
         yield new
 
 

@@ -100,13 +100,14 @@ class Stream(Strategy):
         yield from self.run(draw, past, frames, context, lambda: condition)
 
     def run(
-        self, draw: Draw, past: Tensor, frames: int, context: int, asked: Callable[[], Condition]
+        self, draw: Draw, past: Tensor, frames: int, context: int, asked: Callable[[], Condition], first: int = 0
     ) -> Iterator[Tensor]:
         """As the call, with a condition that may change.
 
         Args:
             asked: the condition that now holds; it is called before each chunk, and another one than before is another
                 object.
+            first: the number of the first frame of `past`, where the condition is of frames before it as well.
         """
         self._check(draw, context)
         assert isinstance(draw.denoiser, Denoiser)
@@ -117,7 +118,8 @@ class Stream(Strategy):
             show=partial(Known, level=self.level),
             progress=False,
         )
-        done, total = past.shape[2], past.shape[2] + frames
+        done = first + past.shape[2]  # the number of the next frame
+        total = done + frames
         new, blank = final(past, self.reach(context)), past.new_zeros(*past.shape[:2], self.chunk, *past.shape[3:])
         kept, numbers = new[:, :, :0], list[int]()  # the frames that are looked back on, and which they are
         condition = asked()

@@ -57,7 +57,7 @@ class Drawing:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
-    def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
+    def condition(self, label: Labels, count: int, text: Texts = None, stride: int | None = None) -> Condition:
         """What the model is told of `count` clips that it makes by itself.
 
         Raises:
@@ -68,7 +68,7 @@ class Drawing:
                 f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
                 "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
             )
-        return self.model.condition(label, count, text).to(self.device)
+        return self.model.condition(label, count, text, stride).to(self.device)
 
     def _asked(
         self, clip: Tensor, frames: int, label: Labels, text: Texts = None, context: int | None = None, **options: Any

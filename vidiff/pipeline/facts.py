@@ -113,6 +113,14 @@ class Facts:
         least, most = self.strides
         return None if least == most else least
 
+    def check_stride(self, given: int | None = None) -> int | None:
+        """The stride that the model is told: the one given, or its own. Raises ValueError for one it does not know."""
+        least, most = self.strides
+        if given is not None and not (isinstance(given, int) and least <= given <= most):
+            trained = f"{least} to {most}" if least < most else f"{least} alone"
+            raise ValueError(f"stride is {given}; this model was trained on {trained}, in source frames")
+        return None if self.stride is None else given or self.stride
+
     def check_ahead(self, what: str) -> None:
         """Raises ValueError, before `what`, for a model that does not look at frames after those that it makes."""
         if self.causal:

@@ -62,11 +62,19 @@ class TrainedModel:
         """Names of the classes that may be asked for; empty where there are none."""
         return self.facts.labels if self.classifier is None else self.classifier.labels
 
-    def condition(self, label: Labels, count: int, text: Texts = None) -> Condition:
-        """What the model is told of `count` clips. Raises ValueError as `label_tensor` and `text_tensors`."""
-        stride = None if self.facts.stride is None else torch.full((count,), self.facts.stride)
+    def condition(self, label: Labels, count: int, text: Texts = None, stride: int | None = None) -> Condition:
+        """What the model is told of `count` clips.
+
+        Args:
+            stride: source frames from frame to frame; by default the least that it was trained on.
+
+        Raises:
+            ValueError: as `label_tensor` and `text_tensors`; a stride that the model was not trained on.
+        """
+        told = self.facts.check_stride(stride)
+        strides = None if told is None else torch.full((count,), told)
         words, mask = self.text_tensors(text, count)
-        return Condition(self.label_tensor(label, count), words, mask, stride=stride)
+        return Condition(self.label_tensor(label, count), words, mask, stride=strides)
 
     def classifier_scale(self, given: float | None) -> float:
         """By what the classifier's gradient is multiplied; 0 where there is none. Raises ValueError out of range."""

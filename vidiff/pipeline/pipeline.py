@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from vidiff.diffusion import known
+from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
 from vidiff.draw.long import Clean
+from vidiff.draw.stream import Stream
 from vidiff.pipeline.drawing import Drawing
 from vidiff.pipeline.facts import size_of
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.hub import folder_of
 from vidiff.pipeline.model import Labels, Texts, load_model
+from vidiff.pipeline.pieces import Pieces
 from vidiff.pipeline.run import read_config
 
 
@@ -279,8 +282,11 @@ class Pipeline(Drawing):
         context: int | None = None,
         strategy: str | dict[str, Any] | None = None,
         **options: Any,
-    ) -> Iterator[Tensor]:
+    ) -> Pieces:
         """`generate` and `extend` piece by piece, in memory that does not grow with `frames`.
+
+        With the strategy "stream", for models with `unet.causal`, a piece is a few frames, and what is asked for may
+        change while it runs: `pieces.set(text="a blue circle")`.
 
         Args:
             text: what to show, in words: one for all clips, or one for each; by default none is asked for.
@@ -302,8 +308,8 @@ class Pipeline(Drawing):
                 change guidance: `interval`, `rescale`, `apg`, `threshold`, `history_level`, `separate`,
                 `text_guidance`, `convention`.
 
-        Yields:
-            `(b, 3, n, h, w)` in [-1, 1].
+        Returns:
+            an iterator over `(b, 3, n, h, w)` in [-1, 1].
         """
         if clip is not None:
             clip = self.facts.check_clip(clip)
@@ -314,31 +320,35 @@ class Pipeline(Drawing):
         how = self._strategy(strategy, options.get("history"))
         if backwards:
             self.facts.check_ahead("continue a clip into its past")
-        if self.codec.temporal > 1 and (backwards or type(how) is not Clean):
+        if self.codec.temporal > 1 and (backwards or type(how) not in (Clean, Stream)):
             raise ValueError(
                 f"this model's codec makes one latent of {self.codec.temporal} frames and looks back in time alone: "
-                "continue clips forwards, with strategy=clean"
+                "continue clips forwards, with strategy=clean, or stream for a model with unet.causal=true"
             )
         draw = self._draw(window, **options)
         if clip is None:
-            frames = window if frames is None else frames
-            if frames < 1 or count < 1:
-                raise ValueError(f"frames is {frames} and count is {count}; give 1 or more of both")
-            condition = self.condition(label, count, text)
-            size = self.buckets[0].size if size is None else size
+            new = window if frames is None else frames
+            if new < 1 or count < 1:
+                raise ValueError(f"frames is {new} and count is {count}; give 1 or more of both")
+            past = torch.zeros(count, 3, 0, *(self.buckets[0].size if size is None else size))
+        else:
+            if frames is None or frames <= clip.shape[2]:
+                raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
+            past, new = clip, frames - clip.shape[2]
+
+        def pieces(asked: Callable[[], Condition]) -> Iterator[Tensor]:
+            if isinstance(how, Stream):
+                return edit.stream(draw, self.codec, past, new, context, asked, how)
             if self.codec.temporal > 1:
-                past = torch.zeros(count, 3, 0, *size)
-                yield from edit.causal(draw, self.codec, past, frames, context, condition)
-                return
-            yield from edit.generate(draw, self.codec, frames, size, context, condition, count, how)
-            return
-        if frames is None or frames <= clip.shape[2]:
-            raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")
-        new, condition = frames - clip.shape[2], self.condition(label, len(clip), text)
-        if self.codec.temporal > 1:
-            yield from edit.causal(draw, self.codec, clip, new, context, condition)
-            return
-        yield from edit.extend(draw, self.codec, clip, new, context, condition, backwards, how)
+                return edit.causal(draw, self.codec, past, new, context, asked())
+            if clip is None:
+                return edit.generate(draw, self.codec, new, size_of(past), context, asked(), count, how)
+            return edit.extend(draw, self.codec, past, new, context, asked(), backwards, how)
+
+        def ask(label: Labels, text: Texts, stride: int | None = None) -> Condition:
+            return self.condition(label, len(past), text, stride)
+
+        return Pieces(ask, {"label": label, "text": text}, pieces, isinstance(how, Stream))
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:

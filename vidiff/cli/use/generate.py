@@ -70,7 +70,7 @@ def generate(options: argparse.Namespace) -> None:
     texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
     check_size(count, options.size or pipeline.buckets[0].size, options.frames or pipeline.frames, pipeline.frames)
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
-    stream = pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings)
+    stream = iter(pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings))
     drawn = options.size or pipeline.buckets[0].size
     for path in options.upscale or []:
         larger = Pipeline.from_pretrained(path, options.device)
