@@ -108,6 +108,7 @@ CLASSIFIER, UNLABELLED = TRAIN("shapes_classifier"), TRAIN("shapes_unlabelled")
 LIST = "python tools/list_real.py --out data/real.jsonl"
 MOTION = "python tools/make_network.py motion --data data/shapes --out networks/motion"
 AVERAGE = "python tools/ema.py runs/mine --width 0.08"
+PUSH = "vidiff push runs/shapes ada/bouncing-shapes --license cc-by-4.0"
 TARS = [f"tar --sort=name -cf shards/{split}/000.tar -C data/shapes/{split} ." for split in ("train", "test")]
 TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
 CONFIGS = {"configs/": f"{ROOT}/configs/"}  # the true ones: planning follows shapes alone
@@ -120,6 +121,11 @@ SHOWN: dict[str, Run | Part] = {
     # README.md: first steps
     "make demo": Part("half an hour", recipe),
     "make test": Part("the tests", recipe),
+    # docs/sharing.md: what would be sent, and drawn with it; tests/share sends it
+    PUSH: Run((SHAPES,), add="--out shared", leaves={"shared/README.md": 0, "shared/vidiff.json": 0}),
+    "vidiff generate --run ada/bouncing-shapes --label red_square": Run(
+        (PUSH,), instead={"ada/bouncing-shapes": "shared"}, leaves={"clip.mp4": 16}
+    ),
     "make docs": Part("builds the site; tests/test_site.py", recipe),
     "make bench": Part("minutes of timing, and installs a peer; tests/tools/test_benchmark.py", recipe),
     "python3 -m venv .venv": Part("Python's own", nothing),

@@ -32,6 +32,7 @@ GOOD = {  # of each command, what it wants at least
     "generate": [],
     "extend": ["clip.mp4", "--frames", "9"],
     "edit": ["animate", "clip.mp4"],
+    "push": ["runs/tiny", "ada/tiny", "--out", "shared"],
     "doctor": ["data"],
     "encode": ["tiny.yaml"],
     "plan": ["tiny.yaml"],
@@ -136,6 +137,14 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     ],
     "extend": [*RUN, *OUT, *DRAW, (["--given", "0"], "--given is 0"), (["--context", "9"], "context is 9")],
     "edit": [*RUN, *OUT, *DRAW, (["--frames", "0"], "frames is 0")],
+    "push": [
+        *FILES,
+        (["--out", "folder"], "--out folder: it is not empty; give a new folder"),
+        (["--private"], "with --out nothing is sent"),
+        (["--weights", "none"], "choose ema, model, best"),
+        (["--weights", "none.safetensors"], "none.safetensors"),
+        (["--weights", "best"], "knows of no best one"),
+    ],
     "doctor": [*FILES, *((["--" + name, "0"], f"--{name} is 0") for name in ("patience", "workers", "size", "frames"))],
     "evaluate": [*RUN, (["--frames", "9"], "needs a --network"), (["--network", "none"], "none")],
     "compare": [*RUN, (["--frames", "8"], "frames is 8; give 9 or more"), (["--strategies", "x"], "unknown")],
@@ -184,6 +193,12 @@ INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
         (["inpaint", "clip.mp4"], "one of the arguments --box --mask is required"),
         (["inpaint", "clip.mp4", "--box", "1,2"], "give top,left,bottom,right"),
         (["restyle", "clip.mp4"], "required: --strength"),
+    ],
+    "push": [
+        ([], "required: run, name"),
+        (["runs/tiny"], "required: name"),
+        *((["runs/tiny", name], "is no name on the hub: give owner/name") for name in ("tiny", "a/b/c", "../tiny", "")),
+        *(([run, "ada/tiny"], "is not a trained run") for run in ("none", "notes.txt", "folder", "")),
     ],
     "doctor": [([], "required: data"), (["none"], "none"), (["notes.txt"], "notes.txt"), (["empty"], "empty")],
     "train": [
@@ -315,7 +330,14 @@ def test_there_are_forty_of_each() -> None:
 def test_interrupted(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """130 after Ctrl-C, 0 after a scheduler's SIGTERM, and one line that says what there is."""
     module = module_of(command)
-    work = {"compare": "continue_clips", "codec": "score", "doctor": "examine", "surprise": "plot", "ema": "average"}
+    work = {
+        "compare": "continue_clips",
+        "codec": "score",
+        "doctor": "examine",
+        "surprise": "plot",
+        "ema": "average",
+        "push": "share",
+    }
 
     def stopped(number: int) -> None:
         monkeypatch.setattr(module, work.get(command, command), lambda options: os.kill(os.getpid(), number))

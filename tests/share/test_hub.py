@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from hub import Hub, Repository, hub
 
+from vidiff.cli.use.push import main
+
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "tests" / "data" / "release-0.1.0.tar.xz"
 NAME, EMA = "ada/shapes", "checkpoints/step-0000004/ema.safetensors"
@@ -105,7 +107,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         file.extractall(folder, filter="data")
     with hub() as server:
         here = Place(folder, server)
-        assert here.push("runs/tiny", NAME) == f"{server.url}/{NAME}\n"
+        said = here.start("-m", "vidiff", "push", "runs/tiny", NAME)  # as on a command line; else by a call
+        assert said == f"{server.url}/{NAME}\n"
         yield here
 
 
@@ -223,3 +226,12 @@ def test_a_push_over_something_else_or_for_all_to_read_sends_nothing(place: Plac
         said = place.start("-c", SEND, name, code=1)
         assert reason in said
     assert {name: len(model.commits) for name, model in place.hub.models.items()} == before
+
+
+@pytest.mark.xdist_group("hub")
+def test_what_would_be_sent_can_be_looked_at(place: Place) -> None:
+    """In this process: it asks no hub."""
+    run, out = str(place.folder / "runs" / "tiny"), place.folder / "shared"
+    assert main([run, "ada/later", "--out", str(out)]) == 0
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert there == set(place.hub.files(NAME)) - {".gitattributes"}
