@@ -122,6 +122,7 @@ def test_the_facts_of_a_clip(tmp_path: Path) -> None:
     container = read_container(place_of(tmp_path / "x.mp4"))
     assert (record.key_frames, record.key_spacing) == (container.key_frames, container.key_spacing)
     assert 9 / container.key_frames <= container.key_spacing <= 4
+    assert record.moves is not None and 0 < record.moves <= 1
     assert not record.notes
 
 

@@ -19,6 +19,7 @@ from vidiff.data.doctor.container import (
     read_container,
     read_head,
 )
+from vidiff.data.doctor.motion import share_that_moves
 from vidiff.data.doctor.record import FOUND, Record
 from vidiff.data.probe import fingerprint
 from vidiff.data.workers import Begin, at_once
@@ -62,6 +63,7 @@ NOTES = {  # what is uncommon about a file that is kept, and what it means
 LONG = 256  # of a file with more frames, windows are read
 WINDOW = 64
 SPARSE = 250  # frames from key frame to key frame that make random clips slow
+PACE, WATCHED = 4, 16  # frames apart, and how many, in which it is looked for what moves
 AT_ONCE = 8 << 20  # bytes of decoded frames
 
 
@@ -153,8 +155,8 @@ def _look_at_pictures(record: Record, here: Place, whole: bool) -> Record:
             frames, fps, (height, width) = reader.frames, reader.fps, reader.size
             record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
             record = replace(record, decoder=reader.decoder)
-            read, same = _read_frames(reader, [(0, frames)], (height, width), whole)
-            record = replace(record, traits=traits_of(here))
+            read, same, moves = _read_frames(reader, [(0, frames)], (height, width), whole)
+            record = replace(record, traits=traits_of(here), moves=moves)
     except VideoError as error:
         reason = str(error).removeprefix(f"{here}: ").removeprefix("damaged or truncated, ")
         raise _Broken("damaged" if record.frames else "unknown", reason) from None
@@ -208,8 +210,9 @@ def _look_at_frames(record: Record, here: Place, whole: bool, container: Contain
                     record, damage=damage, parts=tuple((start, stop, stop - start) for start, stop in sound)
                 )
             if not short:
-                read, same = _read_frames(reader, sound, (height, width), whole)
-                record = replace(record, read=read, notes=[] if same else [f"seek: {NOTES['seek']}"])
+                read, same, moves = _read_frames(reader, sound, (height, width), whole)
+                notes = [] if same else [f"seek: {NOTES['seek']}"]
+                record = replace(record, read=read, moves=moves, notes=notes)
     except VideoError as error:
         if not short:
             raise _explained(here, claimed, error) from None
@@ -232,10 +235,11 @@ def _explained(place: Place, claimed: int, error: VideoError) -> _Broken:
 
 def _read_frames(
     reader: VideoReader, sound: Sequence[tuple[int, int]], size: tuple[int, int], whole: bool
-) -> tuple[int, bool]:
+) -> tuple[int, bool, float | None]:
     """Decodes all sound frames, or those of three windows of each long part.
 
-    Returns their number, and whether a frame that is sought is the one that reading up to it shows.
+    Returns their number, whether a frame that is sought is the one that reading up to it shows, and the share of the
+    pixels that moves in frames `PACE` apart, from the first on.
     """
     parts = []
     for first, stop in sound:
@@ -245,15 +249,19 @@ def _read_frames(
             parts += [range(n, n + WINDOW) for n in (first, (first + stop - WINDOW) // 2, stop - WINDOW)]
     chunk = max(1, AT_ONCE // (3 * size[0] * size[1]))
     chosen = parts[0].start + min(sum(map(len, parts)), WINDOW, len(parts[0])) * 2 // 3
-    shown = None
+    shown, watched = None, list[np.ndarray]()
+    pace = range(parts[0].start, min(parts[0].start + PACE * WATCHED, parts[0].stop), PACE)
     for part in parts:
         for start in range(part.start, part.stop, chunk):
             pixels = reader.pixels(range(start, min(start + chunk, part.stop)))
+            if part is parts[0]:
+                watched += [pixels[n - start].copy() for n in range(start, start + len(pixels)) if n in pace]
             if start <= chosen < start + chunk and shown is None:
                 shown = pixels[chosen - start].copy()
     with VideoReader(reader.path) as afresh:
         sought = afresh.pixels([chosen])[0]
-    return sum(map(len, parts)), shown is not None and np.array_equal(shown, sought)
+    same = shown is not None and np.array_equal(shown, sought)
+    return sum(map(len, parts)), same, share_that_moves(watched)
 
 
 def _notes(record: Record, container: Container) -> Iterator[str]:

@@ -13,7 +13,7 @@ from vidiff.store.files import draft_of, write_whole
 from vidiff.store.place import Place, Stamp
 from vidiff.store.plain import parse_json
 
-VERSION = 4  # goes up when the same file comes to be told of differently
+VERSION = 5  # goes up when the same file comes to be told of differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Record(Clip):
         codec, pixel_format, bits, rotation, declared, key_frames, key_spacing, duration: of
             `vidiff.data.doctor.container.Container`.
         read: number of frames that were decoded.
+        moves: share of the pixels that differ from the clip's still background; None for fewer than three frames.
     """
 
     problem: str = ""
@@ -41,6 +42,7 @@ class Record(Clip):
     key_spacing: int = 0
     duration: float = 0.0
     read: int = 0
+    moves: float | None = None
 
     @property
     def readable(self) -> bool:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vidiff.data.clip import Clip
 from vidiff.data.doctor.examine import NOTES, PROBLEMS, Case, examine
+from vidiff.data.doctor.motion import motion_lines
 from vidiff.data.doctor.record import Record, read_records, write_records
 from vidiff.data.find import Stock
 from vidiff.data.quarantine import Entry, Quarantine
@@ -109,7 +110,7 @@ def summarise(records: Sequence[Record]) -> list[str]:
     if notes:
         lines.append("kept, but worth knowing:")
         lines += [f"  {count:6}  {note}: {NOTES[note]}" for note, count in notes.most_common()]
-    return lines
+    return lines + motion_lines([record.moves for record in records if record.readable and record.moves is not None])
 
 
 def thumbnails(clips: Sequence[Clip], size: int, frames: int, patience: float = 60.0) -> dict[str, np.ndarray]:
