@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +37,7 @@ def motion_lines(shares: Sequence[float]) -> list[str]:
     """What is to be said of the shares of a data set's clips, and done about them."""
     if not shares:
         return []
-    few, middle, _ = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 3
+    few, middle = np.quantile(shares, [0.25, 0.5]).tolist()
     lines = [
         f"of {SIDE} px frames {middle:.1%} of the pixels move in the middle one of {len(shares)} clips, {few:.1%} or "
         "less in a quarter of them"
