@@ -175,6 +175,10 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         (["--out", "notes.txt"], "is a file; choose a folder name"),
     ],
 }
+NOT_ON_THE_HUB = (
+    *("tiny", "a/b/c", "../tiny", "", "ada/", "/tiny", "ada/ti ny", "ada\\tiny", "https://huggingface.co/ada/tiny"),
+    *("ä/tiny", ".ada/tiny", "ada/.tiny", "ada//tiny", "ada/tiny\n"),
+)
 INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
     "extend": [
         ([], "required: clip"),
@@ -197,7 +201,7 @@ INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
     "push": [
         ([], "required: run, name"),
         (["runs/tiny"], "required: name"),
-        *((["runs/tiny", name], "is no name on the hub: give owner/name") for name in ("tiny", "a/b/c", "../tiny", "")),
+        *((["runs/tiny", name], "is no name on the hub: give owner/name") for name in NOT_ON_THE_HUB),
         *(([run, "ada/tiny"], "is not a trained run") for run in ("none", "notes.txt", "folder", "")),
     ],
     "doctor": [([], "required: data"), (["none"], "none"), (["notes.txt"], "notes.txt"), (["empty"], "empty")],
