@@ -12,6 +12,7 @@ GROUPS = {  # folder of vidiff/cli -> what its commands are for, and the command
     "make": (
         "to make a model",
         {
+            "new": "write a recipe for a folder of clips and for this machine",
             "doctor": "look at each clip of a data set, and say what is wrong with it",
             "plan": "say what a training will take: memory, time, money",
             "train": "train a model, and what it depends on; the same command goes on where it stopped",

@@ -71,6 +71,15 @@ def read_captions(root: Root, clips: Sequence[Clip], kind: str = "auto") -> list
     return [captions[clip.name] for clip in clips]
 
 
+def has_captions(root: Root, clips: Sequence[Clip]) -> bool:
+    """Whether a data set has captions, of some of its clips at least."""
+    try:
+        _find(root, clips)
+    except DataError:
+        return False
+    return True
+
+
 def _find(root: Root, clips: Sequence[Clip]) -> str:
     tree = root.tree
     if _is_file(tree, "captions.jsonl") or (root.rows and root.name == "captions.jsonl"):

@@ -84,6 +84,24 @@ class Stock:
         return clips if self.is_split else halves(clips)[:2][HALVES.index(split)]
 
 
+def chosen_splits(names: Sequence[str]) -> dict[str, str] | None:
+    """Which of a data set's splits is trained on and which is held out, by key of the config.
+
+    Args:
+        names: of the splits that have clips.
+
+    Returns:
+        None where there are not two.
+    """
+    rest, chosen = [*names], dict[str, str]()
+    for key, usual in (("split", ["train"]), ("test_split", ["test", "validation", "valid", "val"])):
+        if not rest:
+            return None
+        chosen[key] = next((name for name in usual if name in rest), rest[0])
+        rest.remove(chosen[key])
+    return chosen
+
+
 def share_of(name: str) -> float:
     """Where in [0, 1) the name of a clip falls: below 1 / HELD_OUT it is held out, whatever other clips there are.
 

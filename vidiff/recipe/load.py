@@ -29,14 +29,15 @@ def find_config(path: str | Path) -> Path:
     """The file that is meant: one that is there, or else the recipe of this name that comes with vidiff.
 
     Args:
-        path: a file, or the name of a recipe, such as ucf or ucf.yaml.
+        path: a file, with or without its .yaml, or the name of a recipe, such as ucf or ucf.yaml.
 
     Raises:
         ConfigError: where there is neither.
     """
     path = Path(path)
-    if path.is_file():
-        return path
+    for file in (path, path.with_name(f"{path.name}.yaml") if path.name else path):
+        if file.is_file():
+            return file
     own = recipes()
     name = path.name.removesuffix(".yaml")
     if name in own and str(path) in (name, f"{name}.yaml"):

@@ -15,6 +15,7 @@ from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, number, tilde
 
 LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "shapes")  # of vidiff.data.find
+USUAL = {"split": "train", "test_split": "test"}  # splits, as a config has them
 SHOWN = 24  # files in the sheet of thumbnails
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def examine(options: argparse.Namespace) -> None:
 
 def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace) -> list[str]:
     """What a training will have of each split, and the command that begins one; or why none can begin."""
-    from vidiff.data.find import HALVES, halves
+    from vidiff.data.find import HALVES, chosen_splits, halves
     from vidiff.store.remote import shown
 
     splits = {name: [clip for clip in clips if clip.name in readable] for name, clips in stock.splits.items()}
@@ -97,17 +98,14 @@ def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace
     keys = {"data.root": shown(options.data)}
     if (layout := "images" if options.images else options.layout) != "auto":
         keys["data.layout"] = layout
-    for key, usual in (("split", ["train"]), ("test_split", ["test", "validation", "valid", "val"])):
-        if not rest:
-            return [
-                *lines,
-                "before training: there are no other clips than these, and some are to be held out: put some in a "
-                f"folder {stock.root}/test beside theirs, or all in one folder",
-            ]
-        chosen = next((name for name in usual if name in rest), rest[0])
-        rest.remove(chosen)
-        if chosen != usual[0]:
-            keys[f"data.{key}"] = chosen
+    chosen = chosen_splits(rest)
+    if chosen is None:
+        return [
+            *lines,
+            "before training: there are no other clips than these, and some are to be held out: put some in a "
+            f"folder {stock.root}/test beside theirs, or all in one folder",
+        ]
+    keys |= {f"data.{key}": name for key, name in chosen.items() if name != USUAL[key]}
     changes = " ".join(f"{key}={shlex.quote(value)}" for key, value in {**keys, "runs": str(options.runs)}.items())
     return [*lines, f"next: python -m vidiff.train CONFIG {changes}"]
 
