@@ -110,6 +110,12 @@ MOTION = "python tools/make_network.py motion --data data/shapes --out networks/
 AVERAGE = "python tools/ema.py runs/mine --width 0.08"
 PUSH = "vidiff push runs/shapes ada/bouncing-shapes --license cc-by-4.0"
 TARS = [f"tar --sort=name -cf shards/{split}/000.tar -C data/shapes/{split} ." for split in ("train", "test")]
+NEW = (
+    "name=new device=cpu batch=2 unet.width=32 sampling.steps=2 train.steps=2 train.validate_every=2 "
+    "train.sample_every=2 train.precision=fp32 codec.override.name=new_vae codec.override.batch=2 "
+    "codec.override.vae.width=8 codec.override.data.workers=0 codec.override.train.steps=2 "
+    "codec.override.train.precision=fp32"
+)
 TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
 CONFIGS = {"configs/": f"{ROOT}/configs/"}  # the true ones: planning follows shapes alone
 drawn = partial(Run, (SHAPES,), latest="shapes")
@@ -145,6 +151,9 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/doctor.py data/mine": Run(leaves={"runs/index/mine/doctor.html": 0}),
     "python tools/encode.py configs/mine.yaml": Run((MINE,)),
     "python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50": planned(),
+    # docs/expect.md
+    "vidiff new mine --data data/mine": Run(leaves={"mine.yaml": 0, "mine_vae.yaml": 0}),
+    "vidiff train mine": Run(("vidiff new mine --data data/mine",), add=NEW, leaves={"runs/new/report.html": 0}),
     # docs/architecture.md
     "python tools/architecture.py": Part("writes into docs", architecture),
     "python tools/generate.py --frames 16 --guidance 2 --out clip.mp4": drawn(leaves={"clip.mp4": 16}),
