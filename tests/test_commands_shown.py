@@ -101,8 +101,8 @@ def nothing(words: list[str]) -> None:
 
 
 TRAIN = "python -m vidiff.train configs/{}.yaml".format
-SHAPES, LONG, TEXT, SR, MINE, UCF, REAL = map(
-    TRAIN, ("shapes", "shapes_long", "shapes_text", "shapes_sr", "mine", "ucf", "real_vae")
+SHAPES, LONG, CAUSAL, TEXT, SR, MINE, UCF, REAL = map(
+    TRAIN, ("shapes", "shapes_long", "shapes_causal", "shapes_text", "shapes_sr", "mine", "ucf", "real_vae")
 )
 CLASSIFIER, UNLABELLED = TRAIN("shapes_classifier"), TRAIN("shapes_unlabelled")
 LIST = "python tools/list_real.py --out data/real.jsonl"
@@ -242,6 +242,15 @@ SHOWN: dict[str, Run | Part] = {
     "tensorboard --logdir runs": Run((f"{SHAPES} 'train.log=[tensorboard]'",), add="--inspect", slow=True),  # and ends
     f"{UCF} data.decoder=auto": Run(add="name=auto", slow=True),
     "python tools/benchmark.py load": Part("minutes of timing", parses),
+    # docs/long.md: streams
+    CAUSAL: Run((SHAPES,)),
+    "python tools/extend.py clip.mp4 --frames 1000 --run runs/shapes_causal": Run(
+        (CAUSAL,), add="--steps 2", leaves={"extended.mp4": 1000}, slow=True
+    ),
+    "python tools/compare_extend.py --run runs/shapes_causal --strategies clean stream": Run(
+        (CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True
+    ),
+    "python tools/benchmark.py stream": Part("minutes of timing; tests/tools/test_benchmark.py", parses),
     "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 11 --strategies clean noisy "
     "rolling keyframes '{name: replace, resample: 2}' reconstruct": Run(
         (LONG,), add="--clips 2 --steps 2 --frames 40 --out compared", slow=True
@@ -299,6 +308,16 @@ def test_python_of_the_readme(place: Workplace, monkeypatch: pytest.MonkeyPatch)
     assert names["clip"].shape == (1, 3, 16, 64, 64) and names["longer"].shape == (1, 3, 64, 64, 64)
     assert torch.equal(names["longer"][:, :, :16], names["clip"])
     assert read_video("longer.mp4").shape == (3, 64, 64, 64)
+
+
+@pytest.mark.xdist_group("commands shown")
+def test_python_of_the_page_on_long_videos(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.run(CAUSAL)
+    monkeypatch.chdir(place.folder)
+    (block,) = blocks("docs/long.md", "python")
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert names["number"] == 23 and names["piece"].shape == (1, 3, 1, 64, 64)  # type: ignore[attr-defined]
 
 
 def test_python_of_the_codec_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

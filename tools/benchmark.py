@@ -9,6 +9,9 @@ of video-diffusion-pytorch's Unet3D: the same levels, as many parameters, the sa
 
 `python tools/benchmark.py latents` times clips out of a latent cache against the same clips out of their video files,
 and against a plain copy in memory of as many bytes.
+
+`python tools/benchmark.py stream` times a new frame of a causal model's stream against windows: docs/long.md has what
+it found.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_load import load  # beside this file
+from benchmark_stream import options as stream_options
 from torch import Tensor, nn
 
 from vidiff.cli.command import exit_code
@@ -338,6 +342,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--scratch", type=Path, help="folder for videos and caches, of 2 GB, which are removed again")
     command.add_argument("--seed", type=int, default=0, help="of windows and values")
     command.add_argument("--json", type=Path, help="write the figures here as well")
+    stream_options(commands.add_parser("stream", help="a stream's new frame against a window's"))
     return parser.parse_args(arguments)
 
 

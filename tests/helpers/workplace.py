@@ -187,7 +187,7 @@ def small(text: str) -> str:
     if "vae" in config:
         config["vae"] |= {"width": 8, "blocks": 1}
     for name in ("unet", "classifier"):
-        if name in config:
+        if "multipliers" in config.get(name, {}):  # else they are those of its base
             levels = len(config[name]["multipliers"])
             config[name] |= {"width": 8, "head_dim": 8, "blocks": [1] * levels}
     if own and config["kind"] == "diffusion":
