@@ -11,8 +11,6 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --quiet -c constraints.
 # are a group, which one process runs.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
 
-STARTED := $(shell date +%s)
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench docs clean
 
@@ -27,18 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## make clips, train on them, generate, extend, score: half an hour on two cores
-	$(RUN) tools/make_shapes.py --out data/shapes
-	$(RUN) -m vidiff.train configs/shapes.yaml
-	$(RUN) tools/generate.py --run runs/shapes --count 12 --out runs/shapes/demo/generated.mp4
-	$(RUN) tools/extend.py data/shapes/test/red_disc/0000.mp4 --run runs/shapes --label red_disc \
-		--given 8 --frames 40 --out runs/shapes/demo/extended.mp4
-	$(RUN) tools/evaluate.py --run runs/shapes --oracle shapes --json runs/shapes/scores.json
-	@echo
-	@echo "generated clips, a label each    runs/shapes/demo/generated.mp4"
-	@echo "a real clip, extended            runs/shapes/demo/extended.mp4"
-	@echo "report, to open in a browser     runs/shapes/report.html"
-	@echo "scores                           runs/shapes/scores.json"
-	@echo "took $$((($$(date +%s) - $(STARTED)) / 60)) min $$((($$(date +%s) - $(STARTED)) % 60)) s"
+	$(RUN) -m vidiff demo
 
 test: $(INSTALLED)  ## the fast tests, in under 15 minutes
 	$(PYTEST) -m "not slow"

@@ -22,6 +22,7 @@ import pytest
 import torch
 from workplace import ROOT, Part, Run, Workplace
 
+from vidiff.cli.make.demo import parse as parse_demo
 from vidiff.metrics.features import Features
 from vidiff.recipe.load import load
 from vidiff.video.reader import read_video
@@ -114,8 +115,9 @@ NEW = (
     "name=new device=cpu batch=2 unet.width=32 sampling.steps=2 train.steps=2 train.validate_every=2 "
     "train.sample_every=2 train.precision=fp32 codec.override.name=new_vae codec.override.batch=2 "
     "codec.override.vae.width=8 codec.override.data.workers=0 codec.override.train.steps=2 "
-    "codec.override.train.precision=fp32"
+    "codec.override.train.precision=fp32 codec.least=0"
 )
+DEMO = {"generated": 16, "extended": 40}  # frames of what it makes
 TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
 CONFIGS = {"configs/": f"{ROOT}/configs/"}  # the true ones: planning follows shapes alone
 drawn = partial(Run, (SHAPES,), latest="shapes")
@@ -151,7 +153,10 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/doctor.py data/mine": Run(leaves={"runs/index/mine/doctor.html": 0}),
     "python tools/encode.py configs/mine.yaml": Run((MINE,)),
     "python tools/plan.py configs/ucf.yaml --gpus 8 --gpu h100 --price 2.50": planned(),
-    # docs/expect.md
+    # the demo, as make runs it, and docs/expect.md
+    "python -m vidiff demo": Part("half an hour", lambda words: parse_demo(words[4:])),
+    "vidiff demo": Part("half an hour", lambda words: parse_demo(words[2:])),
+    "vidiff demo --small": Run(leaves={f"runs/shapes_small/demo/{name}.mp4": n for name, n in DEMO.items()}),
     "vidiff new mine --data data/mine": Run(leaves={"mine.yaml": 0, "mine_vae.yaml": 0}),
     "vidiff train mine": Run(("vidiff new mine --data data/mine",), add=NEW, leaves={"runs/new/report.html": 0}),
     # docs/architecture.md
@@ -213,11 +218,6 @@ SHOWN: dict[str, Run | Part] = {
     MOTION: Run((SHAPES,), add="--steps 20", leaves={"networks/motion/network.json": 0}, slow=True),
     "python tools/evaluate.py --run runs/shapes --network networks/motion": Run((MOTION,), slow=True),
     # Makefile, as `make` runs it
-    "python tools/make_shapes.py --out data/shapes": Run((SHAPES,), add="--train 3 --test 1 --frames 40"),
-    "python tools/generate.py --run runs/shapes --count 12 --out runs/shapes/demo/generated.mp4": drawn(slow=True),
-    "python tools/extend.py data/shapes/test/red_disc/0000.mp4 --run runs/shapes --label red_disc --given 8 "
-    "--frames 40 --out runs/shapes/demo/extended.mp4": drawn(leaves={"runs/shapes/demo/extended.mp4": 40}),
-    "python tools/evaluate.py --run runs/shapes --oracle shapes --json runs/shapes/scores.json": drawn(slow=True),
     "python tools/benchmark.py train": Part("needs the peer", parses),
     # docs/
     "python tools/codec.py runs/shapes --data data/shapes --clips 48 --network networks/transnetv2": Run(

@@ -34,6 +34,7 @@ GOOD = {  # of each command, what it wants at least
     "edit": ["animate", "clip.mp4"],
     "push": ["runs/tiny", "ada/tiny", "--out", "shared"],
     "new": ["other", "--data", "data"],
+    "demo": ["--small"],
     "doctor": ["data"],
     "encode": ["tiny.yaml"],
     "plan": ["tiny.yaml"],
@@ -145,6 +146,22 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         (["--weights", "none"], "choose ema, model, best"),
         (["--weights", "none.safetensors"], "none.safetensors"),
         (["--weights", "best"], "knows of no best one"),
+    ],
+    "demo": [
+        *(
+            (["--device", device], "no such device")
+            for device in ["tpu", "gpu", "CUDA", "cpu0", "cuda0", "0", "1", "auto:0", "all", "none", "h100"]
+        ),
+        *(
+            (["--device", device], "no such device")
+            for device in ("cuda:x", "cuda:-1", "cuda:", "cpu:x", "Auto", " ", "")
+        ),
+        *(
+            (["--device", device], "on which vidiff does not run")
+            for device in ["mps", "xpu", "hpu", "meta", "vulkan", "xla", "ipu"]
+        ),
+        *((["--device", device], "cuda") for device in ("cuda:99", "cuda:100")),
+        *(([word], "unrecognized arguments") for word in ("small", "shapes", "train", "--run", "--steps", "--out=x")),
     ],
     "new": [
         (["--data", "empty"], "no videos in empty"),

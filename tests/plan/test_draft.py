@@ -30,7 +30,7 @@ FEW_STEPS = [
     *("train.validate_every=2", "train.sample_every=2", "train.checkpoint_every=2", "train.precision=fp32"),
 ]
 FEW_CODEC_STEPS = [
-    *("codec.override.batch=2", "codec.override.vae.width=8", "codec.override.data.workers=0"),
+    *("codec.least=0", "codec.override.batch=2", "codec.override.vae.width=8", "codec.override.data.workers=0"),
     *("codec.override.train.steps=2", "codec.override.train.precision=fp32", "codec.override.train.sample_every=0"),
 ]
 

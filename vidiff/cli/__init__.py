@@ -12,6 +12,7 @@ GROUPS = {  # folder of vidiff/cli -> what its commands are for, and the command
     "make": (
         "to make a model",
         {
+            "demo": "draw clips, train on them, generate, extend and score, to see it all once",
             "new": "write a recipe for a folder of clips and for this machine",
             "doctor": "look at each clip of a data set, and say what is wrong with it",
             "plan": "say what a training will take: memory, time, money",
