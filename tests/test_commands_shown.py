@@ -217,6 +217,7 @@ SHOWN: dict[str, Run | Part] = {
     ),  # without serving the page, which tests/study does
     MOTION: Run((SHAPES,), add="--steps 20", leaves={"networks/motion/network.json": 0}, slow=True),
     "python tools/evaluate.py --run runs/shapes --network networks/motion": Run((MOTION,), slow=True),
+    "pip install 'vidiff[perceptual]'": installed,
     # Makefile, as `make` runs it
     "python tools/benchmark.py train": Part("needs the peer", parses),
     # docs/
