@@ -24,6 +24,7 @@ from vidiff.draw.long import Clean
 from vidiff.draw.stream import Recall, Stream
 from vidiff.draw.window import Backwards, Draw
 from vidiff.nn.cache import Cache
+from vidiff.nn.classifier import Classifier, ClassifierConfig
 from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.sample import SAMPLERS, build_sampler
 
@@ -154,6 +155,21 @@ def test_each_branch_of_guidance_reads_a_record_of_its_own(whole: Callable[[], o
     found = both(whole, lambda: drawn(Stream(2), drawing(**GUIDES[how]), 6))
     if how != "nothing":
         assert not torch.isclose(found, drawn(Stream(2), drawing(), 6), atol=1e-3).all()
+
+
+def test_a_classifier_guides_a_stream_as_it_guides_windows(whole: Callable[[], object]) -> None:
+    torch.manual_seed(1)
+    judge = Classifier(ClassifierConfig(2, 3, 8, [1], [1], [0], 4)).eval()
+    for parameter in judge.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    guided = both(whole, lambda: drawn(Stream(2), drawing(guidance=1.5, classifier=judge, classifier_scale=3.0), 4))
+    assert not torch.isclose(guided, drawn(Stream(2), drawing(guidance=1.5), 4), atol=1e-3).all()
+
+
+def test_half_precision_keeps_a_stream_near_what_it_is() -> None:
+    half = drawn(Stream(2), drawing(history=2.0, dtype=torch.bfloat16), 6)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, drawn(Stream(2), drawing(history=2.0), 6), atol=0.1, rtol=0)
 
 
 def test_finished_frames_are_kept_at_the_clock_at_which_they_are_shown(whole: Callable[[], object]) -> None:

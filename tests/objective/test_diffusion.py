@@ -215,3 +215,47 @@ def test_without_a_low_resolution_nothing_more_is_drawn() -> None:
         objective = DiffusionObjective(perfect("v"), DiffusionLoss(), noise)
         losses.append(objective({"video": clips(16)})["loss"])
     assert torch.equal(*losses)
+
+
+class Telling(nn.Module):
+    """A denoiser's network that keeps what it is shown, with its clock, and whether it is to be learned from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.3))
+        self.seen: list[tuple[Tensor, Tensor, bool]] = []
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        self.seen.append((x.detach(), log_snr, torch.is_grad_enabled()))
+        return self.gain * x
+
+
+@pytest.mark.parametrize("rollout", [0.0, 0.25, 1.0])
+def test_known_frames_are_shown_as_the_model_makes_them(rollout: float) -> None:
+    """By one estimate without a gradient, from a time of each sample's own; what is to be made is as ever."""
+    torch.manual_seed(0)
+    network, schedule = Telling(), Cosine()
+    tasks = Tasks(generate=0.0, first=1.0, random=0.0, noise=0.0, forget=0.0, rising=0.0)
+    loss = DiffusionLoss(tasks=tasks, rollout=rollout, rollout_time=0.4)
+    batch = {"mean": torch.randn(400, 2, 4, 1, 1), "std": torch.zeros(400, 2, 4, 1, 1)}
+    DiffusionObjective(Denoiser(network, schedule, "x0"), loss)(batch)["loss"].backward()
+    assert network.gain.grad is not None and network.gain.grad.isfinite()
+    *before, (x, clock, learned) = network.seen
+    known = clock == clock.max()  # shown as it is, but for the cosine schedule's least noise
+    real = (x - batch["mean"]).abs().lt(0.05).all(1, keepdim=True)
+    assert learned and len(before) == (rollout > 0)
+    share = real[known].float().mean().item()
+    assert share == pytest.approx(1 - rollout, abs=0.08)
+    if not before:
+        return
+    (noised, time, told) = before[0]
+    assert not told and time.flatten(1).std(1).max() == 0 and time.flatten(1)[:, 0].unique().numel() > 300
+    assert schedule.time_of(time.double()).max() <= 0.401
+    made = (0.3 * noised - x).abs().lt(0.05).all(1, keepdim=True)
+    assert (made | real)[known].all() and not (made | real)[~known].all()
+
+
+def test_a_share_that_is_none_is_named() -> None:
+    for name in ("rollout", "rollout_time"):
+        with pytest.raises(ValueError, match=f"loss.{name} is 1.5; give a number from 0 to 1"):
+            DiffusionLoss(**{name: 1.5})

@@ -38,6 +38,16 @@ class DiffusionLoss:
     drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
     tasks: Tasks = field(default_factory=Tasks)
+    rollout: float = 0.0  # probability that known frames are shown as the model itself makes them, errors and all
+    rollout_time: float = (
+        0.5  # largest time to which they are noised for that, and from which the model then makes them
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("rollout", "rollout_time"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"loss.{name} is {value}; give a number from 0 to 1")
 
 
 class DiffusionObjective(nn.Module):
@@ -82,7 +92,8 @@ class DiffusionObjective(nn.Module):
         clock, learned = draw_clock(self.options.tasks, t, drawn, times)  # b 1 f 1 1, or b 1 f h w
 
         eps = torch.randn_like(x0)
-        x_t = add_noise(schedule, x0, eps, clock)
+        shown = self._rolled_out(x0, drawn, condition) if self.options.rollout else x0
+        x_t = add_noise(schedule, shown, eps, clock)
         output, head = self.denoiser.output(x_t, clock, condition)
         wanted = target(prediction, schedule, x0, eps, clock)
         log_snr = schedule.log_snr(clock)
@@ -108,6 +119,21 @@ class DiffusionObjective(nn.Module):
         nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
         drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
         return augment(condition_of(batch).drop(drop), self.denoiser.schedule, self.lowres_noise)
+
+    @torch.no_grad()
+    def _rolled_out(self, x0: Tensor, drawn: Drawn, condition: Condition) -> Tensor:
+        """Clips of which some samples' known voxels are what the model itself makes of them, so that it learns to go on
+        from its own errors and not from what is real alone: `(b, c, f, h, w)`, the others as they are.
+
+        Each sample's clip is noised to a time of its own, up to `rollout_time`, and estimated without a gradient: a
+        draw of one step, near enough to what is real for the frames after it to follow (after Huang et al. 2025, self
+        forcing, which rolls out whole draws).
+        """
+        rows = (len(x0), 1, 1, 1, 1)
+        t = self.options.rollout_time * torch.rand(rows, device=x0.device)
+        chosen = torch.rand(rows, device=x0.device) < self.options.rollout
+        made = self.denoiser(add_noise(self.denoiser.schedule, x0, torch.randn_like(x0), t), t, condition).x0
+        return torch.where(drawn.known & chosen, made.to(x0.dtype), x0)
 
     def _report(self, errors: Tensor, drawn: Drawn, t: Tensor) -> dict[str, Tensor]:
         """The mean of the samples' errors `(b,)` over each task and over each quarter of the time axis."""
