@@ -191,7 +191,7 @@ def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said:
         ("loss.weighting=snr", ["loss.weighting 'snr'", "min_snr", "simple"]),
         ("loss.times=all", ["loss.times 'all'", "stratified, uniform"]),
         ("codec.name=vqgan", ["codec.name is 'vqgan'; choose vae, diffusers or identity"]),
-        ("codec.name=diffusers", ["codec.path is missing: name the folder of an AutoencoderKL"]),
+        ("codec.name=diffusers", ["codec.path is missing: name the folder of an autoencoder"]),
         ("codec.path=here", ["codec.path is here, but codec.name is vae: set codec.name=diffusers"]),
         ("data.decoder=opencv", ["data.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"]),
         ("data.layout=tree", ["data.layout is 'tree'", "folders, ucf101, flat"]),

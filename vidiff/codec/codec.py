@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vidiff.codec.tiles import Canvas, Tile, tiles
 from vidiff.diffusion.process import draw_noise
-from vidiff.nn.causal import Stream
+from vidiff.nn.causal import Stream, check_frames
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.pixels import check_video
 
@@ -26,7 +26,7 @@ LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so
 class CodecConfig:
     """The codec of a model of latents."""
 
-    name: str = "vae"  # or diffusers, an AutoencoderKL of diffusers; or identity, to diffuse pixels
+    name: str = "vae"  # or diffusers, an autoencoder of diffusers; or identity, to diffuse pixels
     config: str = ""  # for vae: the YAML that trains it, relative to this one
     override: dict[str, Any] = field(default_factory=dict)  # changes to that config
     run: str = ""  # for vae: a trained autoencoder's folder, taken as it is in place of one that `config` describes
@@ -48,7 +48,7 @@ class CodecConfig:
             raise ValueError(f"codec.run is {self.run}, but codec.name is {self.name}: set codec.name=vae")
         if self.name == "diffusers" and not self.path:
             raise ValueError(
-                "codec.path is missing: name the folder of an AutoencoderKL of diffusers, or its name on the hub"
+                "codec.path is missing: name the folder of an autoencoder of diffusers, or its name on the hub"
             )
         if self.path and self.name != "diffusers":
             raise ValueError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
@@ -72,7 +72,7 @@ class Gaussian:
 class Codec(nn.Module):
     """Encodes `(b, 3, f, h, w)` in [-1, 1] to latents `(b, c, f, h / factor, w / factor)` and decodes them.
 
-    With a temporal factor, 1 + temporal * n frames are 1 + n latents, each of which depends on no later frame.
+    With a temporal factor, 1 + temporal * n frames are 1 + n latents.
 
     Latents leave with zero mean and unit variance per channel: `(raw - shift) / scale`. Frames go through in chunks,
     and large ones in tiles, so memory beyond input and output grows neither with their number nor with their size.
@@ -81,6 +81,7 @@ class Codec(nn.Module):
         channels: of the latent.
         factor: by which height and width shrink.
         temporal: frames to one latent, the first of a clip apart; 1 for codecs of single frames.
+        unit: a clip has 1 frame more than a multiple of it; `temporal`, or a multiple of that.
         shift, scale: `(c,)`, statistics of the raw latents over the training clips.
         chunk: the most frames that go through at once; fewer where they are larger than 128x128.
         tile: height and width in pixels from which on a frame is cut into tiles of at most that; 0 for none.
@@ -98,6 +99,7 @@ class Codec(nn.Module):
     blend = 0
     fixed = False
     temporal = 1
+    unit = 1
 
     def __init__(self, channels: int, factor: int, chunk: int = 16, tile: int = 0) -> None:
         super().__init__()
@@ -140,6 +142,14 @@ class Codec(nn.Module):
         self.shift.copy_(shift)
         self.scale.copy_(scale)
 
+    def check_frames(self, frames: int, what: str) -> None:
+        """Raises ValueError where clips of so many frames do not make whole latents; `what` says whose they are."""
+        check_frames(frames, self.temporal, self.unit, what)
+
+    def latents_of(self, frames: int) -> int:
+        """Latents that hold so many frames, if perhaps some more."""
+        return 1 - (1 - frames) // self.unit * (self.unit // self.temporal)
+
     @torch.no_grad()
     def encode(self, video: Tensor) -> Gaussian:
         """Raises ValueError for what is no video, or where height, width or frames make no whole latents."""
@@ -150,11 +160,7 @@ class Codec(nn.Module):
                 f"frames are {pixels[0]}x{pixels[1]}, but the codec shrinks them by {self.factor}: choose sizes that "
                 "divide"
             )
-        if (frames - 1) % self.temporal:
-            raise ValueError(
-                f"a clip has {frames} frames, but the codec makes one latent of the first and one of every "
-                f"{self.temporal} after it: give 1 more than a multiple of {self.temporal}"
-            )
+        self.check_frames(frames, "a clip's number of frames")
         count = batch * (1 + (frames - 1) // self.temporal)
         height, width = (length // self.factor for length in pixels)
         shift, scale = self.shift[:, None, None], self.scale[:, None, None]
@@ -184,6 +190,8 @@ class Codec(nn.Module):
         if z.ndim != 5 or z.shape[1] != self.channels or not z.is_floating_point():
             wanted = f"floating point (b, {self.channels}, f, h, w)"
             raise ValueError(f"latents are {tuple(z.shape)} of {z.dtype}; expected {wanted}, as encode makes them")
+        if (z.shape[2] - 1) * self.temporal % self.unit:
+            raise ValueError(f"a clip has {z.shape[2]} latents; the codec decodes 1 + {self.unit // self.temporal} n")
         if not z.isfinite().all():
             raise ValueError("latents hold values that are not finite: the model that made them has diverged")
         batch, _, frames, height, width = z.shape
@@ -237,7 +245,7 @@ class VAECodec(Codec):
     def __init__(self, config: VAEConfig, tile: int = TILE) -> None:
         super().__init__(config.channels, config.factor, tile=tile)
         self.network = VAE(config)
-        self.margin, self.temporal = config.margin, config.temporal
+        self.margin, self.temporal, self.unit = config.margin, config.temporal, config.temporal
 
     def encode_frames(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.encode(frames)

@@ -84,7 +84,7 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
     Args:
         past: `(b, 3, p, h, w)` in [-1, 1]; p may be 0.
         frames: how many new ones are wanted.
-        context: frames on which each window looks back, 1 + temporal * n; where the past has fewer, as many of them as
+        context: frames on which each window looks back, 1 + unit * n; where the past has fewer, as many of them as
             make whole latents.
 
     Yields:
@@ -93,9 +93,9 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
     past = past.to(codec.shift)
     nothing = past.new_zeros(len(past), codec.channels, 0, past.shape[3] // codec.factor, past.shape[4] // codec.factor)
     size = 1 + codec.temporal * (draw.window - 1)
-    for window in windows(size, past.shape[2] + frames, context, past.shape[2], unit=codec.temporal):
+    for window in windows(size, past.shape[2] + frames, context, past.shape[2], unit=codec.unit):
         known = codec.encode(final(past, window.known)).mean if window.known else nothing
-        latents = draw.window if window.known else 1 - (1 - window.new) // codec.temporal  # that hold as many frames
+        latents = draw.window if window.known else codec.latents_of(window.new)
         z = draw_after(draw, known, latents, condition.at(range(window.first, window.first + size)))
         new = codec.decode(z)[:, :, window.known : window.known + window.new]
         past = final(torch.cat([past, new], dim=2), context)

@@ -91,3 +91,20 @@ class Lengthen(Timed):
         x = rearrange(self.split(x), "(b f) (k c) h w -> b (f k) c h w", b=stream.clips, k=2)
         x = rearrange(x[:, 1:] if stream.begins(self) else x, "b f c h w -> (b f) c h w")
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def check_frames(frames: int, temporal: int, unit: int, what: str) -> None:
+    """Raises ValueError, with the lengths that would do, where a clip of so many frames makes no whole latents.
+
+    Args:
+        temporal: frames to one latent, the first of a clip apart.
+        unit: a clip has 1 frame more than a multiple of it, itself a multiple of `temporal`.
+        what: whose frames they are, as the message says.
+    """
+    if (frames - 1) % unit:
+        below = frames - (frames - 1) % unit
+        more = f", {unit // temporal} at a time" if unit > temporal else ""
+        raise ValueError(
+            f"{what} is {frames}; the autoencoder makes one latent of the first frame and one of every {temporal} "
+            f"after it{more}: give {below} or {below + unit}"
+        )

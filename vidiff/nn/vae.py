@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidiff.nn.blocks import Downsample, Upsample, channels_last, normalise
-from vidiff.nn.causal import CausalBlock, Lengthen, Shorten, Stream, Timed
+from vidiff.nn.causal import CausalBlock, Lengthen, Shorten, Stream, Timed, check_frames
 
 TEMPORAL = (1, 2, 4, 8)
 
@@ -50,12 +50,7 @@ class VAEConfig:
 
     def check_frames(self, frames: int, what: str) -> None:
         """Raises ValueError where clips of so many frames do not make whole latents; `what` says whose they are."""
-        if (frames - 1) % self.temporal:
-            below = frames - (frames - 1) % self.temporal
-            raise ValueError(
-                f"{what} is {frames}; the autoencoder makes one latent of the first frame and one of every "
-                f"{self.temporal} after it: give {below} or {below + self.temporal}"
-            )
+        check_frames(frames, self.temporal, self.temporal, what)
 
 
 class Block(nn.Module):

@@ -77,7 +77,7 @@ class Drawing:
         if self.codec.temporal > 1:
             raise ValueError(
                 f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
-                "animate, and not edit: train one with vae.temporal=1"
+                "animate, and not edit: train one on a codec of single frames (vae.temporal=1)"
             )
         window = self.facts.window(size_of(clip))
         draw, context = self._draw(window, **options), self._context(context, frames, window)
@@ -168,9 +168,5 @@ class Drawing:
             context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
         if not 1 <= context < window:
             raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
-        if (context - 1) % self.codec.temporal:
-            raise ValueError(
-                f"context is {context}; give 1 more than a multiple of {self.codec.temporal}, of which the codec makes "
-                "one latent"
-            )
+        self.codec.check_frames(context, "context")
         return context

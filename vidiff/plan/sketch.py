@@ -120,7 +120,7 @@ def _look_at_codec(config: LatentRun, folder: Path, look: bool, unknown: list[st
         unknown.append(f"{config.codec.path} was not read: an autoencoder as Stable Diffusion has it is assumed")
         return 4, 8, 1, 83_653_863
     codec = build_codec(config)
-    return codec.channels, codec.factor, 1, sum(p.numel() for p in codec.parameters())
+    return codec.channels, codec.factor, codec.temporal, sum(p.numel() for p in codec.parameters())
 
 
 def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> tuple[int, list[str]]:

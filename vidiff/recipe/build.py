@@ -25,6 +25,8 @@ def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
         codec = DiffusersCodec(read(config.codec.path), config.codec.tile)
     except ValueError as error:
         raise ConfigError(f"codec.path: {error}") from None
+    if codec.temporal > 1:
+        config.check_temporal(codec)
     config.check_size(codec.factor)
     return codec
 

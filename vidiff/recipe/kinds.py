@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import MISSING
 
@@ -165,6 +165,15 @@ class VAERun(RunConfig):
                 raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
 
 
+class OfClips(Protocol):
+    """What makes latents of several frames each: an autoencoder's config, or a codec."""
+
+    @property
+    def temporal(self) -> int: ...
+
+    def check_frames(self, frames: int, what: str) -> None: ...
+
+
 @dataclass
 class LatentRun(RunConfig):
     """Training on latents, and the codec that it needs."""
@@ -210,9 +219,16 @@ class LatentRun(RunConfig):
         if self.codec.name == "identity":
             self.check_size(1)
 
-    def check_temporal(self, vae: VAEConfig) -> None:
+    def check_temporal(self, codec: OfClips) -> None:
         """Raises ConfigError unless the model can be trained on latents of several frames each, as this codec's are."""
-        raise ConfigError(f"kind is {self.kind}, {_which_goes_not(vae)} train a diffusion model")
+        raise ConfigError(f"kind is {self.kind}, {self._which_goes_not(codec)} train a diffusion model")
+
+    def _which_goes_not(self, codec: OfClips) -> str:
+        if self.codec.name == "diffusers":
+            return (
+                f"which does not go with codec.path, whose latents hold {codec.temporal} frames each: take another, or"
+            )
+        return f"which does not go with vae.temporal={codec.temporal}: set codec.override.vae.temporal=1, or"
 
     def check_size(self, factor: int) -> None:
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
@@ -312,8 +328,8 @@ class DiffusionRun(LatentRun):
             less = "the first bucket's frames" if self.data.buckets else "data.frames"
             raise ConfigError(f"sampling.context is {self.sampling.context}; give 1 to {frames - 1}, less than {less}")
 
-    def check_temporal(self, vae: VAEConfig) -> None:
-        advice = _which_goes_not(vae)
+    def check_temporal(self, codec: OfClips) -> None:
+        advice = self._which_goes_not(codec)
         if self.lowres.factor:
             raise ConfigError(f"lowres.factor is {self.lowres.factor}, {advice} lowres.factor=0")
         if self.data.stride != [1, 1]:
@@ -323,15 +339,11 @@ class DiffusionRun(LatentRun):
         if self.sampling.strategy.get("name") not in ("clean", "stream"):
             raise ConfigError(f"sampling.strategy is {self.sampling.strategy}, {advice} sampling.strategy.name=clean")
         try:
-            vae.check_frames(self.data.frames, "data.frames")
+            codec.check_frames(self.data.frames, "data.frames")
             if self.data.frames > 1:
-                vae.check_frames(self.sampling.context, "sampling.context")
+                codec.check_frames(self.sampling.context, "sampling.context")
         except ValueError as error:
             raise ConfigError(str(error)) from None
-
-
-def _which_goes_not(vae: VAEConfig) -> str:
-    return f"which does not go with vae.temporal={vae.temporal}: set codec.override.vae.temporal=1, or"
 
 
 @dataclass
