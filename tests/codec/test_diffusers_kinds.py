@@ -20,7 +20,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from vidiff.cli.encode import main as encode
+from vidiff.cli.make.encode import main as encode
 from vidiff.codec.diffusers import KINDS, DiffusersCodec, read
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.pipeline.pipeline import Pipeline
@@ -236,7 +236,7 @@ name: small
 device: cpu
 batch: 2
 data: {root: data, layout: shapes, size: 32, frames: FRAMES, workers: 0}
-codec: {name: diffusers, path: saved}
+codec: {name: diffusers, path: saved, least: 0}  # random weights keep nothing
 unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8}
 sampling: {sampler: {name: ddim}, steps: 2, context: 1, count: 2}
 train: {steps: 2, precision: fp32, log_every: 1, checkpoint_every: 2, validate_every: 2, sample_every: 2}

@@ -163,7 +163,7 @@ def test_what_cannot_work_is_refused(pipeline: Pipeline) -> None:
     for options in ({"backwards": True}, {"strategy": "rolling"}, {"strategy": {"name": "noisy", "level": 0.1}}):
         with pytest.raises(ValueError, match="continue clips forwards, with strategy=clean"):
             pipeline.extend(clip, 9, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="context is 2; .*: give 1 or 3"):
+    with pytest.raises(ValueError, match=r"context is 2; .*: give 1 or 3"):
         pipeline.extend(clip, 9, context=2)
 
 
