@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,7 @@ class DiffusersCodec(Codec):
             )
         return super().decoder()
 
-    def decode_clips(self, z: Tensor, streams: list[Stream]) -> Iterator[Tensor]:
+    def decode_clips(self, z: Tensor, streams: Sequence[Stream] = ()) -> Iterator[Tensor]:
         if self.temporal == 1 and not self.facts.together:
             yield from super().decode_clips(z, streams)
             return
