@@ -71,3 +71,20 @@ def test_a_task_mixes_no_devices(gpu: AbsentGpu, task: str) -> None:
     TASKS[task](pipe, clip)
     assert not gpu.mixed, gpu.mixed
     assert not gpu.complex, gpu.complex
+
+
+def test_a_stream_mixes_no_devices_and_its_steps_wait_for_nothing(gpu: AbsentGpu) -> None:
+    pipe, waits = pipeline(small("shapes_causal", "start=")), []
+    clip = torch.zeros(1, 3, pipe.frames, pipe.size, pipe.size)
+    for steps in (2, 3):
+        gpu.reset()
+        gpu.truth = True
+        strategy = {"name": "stream", "chunk": 2, "sinks": 1}
+        pieces = pipe.stream(pipe.frames + 6, "a", clip=clip, context=4, steps=steps, history=2.0, strategy=strategy)
+        next(pieces)
+        pieces.set(label="b")
+        list(pieces)
+        assert not gpu.mixed, gpu.mixed
+        assert not gpu.complex, gpu.complex
+        waits.append(gpu.waits)
+    assert waits[1] == waits[0], waits[1] - waits[0]
