@@ -22,6 +22,7 @@ import pytest
 import torch
 from workplace import ROOT, Part, Run, Workplace
 
+from vidiff.cli import module_of
 from vidiff.cli.make.demo import parse as parse_demo
 from vidiff.metrics.features import Features
 from vidiff.recipe.load import load
@@ -97,6 +98,11 @@ def architecture(words: list[str]) -> None:
         assert out.read_bytes() == (ROOT / "docs" / "architecture.svg").read_bytes()
 
 
+def understood(words: list[str]) -> None:
+    """The command's arguments are ones that it has."""
+    module_of(words[1]).parse(words[2:])
+
+
 def nothing(words: list[str]) -> None:
     pass
 
@@ -129,6 +135,7 @@ SHOWN: dict[str, Run | Part] = {
     # README.md: first steps
     "make demo": Part("half an hour", recipe),
     "make test": Part("the tests", recipe),
+    "vidiff app runs/shapes": Part("serves until it is stopped; tests/app", understood),
     # docs/sharing.md: what would be sent, and drawn with it; tests/share sends it
     PUSH: Run((SHAPES,), add="--out shared", leaves={"shared/README.md": 0, "shared/vidiff.json": 0}),
     "vidiff generate --run ada/bouncing-shapes --label red_square": Run(
@@ -233,7 +240,7 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/doctor.py ROOT": Part("a pattern of the others", parses),
     **dict.fromkeys(("pip install s3fs", "pip install gcsfs", "pip install scikit-video"), installed),
     **dict.fromkeys(
-        (f"pip install 'vidiff[{name}]'" for name in ("hub", "remote", "tensorboard", "torchcodec")), installed
+        (f"pip install 'vidiff[{name}]'" for name in ("app", "hub", "remote", "tensorboard", "torchcodec")), installed
     ),
     "apt-get install ffmpeg": Part("changes the machine", nothing),
     "torchrun --nproc-per-node 8 --max-restarts 3 -m vidiff.train configs/ucf.yaml": Run(

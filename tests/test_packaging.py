@@ -38,6 +38,7 @@ EXTRAS = {
     "diffusers": "diffusers",
     "matplotlib": "plot",
     "huggingface_hub": "hub",
+    "gradio": "app",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }

@@ -37,6 +37,7 @@ FLOORS = (
     "training",
     "evaluate",
     "share",
+    "app",
     "study",
     "cli",
     "train",
@@ -84,6 +85,7 @@ OWNERS = {
     "wandb": {"vidiff/report/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
     "huggingface_hub": {"vidiff/pipeline/hub.py"},
+    "gradio": {"vidiff/app/page.py", "vidiff/app/serve.py"},
 }
 
 MOST_FILES = 16  # a folder of vidiff

@@ -32,6 +32,7 @@ GOOD = {  # of each command, what it wants at least
     "generate": [],
     "extend": ["clip.mp4", "--frames", "9"],
     "edit": ["animate", "clip.mp4"],
+    "app": ["runs/tiny"],
     "push": ["runs/tiny", "ada/tiny", "--out", "shared"],
     "new": ["other", "--data", "data"],
     "demo": ["--small"],
@@ -139,6 +140,16 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     ],
     "extend": [*RUN, *OUT, *DRAW, (["--given", "0"], "--given is 0"), (["--context", "9"], "context is 9")],
     "edit": [*RUN, *OUT, *DRAW, (["--frames", "0"], "frames is 0")],
+    "app": [
+        *(
+            (["--port", port], f"--port is {port}; give 0 to 65535")
+            for port in ("65536", "99999", "1000000", "-1", "-80")
+        ),
+        *((["--port", port], "invalid int") for port in ("1.5", "", "http")),
+        *((["--token", token], "fewer than 8 characters") for token in ("", "a", "1234567", "short")),
+        *((["--device", device], device) for device in ("tpu", "cuda", "cuda:99", "gpu")),
+        *((["--host", host], f"cannot listen on {host}") for host in ("192.0.2.1", "198.51.100.7", "203.0.113.1")),
+    ],
     "push": [
         *FILES,
         (["--out", "folder"], "--out folder: it is not empty; give a new folder"),
@@ -228,6 +239,10 @@ INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
         (["inpaint", "clip.mp4"], "one of the arguments --box --mask is required"),
         (["inpaint", "clip.mp4", "--box", "1,2"], "give top,left,bottom,right"),
         (["restyle", "clip.mp4"], "required: --strength"),
+    ],
+    "app": [
+        ([name], "is not a trained run")
+        for name in ("none", "notes.txt", "folder", "clip.mp4", "", "data", "empty", "~")
     ],
     "push": [
         ([], "required: run, name"),
