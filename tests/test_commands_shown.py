@@ -225,6 +225,9 @@ SHOWN: dict[str, Run | Part] = {
     MOTION: Run((SHAPES,), add="--steps 20", leaves={"networks/motion/network.json": 0}, slow=True),
     "python tools/evaluate.py --run runs/shapes --network networks/motion": Run((MOTION,), slow=True),
     "pip install 'vidiff[perceptual]'": installed,
+    # docs/use.md: completion; tests/cli/test_main.py asks for some
+    "pip install 'vidiff[completion]'": installed,
+    "eval '$(register-python-argcomplete vidiff)'": Part("changes the shell", nothing),
     # Makefile, as `make` runs it
     "python tools/benchmark.py train": Part("needs the peer", parses),
     # docs/

@@ -37,6 +37,7 @@ EXTRAS = {
     "torchcodec": "torchcodec",
     "diffusers": "diffusers",
     "matplotlib": "plot",
+    "argcomplete": "completion",
     "huggingface_hub": "hub",
     "gradio": "app",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
@@ -163,23 +164,25 @@ def test_a_stranger_s_first_ten_minutes(installed: Path, tmp_path: Path) -> None
     (wheel,) = installed.parent.glob("*.whl")
     subprocess.run([python, *PIP, "install", "--quiet", "-c", ROOT / "constraints.txt", wheel], check=True)
     for number in range(3):
-        write_video(tmp_path / "data" / f"{number}.mp4", smooth(8, 32, 32))
-    (tmp_path / "vae.yaml").write_text(VAE)
-    (tmp_path / "mine.yaml").write_text(DIFFUSION)
+        write_video(tmp_path / "clips" / f"{number}.mp4", smooth(16, 32, 32))
+    few = "batch=2 unet.width=32 data.workers=0 sampling.steps=2 train.steps=2 train.validate_every=2"
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for line in (
         "--version",
-        "doctor data",
-        "train mine.yaml",
-        "generate --frames 4 --out drawn.mp4",
-        "extend drawn.mp4 --frames 6 --out longer.mp4",
+        "new mine --data clips",
+        f"train mine {few}",
+        "generate --frames 16 --out drawn.mp4",
+        "extend drawn.mp4 --frames 24 --out longer.mp4",
+        "doctor clips",
         "edit loop drawn.mp4 --out loop.gif",
-        "encode mine.yaml",
+        "encode mine",
         "plan ucf --gpu 4090",
+        "demo --small",
+        "evaluate --run runs/shapes_small",
     ):
         done = subprocess.run([command, *line.split()], cwd=tmp_path, env=bare, capture_output=True, text=True)
         assert done.returncode == 0, f"vidiff {line}\n{done.stdout}{done.stderr}"
-    assert [read_video(tmp_path / name).shape[1] for name in ("drawn.mp4", "longer.mp4")] == [4, 6]
+    assert [read_video(tmp_path / name).shape[1] for name in ("drawn.mp4", "longer.mp4")] == [16, 24]
 
 
 def test_the_version_has_one_value() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_each_command_is_a_module_and_each_module_a_command() -> None:
         path.parent.name: {file.stem for file in path.parent.glob("[a-z]*.py")} for path in CLI.glob("*/__init__.py")
     }
     assert there == {group: set(commands) for group, (_, commands) in GROUPS.items()}
-    assert {path.stem for path in CLI.glob("*.py")} == {"__init__", "command", "options"}
+    assert {path.stem for path in CLI.glob("*.py")} == {"__init__", "command", "complete", "options"}
 
 
 def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +105,26 @@ def test_help_loads_nothing_of_others(words: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT, *words, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: ")
     assert done.stderr.split() == ["vidiff"]
+
+
+def offered(line: str, folder: Path) -> list[str]:
+    """What a shell offers after a line, by argcomplete."""
+    code = "import sys; from vidiff.cli import main; main()"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    answer = folder / "answer"
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "COMP_TYPE": "9"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, check=True)
+    return [word.strip() for word in answer.read_text().split("\n")]
+
+
+def test_a_shell_completes_commands_options_and_names(tmp_path: Path) -> None:
+    assert {*COMMANDS} <= set(offered("vidiff ", tmp_path))
+    assert offered("vidiff gen", tmp_path) == ["generate"]
+    assert offered("vidiff generate --gu", tmp_path) == ["--guidance"]
+    assert offered("vidiff plan ucf --gpu h", tmp_path) == ["h200", "h100"]
+    assert offered("vidiff edit inp", tmp_path) == ["inpaint"]
+    (tmp_path / "holiday.mp4").touch()
+    assert offered("vidiff extend hol", tmp_path) == ["holiday.mp4"]
 
 
 def test_what_help_names_is_what_there_is() -> None:

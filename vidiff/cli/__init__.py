@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -71,6 +72,8 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Returns its exit code; 2 where there is no such command."""
     words = sys.argv[1:] if arguments is None else arguments
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how its line may go on, by argcomplete's script
+        words = [import_module("vidiff.cli.complete").command_typed(COMMANDS)]
     name, rest = (words[0], words[1:]) if words else ("", [])
     if name in ("--help", "-h", "help"):
         print(usage())

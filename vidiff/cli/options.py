@@ -119,7 +119,24 @@ GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, without a page of usage before it, and which option was meant."""
+    """Tells a mistake in one line, without a page of usage before it, and which option was meant.
+
+    Where a shell asks what may follow, it answers that and ends the process: see `vidiff.cli.complete`.
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.answer_shell()
+        return super().parse_args(args, namespace)
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.answer_shell()
+        return super().parse_intermixed_args(args, namespace)
+
+    def answer_shell(self) -> None:
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)
 
     def error(self, message: str) -> NoReturn:
         words = message.removeprefix("unrecognized arguments: ").split() if "unrecognized" in message else []

@@ -11,6 +11,7 @@ from typing import Any
 
 import krippendorff
 import numpy as np
+from scipy.special import ndtri
 
 from vidiff.report.page import header, page, paragraph, scale, section, table
 from vidiff.study.plan import Study
@@ -20,7 +21,7 @@ PASS = 0.75
 """The least part of the checks that a rater must answer right to be counted."""
 
 CONFIDENCE = 0.95
-_Z = 1.959963984540054  # the normal distribution's quantile at (1 + CONFIDENCE) / 2
+_Z = float(ndtri((1 + CONFIDENCE) / 2))  # the normal distribution's quantile
 _VALUES = {"a": 1.0, "b": 0.0, "equal": 0.5}
 
 
@@ -64,7 +65,10 @@ class Attentiveness:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's score interval (Wilson 1927, eq. 6) for a share of `count` observations, at 95 %."""
+    """Wilson's score interval (Wilson 1927, eq. 6) for a share of `count` observations, at 95 %.
+
+    As `scipy.stats.binomtest` has it for whole numbers of successes; here a pair with votes at odds is a part of one.
+    """
     if count < 1:
         raise ValueError(f"count is {count}; an interval needs 1 observation or more")
     z2 = _Z**2 / count
