@@ -35,11 +35,6 @@ class Cache:
         """Of all tensors that are kept."""
         return sum(kept.untyped_storage().nbytes() for kept in self._kept.values())
 
-    @property
-    def clips(self) -> int:
-        """Rows of the least tensor that is kept: of how many clips the record is; 0 where it is empty."""
-        return min((len(kept) for kept in self._kept.values()), default=0)
-
     def copy(self, grows: bool = False) -> Cache:
         """The same record, to which the frames of further calls are added or not; this one stays as it is."""
         other = Cache(self.window, self.sinks)
