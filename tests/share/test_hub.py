@@ -119,6 +119,8 @@ def test_what_was_pushed_draws_the_same_bytes_in_another_process(place: Place) -
     (block,) = re.findall(r"```python\n(.*?)```", page, re.S)  # as the card says it is used
     assert place.start("-c", f"import hashlib\n{block}\n{HASH}") == mine
     assert (place.folder / "made.mp4").stat().st_size > 0
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sharing.md").read_text(), re.S)
+    assert len(place.start("-c", f"import hashlib\n{shown.replace('ada/bouncing-shapes', NAME)}\n{HASH}").strip()) == 64
     before = len(place.hub.asked)
     assert place.start("-c", DRAW, NAME, HF_HUB_OFFLINE="1") == mine, "and from the copy that is kept here"
     assert len(place.hub.asked) == before
