@@ -39,7 +39,9 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:1")
     with pytest.raises(ValueError, match="no such device: 'gpu'"):
         choose_device("gpu")
-    with pytest.raises(ValueError, match="device is mps, on which vidiff does not run"):
+    with pytest.raises(
+        ValueError, match="device is mps, on which vidiff does not run: samplers and grids count in float64"
+    ):
         choose_device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -97,7 +97,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     except RuntimeError:
         raise ValueError(f"no such device: {device!r}; give auto, cpu, cuda or cuda:0") from None
     if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {device}, on which vidiff does not run; give auto, cpu, cuda or cuda:0")
+        reason = ": samplers and grids count in float64, which it has not" if chosen.type == "mps" else ""
+        raise ValueError(f"device is {device}, on which vidiff does not run{reason}; give auto, cpu, cuda or cuda:0")
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
