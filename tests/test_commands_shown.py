@@ -234,6 +234,11 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/codec.py runs/shapes --data data/shapes --clips 48 --network networks/transnetv2": Run(
         (SHAPES, MOTION), add="--clips 4", instead={"transnetv2": "motion"}, slow=True
     ),  # with the small network that this folder has
+    # docs/real_video.md
+    "python tools/evaluate.py --run runs/ucf --network networks/i3d --frames 16 --stride 1 --clips 2048": Part(
+        "needs I3D's file", parses
+    ),
+    "python tools/codec.py runs/ucf --data data/ucf101 --network efficientnet": Part("needs a trained ucf", parses),
     "mkdir -p shards/train shards/test": Run(),
     **{tar: Run(("mkdir -p shards/train shards/test", SHAPES)) for tar in TARS},
     "python tools/doctor.py shards": Run(tuple(TARS)),

@@ -441,9 +441,9 @@ def test_the_ucf_recipe_runs_on_real_films(place: Place, ucf: Path) -> None:
     small = ["batch=2", "data.size=32", "data.frames=8", "sampling.context=4", "sampling.steps=2", "sampling.count=2"]
     small += ["unet.width=8", "unet.head_dim=8", "data.workers=1", "device=cpu"]
     small += ["codec.override.data.size=32", "codec.override.vae.width=8", "codec.override.batch=2"]
-    small += ["codec.override.data.workers=1", "unet.multipliers=[1,2]", "unet.blocks=[1,1]"]
+    small += ["codec.override.data.workers=1", "train.compile=false", "unet.multipliers=[1,2]", "unet.blocks=[1,1]"]
     small += ["unet.spatial_attention=[0]", "unet.temporal_attention=[0]", "unet.joint_attention=[1]"]
     before = place.files()
     said = place.train(str(ROOT / "configs/ucf.yaml"), f"data.root={ucf}", "--dry-run", *small)
-    assert re.search(r"^diffusion .* 200,000 ", said, re.MULTILINE), said
+    assert re.search(r"^diffusion .* 250,000 ", said, re.MULTILINE), said
     assert "nothing was kept" in said and place.files() == before

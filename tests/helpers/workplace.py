@@ -172,7 +172,7 @@ def small(text: str) -> str:
     if own:
         config["device"], config["batch"] = "cpu", 2
     often = dict.fromkeys(("steps", "log_every", "checkpoint_every", "validate_every", "sample_every"), 2)
-    config["train"] = {**config.get("train", {}), **often, "log_every": 1, "precision": "fp32"}
+    config["train"] = {**config.get("train", {}), **often, "log_every": 1, "precision": "fp32", "compile": False}
     config["train"]["optim"] = {**config["train"].get("optim", {}), "warmup": 1}
     data = config.get("data", {})
     if own:
