@@ -51,6 +51,8 @@ def rehearse(config: RunConfig, folder: Path) -> None:
             codec = plan_codec(config, folder)  # which refuses one that the training itself would not take over
             assert isinstance(codec, VAERun)
             plans = [config] if config.codec.run else [codec, config]  # one that is there is not trained
+            if not config.codec.run:
+                small.codec.least = 0.0  # an autoencoder of two steps keeps nothing yet
             small.codec.own_data = False  # that data may have to be made, and would be kept
             small.codec.override = {
                 **small.codec.override,
