@@ -106,6 +106,7 @@ def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch:
         quarantine.file.unlink()
 
 
+@pytest.mark.slow
 def test_a_network_of_pictures_needs_no_folder(place: Path) -> None:
     arguments = ("--predict", "2", "--clips", "4", "--network", "efficientnet", "--lpips", "efficientnet")
     assert score(*RUN, *arguments, "--out", "pictures") == 0
