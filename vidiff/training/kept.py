@@ -83,8 +83,8 @@ def check_kept(config: LatentRun, codec: Codec, held_out: Index) -> Kept | None:
     if config.codec.name == "vae":
         ways = (
             "let the autoencoder shrink less (vae.multipliers, vae.patch), give it more vae.channels, weigh what moves "
-            "(loss.moving=0.8) or train it longer (train.steps), in its config or by codec.override with another name; "
-            "or do without one (codec.name=identity, with unet.patch=4)"
+            "(loss.moving=0.8) or train it longer (train.steps), in its config or by codec.override with another name, "
+            "as the recipe small_vae does; or do without one (codec.name=identity, with unet.patch=4)"
         )
     raise ConfigError(
         f"a model cannot learn what its latents do not hold: of {kept.clips} held-out clips the codec keeps {kept}, "

@@ -31,5 +31,5 @@ def test_little_motion_is_told_with_what_to_choose() -> None:
     (line,) = motion_lines([0.2, 0.3, 0.4, 0.5])
     assert "35.0% of the pixels move in the middle one of 4 clips" in line
     said = "\n".join(motion_lines([0.01, 0.02, 0.3, 0.4]))
-    assert "codec.name=identity" in said and "shrinks 4 times, not 8" in said and "loss.moving=0.8" in said
+    assert "small_vae" in said and "shrinks 4 times, not 8" in said and "loss.moving=0.8" in said
     assert len(motion_lines([0.01])) == 2

@@ -45,6 +45,6 @@ def motion_lines(shares: Sequence[float]) -> list[str]:
     if few < LITTLE:
         lines.append(
             "so little is easily lost in latents: for small frames choose an autoencoder that shrinks 4 times, not 8, "
-            "with loss.moving=0.8, or no autoencoder (codec.name=identity, unet.patch=4); training tells what is kept"
+            "with 16 channels and loss.moving=0.8, as the recipe small_vae; training tells what is kept"
         )
     return lines
