@@ -180,7 +180,13 @@ def codec_text(name: str, footage: Footage, machine: Machine, shape: Shape, plan
                 Key("patch", 2),
             ],
         ),
-        *section("loss", [Key("kl", codec.kl)]),
+        *section(
+            "loss",
+            [
+                Key("kl", codec.kl),
+                Key("moving", codec.moving or None, "so much of it is over what moves, however few pixels that is"),
+            ],
+        ),
         *section(
             "train",
             [
