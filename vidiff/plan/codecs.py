@@ -31,8 +31,8 @@ class CodecChoice:
         return self.factor * self.patch
 
 
-# Largest side in pixels -> the codec. Of what moves at 64 px in eight Atari games, an autoencoder of 4x kept 96 % with 16
-# channels and its loss mostly over what moves, 82 % with 8 and a plain loss; one of 8x kept 33 %.
+# Largest side in pixels -> the codec. Of what moves at 64 px in eight Atari games, an autoencoder of 4x kept 96 % with
+# 16 channels and its loss mostly over what moves, 82 % with 8 and a plain loss; one of 8x kept 33 %.
 # Pixels in patches lose nothing, but at that size were learned far slower.
 CODECS = {
     32: CodecChoice(1, 3, 4, 0.0, 0.0, "frames this small are diffused as they are, in patches of 4x4 pixels"),
