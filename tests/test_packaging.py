@@ -34,6 +34,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
+    "trackio": "trackio",
     "torchcodec": "torchcodec",
     "diffusers": "diffusers",
     "matplotlib": "plot",

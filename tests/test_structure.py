@@ -83,6 +83,7 @@ OWNERS = {
     "transformers": {"vidiff/text.py", "vidiff/metrics/clip_score.py"},
     "tensorboard": {"vidiff/report/sinks.py"},
     "wandb": {"vidiff/report/sinks.py"},
+    "trackio": {"vidiff/report/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
     "huggingface_hub": {"vidiff/pipeline/hub.py"},
     "gradio": {"vidiff/app/page.py", "vidiff/app/serve.py"},

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, each read back by its own means."""
+"""TensorBoard, Weights & Biases and Trackio, each read back by its own means."""
 
 from __future__ import annotations
 
@@ -90,6 +90,28 @@ def test_wandb_offline(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/videos/*.mp4"))) == 4
 
 
+def test_trackio_on_this_machine(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read back by the package, after a training that goes on where it was stopped."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))
+    trackio = pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    run = tmp_path / "run"
+    for steps in (2, 4):
+        tiny.train(run, steps=steps, log=["trackio"], sample_every=2, callbacks=sampler(run))
+    (name,) = SQLiteStorage.get_runs("vidiff")
+    assert name.startswith("tiny ") and trackio.__version__
+    logged: dict[int, dict[str, object]] = {}
+    for row in SQLiteStorage.get_logs("vidiff", name):
+        logged.setdefault(int(row["step"]), {}).update(row)
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+    assert {step: items["loss"] for step, items in logged.items() if "loss" in items} == pytest.approx(
+        {line["step"]: line["loss"] for line in lines}
+    )
+    assert {step for step, items in logged.items() if any("samples" in key for key in items)} == {2, 4}
+    assert len(list((tmp_path / "kept").rglob("*.mp4"))) == 4
+
+
 def test_what_fails_outside_is_told_and_left(tiny, runs, tmp_path: Path, monkeypatch, capsys) -> None:
     class Broken:
         def __init__(self, run: Path, title: str, step: int) -> None:
@@ -112,7 +134,7 @@ def test_what_fails_outside_is_told_and_left(tiny, runs, tmp_path: Path, monkeyp
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"train.log has 'tensorbord'; choose tensorboard, wandb"):
+    with pytest.raises(ValueError, match=r"train.log has 'tensorbord'; choose tensorboard, wandb, trackio"):
         TrainOptions(log=["tensorbord"])
     with pytest.raises(ValueError, match="give each once"):
         TrainOptions(log=["wandb", "wandb"])

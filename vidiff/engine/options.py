@@ -9,7 +9,7 @@ from typing import Literal
 from vidiff.engine.ema import gamma_of
 from vidiff.engine.optim import Optim
 
-LOGS = ("tensorboard", "wandb")
+LOGS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass
@@ -28,7 +28,7 @@ class TrainOptions:
         spike: a loss so many deviations above the median of the steps before it is told, with its clips. 0: none is.
         hang: seconds without a step until a process tells its stacks and ends; ten times that for the first step,
             validation, sampling and saving. 0: never.
-        log: where metrics and samples go besides the run's own folder: tensorboard, wandb.
+        log: where metrics and samples go besides the run's own folder: tensorboard, wandb, trackio.
         compile: compile each kind of block once, if it then computes the same.
         parallel: of several processes, whether each holds all weights (ddp), a shard of them (fsdp), or a shard within
             its group, of which there are several (hsdp).

@@ -1,4 +1,4 @@
-"""Where metrics and samples may go besides the run's own files: TensorBoard, Weights & Biases."""
+"""Where metrics and samples may go besides the run's own files: TensorBoard, Weights & Biases, Trackio."""
 
 from __future__ import annotations
 
@@ -111,4 +111,45 @@ class WandB:
         self._run.finish()
 
 
-SINKS: dict[str, type[TensorBoard] | type[WandB]] = {"tensorboard": TensorBoard, "wandb": WandB}
+class Trackio:
+    """A run of the project vidiff of Trackio, or of what TRACKIO_PROJECT names, gone on with where the training is.
+
+    All stays on this machine, where TRACKIO_DIR says, for `trackio show --project vidiff`; the package's own settings,
+    such as TRACKIO_SPACE_ID, send it to others.
+
+    Raises:
+        ValueError: the package trackio is not installed.
+    """
+
+    def __init__(self, run: Path, title: str, step: int) -> None:
+        try:
+            import trackio
+        except ImportError:
+            raise ValueError("train.log has trackio: pip install 'vidiff[trackio]', or leave it out") from None
+        self._trackio = trackio
+        folder = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:6]  # runs of one name in other folders
+        self._run = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", "vidiff"),
+            name=f"{title or run.name} {folder}".replace("/", "-"),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,  # the run logs its memory itself
+            auto_log_cpu=False,
+        )
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def sample(self, step: int, file: Path) -> None:
+        name = "samples" + file.stem.removeprefix(f"step-{step:07d}")
+        self._run.log({name: self._trackio.Video(str(file), format="mp4")}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+SINKS: dict[str, type[TensorBoard] | type[WandB] | type[Trackio]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "trackio": Trackio,
+}
