@@ -119,8 +119,10 @@ def _tab(name: str) -> tuple[list[Any], gr.Button, list[Any]]:
                 if name in ("Extend", "Inpaint"):
                     given.append(gr.Video(label="Clip", sources=["upload"], elem_id=f"{key}-clip", height=220))
                 if name == "Animate":
-                    picture = {"type": "filepath", "sources": ["upload"], "height": 260}
-                    given.append(gr.Image(label="Picture", elem_id="animate-picture", **picture))
+                    picture = gr.Image(
+                        label="Picture", elem_id="animate-picture", type="filepath", sources=["upload"], height=260
+                    )
+                    given.append(picture)
                 if name == "Inpaint":
                     given.append(_editor())
                 else:
