@@ -213,7 +213,6 @@ SHOWN: dict[str, Run | Part] = {
     LIST: Run(leaves={"data/real.jsonl": 0}),
     REAL: Run((LIST,)),
     "python tools/codec.py runs/real_vae --data data/real.jsonl": Run((REAL,)),
-    "pip install -e '.[diffusers]'": installed,
     AVERAGE: Run((MINE,), leaves={"runs/mine/ema/width-0.080.safetensors": 0}),
     "python tools/generate.py --run runs/mine --weights runs/mine/ema/width-0.080.safetensors": Run((AVERAGE,)),
     "pip install -e '.[study]'": installed,
@@ -225,6 +224,7 @@ SHOWN: dict[str, Run | Part] = {
     MOTION: Run((SHAPES,), add="--steps 20", leaves={"networks/motion/network.json": 0}, slow=True),
     "python tools/evaluate.py --run runs/shapes --network networks/motion": Run((MOTION,), slow=True),
     "pip install 'vidiff[perceptual]'": installed,
+    "pip install 'vidiff[diffusers]'": installed,
     # docs/use.md: completion; tests/cli/test_main.py asks for some
     "pip install 'vidiff[completion]'": installed,
     "eval '$(register-python-argcomplete vidiff)'": Part("changes the shell", nothing),
@@ -248,7 +248,11 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/doctor.py ROOT": Part("a pattern of the others", parses),
     **dict.fromkeys(("pip install s3fs", "pip install gcsfs", "pip install scikit-video"), installed),
     **dict.fromkeys(
-        (f"pip install 'vidiff[{name}]'" for name in ("app", "hub", "remote", "tensorboard", "torchcodec")), installed
+        (
+            f"pip install 'vidiff[{name}]'"
+            for name in ("app", "diffusers", "hub", "remote", "tensorboard", "torchcodec")
+        ),
+        installed,
     ),
     "apt-get install ffmpeg": Part("changes the machine", nothing),
     "torchrun --nproc-per-node 8 --max-restarts 3 -m vidiff.train configs/ucf.yaml": Run(

@@ -30,9 +30,9 @@ def test_the_factor_is_what_sizes_shrink_by(patch: int, levels: int, factor: int
 @pytest.mark.parametrize(
     ("recipe", "changes", "numbers"),
     [
-        ("ucf_vae.yaml", [], 32 * 32 * 4),  # 256 px: 8x, 48 times fewer numbers
-        ("ucf_vae.yaml", ["vae.multipliers=[1, 2]"], 64 * 64 * 4),  # 4x
-        ("ucf_vae.yaml", ["vae.multipliers=[1, 2]", "vae.patch=4"], 32 * 32 * 4),  # 8x, with a level less
+        ("ucf_vae.yaml", [], 32 * 32 * 8),  # 256 px: 8x, 24 times fewer numbers
+        ("ucf_vae.yaml", ["vae.multipliers=[1, 2]"], 64 * 64 * 8),  # 4x
+        ("ucf_vae.yaml", ["vae.multipliers=[1, 2]", "vae.patch=4"], 32 * 32 * 8),  # 8x, with a level less
         ("shapes_vae.yaml", [], 8 * 8 * 4),  # 64 px: 8x
         ("shapes_vae.yaml", ["vae.patch=1", "vae.channels=8"], 16 * 16 * 8),  # 4x
     ],

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Error, Page, sync_playwright
 
 from vidiff.video.writer import write_video
 
@@ -93,16 +94,30 @@ def best(page: Page) -> str:
     )
 
 
+def wait_for(page: Page, condition: str, argument: object = None) -> None:
+    """Until a condition holds, asked from outside: the page's own policy lets no script be made from text in it."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            if page.evaluate(condition, argument):
+                return
+        except Error as error:
+            if "context was destroyed" not in str(error):  # as by a page that loads meanwhile
+                raise
+        assert time.monotonic() < until, condition
+        page.wait_for_timeout(20)
+
+
 def answer(page: Page, how: str) -> None:
     page.wait_for_selector("button[value=left]:enabled")
-    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.currentTime > 0 && !v.paused)")
+    wait_for(page, "[...document.querySelectorAll('video')].every((v) => v.currentTime > 0 && !v.paused)")
     before = page.text_content("#count")
     side = best(page)
     if how == "key":
         page.keyboard.press("ArrowLeft" if side == "left" else "ArrowRight")
     else:
         page.click(f"button[value={side}]")
-    page.wait_for_function("(old) => document.querySelector('#count')?.textContent !== old", arg=before)
+    wait_for(page, "(old) => document.querySelector('#count')?.textContent !== old", before)
 
 
 def votes(folder: Path) -> list[tuple]:

@@ -87,7 +87,9 @@ def test_single_pictures(tmp_path: Path) -> None:
     exif = turned.getexif()
     exif[0x0112] = 6  # turned by 90 degrees
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    Image.new("P", (8, 6)).save(tmp_path / "palette.bmp")
+    palette = Image.new("P", (8, 6))
+    palette.putpalette([level for level in range(256) for _ in range(3)])
+    palette.save(tmp_path / "palette.bmp")
     assert ((read_video(tmp_path / "deep.png") + 1) * 127.5).unique().tolist() == [200]
     assert read_video(tmp_path / "turned.jpg").shape == (3, 1, 8, 6)
     assert read_video(tmp_path / "palette.bmp").shape == (3, 1, 6, 8)
