@@ -159,18 +159,24 @@ class Attention(nn.Module):
         qkv = rearrange(self.qkv(h), f"(b f) (k n d) h w -> k {sequences} n {tokens} d", k=3, d=self.head_dim, f=frames)
         qkv = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # 3 sequences heads tokens head_dim
         # Queries and keys are normed (Dehghani et al. 2023, section 2), so attention is selective from the start.
-        (q, k), v = layer_norm(qkv[:2], self.sharpness), qkv[2]
+        qk, v = layer_norm(qkv[:2], self.sharpness), qkv[2]
+        if self.axis != "space":
+            sizes = (frames, *sizes)
+        own = angles = rotary(sizes, self.head_dim, x.device)
+        kept = cache if self.causal else None  # which holds tokens that are not turned yet: their places change
+        if kept is None:
+            qk, v = rotate(qk, angles), rotate(v, angles)
+        q, k = qk
         clock = rearrange(log_snr.float(), f"(b f) n h w -> {sequences} n {tokens} 1", f=frames)
         preference = (self.preference * self.head_dim**0.5)[:, None, None]  # what the logits are divided by
         q = torch.cat([q[..., :-1], preference.expand(*q.shape[:-1], 1)], dim=-1)
         k = torch.cat([k[..., :-1], clock.expand(*k.shape[:-1], 1)], dim=-1)  # of the last pair, which is not turned
-        if self.causal and cache is not None:
-            k, v = cache.extend(self, torch.cat([k, v], dim=-1), -2, cache.window, cache.sinks, area).chunk(2, dim=-1)
-        if self.axis != "space":
-            sizes = (k.shape[-2] // area, *sizes)  # with frames that a cache holds
-        angles = rotary(sizes, self.head_dim, x.device)
-        own = angles[-q.shape[-2] :]
-        q, k, v = rotate(q, own), rotate(k, angles), rotate(v, angles)
+        if kept is not None:
+            k, v = kept.extend(self, torch.cat([k, v], dim=-1), -2, kept.window, kept.sinks, area).chunk(2, dim=-1)
+            sizes = (k.shape[-2] // area, *sizes[1:])  # with frames that the cache holds
+            angles = rotary(sizes, self.head_dim, x.device)
+            own = angles[-q.shape[-2] :]
+            q, k, v = rotate(q, own), rotate(k, angles), rotate(v, angles)
         mask = looks_back(frames, sizes[0], area, cache, x.device) if self.causal and frames > 1 else None
         q, k, v = (part.to(h.dtype).transpose(1, 2) for part in (q, k, v))  # sequences tokens heads head_dim
         h = rotate(attention(q, k, v, self.backend, mask).transpose(1, 2).float(), -own)
