@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.fft import dct
 from torch import Tensor
 
-from vidiff.metrics.motion import moving_energy
+from vidiff.metrics.motion import moving_energy, share_kept
 from vidiff.metrics.prediction import psnr, ssim
 
 STILL = 2 / 255
@@ -100,8 +100,7 @@ def frame_scores(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """Means over all clips of what `frame_losses` returns: PSNR in dB, SSIM, and the others in shares of the range.
 
     "detail kept" is the power of the detail that came back in that of the real clips: below 1 it is blurred. "moving
-    kept" is 1 - lost / moved of the energies of `frame_losses`' "moving": 1 where all that moves came back, 0 where
-    nothing moves in what came back, and less where something else does.
+    kept" is `share_kept` of what moves.
     """
     scores = {"psnr": float(losses["psnr"].mean()), "psnr of the worst clip": float(losses["psnr"].mean(1).min())}
     for name in ("ssim", "error", "change", "flicker", "flicker still", "perceptual"):
@@ -110,10 +109,8 @@ def frame_scores(losses: Mapping[str, Tensor]) -> dict[str, float]:
     decoded, real = losses["detail"].sum(0).tolist()
     if real:
         scores["detail kept"] = decoded / real
-    if "moving" in losses:
-        lost, moved = losses["moving"].sum(0).tolist()
-        if moved:
-            scores["moving kept"] = 1 - lost / moved
+    if "moving" in losses and (kept := share_kept(losses["moving"])) is not None:
+        scores["moving kept"] = kept
     return scores
 
 

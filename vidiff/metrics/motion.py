@@ -57,6 +57,15 @@ def moving_energy(video: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
     return energy, moves.double().mean(whole)
 
 
+def share_kept(energy: Tensor) -> float | None:
+    """1 - lost / moved of the energies `(n, 2)` of `moving_energy`, summed over clips; None where nothing moves.
+
+    1 where all that moves came back, 0 where nothing moves in what came back, and less where something else does.
+    """
+    lost, moved = energy.sum(0).tolist()
+    return 1 - lost / moved if moved else None
+
+
 def motion_measures(video: Tensor) -> dict[str, Tensor]:
     """Measures of clips `(b, 3, f, h, w)` in [-1, 1], each `(b,)` float64, in shares of the range from black to white.
 

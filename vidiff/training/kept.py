@@ -16,7 +16,7 @@ from vidiff.data.index import Index
 from vidiff.data.order import Order
 from vidiff.engine.parallel import processes
 from vidiff.metrics.codec import detail, strip
-from vidiff.metrics.motion import moving_energy
+from vidiff.metrics.motion import moving_energy, share_kept
 from vidiff.metrics.prediction import psnr
 from vidiff.recipe.kinds import LatentRun
 from vidiff.recipe.slots import ConfigError
@@ -147,20 +147,14 @@ def measure(config: LatentRun, codec: Codec, held_out: Index, device: torch.devi
     fine, fine_real = whole["detail"].sum(0).tolist()
     classes = {}
     for number, name in enumerate(held_out.labels):
-        if (part := _kept(whole["moving"][whole["label"] == number])) is not None:
+        if (part := share_kept(whole["moving"][whole["label"] == number])) is not None:
             classes[name] = part
     kept = Kept(
         float(whole["psnr"].mean()),
         fine / fine_real if fine_real else None,
-        _kept(whole["moving"]),
+        share_kept(whole["moving"]),
         float(whole["share"].mean()),
         len(whole["psnr"]),
         classes,
     )
     return kept, worst[1]
-
-
-def _kept(energy: Tensor) -> float | None:
-    """1 - lost / moved over rows `(n, 2)` of `moving_energy`; None where nothing moves."""
-    lost, moved = energy.sum(0).tolist()
-    return 1 - lost / moved if moved else None
