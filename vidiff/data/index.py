@@ -280,7 +280,8 @@ def _choose(
     train, test = _evenly(train, limit), _evenly(test, limit)
     chosen = (train, test)[number]
     ledger.look_into([clip for clip in chosen if not ledger.knows(clip)])
-    return chosen, [*{clip.name: clip for clip in (*train, *test)}.values()], told
+    # told with the clips that are held out alone, since whoever trains asks for both halves
+    return chosen, [*{clip.name: clip for clip in (*train, *test)}.values()], told if number else ""
 
 
 def _evenly(clips: list[Clip], limit: int) -> list[Clip]:

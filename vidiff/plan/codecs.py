@@ -1,8 +1,8 @@
-"""Which codec suits frames of a size: one table, which a trial of what each keeps may change."""
+"""Which codec suits frames of a size: one table; and which others a trial on the clips themselves compares with it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class CodecChoice:
         kl: weight of the autoencoder's bottleneck.
         moving: share of its loss that is over what moves.
         why: a sentence, for the recipe.
+        tried: what a trial on the clips found, a line for each autoencoder; empty where none was made.
     """
 
     factor: int
@@ -24,6 +25,10 @@ class CodecChoice:
     kl: float
     moving: float
     why: str
+    tried: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.factor}x, {self.channels} channels"
 
     @property
     def shrinks(self) -> int:
@@ -47,3 +52,23 @@ CODECS = {
 def choose_codec(size: int) -> CodecChoice:
     """The codec for frames of `size` pixels a side."""
     return CODECS[min(side for side in CODECS if size <= side)]
+
+
+def candidates(size: int) -> list[CodecChoice]:
+    """The autoencoders that are worth a trial for frames of `size` pixels a side; none where frames are diffused as
+    they are.
+
+    That of the table comes first, then the same at 4x and 8x, with other numbers of channels; at 4x the latents of
+    frames above 128 px would cost the model more than they are worth.
+    """
+    first = choose_codec(size)
+    if first.factor == 1:
+        return []
+    kinds = [(4, 16), (4, 8), (8, 16)] if size <= 64 else [(4, 4), (4, 8), (8, 16)] if size <= 128 else LARGE
+    return [
+        first,
+        *(replace(first, factor=f, channels=c) for f, c in kinds if (f, c) != (first.factor, first.channels)),
+    ]
+
+
+LARGE = [(8, 4), (8, 8), (8, 16)]

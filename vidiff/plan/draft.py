@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from vidiff.plan.codecs import CodecChoice
 from vidiff.plan.footage import Footage
 from vidiff.plan.plan import Deployment, Planner
 from vidiff.plan.shape import Machine, Shape, choose_shape
 from vidiff.plan.text import codec_text, model_text
+from vidiff.recipe.kinds import VAERun
 from vidiff.recipe.load import load
 
 PASSES = 400  # over all windows, after which there is nothing new to learn
@@ -27,28 +29,36 @@ class Draft:
     plans: list[Deployment]
 
 
-def draft(name: str, footage: Footage, machine: Machine, hours: float | None = None, size: int | None = None) -> Draft:
+def draft(
+    name: str,
+    footage: Footage,
+    machine: Machine,
+    hours: float | None = None,
+    size: int | None = None,
+    codec: CodecChoice | None = None,
+) -> Draft:
     """Recipes for a folder and a machine, in which the largest model is trained that gets steps enough in the time.
 
     Args:
         name: of the run; the autoencoder's is `name`_vae.
         hours: that training may take, about; by default 1 on a CPU and 8 on a GPU.
         size: of the frames, in place of that which suits.
+        codec: in place of that which the table has for the size.
 
     Raises:
         ValueError: as `choose_shape`; nothing fits into the memory.
     """
-    shape = choose_shape(footage, machine, size)
+    shape = choose_shape(footage, machine, size, codec)
     seconds = 3600 * (hours or (8 if machine.gpu else 1))
     with TemporaryDirectory() as there:
         folder = Path(there)
-        codec, text = None, None
+        coder, text = None, None
         if shape.codec.factor > 1:
-            codec = plan_codec(name, footage, machine, shape, CODEC_SHARE * seconds, folder)
-            seconds, text = (1 - CODEC_SHARE) * seconds, codec_text(name, footage, machine, shape, codec)
+            coder = plan_codec(name, footage, machine, shape, CODEC_SHARE * seconds, folder)
+            seconds, text = (1 - CODEC_SHARE) * seconds, codec_text(name, footage, machine, shape, coder)
             (folder / f"{name}_vae.yaml").write_text(text, encoding="utf-8")
         model = plan_model(name, footage, machine, shape, seconds, folder)
-        plans = [model, *([codec] if codec else [])]
+        plans = [model, *([coder] if coder else [])]
         whole = model_text(name, footage, machine, shape, plans)
         for file, content in ((f"{name}.yaml", whole), *([(f"{name}_vae.yaml", text)] if text else [])):
             (folder / file).write_text(content, encoding="utf-8")
@@ -85,6 +95,16 @@ def plan_codec(name: str, footage: Footage, machine: Machine, shape: Shape, seco
     chosen = planned(file, machine)
     most = 100_000 if machine.gpu else 2000
     return with_steps(chosen, seconds, 300, min(most, PASSES * shape.windows // chosen.config.batch))
+
+
+def codec_config(name: str, footage: Footage, machine: Machine, shape: Shape) -> VAERun:
+    """The autoencoder's recipe, as a training takes it, before its steps are planned."""
+    with TemporaryDirectory() as there:
+        file = Path(there) / f"{name}_vae.yaml"
+        file.write_text(codec_text(name, footage, machine, shape, None), encoding="utf-8")
+        config = load(file)
+    assert isinstance(config, VAERun)
+    return config
 
 
 def planned(file: Path, machine: Machine) -> Deployment:

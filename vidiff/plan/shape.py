@@ -82,8 +82,14 @@ class Shape:
     levels: int
 
 
-def choose_shape(footage: Footage, machine: Machine, size: int | None = None) -> Shape:
+def choose_shape(
+    footage: Footage, machine: Machine, size: int | None = None, codec: CodecChoice | None = None
+) -> Shape:
     """What of the clips the model sees.
+
+    Args:
+        size: of the frames, in place of that which suits.
+        codec: in place of that which the table has for the size.
 
     Raises:
         ValueError: clips that are too short for any window, or a size that does not divide.
@@ -92,7 +98,7 @@ def choose_shape(footage: Footage, machine: Machine, size: int | None = None) ->
     lengths = [clip.frames / rate_of(clip) * rate if fps else clip.frames for clip in footage.train]
     most = (256 if machine.large and not footage.few else 128) if machine.gpu else 64
     size = size or max(side for side in (32, 64, 128, 256) if side <= max(32, min(most, footage.side)))
-    codec, levels, step = network_for(size)
+    codec, levels, step = network_for(size, codec)
     return Shape(
         size,
         frames,
@@ -106,13 +112,16 @@ def choose_shape(footage: Footage, machine: Machine, size: int | None = None) ->
     )
 
 
-def network_for(size: int) -> tuple[CodecChoice, int, int]:
+def network_for(size: int, codec: CodecChoice | None = None) -> tuple[CodecChoice, int, int]:
     """The codec for frames of a size, the levels of the network, and what divides the sides of all frames.
+
+    Args:
+        codec: by default that of the table.
 
     Raises:
         ValueError: a size that it does not divide.
     """
-    codec = choose_codec(size)
+    codec = codec or choose_codec(size)
     levels = min(4, max(1, int(math.log2(max(2, size / codec.shrinks))) - 1))
     step = codec.shrinks * 2 ** (levels - 1)
     if size % step:

@@ -89,6 +89,7 @@ def model_text(
         ),
         "",
         f"# {codec.why}",
+        *(f"#   {line}" for line in codec.tried),
         "codec: {name: identity}"
         if codec.factor == 1
         else f"codec: {{name: vae, config: {written(f'{name}_vae.yaml')}}}",

@@ -18,7 +18,7 @@ from vidiff.engine.parallel import processes
 from vidiff.metrics.codec import detail, strip
 from vidiff.metrics.motion import moving_energy, share_kept
 from vidiff.metrics.prediction import psnr
-from vidiff.recipe.kinds import LatentRun
+from vidiff.recipe.kinds import LatentRun, RunConfig
 from vidiff.recipe.slots import ConfigError
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
@@ -117,7 +117,7 @@ def read_or_measure(config: LatentRun, codec: Codec, held_out: Index, device: to
     return kept
 
 
-def measure(config: LatentRun, codec: Codec, held_out: Index, device: torch.device) -> tuple[Kept, Tensor]:
+def measure(config: RunConfig, codec: Codec, held_out: Index, device: torch.device) -> tuple[Kept, Tensor]:
     """Send held-out clips, as the training sees them, through a codec.
 
     Returns:

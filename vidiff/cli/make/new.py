@@ -19,10 +19,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="a folder of clips, a list (.csv, .jsonl), tars, or a URL")
     parser.add_argument("--hours", type=number, help="that training may take, about; by default 1, or 8 on a GPU")
     parser.add_argument("--size", type=int, help="of the frames in pixels, in place of that which suits")
+    parser.add_argument(
+        "--trial",
+        type=number,
+        metavar="SECONDS",
+        help="train each of a few autoencoders here for so long, such as 60, and take the one that keeps what moves; "
+        "by default a table has one for each size",
+    )
     parser.add_argument("--gpu", choices=[*GPU_NAMES, "cpu"], help="train on such a one; by default on what is here")
     parser.add_argument("--force", action="store_true", help="write over recipes of this name")
     options = parser.parse_args(arguments)
-    for name in ("hours", "size"):
+    for name in ("hours", "size", "trial"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name} is {value}; give a number above 0")
@@ -32,7 +39,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def new(options: argparse.Namespace) -> None:
     from vidiff.plan.draft import draft
     from vidiff.plan.footage import look_at
-    from vidiff.plan.shape import machine_of, network_for, this_machine
+    from vidiff.plan.shape import choose_shape, machine_of, network_for, this_machine
     from vidiff.recipe.kinds import RunConfig
     from vidiff.report.log import duration
     from vidiff.store.files import check_writable, write_whole
@@ -51,7 +58,12 @@ def new(options: argparse.Namespace) -> None:
     footage = look_at(options.data)
     print("\n".join(footage.lines()))
     machine = machine_of(options.gpu) if options.gpu else this_machine()
-    made = draft(name, footage, machine, options.hours, options.size)
+    codec, size = None, options.size or choose_shape(footage, machine).size
+    if options.trial:
+        from vidiff.training.trial import try_codecs
+
+        codec = try_codecs(name, footage, machine, size, options.trial)
+    made = draft(name, footage, machine, options.hours, size, codec)
     write_whole(files[0], made.model)
     if made.codec is not None:
         write_whole(files[1], made.codec)
