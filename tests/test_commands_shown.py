@@ -164,6 +164,10 @@ SHOWN: dict[str, Run | Part] = {
     "python -m vidiff demo": Part("half an hour", lambda words: parse_demo(words[4:])),
     "vidiff demo": Part("half an hour", lambda words: parse_demo(words[2:])),
     "vidiff demo --small": Run(leaves={f"runs/shapes_small/demo/{name}.mp4": n for name, n in DEMO.items()}),
+    "vidiff record breakout pong --out data/games --size 128": Run(
+        add="--episodes 1 --held-out 0 --frames 4 --start 3 --processes 1",
+        leaves={"data/games/train/pong/0000.mp4": 4, "data/games/train/breakout/0000.actions.npy": 0},
+    ),
     "vidiff new mine --data data/mine": Run(leaves={"mine.yaml": 0, "mine_vae.yaml": 0}),
     "vidiff train mine": Run(("vidiff new mine --data data/mine",), add=NEW, leaves={"runs/new/report.html": 0}),
     # docs/architecture.md

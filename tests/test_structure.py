@@ -31,6 +31,7 @@ FLOORS = (
     "objective",
     "engine",
     "data",
+    "record",
     "recipe",
     "pipeline",
     "plan",
@@ -86,6 +87,7 @@ OWNERS = {
     "trackio": {"vidiff/report/sinks.py"},
     "xformers": {"vidiff/nn/attention.py"},
     "huggingface_hub": {"vidiff/pipeline/hub.py"},
+    "gymnasium": {"vidiff/record/environment.py"},
     "gradio": {"vidiff/app/page.py", "vidiff/app/serve.py"},
 }
 

@@ -50,11 +50,11 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "error: which command? Choose demo, new, doctor,"),
+        ([], "error: which command? Choose demo, new, record,"),
         (["genrate"], "error: no such command: genrate; did you mean generate? See vidiff --help"),
-        (["x" * 99], f"error: no such command: {'x' * 99}; choose demo, new, doctor,"),
-        (["--run", "x"], "error: no such command: --run; choose demo, new, doctor,"),
-        ([""], "error: which command? Choose demo, new, doctor,"),
+        (["x" * 99], f"error: no such command: {'x' * 99}; choose demo, new, record,"),
+        (["--run", "x"], "error: no such command: --run; choose demo, new, record,"),
+        ([""], "error: which command? Choose demo, new, record,"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_two(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ GROUPS = {  # folder of vidiff/cli -> what its commands are for, and the command
         {
             "demo": "draw clips, train on them, generate, extend and score, to see it all once",
             "new": "write a recipe for a folder of clips and for this machine",
+            "record": "play games and simulators, and keep clips of them with what was done",
             "doctor": "look at each clip of a data set, and say what is wrong with it",
             "plan": "say what a training will take: memory, time, money",
             "train": "train a model, and what it depends on; the same command goes on where it stopped",
@@ -88,5 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {said} vidiff --help", file=sys.stderr)
         return 2
     sys.argv[0] = f"vidiff {name}"  # as usage and errors call the command
-    code: int = module_of(name).main(rest)
+    try:
+        code: int = module_of(name).main(rest)
+    except KeyboardInterrupt:  # while what the command needs was loaded
+        print("\nstopped; nothing was begun", file=sys.stderr)
+        return 130
     return code

@@ -21,8 +21,8 @@ LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", 
 HELD_OUT = 20  # one clip in so many is for testing, where nothing tells which
 HALVES = ("train", "test")  # what the clips of such a data set are split into
 BESIDE = frozenset(
-    [".txt", ".csv", ".jsonl", ".json", ".cls", ".srt", ".vtt", ".md", ".yaml", ".yml", ".xml", ".html"]
-)  # texts about clips
+    [".txt", ".csv", ".jsonl", ".json", ".cls", ".srt", ".vtt", ".md", ".yaml", ".yml", ".xml", ".html", ".npy"]
+)  # texts and numbers about clips
 LISTS = "ucfTrainTestlist"
 GET_UCF = (
     "download UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from the UCF-101 page of the UCF Center for "
