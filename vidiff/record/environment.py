@@ -87,7 +87,8 @@ class Environment:
 
     def reset(self, seed: int) -> None:
         """Begin anew."""
-        self._observed, _ = self._env.reset(seed=seed)
+        with _within(self._scraps.name):
+            self._observed, _ = self._env.reset(seed=seed)
         self._before: np.ndarray | None = None
 
     def step(self, action: np.ndarray) -> bool:
