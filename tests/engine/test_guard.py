@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,23 @@ def test_what_must_not_be_cut_is_not() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.number == 0
         assert stop.number == signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, Interrupted), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_comes_while_an_object_is_finalized_is_not_lost(
+    number: int, ends: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # in which the handler raises, and Python drops it
+
+    hook = sys.unraisablehook
+    with pytest.raises(ends), unwinding("left"):
+        Dying()
+        time.sleep(60)
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr().err.count("stopped; left") == (number == signal.SIGTERM)
 
 
 def test_a_signal_counts_for_more_than_the_error_that_it_caused() -> None:

@@ -103,22 +103,35 @@ def signals() -> Iterator[Signals]:
 def unwinding(left: str = "the same command goes on from what is finished") -> Iterator[None]:
     """Inside, SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt: what is half done is taken back.
 
-    What is `left` is said on standard error.
+    What is `left` is said on standard error. Python drops what is raised while it finalizes an object: a signal that
+    comes at such a moment comes again after it.
 
     In a thread other than the main one it does not.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    said = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        os.write(2, f"\nSIGTERM: stopped; {left}\n".encode())
+        nonlocal said
+        if not said:
+            os.write(2, f"\nSIGTERM: stopped; {left}\n".encode())
+        said = True
         raise Interrupted(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, Interrupted | KeyboardInterrupt):
+            return hook(what)
+        number = what.exc_value.signal if isinstance(what.exc_value, Interrupted) else signal.SIGINT
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
