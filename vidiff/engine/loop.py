@@ -25,7 +25,7 @@ from vidiff.engine.compile import objection
 from vidiff.engine.ema import EMA, PowerEMA, trim_snapshots
 from vidiff.engine.feed import Batch, Feed
 from vidiff.engine.guard import HangWatch, Interrupted, Signals, locked, signals
-from vidiff.engine.model import evaluating, load_state, spread
+from vidiff.engine.model import Shares, evaluating, load_state, spread
 from vidiff.engine.optim import build_optimizer, clip_gradients, learning_rate
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
@@ -65,7 +65,8 @@ def fit(
     in the same state each time. Whatever they draw changes nothing in the training.
 
     Args:
-        objective: forward(batch) -> {"loss": scalar, other scalars to log}; moved to `device`.
+        objective: forward(batch) -> {"loss": scalar, other scalars to log}; moved to `device`. Where the loss is a mean
+            over something of which a batch may have more or less, "weight" says how much; see `Shares`.
         make_batches: the number of samples consumed so far, over all processes -> an endless iterable of this process's
             batches from there on, each of batch_size / (processes * accumulate) samples. Loader workers want
             `worker_init_fn=guard.shield_worker`, or a signal to the process group kills them.
@@ -263,14 +264,15 @@ class _Training:
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
         kept = [buffer.clone() for buffer in self.model.module.buffers()]
-        results = []
+        shares, results = Shares(self.group, len(parts)), []
         for number, part in enumerate(parts, 1):
             with self.model.unsynced() if number < len(parts) else nullcontext():
                 with precision.autocast(self.group.device, self.precision):
                     result = self.model.call(self.feed.move(part))
-                self.scaler.scale(result["loss"] / len(parts)).backward()
+                self.scaler.scale(shares.loss(result)).backward()
             results.append({name: value.detach().float() for name, value in result.items()})
         self.model.settle()
+        shares.settle(results, self.model.module)
         self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         norm = clip_gradients(list(self.model.module.parameters()), options.optim.clip)
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vidiff.engine.checkpoint import Checkpoint
 from vidiff.engine.compile import compile_blocks, find_blocks, uncompiled
 from vidiff.engine.options import TrainOptions
-from vidiff.engine.parallel import Group, whole
+from vidiff.engine.parallel import Group, local, whole
 from vidiff.engine.precision import DTYPES, Precision
 
 if TYPE_CHECKING:  # torch.distributed.fsdp takes a second, which trainings without shards need not
@@ -62,6 +62,49 @@ class Model:
 
     def fill(self) -> None:
         """For good: the objective that was given has the trained weights, whole."""
+
+
+class Shares:
+    """How much the loss of each part of a batch counts, among the parts of all processes.
+
+    Where an objective's loss is a mean over something of which one part has more than another, such as the voxels that
+    it has drawn to be learned, it says how much as "weight": then gradients are those of the mean over the whole batch,
+    however that is shared out. Parts of which nothing is said count alike.
+
+    How much there is in all is known after the last part's `backward`. Until then the first part's weight, in the mean
+    over processes, stands for each part's, which keeps gradients in their range.
+
+    Args:
+        parts: of the batch, on each process.
+    """
+
+    def __init__(self, group: Group, parts: int) -> None:
+        self.group, self.parts = group, parts
+        self.weights = list[Tensor]()
+        self.first: Tensor | None = None
+
+    def loss(self, result: dict[str, Tensor]) -> Tensor:
+        """What `backward` is to be called of, of what the objective gave of the next part; takes "weight" out of it."""
+        weight = result.pop("weight", None)
+        if weight is None or self.group.world * self.parts == 1:
+            return result["loss"] / self.parts
+        weight = weight.detach().float()
+        if self.first is None:
+            self.first = self.group.reduce_mean(weight)
+        self.weights.append(weight)
+        return result["loss"] * (weight / self.first) / self.parts
+
+    @torch.no_grad()
+    def settle(self, results: list[dict[str, Tensor]], module: nn.Module) -> None:
+        """After the last `backward`: the losses in `results`, and gradients, are made those of the whole batch."""
+        if self.first is None:
+            return
+        mean = self.first
+        if self.parts > 1:
+            mean = self.group.reduce_mean(torch.stack(self.weights).mean())
+            torch._foreach_mul_(local([p.grad for p in module.parameters() if p.grad is not None]), self.first / mean)
+        for result, weight in zip(results, self.weights, strict=True):
+            result["loss"] = result["loss"] * (weight / mean)
 
 
 def load_state(objective: nn.Module, saved: Checkpoint) -> None:

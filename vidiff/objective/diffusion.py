@@ -76,7 +76,8 @@ class DiffusionObjective(nn.Module):
         """The loss of a batch.
 
         Returns:
-            "loss", and its mean over each task and over each quarter of the time axis (NaN where none was drawn).
+            "loss"; "weight", the number of unknown voxels (as the clock has them) over which it is the mean; and its
+            mean over each task and over each quarter of the time axis (NaN where none was drawn).
         """
         batch = normalised(batch)
         x0, schedule, prediction = draw_clips(batch), self.denoiser.schedule, self.denoiser.prediction
@@ -106,12 +107,13 @@ class DiffusionObjective(nn.Module):
             error = error / expected.exp() + expected * learned
         counted = learned.flatten(1).sum(1).clamp(min=1)  # b
         errors = error.flatten(1).sum(1)  # b
-        loss, extra = errors.sum() / counted.sum(), dict[str, Tensor]()
+        voxels = counted.sum()
+        loss, extra = errors.sum() / voxels, {"weight": voxels}
         if self.options.bound:
             term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))
             term = BOUND_STEPS * term.mean(dim=over, keepdim=True)  # as the clock
-            limit = (term * learned).sum() / counted.sum()
-            loss, extra = loss + self.options.bound * limit, {"bound": limit.detach()}
+            limit = (term * learned).sum() / voxels
+            loss, extra = loss + self.options.bound * limit, extra | {"bound": limit.detach()}
         return {"loss": loss, **extra, **self._report(errors.detach() / counted, drawn, t)}
 
     def _condition(self, batch: Batch, drawn: Drawn) -> Condition:
