@@ -204,21 +204,21 @@ def test_a_held_out_clip_that_cannot_be_used(
     recipe += "vae: {channels: 3, width: 8, multipliers: [1, 1], patch: 2}, train: {steps: 1, precision: fp32}}"
     Path("tiny.yaml").write_text(recipe)
     words = shlex.split(command[1])
-    assert words[:4] == ["python", "-m", "vidiff.train", "CONFIG"]
-    assert train(["tiny.yaml", *words[4:]]) == 0
+    assert words[:3] == ["vidiff", "train", "CONFIG"]
+    assert train(["tiny.yaml", *words[3:]]) == 0
     assert nearest in Path("runs/tiny", SPLIT).read_text()
     if fault != "empty":
         return
     (tmp_path / "my data/5.mp4").write_bytes(whole)  # mended: it is held out again, and the other one trained on
     capsys.readouterr()
-    assert train(["tiny.yaml", *words[4:], "train.steps=2"]) == 0
+    assert train(["tiny.yaml", *words[3:], "train.steps=2"]) == 0
     said = capsys.readouterr().out
     assert f"runs/tiny is trained from here on on what it held out so far: '{nearest}'" in said
     assert "runs/tiny holds out what it did not hold out so far, '5.mp4'" in said
     Path("runs/tiny", SPLIT).unlink()  # as of a run by an earlier version
-    assert train(["tiny.yaml", *words[4:], "train.steps=3"]) == 0
+    assert train(["tiny.yaml", *words[3:], "train.steps=3"]) == 0
     assert "runs/tiny was begun when every twentieth clip was held out" in capsys.readouterr().out
-    assert train(["tiny.yaml", *words[4:], "train.steps=4"]) == 0
+    assert train(["tiny.yaml", *words[3:], "train.steps=4"]) == 0
     said = capsys.readouterr().out
     assert "held out so far" not in said and "twentieth" not in said
 
@@ -238,7 +238,7 @@ def test_the_doctor_names_the_splits(
         write_clip(tmp_path / "data" / name)
     assert doctor.main([str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--size", "16", "--frames", "2"]) == 0
     said = capsys.readouterr().out
-    assert f"next: python -m vidiff.train CONFIG {words.format(tmp_path / 'data')}" in said
+    assert f"next: vidiff train CONFIG {words.format(tmp_path / 'data')}" in said
 
 
 def test_the_doctor_tells_what_training_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_the_doctor_reads_every_source(tmp_path: Path) -> None:
         for root in ("data", "data/{0..0}.tar", f"{server.url}/0.tar"):
             said = run(tmp_path, tool, root)
             assert "4 files: 3 readable" in said and "1  truncated: download it again" in said
-            assert f"next: python -m vidiff.train CONFIG data.root={shlex.quote(root)}" in said
+            assert f"next: vidiff train CONFIG data.root={shlex.quote(root)}" in said
         said = run(tmp_path, tool, server.url.replace("//", "//me:hush@") + "/gone", code=2)
         assert "error: " in said and "hush" not in said
         said = run(tmp_path, tool, "s3://bucket/clips", code=2)

@@ -590,7 +590,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_the_latest_run_is_the_one_trained_last(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no trained run in .*: train one first, for instance python -m vidiff.train"):
+    with pytest.raises(ValueError, match=r"no trained run in .*: train one first, for instance by vidiff train shapes"):
         latest_run(tmp_path)
     for age, name in ((30, "old"), (10, "new"), (20, "middle")):
         latest = save(tmp_path / name) / "checkpoints" / "latest"

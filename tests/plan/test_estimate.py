@@ -208,7 +208,7 @@ def test_a_terabyte_is_refused_before_it_is_asked_for(monkeypatch: pytest.Monkey
     """By a large batch, and by a large network; not where one asks to try."""
     for change in ("batch=10000000", "unet.width=38400"):
         config = configured("shapes.yaml", *SMALL, change)
-        with pytest.raises(ValueError, match=r"needs about [\d,.]+ GB .*tools/plan.py CONFIG.*check_memory=false"):
+        with pytest.raises(ValueError, match=r"needs about [\d,.]+ GB .*vidiff plan CONFIG.*check_memory=false"):
             refuse_too_large(config, ROOT / "configs")
         config.train.check_memory = False
         refuse_too_large(config, ROOT / "configs")

@@ -166,9 +166,7 @@ def test_without_any_run_the_tools_say_what_to_run(
     for name, start in USERS.items():
         assert call(name, *start) == 2
         said = capfd.readouterr().err
-        assert (
-            "no trained run in runs/: train one first" in said and "python -m vidiff.train configs/shapes.yaml" in said
-        )
+        assert "no trained run in runs/: train one first" in said and "vidiff train shapes" in said
 
 
 @pytest.mark.parametrize("name", ["extend", "make_shapes"])

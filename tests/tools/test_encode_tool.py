@@ -105,7 +105,7 @@ def test_mistakes(call: Callable[..., str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         MAIN(["tiny.yaml", "--shard", "2/2"])
     for argument, said in [
-        ("runs=untrained", "the autoencoder in untrained/tiny_vae is not trained: run python -m vidiff.train vae.yaml"),
+        ("runs=untrained", "the autoencoder in untrained/tiny_vae is not trained: run vidiff train vae.yaml"),
         ("data.crops=0", "data.crops is 0; give 1 or more"),
         ("data.shard_mb=0", "data.shard_mb is 0.0; give megabytes above 0, such as 64"),
         ("data.latent_dtype=float32", "data.latent_dtype is 'float32'; choose float16, bfloat16"),

@@ -4,6 +4,8 @@ nearest neighbours that show whether a model repeats its training clips.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -133,7 +135,7 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
         raise ValueError(f"splits is {splits}; give 1 to {len(logits) // 2}, two clips for each")
     scores = []
     for part in logits.log_softmax(1).tensor_split(splits):
-        marginal = part.logsumexp(0) - torch.tensor(float(len(part))).log()
+        marginal = part.logsumexp(0) - math.log(len(part))
         scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
     values = torch.stack(scores)
     return float(values.mean()), float(values.std(correction=0))

@@ -62,7 +62,7 @@ class TrainedClassifier:
         config = read_run(run, ClassifierRun)
         checkpoint = newest(run / "checkpoints") if (run / FILE).is_file() else None
         if checkpoint is None:
-            raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first")
+            raise ValueError(f"{run} has no checkpoint yet: let `vidiff train` reach its first")
         network = Classifier(config.classifier)
         load_into(network, load_part(checkpoint, "network", weights), checkpoint)
         network = network.eval().requires_grad_(False).to(choose_device(device))

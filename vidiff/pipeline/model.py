@@ -137,7 +137,7 @@ def load_model(
     """
     checkpoint = newest(run / "checkpoints") if (run / FILE).is_file() else None
     if checkpoint is None:
-        raise ValueError(f"{run} has no checkpoint yet: let `python -m vidiff.train` reach its first, or train it on")
+        raise ValueError(f"{run} has no checkpoint yet: let `vidiff train` reach its first, or train it on")
     facts = Facts.load(run, config, trained_precision(run, choose_device(device)))
     denoiser = build_denoiser(config).eval().requires_grad_(False)
     load_into(denoiser, load_part(checkpoint, "denoiser", weights), checkpoint)

@@ -28,9 +28,7 @@ def read_run(run: Path, kind: type[Kind]) -> Kind:
     """The resolved config of a run of the kind that is wanted. Raises ValueError if the folder is none."""
     path = run / "resolved.yaml"
     if not path.is_file():
-        raise ValueError(
-            f"{run} is not a trained run (it has no resolved.yaml); train one with `python -m vidiff.train CONFIG`"
-        )
+        raise ValueError(f"{run} is not a trained run (it has no resolved.yaml); train one with `vidiff train CONFIG`")
     config = load_resolved(path)
     if not isinstance(config, kind):
         wanted = next(name for name, config_kind in KINDS.items() if config_kind is kind)
@@ -83,8 +81,5 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
             trained.append((path.stat().st_mtime, run))
     if not trained:
         what, recipe = ("that enlarges clips ", "shapes_sr") if enlarges else ("", "shapes")
-        raise ValueError(
-            f"no trained run {what}in {runs}/: train one first, for instance python -m vidiff.train "
-            f"configs/{recipe}.yaml"
-        )
+        raise ValueError(f"no trained run {what}in {runs}/: train one first, for instance by vidiff train {recipe}")
     return max(trained)[1]

@@ -162,7 +162,7 @@ def refuse_too_large(config: RunConfig, folder: Path) -> None:
     if footprint.total > MARGIN * memory:
         raise ValueError(
             f"a step of this training needs about {footprint} on each {'GPU' if gpu else 'process'}, which has "
-            f"{memory / GB:,.1f} GB. `python tools/plan.py CONFIG` proposes what fits; train.check_memory=false tries "
+            f"{memory / GB:,.1f} GB. `vidiff plan CONFIG` proposes what fits; train.check_memory=false tries "
             "it all the same"
         )
 

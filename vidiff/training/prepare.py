@@ -86,8 +86,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
     codec = plan_codec(config, folder)
     if not (isinstance(codec, Codec) or config.codec.run or is_trained(codec)):
         raise ValueError(
-            f"the autoencoder in {codec.folder} is not trained: run python -m vidiff.train "
-            f"{folder / config.codec.config}"
+            f"the autoencoder in {codec.folder} is not trained: run vidiff train {folder / config.codec.config}"
         )
     lines = []
     with processes(config.device):

@@ -336,7 +336,7 @@ def test_the_command(tmp_path: Path, small: Path, asked: list[list[str]], capsys
     assert run(small, "--runs", tmp_path / "runs", "--size", 16, "--frames", 2) == 0
     said = capsys.readouterr().out
     assert "4 files: 3 readable" in said and "1 left out" in said and "1  truncated: download it again" in said
-    assert f"next: python -m vidiff.train CONFIG data.root={small}" in said
+    assert f"next: vidiff train CONFIG data.root={small}" in said
     folder = tmp_path / "runs" / "index" / "data"
     assert {path.name for path in folder.iterdir()} >= {"doctor.html", "index.jsonl", "thumbnails.png"}
     assert "data:image/png;base64," in (folder / "doctor.html").read_text()

@@ -107,7 +107,9 @@ def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace
         ]
     keys |= {f"data.{key}": name for key, name in chosen.items() if name != USUAL[key]}
     changes = " ".join(f"{key}={shlex.quote(value)}" for key, value in {**keys, "runs": str(options.runs)}.items())
-    return [*lines, f"next: python -m vidiff.train CONFIG {changes}"]
+    if options.runs == Path("runs") and keys.keys() <= {"data.root", "data.split", "data.test_split"}:
+        lines.append(f"a recipe for it: vidiff new NAME --data {shlex.quote(shown(options.data))}")
+    return [*lines, f"next: vidiff train CONFIG {changes}"]
 
 
 def main(arguments: list[str] | None = None) -> int:

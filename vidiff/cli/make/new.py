@@ -63,6 +63,7 @@ def new(options: argparse.Namespace) -> None:
         from vidiff.training.trial import try_codecs
 
         codec = try_codecs(name, footage, machine, size, options.trial)
+    print("one step of each training is followed, to know its memory and time ...", flush=True)
     made = draft(name, footage, machine, options.hours, size, codec)
     write_whole(files[0], made.model)
     if made.codec is not None:
