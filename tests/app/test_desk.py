@@ -13,8 +13,8 @@ from videos import smooth
 
 from vidiff.app import desk as module
 from vidiff.app.desk import Asked, Desk, look_into
-from vidiff.app.serve import free_port, is_loopback
 from vidiff.pipeline.pipeline import Pipeline
+from vidiff.report.address import free_port, is_loopback, token_for
 from vidiff.video.reader import read_metadata, read_video
 from vidiff.video.writer import to_uint8, write_image, write_video
 
@@ -138,5 +138,7 @@ def test_uploads_are_looked_into_first(place: Path, monkeypatch: pytest.MonkeyPa
 def test_addresses() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org", "")))
+    assert token_for("::1", None) is None and token_for("::1", "known") == token_for("::", "known") == "known"
+    assert len({token_for("0.0.0.0", None), token_for("0.0.0.0", None), None}) == 3
     port = free_port("127.0.0.1", 0)
     assert 0 < port < 65_536 and free_port("127.0.0.1", port) == port

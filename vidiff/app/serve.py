@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from vidiff.report.address import free_port, token_for
 
 USER = "vidiff"
 
@@ -30,8 +30,7 @@ def serve(
         ValueError: where there is no run, Gradio is not installed, or the address cannot be had.
     """
     port = free_port(host, port)
-    if token is None and not is_loopback(host):
-        token = secrets.token_urlsafe(12)
+    token = token_for(host, token)
     with TemporaryDirectory(prefix="vidiff-app-") as scratch:
         os.environ["GRADIO_TEMP_DIR"] = scratch  # read when Gradio is loaded: uploads go there
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -73,27 +72,3 @@ def serve(
                 time.sleep(3600)
         finally:
             page.close(verbose=False)
-
-
-def free_port(host: str, port: int) -> int:
-    """The port, or with 0 one on which nobody listens now.
-
-    Raises:
-        ValueError: where it is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family) as server:
-            return int(server.getsockname()[1])
-    except OSError as error:
-        raise ValueError(f"cannot listen on {host} port {port} ({error}): give another --host or --port") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

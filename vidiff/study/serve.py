@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import secrets
 import signal
@@ -11,6 +10,7 @@ from typing import Any
 
 from waitress.server import create_server
 
+from vidiff.report.address import token_for
 from vidiff.store.files import write_whole
 from vidiff.study.app import make_app
 from vidiff.study.plan import Study, StudyError
@@ -36,8 +36,7 @@ def serve(study: Study, host: str, port: int, token: str | None, say: Callable[[
         StudyError: the address cannot be had.
     """
     votes, key = votes_of(study), secrets.token_urlsafe(12)
-    if token is None and not _is_loopback(host):
-        token = secrets.token_urlsafe(12)
+    token = token_for(host, token)
     app = make_app(study, votes, token, key)
     try:
         server = create_server(app, host=host, port=port, threads=THREADS, ident=None)
@@ -74,12 +73,3 @@ def write_results(study: Study) -> dict[str, Any]:
     write_whole(study.folder / "results.json", json.dumps(content, indent=1) + "\n")
     write_whole(study.folder / "results.html", results_page(content))
     return content
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
