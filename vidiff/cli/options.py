@@ -159,15 +159,25 @@ def add_config(parser: argparse.ArgumentParser, config: str, changes: str) -> No
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"changes to it, {changes}")
 
 
+def add_latest(parser: argparse.ArgumentParser) -> None:
+    """Which run is asked."""
+    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """What computes."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Which run draws, and on what."""
-    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
+    add_latest(parser)
     parser.add_argument(
         "--classifier",
         type=tilde,
         help="a classifier's run, whose gradient guides to the label in the model's place",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     add_weights(parser)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser
+from vidiff.cli.options import Parser, add_device
 
 SMALL = [  # a few steps of narrow networks on 24 clips: all of it works, and what is made shows nothing
     *("name=shapes_small", "data.root=data/shapes_small", "data.shapes={train: 1, test: 1, frames: 40}"),
@@ -27,7 +27,7 @@ SMALL = [  # a few steps of narrow networks on 24 clips: all of it works, and wh
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog="example: vidiff demo --small")
     parser.add_argument("--small", action="store_true", help="in seconds, to see that all works; else half an hour")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, tilde
+from vidiff.cli.options import Parser, add_device, tilde
 
 if TYPE_CHECKING:
     from vidiff.engine.parallel import Group
@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--network", type=tilde, help="for the ceiling: a feature network's folder, or efficientnet")
     parser.add_argument("--out", type=tilde, help="folder for picture and card (default: RUN/codec-scores)")
     parser.add_argument("--json", type=tilde, help="file to write all numbers to")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import STRATEGIES, Parser, number, tilde
+from vidiff.cli.options import STRATEGIES, Parser, add_device, add_latest, number, tilde
 
 SHOWN = (8, 32, 64, 128, 256)  # frames in the pictures, the first of a video being 1
 PROTOCOL = {  # fields of vidiff.evaluate.long.LongProtocol: what each is by default, and what it means
@@ -25,7 +25,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         description=__doc__, epilog="example: vidiff compare --run runs/shapes --strategies clean noisy --clips 8"
     )
-    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
+    add_latest(parser)
     parser.add_argument("--data", type=tilde, help="held-out clips; by default of the data that the run was trained on")
     parser.add_argument(
         "--strategies",
@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default = "" if usual is None else f" (default: {usual})"
         parser.add_argument(f"--{name}", type=int, default=usual, help=help + default)
     parser.add_argument("--out", type=tilde, help="folder for all results; by default compare_extend/ in the run's")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 

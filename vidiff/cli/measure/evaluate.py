@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser, add_weights, number, tilde
+from vidiff.cli.options import Help, Parser, add_device, add_latest, add_weights, number, tilde
 
 
 class Plain(Help, argparse.RawDescriptionHelpFormatter):
@@ -35,9 +35,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=Plain,
         epilog="example: vidiff evaluate --run runs/ucf --network networks/motion --clips 256",
     )
-    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
+    add_latest(parser)
     parser.add_argument("--data", help="the data set, or a URL of it; by default the one that the run was trained on")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     add_weights(parser)
     oracle = parser.add_argument_group("by the oracle")
     oracle.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, number, tilde
+from vidiff.cli.options import Parser, add_device, number, tilde
 
 if TYPE_CHECKING:
     from vidiff.data.root import Root
@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8765, help="0 for any that is free (default: 8765)")
     parser.add_argument("--token", help="for raters to know; by default one is made where it is needed")
     parser.add_argument("--results", action="store_true", help="serve nothing; write and print what the votes say")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, tilde
+from vidiff.cli.options import Parser, add_device, add_latest, tilde
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")  # of what matplotlib writes
 
@@ -18,14 +18,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="example: vidiff surprise clip.mp4 --run runs/shapes --out surprise.png",
     )
     parser.add_argument("clip", type=tilde, help="a video file, as wide and high as the model's clips or larger")
-    parser.add_argument("--run", type=tilde, help="a run's folder; by default the latest in runs/")
+    add_latest(parser)
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--frames", type=int, help="look at the first so many; by default at all")
     parser.add_argument("--context", type=int, help="frames that each further window is given")
     parser.add_argument("--steps", type=int, default=20, help="of the ODE's solver, at four evaluations each")
     parser.add_argument("--seed", type=int, default=0, help="of the random probes")
     parser.add_argument("--out", type=tilde, default=Path("surprise.png"))
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser
+from vidiff.cli.options import Help, Parser, add_device
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -18,7 +18,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="any but this machine's own wants a token of each visitor")
     parser.add_argument("--port", type=int, default=7860, help="0 for any that is free")
     parser.add_argument("--token", help="for visitors to know; by default one is made where it is needed")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 
