@@ -21,7 +21,15 @@ from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
 
-SHAPE = dict(width=32, multipliers=[1, 1], blocks=[1, 1], temporal_attention=[0], joint_attention=[1], head_dim=16)
+SHAPE: dict[str, Any] = dict(
+    width=32,
+    multipliers=[1, 1],
+    blocks=[1, 1],
+    spatial_convs=2,
+    head_dim=16,
+    temporal_attention=[0],
+    joint_attention=[1],
+)
 
 
 class Blocky(nn.Module):

@@ -84,7 +84,7 @@ OPTIONS = {  # each with every other
     "attention": [
         {},
         {"temporal_attention": [], "joint_attention": []},
-        {"spatial_attention": [0, 1], "temporal_attention": [0, 1], "joint_attention": []},
+        {"spatial_attention": [0, 1], "temporal_attention": [0, 1], "joint_attention": [], "spatial_convs": 2},
         {"spatial_attention": [], "temporal_attention": [], "joint_attention": [0, 1]},
     ],
     "modulation": [{}, {"modulation": "adain"}],

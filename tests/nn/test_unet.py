@@ -105,6 +105,35 @@ def test_each_temporal_part_alone_carries_a_change_to_other_frames(part: str) ->
         assert difference[0] > 1e-4 and not difference[1:].any()
 
 
+def test_a_second_convolution_begins_as_nothing_and_is_learned() -> None:
+    """A network that gets one is the network that it was; from the next step on it sees a pixel further."""
+    before, after = build(SMALL), UNet(replace(SMALL, spatial_convs=2)).eval()
+    missing, unexpected = after.load_state_dict(before.state_dict(), strict=False)
+    assert not unexpected and all("second" in key for key in missing)
+    x, clock = inputs(SMALL)
+    assert torch.equal(before(x, clock, Condition()), after(x, clock, Condition()))
+    optimizer = torch.optim.SGD(after.parameters(), 0.1)
+    for learned in (("second.weight",), ("second.weight", "modulate_second.project.weight")):
+        optimizer.zero_grad()
+        after(x, clock, Condition()).square().mean().backward()
+        reached = {key: p.grad for key, p in after.named_parameters() if key.endswith(learned)}
+        assert len(reached) == 7 * len(learned) and all(g is not None and g.any() for g in reached.values())
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("convs", "reach"), [(1, 1), (2, 2)])
+def test_convolutions_of_a_block_see_as_far_as_their_number(convs: int, reach: int) -> None:
+    torch.manual_seed(0)
+    block = ResBlock(4, 4, 8, "film", spatial_convs=convs).eval()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    x, emb = torch.randn(1, 4, 9, 9, requires_grad=True), torch.randn(1, 8)
+    block(x, emb, 1)[0, :, 4, 4].sum().backward()
+    assert x.grad is not None
+    seen = x.grad.abs().sum((0, 1)).nonzero()
+    assert (seen.amin(0).tolist(), seen.amax(0).tolist()) == ([4 - reach] * 2, [4 + reach] * 2)
+
+
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 4, 4), (7, 4, 4), (3, 8, 2), (5, 10, 6)])
 def test_other_lengths_and_sizes_work(frames: int, height: int, width: int) -> None:
     network = build(SMALL)
@@ -434,6 +463,7 @@ def test_a_missing_low_resolution_video_is_named() -> None:
         ({"head_dim": 0}, "heads of 0"),
         ({"temporal_attention": [0], "width": 5, "head_dim": 64}, "5 channels do not divide into heads of 5"),
         ({"dropout": 1.0}, "unet.dropout is 1.0"),
+        ({"spatial_convs": 3}, "unet.spatial_convs is 3; give 1 or 2"),
     ],
 )
 def test_a_config_that_builds_no_network_is_refused(change: dict[str, object], message: str) -> None:

@@ -76,6 +76,10 @@ class ResBlock(nn.Module):
     """A residual block that mixes space, then time: 1x3x3 and 3x1x1 convolutions (Tran et al. 2018, R(2+1)D).
 
     A causal one looks at a frame and the two before it, any other at a frame and its neighbours.
+
+    Args:
+        spatial_convs: 1, or 2 as in blocks of pictures (Dhariwal and Nichol 2021, ADM, appendix A). The second is added
+            to what the first makes and begins at zero, so a block that gets it begins as what it was without.
     """
 
     def __init__(
@@ -86,11 +90,18 @@ class ResBlock(nn.Module):
         modulation: str,
         dropout: float = 0.0,
         causal: bool = False,
+        spatial_convs: int = 1,
     ) -> None:
         super().__init__()
         self.causal = causal
         self.modulate_space = Modulation(inputs, dim, modulation)
         self.space = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulate_second: Modulation | None = None
+        if spatial_convs > 1:
+            self.modulate_second = Modulation(outputs, dim, modulation)
+            self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+            for parameter in self.second.parameters():
+                nn.init.zeros_(parameter)
         self.modulate_time = Modulation(outputs, dim, modulation)
         self.dropout = nn.Dropout(dropout)
         self.time = nn.Conv2d(outputs, outputs, (3, 1), padding=(0 if causal else 1, 0))
@@ -98,6 +109,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, frames: int, cache: Cache | None = None) -> Tensor:
         h = self.space(F.silu(self.modulate_space(x, emb)))  # (b f) outputs h w
+        if self.modulate_second is not None:
+            h = h + self.second(F.silu(self.modulate_second(h, emb)))
         h = self.dropout(F.silu(self.modulate_time(h, emb)))
         height = h.shape[2]
         h = rearrange(h, "(b f) c h w -> b c f (h w)", f=frames)  # a view in channels-last memory

@@ -35,6 +35,7 @@ class UNetConfig:
     width: int = 128
     multipliers: list[int] = field(default_factory=lambda: [1, 2])  # width of each level, in units of `width`
     blocks: list[int] = field(default_factory=lambda: [2, 2])  # residual blocks of each level, down and again up
+    spatial_convs: int = 1  # of a residual block: 1, or 2, which costs about half as much again and sees further
     spatial_attention: list[int] = field(default_factory=list)  # levels
     temporal_attention: list[int] = field(default_factory=lambda: [0])  # levels
     joint_attention: list[int] = field(default_factory=lambda: [1])  # levels, in place of the other two
@@ -66,6 +67,8 @@ class UNetConfig:
             wrong = [level for level in getattr(self, name) or [] if level not in levels]
             if wrong:
                 raise ValueError(f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}")
+        if self.spatial_convs not in (1, 2):
+            raise ValueError(f"unet.spatial_convs is {self.spatial_convs}; give 1 or 2")
         for name in ("width", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"unet.{name} is {getattr(self, name)}; give 1 or more")
@@ -108,7 +111,7 @@ class LevelBlock(nn.Module):
         self.recompute = level in config.checkpoint
         # Adding a projected skip equals concatenating it before a pointwise convolution, without the copy.
         self.join = nn.Conv2d(skip, width, 1, bias=False) if skip else None
-        self.block = ResBlock(width, width, dim, config.modulation, config.dropout, config.causal)
+        self.block = ResBlock(width, width, dim, config.modulation, config.dropout, config.causal, config.spatial_convs)
         self.attention = nn.ModuleList(
             Attention(width, axis, config.head_dim, config.attention_backend, config.causal)
             for axis in config.attention(level)

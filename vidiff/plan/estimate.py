@@ -170,9 +170,10 @@ def refuse_too_large(config: RunConfig, folder: Path) -> None:
 def at_most(config: RunConfig, part: int, folder: Path) -> float:
     """Bytes that a step of `part` samples stays below, by sizes alone: following it takes seconds, this nothing.
 
-    Blocks have less than 45 weights for each pair of channels, and hold less than 100 numbers of a channel and place.
+    Blocks have less than 45 weights for each pair of channels, and hold less than 100 numbers of a channel and place;
+    a second spatial convolution adds less than 20 of both.
     """
-    weights, kept = 0.0, 0.0
+    weights, kept, more = 0.0, 0.0, 0
     match config:
         case VAERun():
             of: VAEConfig | UNetConfig | ClassifierConfig = config.vae
@@ -185,10 +186,12 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
             of, shrunk, blocks = config.network, config.patch, [2 * count + 1 for count in config.network.blocks]
             if config.codec.name != "identity":
                 shrunk *= load_codec_config(config, folder).vae.factor if config.codec.name == "vae" else 8
+            if isinstance(of, UNetConfig) and of.spatial_convs > 1:
+                more = 20
     weights += 200.0 * of.width**2
     for level, (count, multiplier) in enumerate(zip(blocks, of.multipliers, strict=True)):
         width = of.width * multiplier
-        weights += 45 * count * width**2
-        kept += 100 * count * width / shrunk**2 / 4**level
+        weights += (45 + more) * count * width**2
+        kept += (100 + more) * count * width / shrunk**2 / 4**level
     voxels = max(clip.frames * clip.height * clip.width for clip in config.data.plan())
     return LIBRARIES[True] + 4 * ((8 + len(config.train.ema_widths)) * weights + part * voxels * kept)
