@@ -108,8 +108,9 @@ def nothing(words: list[str]) -> None:
 
 
 TRAIN = "python -m vidiff.train configs/{}.yaml".format
-SHAPES, LONG, CAUSAL, TEXT, SR, MINE, UCF, REAL = map(
-    TRAIN, ("shapes", "shapes_long", "shapes_causal", "shapes_text", "shapes_sr", "mine", "ucf", "real_vae")
+SHAPES, LONG, CAUSAL, STUDENT, TEXT, SR, MINE, UCF, REAL = map(
+    TRAIN,
+    ("shapes", "shapes_long", "shapes_causal", "shapes_student", "shapes_text", "shapes_sr", "mine", "ucf", "real_vae"),
 )
 CLASSIFIER, UNLABELLED = TRAIN("shapes_classifier"), TRAIN("shapes_unlabelled")
 LIST = "python tools/list_real.py --out data/real.jsonl"
@@ -273,6 +274,11 @@ SHOWN: dict[str, Run | Part] = {
     ),
     "python tools/compare_extend.py --run runs/shapes_causal --strategies clean stream": Run(
         (CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True
+    ),
+    # docs/few_steps.md
+    STUDENT: Run((SHAPES,)),
+    "python tools/generate.py --run runs/shapes_student --label red_square --guidance 2": Run(
+        (STUDENT,), leaves={"clip.mp4": 16}
     ),
     "python tools/benchmark.py stream": Part("minutes of timing; tests/tools/test_benchmark.py", parses),
     "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 11 --strategies clean noisy "

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from vidiff.diffusion.grid import Grid
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, StudentRun, VAERun
 from vidiff.recipe.load import build_config, dump, load, load_codec_config, load_resolved, recipes
 from vidiff.recipe.slots import ConfigError, build_sampler
 from vidiff.sample import DDIM
@@ -35,7 +35,7 @@ def complaint(*overrides: str, path: Path = SHAPES) -> str:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_load_and_survive_a_round_trip(path: Path) -> None:
     config = load(path)
-    kinds = {"vae": VAERun, "classifier": ClassifierRun}
+    kinds = {"vae": VAERun, "classifier": ClassifierRun, "student": StudentRun}
     assert type(config) is kinds.get(path.stem.rpartition("_")[2], DiffusionRun)
     again = build_config(OmegaConf.create(dump(config)), "dump")
     assert again == config and dump(again) == dump(config)

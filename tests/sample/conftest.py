@@ -21,10 +21,16 @@ MEAN, STD = 0.7, 0.5
 
 @pytest.fixture
 def gaussian() -> Callable[..., Denoiser]:
-    def make(schedule: Schedule, prediction: str = "v", std: float = STD, frames: int = 1) -> Denoiser:
+    def make(
+        schedule: Schedule,
+        prediction: str = "v",
+        std: float = STD,
+        frames: int = 1,
+        network: type[ExactNetwork] = ExactNetwork,
+    ) -> Denoiser:
         means = torch.full((1, 1, frames, 1, 1), MEAN, dtype=DOUBLE)
         data = Mixture(means, torch.tensor([std], dtype=DOUBLE))
-        return Denoiser(ExactNetwork(data, schedule, prediction), schedule, prediction)
+        return Denoiser(network(data, schedule, prediction), schedule, prediction)
 
     return make
 

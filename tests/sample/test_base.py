@@ -138,7 +138,7 @@ def test_bad_grids_are_named(times: Tensor, message: str) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_choices() -> None:
-    choices = "ddim, ddpm, deis, dpmpp_2m, dpmpp_2m_sde, euler, euler_maruyama, heun, langevin, "
+    choices = "consistency, ddim, ddpm, deis, dpmpp_2m, dpmpp_2m_sde, euler, euler_maruyama, heun, langevin, "
     choices += "predictor_corrector, rk45, stochastic_heun, unipc"
     with pytest.raises(ValueError, match=f"unknown sampler 'plms'; choose one of {choices}"):
         build_sampler("plms")

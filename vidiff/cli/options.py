@@ -49,7 +49,7 @@ def size(text: str) -> tuple[int, int]:
 
 SAMPLERS = (  # the keys of vidiff.sample.SAMPLERS, named here so that help need not wait for torch; so are these:
     *("ddpm", "ddim", "euler", "heun", "rk45", "euler_maruyama", "stochastic_heun", "dpmpp_2m", "dpmpp_2m_sde"),
-    *("unipc", "deis", "langevin", "predictor_corrector"),
+    *("unipc", "deis", "langevin", "predictor_corrector", "consistency"),
 )
 GRIDS = ("logistic", "log_snr", "uniform", "quadratic", "karras", "linspace", "leading", "trailing")
 STRATEGIES = ("clean", "noisy", "replace", "reconstruct", "keyframes", "rolling", "stream")

@@ -29,6 +29,7 @@ class Condition:
         lowres: `(b, c, f, h, w)`, already upsampled to the size of `x`.
         lowres_log_snr: `(b,)`, clamped log-SNR of the noise in `lowres`; without noise where it is not given.
         stride: `(b,)` int64, source frames per clip frame.
+        guidance: `(b,)`, the scale of guidance, for a student into which it was distilled; 1 is the plain model.
     """
 
     label: Tensor | None = field(default=None, metadata={"asks": "label", "null": NO_LABEL})
@@ -37,6 +38,7 @@ class Condition:
     lowres: Tensor | None = field(default=None, metadata={"frames": 2})
     lowres_log_snr: Tensor | None = None
     stride: Tensor | None = None
+    guidance: Tensor | None = None
 
     def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
         """Drop all that is asked for, label and text together, each sample on its own coin (Ho & Salimans 2022,

@@ -87,6 +87,19 @@ class ExactNetwork(nn.Module):
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
         alpha, sigma = self.schedule.scales(log_snr)
         x_t = x * (alpha**2 + sigma**2).sqrt()  # undo the denoiser's scaling
-        x0 = self.data.x0(x_t, alpha, sigma, condition.label)
+        x0 = self.x0(x_t, alpha, sigma, condition)
         a, b = self.coefficients(alpha, sigma)
         return a * x0 + b * (x_t - alpha * x0) / sigma
+
+    def x0(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """What it says of the data, `(b, c, f, h, w)`."""
+        return self.data.x0(x_t, alpha, sigma, condition.label)
+
+
+class ExactConsistency(ExactNetwork):
+    """The network that a perfect distillation ends with where the data are one Gaussian: its `x0` is the end of the
+    probability-flow ODE, along which `x_t` keeps its place, in standard deviations from the mean."""
+
+    def x0(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        (mean,), (std,) = self.data.means, self.data.stds
+        return mean + std * (x_t - alpha * mean) / ((alpha * std) ** 2 + sigma**2).sqrt()

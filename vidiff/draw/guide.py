@@ -17,6 +17,7 @@ from vidiff.diffusion.guidance import (
     ClassifierFree,
     Projected,
     Threshold,
+    Told,
     check_interval,
     check_shares,
     check_threshold,
@@ -125,6 +126,29 @@ class Guide:
             rescale=self.rescale,
             apg=Projected(**self.apg) if self.apg else None,
         )
+
+    def told(
+        self, denoiser: Denoises, guidance: float, history: float | None = None, known: Tensor | None = None
+    ) -> Denoises:
+        """A student that is told the scale: where frames are known that of `history`, if there is one. Arguments are
+        those of `scaled`."""
+        scale = guidance if history is None or known is None else history
+        return Told(denoiser, scale + CONVENTIONS[self.convention])
+
+    def check_told(self, scales: tuple[float, float], guidance: float, history: float | None) -> None:
+        """Raises ValueError for a scale outside those that a student is told, and for what changes the guidance that
+        was distilled into it."""
+        low, high = (scale - CONVENTIONS[self.convention] for scale in scales)
+        for name, scale in {"guidance": guidance, "history": history}.items():
+            if scale is not None and not low <= scale <= high:
+                raise ValueError(f"{name} is {scale:g}, but this student knows scales of {low:g} to {high:g}: give one")
+        plain = Guide()
+        for name in ("interval", "rescale", "apg", "history_level", "separate", "text_guidance"):
+            if getattr(self, name) != getattr(plain, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but guidance was distilled into this student, of which only the "
+                    "scale can be chosen: leave it out, or draw with its teacher"
+                )
 
     def judged(self, denoiser: Denoises, classifier: Classifier, label: Tensor, scale: float) -> Denoises:
         """A denoiser guided to `label` `(b,)` by a classifier's gradient; itself where no sample has one."""

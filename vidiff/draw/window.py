@@ -110,6 +110,7 @@ class Draw:
         show: `(denoiser, frames, mask, generator=...) -> denoiser`, how wholly known frames are shown to the model.
         longest: stride between frames that the model was trained up to, in source frames; None where it is not known.
         grid: how the times of the sampler's steps are spaced.
+        distilled: the model is a student, which is told the scale of guidance.
     """
 
     denoiser: Denoises
@@ -129,6 +130,7 @@ class Draw:
     show: Callable[..., Denoises] = Known
     longest: int | None = None
     grid: Grid = field(default_factory=Grid)
+    distilled: bool = False
 
     def times(self, count: int | None = None) -> Tensor:
         """The falling times of a draw, `(steps,)`, or `(count,)`. Raises ValueError as `Grid`."""
@@ -142,7 +144,11 @@ class Draw:
     def guided(self, known: Tensor | None, condition: Condition) -> Denoises:
         """The model as it is guided to `condition` in a window of which the frames of `known` are known."""
         asked = self.told(condition)
-        denoiser = self.guide.scaled(self.denoiser, asked, self.guidance, self.history, known, self.generator)
+        denoiser: Denoises
+        if self.distilled:
+            denoiser = self.guide.told(self.denoiser, self.guidance, self.history, known)
+        else:
+            denoiser = self.guide.scaled(self.denoiser, asked, self.guidance, self.history, known, self.generator)
         if self.classifier is not None and condition.label is not None:
             denoiser = self.guide.judged(denoiser, self.classifier, condition.label, self.classifier_scale)
         return self.guide.bounded(denoiser)

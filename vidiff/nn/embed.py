@@ -1,4 +1,4 @@
-"""Numbers to vectors: clock, label and stride embeddings, and rotary positions."""
+"""Numbers to vectors: clock, label, stride and guidance embeddings, and rotary positions."""
 
 from __future__ import annotations
 
@@ -29,17 +29,21 @@ def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """A layer that makes of each frame what blocks are told of it: its clock, and the sample's label, stride and noise
-    of its low resolution.
+    """A layer that makes of each frame what blocks are told of it: its clock, and the sample's label, stride, noise of
+    its low resolution, and scale of guidance.
 
     Args:
         dim: width of the result.
         labels: number of classes; 0 for a model without labels.
         strided: whether clips come with a frame stride.
         lowres: whether a low-resolution video, which may be noised, conditions the model.
+        guided: whether it is told the scale of guidance (Meng et al. 2023, on distillation of guided diffusion models,
+            section 3.1).
     """
 
-    def __init__(self, dim: int, labels: int = 0, strided: bool = False, lowres: bool = False) -> None:
+    def __init__(
+        self, dim: int, labels: int = 0, strided: bool = False, lowres: bool = False, guided: bool = False
+    ) -> None:
         super().__init__()
         self.dim, self.labels = dim, labels
         self.clock = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -49,14 +53,18 @@ class Embedding(nn.Module):
             for parameter in self.stride[-1].parameters():
                 nn.init.zeros_(parameter)
         self.lowres = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if lowres else None
+        self.guidance = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if guided else None
+        if self.guidance is not None:  # says nothing at first, so that a student begins as its teacher
+            for parameter in self.guidance[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, log_snr: Tensor, condition: Condition) -> Tensor:
         """Embed each frame.
 
         Args:
             log_snr: `(b, f)`, the mean clamped log-SNR of each frame.
-            condition: its label, stride and `lowres_log_snr` are read; one that is absent stands for "none", or for
-                a low-resolution video without noise.
+            condition: its label, stride, `lowres_log_snr` and guidance are read; one that is absent stands for "none",
+                or for a low-resolution video without noise.
 
         Returns:
             `(b, f, dim)`.
@@ -79,6 +87,8 @@ class Embedding(nn.Module):
             noise = condition.lowres_log_snr
             noise = log_snr.new_full(log_snr.shape[:1], CLEAN) if noise is None else noise
             emb = emb + self.lowres(sinusoidal(noise * 25, self.dim))[:, None]
+        if self.guidance is not None and condition.guidance is not None:
+            emb = emb + self.guidance(sinusoidal(condition.guidance.float() * 100, self.dim))[:, None]
         return emb
 
 

@@ -53,6 +53,7 @@ class UNetConfig:
     attention_backend: str = "auto"  # or sdpa, xformers, plain
     patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
     causal: bool = False  # no frame looks at one after it, so that a video can go on frame by frame, with a `Cache`
+    guided: bool = False  # whether it is told the scale of guidance, as a student is; follows from loss.guidance
 
     def validate(self) -> None:
         """Raises ValueError for what builds no network: numbers out of range, levels that are not there."""
@@ -172,7 +173,7 @@ class UNet(nn.Module):
         self.config, self.causal = config, config.causal
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
-        self.embed = Embedding(dim, config.labels, config.strided, config.lowres_channels > 0)
+        self.embed = Embedding(dim, config.labels, config.strided, config.lowres_channels > 0, config.guided)
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
         given, area = config.channels + 1 + config.lowres_channels, config.patch**2
         self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)

@@ -97,24 +97,30 @@ class DiffusionObjective(nn.Module):
         x_t = add_noise(schedule, shown, eps, clock)
         output, head = self.denoiser.output(x_t, clock, condition)
         wanted = target(prediction, schedule, x0, eps, clock)
-        log_snr = schedule.log_snr(clock)
-        weight = level_weight(self.options.weighting, prediction, schedule, torch.where(learned, clock, 0.5)) * learned
-
-        over = (1, 3, 4) if learned.shape[3:] == (1, 1) else (1,)
-        error = self.distance(output.float(), wanted).mean(dim=over, keepdim=True) * weight  # as the clock
-        if self.uncertainty is not None:
-            expected = self.uncertainty(log_snr)
-            error = error / expected.exp() + expected * learned
-        counted = learned.flatten(1).sum(1).clamp(min=1)  # b
-        errors = error.flatten(1).sum(1)  # b
+        errors, counted = self._errors(output, wanted, clock, learned)
         voxels = counted.sum()
         loss, extra = errors.sum() / voxels, {"weight": voxels}
         if self.options.bound:
             term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))
-            term = BOUND_STEPS * term.mean(dim=over, keepdim=True)  # as the clock
+            term = BOUND_STEPS * term.mean(dim=_over(learned), keepdim=True)  # as the clock
             limit = (term * learned).sum() / voxels
             loss, extra = loss + self.options.bound * limit, extra | {"bound": limit.detach()}
         return {"loss": loss, **extra, **self._report(errors.detach() / counted, drawn, t)}
+
+    def _errors(self, output: Tensor, wanted: Tensor, clock: Tensor, learned: Tensor) -> tuple[Tensor, Tensor]:
+        """What is wrong with a network's output, weighted by noise level and summed over what is learned from.
+
+        Returns:
+            the sums and the numbers of voxels that they are over, both `(b,)`.
+        """
+        schedule, prediction = self.denoiser.schedule, self.denoiser.prediction
+        log_snr = schedule.log_snr(clock)
+        weight = level_weight(self.options.weighting, prediction, schedule, torch.where(learned, clock, 0.5)) * learned
+        error = self.distance(output.float(), wanted).mean(dim=_over(learned), keepdim=True) * weight  # as the clock
+        if self.uncertainty is not None:
+            expected = self.uncertainty(log_snr)
+            error = error / expected.exp() + expected * learned
+        return error.flatten(1).sum(1), learned.flatten(1).sum(1).clamp(min=1)
 
     def _condition(self, batch: Batch, drawn: Drawn) -> Condition:
         """The condition of a batch, with what it asks for dropped at random and its low resolution noised."""
@@ -161,3 +167,8 @@ class DiffusionObjective(nn.Module):
             self.denoiser, x0, x_t, estimate, t, torch.where(first, 0.5 * t, s), "small" if head is None else "learned"
         )
         return torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
+
+
+def _over(learned: Tensor) -> tuple[int, ...]:
+    """The axes over which an error is a mean: a frame's, or where boxes are trained a voxel's."""
+    return (1, 3, 4) if learned.shape[3:] == (1, 1) else (1,)

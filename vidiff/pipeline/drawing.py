@@ -110,11 +110,14 @@ class Drawing:
                 f"guidance is {guidance}, but the classifier stands for the label and this model knows no text, so "
                 "there is nothing that it scales: give classifier_scale, or history where frames are given"
             )
+        scale, asked = self.sampling.guidance if guidance is None else guidance, self._guide(**guide)
+        if self.facts.scales is not None:
+            asked.check_told(self.facts.scales, scale, history)
         return Draw(
             self.denoiser,
             build_sampler(self.sampling.sampler if sampler is None else sampler),
             self.sampling.steps if steps is None else steps,
-            self.sampling.guidance if guidance is None else guidance,
+            scale,
             1 + (window - 1) // self.codec.temporal,
             torch.Generator().manual_seed(seed),
             progress,
@@ -122,11 +125,12 @@ class Drawing:
             history,
             DTYPES[self.facts.precision],
             replace=not self.facts.boxes,
-            guide=self._guide(**guide),
+            guide=asked,
             classifier=None if self.classifier is None else self.classifier.network,
             classifier_scale=judged,
             longest=self.facts.strides[1],
             grid=self.sampling.grid if grid is None else build_grid(grid),
+            distilled=self.facts.scales is not None,
         )
 
     def _guide(self, **given: Any) -> Guide:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.engine.precision import Precision
 from vidiff.pixels import check_picture, check_video
-from vidiff.recipe.kinds import DiffusionRun, LowresConfig
+from vidiff.recipe.kinds import DiffusionRun, LowresConfig, StudentRun
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.video.decode import PLAIN, Treatment
@@ -42,6 +42,7 @@ class Facts:
         text: what its text encoder learned of the captions; None for a model without text.
         precision: of the network's arithmetic.
         causal: whether no frame looks at one after it.
+        scales: least and largest scale of guidance that a student is told; None for a model that is guided.
     """
 
     buckets: tuple[Bucket, ...]
@@ -56,6 +57,7 @@ class Facts:
     text: Mapping[str, Any] | None = None
     precision: Precision = "fp32"
     causal: bool = False
+    scales: tuple[float, float] | None = None
 
     @classmethod
     def of(
@@ -81,6 +83,7 @@ class Facts:
             text=text,
             precision=precision,
             causal=config.unet.causal,
+            scales=config.scales if isinstance(config, StudentRun) else None,
         )
 
     @classmethod

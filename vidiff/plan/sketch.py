@@ -22,7 +22,7 @@ from vidiff.nn.blocks import fit_heads
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAE
 from vidiff.objective.vae import VAELoss
-from vidiff.recipe.build import build_classifier, build_codec, build_objective, build_vae_objective
+from vidiff.recipe.build import build_classifier, build_codec, build_objective, build_student, build_vae_objective
 from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import load_codec_config
 from vidiff.recipe.slots import build_text
@@ -39,6 +39,7 @@ BUILDERS: dict[str, Callable[[Any], nn.Module]] = {
     "vae": build_vae_objective,
     "diffusion": build_objective,
     "classifier": build_classifier,
+    "student": build_student,
 }
 
 

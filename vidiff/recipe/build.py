@@ -11,9 +11,12 @@ from vidiff.nn.unet import UNet
 from vidiff.nn.vae import VAE
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
+from vidiff.objective.consistency import ConsistencyObjective
 from vidiff.objective.diffusion import DiffusionObjective
+from vidiff.objective.distill import Progressive, StudentObjective, Teacher, teacher_of
+from vidiff.objective.flow import Reflow
 from vidiff.objective.vae import VAEObjective
-from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, VAERun
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, StudentRun, VAERun
 from vidiff.recipe.slots import ConfigError, build_schedule
 
 
@@ -42,6 +45,23 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     if config.objective == "bound":
         return BoundObjective(denoiser)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
+
+
+def build_student(config: StudentRun, denoiser: Denoiser | None = None, told: bool = False) -> StudentObjective:
+    """A student, and what it is trained for. Its teacher is what the denoiser is now, of which nothing changes.
+
+    Args:
+        denoiser: with the teacher's weights; untrained, if not given.
+        told: the teacher is a student itself.
+    """
+    denoiser = denoiser or build_denoiser(config)
+    teacher: Teacher | None = None
+    if config.objective != "consistency_training":
+        teacher = teacher_of(denoiser, told, config.loss.history)
+    times = config.sampling.grid(denoiser.schedule, config.draws)
+    kinds = {"progressive": Progressive, "reflow": Reflow}
+    kind: type[StudentObjective] = kinds.get(config.objective, ConsistencyObjective)
+    return kind(denoiser, config.loss, teacher, times, config.lowres.noise)
 
 
 def build_vae_objective(config: VAERun) -> VAEObjective:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
@@ -20,6 +20,7 @@ from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.classifier import ClassifierLoss
 from vidiff.objective.diffusion import DISTANCES, DiffusionLoss
+from vidiff.objective.distill import OBJECTIVES, StudentLoss
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.recipe.slots import ConfigError, build_sampler, build_schedule, build_strategy, build_text
@@ -73,7 +74,7 @@ class LowresConfig:
 class RunConfig:
     """What every training has."""
 
-    kind: str = MISSING  # vae, diffusion or classifier
+    kind: str = MISSING  # vae, diffusion, classifier or student
     name: str = MISSING  # the run's folder is runs/<name>, as it is typed: name=0515 is runs/0515; it may have slashes
     runs: str = "runs"
     device: str = "auto"  # or cpu, cuda, cuda:1
@@ -247,6 +248,8 @@ class LatentRun(RunConfig):
 class DiffusionRun(LatentRun):
     """Training a diffusion model."""
 
+    objectives: ClassVar[tuple[str, ...]] = ("denoising", "bound")
+
     conditional: bool = True  # whether the model learns the labels that the data has
     text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
     lowres: LowresConfig = field(default_factory=LowresConfig)
@@ -287,7 +290,7 @@ class DiffusionRun(LatentRun):
         self.unet.validate()
         super().check()
         self.lowres.check(self.data)
-        if self.lowres.factor and self.objective != "denoising":
+        if self.lowres.factor and self.objective == "bound":
             raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
             build_text(self.text)
@@ -297,8 +300,8 @@ class DiffusionRun(LatentRun):
                 "train.deterministic=true, but the backward pass of unet.attention_backend=xformers is not: leave it "
                 "at auto"
             )
-        if self.objective not in ("denoising", "bound"):
-            raise ConfigError(f"objective is {self.objective!r}; choose denoising or bound")
+        if self.objective not in self.objectives:
+            raise ConfigError(f"objective is {self.objective!r}; choose {' or '.join(self.objectives)}")
         if self.schedule.get("name") == "learned" and self.objective != "bound":
             raise ConfigError("a learned schedule needs objective=bound, since it would only make another loss easy")
         choose("loss.distance", self.loss.distance, DISTANCES)
@@ -375,4 +378,70 @@ class ClassifierRun(LatentRun):
         choose("loss.times", self.loss.times, TIMES)
 
 
-KINDS: dict[str, type[RunConfig]] = {"vae": VAERun, "diffusion": DiffusionRun, "classifier": ClassifierRun}
+@dataclass
+class StudentRun(DiffusionRun):
+    """Training a student of few steps: a copy of the model of the run `start`, its teacher."""
+
+    objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
+
+    objective: str = "consistency"  # or consistency_training, progressive, reflow
+    loss: StudentLoss = field(default_factory=StudentLoss)
+
+    @property
+    def draws(self) -> int:
+        """Steps in which it learns to draw."""
+        return self.loss.segments if self.objective.startswith("consistency") else self.sampling.steps
+
+    @property
+    def scales(self) -> tuple[float, float] | None:
+        """The range of the scale of guidance that it is told; None for one that is not."""
+        return (self.loss.guidance[0], self.loss.guidance[1]) if self.loss.told else None
+
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+        super().resolve(channels, labels, text)
+        self.unet.guided = self.loss.told
+
+    def check(self) -> None:
+        super().check()
+        if not self.start:
+            raise ConfigError("start is not set: name the finished run whose model the student begins as and learns of")
+        if self.prediction == "x0" and self.objective.startswith("consistency"):
+            raise ConfigError("prediction is x0, by which a consistency model says anything of clean clips: choose v")
+        if self.unet.variance:
+            raise ConfigError("unet.variance is true, but no loss of a student trains that head: leave it out")
+        if self.schedule.get("name") == "learned":
+            raise ConfigError("schedule is learned, but no loss of a student trains it: choose another")
+        if self.objective == "consistency_training" and self.loss.told:
+            raise ConfigError(
+                f"loss.guidance is {self.loss.guidance}, but consistency_training learns of clips, which no guidance "
+                "leads to: set loss.guidance=[1,1]"
+            )
+        if self.objective != "consistency" and not self.loss.steps:
+            raise ConfigError(f"loss.steps is 0, but objective is {self.objective}: give as many as the teacher takes")
+        if not self.loss.steps and self.loss.segments > 1:
+            raise ConfigError(
+                f"loss.segments is {self.loss.segments}, but loss.steps=0 is for one: set loss.segments=1"
+            )
+        if not self.loss.steps and self.train.compile:
+            raise ConfigError(
+                "train.compile does not go with loss.steps=0, since what is compiled is not differentiated forward: "
+                "set train.compile=false"
+            )
+        if self.objective == "progressive" and self.loss.steps % self.sampling.steps:
+            raise ConfigError(
+                f"loss.steps is {self.loss.steps}, but the student draws by sampling.steps={self.sampling.steps}: give "
+                f"a multiple, such as {2 * self.sampling.steps}"
+            )
+        if self.scales is not None:
+            try:
+                self.sampling.check_told(self.scales, self.sampling.guidance, self.sampling.history)
+            except ValueError as error:
+                raise ConfigError(f"sampling.{error}") from None
+
+
+KINDS: dict[str, type[RunConfig]] = {
+    "vae": VAERun,
+    "diffusion": DiffusionRun,
+    "classifier": ClassifierRun,
+    "student": StudentRun,
+}

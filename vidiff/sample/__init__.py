@@ -9,6 +9,7 @@ from typing import Any
 from vidiff.diffusion.choice import choose
 from vidiff.sample.ancestral import DDIM, DDPM, invert
 from vidiff.sample.base import Sampler, State, start
+from vidiff.sample.consistency import MultistepConsistency
 from vidiff.sample.langevin import Langevin, PredictorCorrector
 from vidiff.sample.multistep import DEIS, DPMSolverPP2M, UniPC
 from vidiff.sample.ode import RK45, Euler, Heun
@@ -28,6 +29,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "deis": DEIS,
     "langevin": Langevin,
     "predictor_corrector": PredictorCorrector,
+    "consistency": MultistepConsistency,
 }
 
 

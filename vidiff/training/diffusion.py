@@ -68,14 +68,19 @@ class DiffusionStage(Stage[DiffusionRun]):
 
     def build(self) -> None:
         config, prepared, encoder = self.config, self.prepared, self.encoder
-        self.objective = build_objective(config)
-        start_denoiser(config, prepared.codec, self.facts, self.objective.denoiser)
+        self.objective = self.make()
         model = TrainedModel(self.objective.denoiser, prepared.codec, self.facts, encoder)
         self.pipeline = Pipeline(model, config.sampling, config.device)
         held_out = latent_dataset(config, prepared.held_out, prepared.unseen, prepared.seen, encoder)
         self.tests = first_batches(config, held_out, TESTED)
         self.prompts = [text for text in sorted(set(self.captions)) if encoder is not None and encoder.fits(text)]
         self.real = first_batches(config, clip_dataset(config, prepared.held_out), config.sampling.count)[0]["video"]
+
+    def make(self) -> DiffusionObjective | BoundObjective:
+        """The objective, with its first weights."""
+        objective = build_objective(self.config)
+        start_denoiser(self.config, self.prepared.codec, self.facts, objective.denoiser)
+        return objective
 
     def dataset(self) -> Samples:
         config, prepared = self.config, self.prepared

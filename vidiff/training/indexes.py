@@ -17,7 +17,7 @@ from vidiff.data.options import BucketConfig
 from vidiff.data.root import copies_of, root_of
 from vidiff.pipeline.classifier import FILE as CLASSIFIER
 from vidiff.pipeline.facts import FILE as FACTS
-from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, RunConfig
+from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, RunConfig, StudentRun
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.store.remote import shown
@@ -74,7 +74,7 @@ def moved_clips(run: Path, index: Index, held_out: Index) -> list[str]:
 
 def trained_classes(config: RunConfig) -> list[str]:
     """Names of the classes of which a run has learned already, by number; none where it has not, or learns none."""
-    file = {DiffusionRun: FACTS, ClassifierRun: CLASSIFIER}.get(type(config))
+    file = {DiffusionRun: FACTS, StudentRun: FACTS, ClassifierRun: CLASSIFIER}.get(type(config))
     if file is None or not ((config.folder / "checkpoints" / "latest").is_file() and (config.folder / file).is_file()):
         return []
     learns = not isinstance(config, DiffusionRun) or config.conditional

@@ -9,9 +9,15 @@ from vidiff.recipe.kinds import RunConfig
 from vidiff.training.classifier import ClassifierStage
 from vidiff.training.diffusion import DiffusionStage
 from vidiff.training.stage import Stage, run_stage
+from vidiff.training.student import StudentStage
 from vidiff.training.vae import VAEStage
 
-STAGES: dict[str, type[Stage[Any]]] = {"vae": VAEStage, "diffusion": DiffusionStage, "classifier": ClassifierStage}
+STAGES: dict[str, type[Stage[Any]]] = {
+    "vae": VAEStage,
+    "diffusion": DiffusionStage,
+    "classifier": ClassifierStage,
+    "student": StudentStage,
+}
 
 
 def train(config: RunConfig, given: str, folder: Path) -> None:

@@ -1,0 +1,183 @@
+"""A student, trained by its recipe from a teacher's run, and what it then does by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.videos import numbered
+from vidiff.engine.checkpoint import load_part, newest
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import read_config
+from vidiff.recipe.kinds import StudentRun
+from vidiff.recipe.load import load
+from vidiff.recipe.slots import ConfigError
+from vidiff.train import main
+from vidiff.video.writer import write_video
+
+TEACHER = """\
+kind: diffusion
+name: teacher
+device: cpu
+batch: 4
+data: {root: data, size: 16, frames: 4, workers: 0}
+codec: {name: identity}
+unet: {width: 8, multipliers: [1], blocks: [1], head_dim: 8, patch: 4, joint_attention: [0]}
+sampling: {sampler: {name: ddim}, steps: 2, context: 2, count: 2, guidance: 2, history: 2}
+train: {steps: 1, precision: fp32, log_every: 1, checkpoint_every: 1, validate_every: 1}
+"""
+STUDENT = """\
+base: teacher.yaml
+kind: student
+name: student
+start: runs/teacher
+loss: {steps: 4, segments: 2, tasks: {generate: 0.4, first: 0.3, random: 0.1, boxes: 0.1, clocks: 0.1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("student")
+    for split in ("train", "test"):
+        for number, name in enumerate(("ant", "bee")):
+            write_video(place / "data" / split / name / "a.mp4", numbered(4, 16, 16, 20 * number), fps=8)
+    (place / "teacher.yaml").write_text(TEACHER)
+    (place / "student.yaml").write_text(STUDENT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["teacher.yaml"]) == 0
+        assert main(["student.yaml"]) == 0
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture(scope="module")
+def student(place: Path) -> Pipeline:
+    return Pipeline.from_pretrained(place / "runs/student", device="cpu")
+
+
+def test_its_draws_are_compared_with_those_of_its_teacher(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "runs/student/metrics.jsonl").read_text().splitlines()]
+    (scores,) = [line for line in lines if "val/gap" in line]
+    assert scores["val/gap"] == pytest.approx(scores["val/gap_teacher"], rel=0.1), "after one step, it is its teacher"
+    config = read_config(Path("runs/student"))
+    assert isinstance(config, StudentRun) and config.unet.guided and config.scales == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["objective=progressive"],
+        ["objective=reflow"],
+        ["objective=consistency_training", "loss.guidance=[1,1]"],
+        ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency"],
+        ["start=runs/student", "loss.guidance=[1,3]"],
+    ],
+    ids=["progressive", "reflow", "of clips", "continuous", "of a student"],
+)
+def test_each_kind_of_student_is_trained(changes: list[str]) -> None:
+    name = "-".join(change.partition("=")[2] for change in changes).replace("/", "")
+    assert main(["student.yaml", f"name={name.replace('[', '').replace(']', '')}", *changes]) == 0
+
+
+def test_every_task_asks_the_student_once_a_step(student: Pipeline) -> None:
+    """Guided, with a label, and known frames come back bit for bit."""
+    rows: list[int] = []
+    student.denoiser.network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    clip = student.generate(label="bee", guidance=3.0, seed=1)
+    assert rows == [1, 1]
+    longer = student.extend(clip, frames=6, label="bee", history=1.5)
+    assert rows == [1] * 4 and torch.equal(longer[:, :, :4], clip)
+    mask = torch.zeros(1, 1, 1, 16, 16, dtype=torch.bool)
+    mask[..., 4:8, 4:8] = True
+    filled = student.inpaint(clip, mask, label="bee")
+    assert rows == [1] * 6 and torch.equal(filled.masked_fill(mask, 0), clip.masked_fill(mask, 0))
+    rolled = student.extend(clip, frames=8, label="bee", strategy="rolling", sampler="consistency")
+    assert torch.equal(rolled[:, :, :4], clip) and rolled.isfinite().all()
+    assert set(rows) == {1}
+
+
+def test_the_scale_is_told_as_the_call_has_it(student: Pipeline) -> None:
+    told: list[float] = []
+    hook = student.denoiser.network.register_forward_pre_hook(lambda _, given: told.extend(given[2].guidance.tolist()))
+    clip = student.generate(label="ant", guidance=3.0, steps=1)
+    student.generate(label="ant", guidance=2.0, convention="ho", steps=1)
+    student.generate(steps=1)
+    student.extend(clip, frames=5, guidance=1.5, steps=1)
+    student.extend(clip, frames=5, steps=1, history=2.5)
+    hook.remove()
+    assert told == [3.0, 3.0, 2.0, 1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance": 5.0}, "guidance is 5, but this student knows scales of 1 to 4: give one"),
+        ({"guidance": 0.5}, "guidance is 0.5, but this student knows scales of 1 to 4"),
+        ({"history": 7.0}, "history is 7, but"),
+        ({"rescale": 0.7}, "rescale is 0.7, but guidance was distilled into this student"),
+        ({"interval": [0.2, 0.8]}, "interval is .*draw with its teacher"),
+        ({"separate": True}, "separate is True"),
+    ],
+    ids=str,
+)
+def test_what_was_not_distilled_is_refused(student: Pipeline, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        student.generate(label="bee", **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["start="], "start is not set: name the finished run"),
+        (
+            ["objective=denoising"],
+            "objective is 'denoising'; choose consistency or consistency_training or",
+        ),
+        (["prediction=x0"], "prediction is x0, by which a consistency model"),
+        (
+            ["objective=consistency_training"],
+            r"loss.guidance is \[1.0, 4.0\], but consistency_training",
+        ),
+        (["objective=progressive", "loss.steps=3"], "loss.steps is 3, but the student draws by sampling.steps=2"),
+        (["objective=reflow", "loss.steps=0"], "loss.steps is 0, but objective is reflow"),
+        (["loss.steps=0"], "loss.segments is 2, but loss.steps=0 is for one"),
+        (["loss.guidance=[4,1]"], r"loss.guidance is \[4.0, 1.0\]; give the least scale and the largest"),
+        (["loss.bound=0.001"], "loss.bound is 0.001 and loss.rollout 0.0, but a student"),
+        (["sampling.guidance=9"], "sampling.guidance is 9, but this student knows"),
+        (["train.compile=true", "loss.steps=0", "loss.segments=1"], "train.compile does not go with loss.steps=0"),
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_be_is_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("student.yaml", changes)
+
+
+def test_a_teacher_of_another_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for change, message in (
+        ("unet.width=16", "start=runs/teacher has unet.width=8, not 16, but a student begins as a copy of its teacher"),
+        ("prediction=eps", "start=runs/teacher has prediction=v, not eps"),
+        ("conditional=false", "start=runs/teacher has unet.labels=2, not 0"),
+    ):
+        assert main(["student.yaml", "name=other", change]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["student.yaml", "name=other", "start=runs/student", "loss.guidance=[1,5]"]) == 2
+    assert "start=runs/student is a student of scales 1 to 4" in capsys.readouterr().err
+
+
+def test_a_student_begins_as_its_teacher_and_holds_nothing_of_it_besides(place: Path) -> None:
+    before, after = (load_part(Path(f"runs/{name}"), "denoiser") for name in ("teacher", "student"))
+    new = after.keys() - before.keys()
+    assert before.keys() <= after.keys() and new and all(key.startswith("network.embed.guidance.") for key in new)
+    checkpoint = newest(place / "runs/student/checkpoints")
+    assert checkpoint is not None
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, atol=0.01, rtol=0)  # one step of warm-up
