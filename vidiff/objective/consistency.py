@@ -91,8 +91,8 @@ class ConsistencyObjective(StudentObjective):
 
         along = cos * sin * velocity, (-2.0 * learned).expand_as(log_snr).to(log_snr.dtype).contiguous()
         with sdpa_kernel(SDPBackend.MATH):  # the only one that can be differentiated forward
-            said, slope = torch.func.jvp(own, ((x_t / norm).to(x_t.dtype), log_snr), along)  # of cos sin dx0 / dphi
-        slope = slope / sin * learned
+            said, *slopes = torch.func.jvp(own, ((x_t / norm).to(x_t.dtype), log_snr), along)
+        slope = slopes[0] / sin * learned  # cos dx0 / dphi
         count = learned.expand_as(slope).flatten(1).sum(1).clamp(min=1)
         size = (slope.square().flatten(1).sum(1) / count).sqrt().view(-1, *[1] * (slope.ndim - 1))
         return said - sin * slope / (size + STILL)
