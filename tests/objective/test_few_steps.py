@@ -87,7 +87,7 @@ def test_a_student_is_nearer_to_its_teacher_s_ode_than_the_teacher_in_as_few_ste
     """Guided by scales of 1 to 3, with and without a known frame; of noise and clips that it was not trained on."""
     torch.manual_seed(1)
     student = copy.deepcopy(teacher)
-    tasks = Tasks(generate=0.5, first=0.5, random=0.0, forget=0.0)
+    tasks = Tasks(generate=0.5, first=0.5, random=0.0, forget=0.0, rising=0.25 if loss["steps"] else 0.0)
     options = StudentLoss(guidance=[1.0, 3.0], tasks=tasks, **loss)
     objective = kind(student, options, teacher_of(student, False, True), Grid()(SCHEDULE, steps))
     test = clips(1000)

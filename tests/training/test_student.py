@@ -77,7 +77,7 @@ def test_its_draws_are_compared_with_those_of_its_teacher(place: Path) -> None:
         ["objective=progressive"],
         ["objective=reflow"],
         ["objective=consistency_training", "loss.guidance=[1,1]"],
-        ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency"],
+        ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency", "loss.tasks.rising=0"],
         ["start=runs/student", "loss.guidance=[1,3]"],
     ],
     ids=["progressive", "reflow", "of clips", "continuous", "of a student"],
@@ -152,7 +152,8 @@ def test_what_was_not_distilled_is_refused(student: Pipeline, options: dict, mes
         (["loss.guidance=[4,1]"], r"loss.guidance is \[4.0, 1.0\]; give the least scale and the largest"),
         (["loss.bound=0.001"], "loss.bound is 0.001 and loss.rollout 0.0, but a student"),
         (["sampling.guidance=9"], "sampling.guidance is 9, but this student knows"),
-        (["train.compile=true", "loss.steps=0", "loss.segments=1"], "train.compile does not go with loss.steps=0"),
+        (["loss.steps=0", "loss.segments=1"], "loss.tasks.rising is 0.25, but in continuous time"),
+        (["train.compile=true", "loss.steps=0", "loss.segments=1", "loss.tasks.rising=0"], "train.compile does not go"),
     ],
     ids=str,
 )

@@ -65,8 +65,9 @@ class ConsistencyObjective(StudentObjective):
         if self.steps is None:
             return x_t, self._continuous(x_t, ask(x_t, clock), clock, learned, lesson)
         end = torch.zeros_like(clock) if self.path.count == 1 else self.path.end(clock)
-        end = torch.where(learned, end, clock)
-        there = torch.where(learned, torch.maximum(self.steps.ahead(clock), end), clock)
+        moving = ~lesson.known  # and frames that wait behind others, so that no further apart is asked than is trained
+        end = torch.where(moving, end, clock)
+        there = torch.where(moving, torch.maximum(self.steps.ahead(clock), end), clock)
         estimate = mean_between(ask, schedule, x_t, clock, there)
         with torch.no_grad():
             own = self.denoiser(ddim_step(schedule, estimate, x_t, clock, there), there, lesson.told).x0

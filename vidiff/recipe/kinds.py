@@ -422,6 +422,11 @@ class StudentRun(DiffusionRun):
             raise ConfigError(
                 f"loss.segments is {self.loss.segments}, but loss.steps=0 is for one: set loss.segments=1"
             )
+        if not self.loss.steps and self.loss.tasks.rising:
+            raise ConfigError(
+                f"loss.tasks.rising is {self.loss.tasks.rising}, but in continuous time (loss.steps=0) rising clocks "
+                "drift apart: set loss.tasks.rising=0, and loss.tasks.clocks for frames at times of their own"
+            )
         if not self.loss.steps and self.train.compile:
             raise ConfigError(
                 "train.compile does not go with loss.steps=0, since what is compiled is not differentiated forward: "
