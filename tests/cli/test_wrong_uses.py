@@ -184,9 +184,6 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         *((["--policy", policy], "cannot be read as actions") for policy in ("none.npy", "none.csv")),
         (["--episodes", "0", "--held-out", "0"], "ask for at least one"),
         (["--episodes", "-1"], "ask for at least one"),
-        (["CartPole-v1"], "the same environment twice"),
-        (["NoSuch-v0"], "knows no environment 'NoSuch-v0'"),
-        (["brekout"], "is it breakout"),
         *((["--out", out], "notes.txt") for out in ("notes.txt", "notes.txt/new")),
     ],
     "new": [
@@ -406,6 +403,23 @@ def test_there_are_forty_of_each() -> None:
     assert min(counts.values()) >= 40, counts
 
 
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["CartPole-v1", "CartPole-v1"], "the same environment twice"),
+        (["NoSuch-v0"], "knows no environment 'NoSuch-v0'"),
+        (["brekout"], "is it breakout"),
+    ],
+)
+def test_environments_are_named(
+    names: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("record", *names, "--out", "recorded") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ") and complaint in line
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_interrupted(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """130 after Ctrl-C, 0 after a scheduler's SIGTERM, and one line that says what there is."""
@@ -417,6 +431,7 @@ def test_interrupted(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytes
         "surprise": "plot",
         "ema": "average",
         "push": "share",
+        "record": "write",
     }
 
     def stopped(number: int) -> None:

@@ -35,7 +35,6 @@ class UNetConfig:
     width: int = 128
     multipliers: list[int] = field(default_factory=lambda: [1, 2])  # width of each level, in units of `width`
     blocks: list[int] = field(default_factory=lambda: [2, 2])  # residual blocks of each level, down and again up
-    spatial_convs: int = 1  # of a residual block: 1, or 2, which costs about half as much again and sees further
     spatial_attention: list[int] = field(default_factory=list)  # levels
     temporal_attention: list[int] = field(default_factory=lambda: [0])  # levels
     joint_attention: list[int] = field(default_factory=lambda: [1])  # levels, in place of the other two
@@ -54,6 +53,7 @@ class UNetConfig:
     patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
     causal: bool = False  # no frame looks at one after it, so that a video can go on frame by frame, with a `Cache`
     guided: bool = False  # whether it is told the scale of guidance, as a student is; follows from loss.guidance
+    spatial_convs: int = 1  # of a residual block: 1, or 2, which costs about half as much again and sees further
 
     def validate(self) -> None:
         """Raises ValueError for what builds no network: numbers out of range, levels that are not there."""
