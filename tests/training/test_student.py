@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from tests.helpers.videos import numbered
+from vidiff.cli import main as command
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
+from vidiff.plan.estimate import follow
+from vidiff.plan.sketch import sketch
 from vidiff.recipe.kinds import StudentRun
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
@@ -182,3 +185,19 @@ def test_a_student_begins_as_its_teacher_and_holds_nothing_of_it_besides(place: 
     assert checkpoint is not None
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, atol=0.01, rtol=0)  # one step of warm-up
+
+
+def test_its_card_says_of_whom_it_learned_and_for_how_many_steps(place: Path) -> None:
+    push = ["push", "runs/student", "ada/student", "--out", "card"]
+    assert command(push) == 0
+    page = (place / "card/README.md").read_text()
+    assert "a student of the model teacher, trained with vidiff to draw in 2 steps (consistency)" in page
+
+
+def test_it_is_planned_with_its_teacher_s_passes() -> None:
+    """Of shapes alone: four of the guided teacher, one without a gradient, and the three that any step has."""
+    operations = []
+    for name in ("teacher.yaml", "student.yaml"):
+        of = sketch(load(name), Path())
+        operations.append(follow(of, 4, "fp32").flops)
+    assert operations[1] == pytest.approx(operations[0] * 8 / 3, rel=0.1)

@@ -190,7 +190,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: Tensor, lesson: Lesson) -> Tensor:
         """`x0`, `(b, c, f, h, w)`: `null + scale * (conditional - null)` (Ho & Salimans 2022, eq. 6)."""
-        self.denoiser.to(x_t.device)
+        if any(weight.device != x_t.device for weight in self.denoiser.parameters()):
+            self.denoiser.to(x_t.device)
         condition, scale = lesson.condition, lesson.scale
         if scale is None or self.told:
             return self.denoiser(x_t, t, lesson.told if self.told else condition).x0

@@ -13,7 +13,7 @@ import yaml
 
 from vidiff.evaluate.card import MADE, PROTOCOL, Card, numbers
 from vidiff.pipeline.facts import Facts
-from vidiff.recipe.kinds import DiffusionRun
+from vidiff.recipe.kinds import DiffusionRun, StudentRun
 from vidiff.report.log import duration
 
 MOST_LABELS = 60  # that are listed
@@ -93,10 +93,18 @@ def _what(shared: Shared) -> str:
     count = shared.parameters
     size = f"{count / 1e6:,.1f} million" if count >= 1e6 else f"{count:,}"
     return (
-        f"A video diffusion model of {size} parameters that {does}, trained from scratch with vidiff. Clips (frames x "
+        f"A video diffusion model of {size} parameters that {does}, {_origin(shared.config)}. Clips (frames x "
         f"height x width): {shapes}, at {facts.fps:g} frames a second. What to show is told by "
         f"{' and '.join(told) or 'nothing: it chooses by itself'}."
     )
+
+
+def _origin(config: DiffusionRun) -> str:
+    if not isinstance(config, StudentRun):
+        return "trained from scratch with vidiff"
+    teacher = PurePosixPath(config.start).name
+    steps = f"{config.draws} step{'s' * (config.draws > 1)}"
+    return f"a student of the model {teacher}, trained with vidiff to draw in {steps} ({config.objective})"
 
 
 def _samples(shared: Shared) -> str:
