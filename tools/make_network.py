@@ -16,9 +16,9 @@ from tqdm import tqdm
 from vidiff.cli.command import exit_code
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
-from vidiff.evaluate.clips import choose_windows
 from vidiff.metrics.motion_network import SIZE, save_motion, train_motion
 from vidiff.metrics.transnet import save_transnet
+from vidiff.training.windows import choose_windows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

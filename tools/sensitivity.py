@@ -15,10 +15,10 @@ from vidiff.cli.command import exit_code
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.data.root import name_of
-from vidiff.evaluate.clips import choose_windows
 from vidiff.metrics.features import Features
 from vidiff.metrics.sensitivity import sensitivity, sensitivity_page
 from vidiff.report.log import git_revision
+from vidiff.training.windows import choose_windows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,8 +9,9 @@ import torch
 from indexes import build_index
 
 from vidiff.engine.parallel import Group
-from vidiff.evaluate.clips import BATCH, DrawnClips, choose_windows, gathered, index_folder
+from vidiff.evaluate.clips import DrawnClips, index_folder
 from vidiff.pipeline.pipeline import Pipeline
+from vidiff.training.windows import BATCH, choose_windows, gathered
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_video
 

@@ -15,7 +15,6 @@ from vidiff.codec.files import save_codec
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.card import read_card
-from vidiff.evaluate.clips import choose_windows
 from vidiff.evaluate.codec import open_codec, score_codec
 from vidiff.metrics.features import Features
 from vidiff.metrics.frechet import Statistics, frechet_distance
@@ -25,6 +24,7 @@ from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.recipe.kinds import DataConfig, VAERun
 from vidiff.recipe.load import dump
+from vidiff.training.windows import choose_windows
 from vidiff.video.reader import read_image
 from vidiff.video.writer import write_video
 

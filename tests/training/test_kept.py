@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from tests.helpers.trainings import DIFFUSION, VAE
+from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
+from vidiff.evaluate.codec import open_codec
+from vidiff.metrics.features import Features
+from vidiff.metrics.frechet import Statistics, frechet_distance
+from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.nn.vae import VAE as Network
 from vidiff.train import main
+from vidiff.training.kept import read_kept
+from vidiff.training.windows import choose_windows
 from vidiff.video.reader import read_image
 from vidiff.video.writer import write_video
 
@@ -103,6 +111,47 @@ def fold(network: Network, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     trained = 0 * sum(weight.sum() for weight in network.parameters())  # it has something to learn
     z = torch.nn.functional.pixel_unshuffle(frames, 4) + trained
     return z, torch.full_like(z, 1e-3)
+
+
+def test_the_ceiling_is_the_score_of_real_clips_after_the_codec(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the network and on the windows of an evaluation; measured once, told as low, repeated by report and cards."""
+    torch.manual_seed(0)
+    save_motion(place / "network", MotionNetwork(0, features=4, width=8), {})
+    asked = ["model.yaml", "codec.least=0", "codec.ceiling={network: network, clips: 3}"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    kept = read_kept(place / "runs/tiny")
+    assert kept is not None and kept.ceiling is not None
+    ceiling = kept.ceiling
+    network, codec = Features.load(place / "network"), open_codec(place / "runs/tiny_vae")
+    codec.set_statistics(torch.zeros(3), torch.ones(3))
+    read = {}
+    for split in ("test", "train"):
+        index = index_of(DataConfig("data", limit=0), Path("runs"), split)
+        real = choose_windows(index, 6, 32, 1, 2).read(range(2))
+        read[split] = network(real), network(codec.decode(codec.encode(real).mean))
+    held_out = Statistics.of(read["test"][0])
+    pairs = ((read["test"][1], ceiling.pairs), (read["train"][0], ceiling.floor), (read["train"][1], ceiling.after))
+    for features, found in pairs:
+        assert frechet_distance(held_out, Statistics.of(features)) == pytest.approx(found, rel=1e-3)
+    assert (ceiling.clips, ceiling.asked, ceiling.distance) == (2, 3, network.called("frechet")), "as many as there are"
+    assert ceiling.low == (ceiling.after > 1.5 * ceiling.floor) == ("the ceiling is low" in said)
+    assert f"ceiling {ceiling}" in str(kept) and "ceiling floor" in (place / "runs/tiny/report.html").read_text()
+    monkeypatch.setattr("vidiff.training.kept.measure_ceiling", None)
+    assert main([*asked, "train.steps=3"]) == 0, "it is measured once"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("network: nowhere", "no nowhere/network.json"), ("clips: 1", "codec.ceiling.clips is 1; give 2 or more")],
+)
+def test_a_ceiling_that_cannot_be_told_is_refused_first(
+    place: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
+) -> None:
+    assert main(["model.yaml", "codec.override.name=unseen", f"codec.ceiling={{{change}}}"]) == 2
+    assert message in capsys.readouterr().err and not (place / "runs/unseen").exists(), "no autoencoder is trained"
 
 
 def test_pixels_are_kept_whole(place: Path) -> None:

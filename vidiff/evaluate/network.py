@@ -35,7 +35,7 @@ from vidiff.evaluate.card import (
     read_card,
     write_card,
 )
-from vidiff.evaluate.clips import BATCH, DrawnClips, Windows, choose_windows, gathered, index_folder
+from vidiff.evaluate.clips import DrawnClips, index_folder
 from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.long import watch
 from vidiff.evaluate.measure import Scores, add_prediction, look_at_motion, measure, read_features
@@ -50,6 +50,7 @@ from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.recipe.kinds import DataConfig
 from vidiff.training.kept import read_kept
+from vidiff.training.windows import BATCH, Windows, choose_windows, gathered
 
 
 @dataclass(frozen=True)

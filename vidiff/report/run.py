@@ -120,7 +120,8 @@ def _samples(files: Iterable[Path], most: int = 5) -> str:
 
 def _kept(run: Path) -> str:
     """What the codec keeps of held-out clips, and the clip of which it keeps the least."""
-    kept = {name: value for name, value in _json(run / "codec-kept.json").items() if name not in ("codec", "held_out")}
+    known = _json(run / "codec-kept.json").items()
+    kept = {k: v for k, v in known if k not in ("codec", "held_out") and (k, v) != ("ceiling", None)}
     if not kept:
         return ""
     names = {

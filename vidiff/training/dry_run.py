@@ -53,6 +53,7 @@ def rehearse(config: RunConfig, folder: Path) -> None:
             plans = [config] if config.codec.run else [codec, config]  # one that is there is not trained
             if not config.codec.run:
                 small.codec.least = 0.0  # an autoencoder of two steps keeps nothing yet
+            small.codec.ceiling.clips = min(small.codec.ceiling.clips, 8)
             small.codec.own_data = False  # that data may have to be made, and would be kept
             small.codec.override = {
                 **small.codec.override,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,10 @@ from vidiff.codec.codec import Codec, Identity
 from vidiff.data.clips import make_loader
 from vidiff.data.index import Index
 from vidiff.data.order import Order
-from vidiff.engine.parallel import processes
+from vidiff.engine.parallel import Group, processes
 from vidiff.metrics.codec import detail, strip
+from vidiff.metrics.features import Features
+from vidiff.metrics.frechet import Statistics, frechet_distance
 from vidiff.metrics.motion import moving_energy, share_kept
 from vidiff.metrics.prediction import psnr
 from vidiff.recipe.kinds import LatentRun, RunConfig
@@ -23,11 +25,47 @@ from vidiff.recipe.slots import ConfigError
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.training.datasets import clip_dataset
+from vidiff.training.windows import Windows, choose_windows, gathered
 from vidiff.video.writer import write_image
 
 FILE, PICTURE = "codec-kept.json", "codec-worst.png"
 CLIPS, BATCH = 48, 4
 SHOWN = 6  # frames of the worst clip
+LOW = 1.5  # times the floor: where perfect latents score more, the codec is what limits a model
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The best Fréchet distance that a model on a codec's latents can reach, with the clips and the network of a score.
+
+    Attributes:
+        distance: its name, as an evaluation has it.
+        network: SHA-256 of the network's file.
+        asked: clips that the config asked for.
+        clips: windows of each split.
+        pairs: held-out clips after the codec, against themselves before it.
+        floor: clips to train on, against held-out ones.
+        after: clips to train on, after the codec, against held-out ones before it: what perfect latents would score.
+    """
+
+    distance: str
+    network: str
+    asked: int
+    clips: int
+    pairs: float
+    floor: float
+    after: float
+
+    @property
+    def low(self) -> bool:
+        """Whether the codec costs more than half of what real clips differ by anyway."""
+        return self.after > LOW * self.floor
+
+    def __str__(self) -> str:
+        return (
+            f"{self.distance} of {self.clips} clips: {self.after:.4g} for latents without a fault, {self.floor:.4g} "
+            f"for real clips, {self.pairs:.4g} between held-out clips before and after the codec"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,6 +79,7 @@ class Kept:
         share: of the pixels that move.
         classes: `moving` by the name of a class.
         clips: how many were looked at.
+        ceiling: where `codec.ceiling.network` asks for it.
     """
 
     psnr: float
@@ -49,6 +88,7 @@ class Kept:
     share: float
     clips: int
     classes: dict[str, float] = field(default_factory=dict)
+    ceiling: Ceiling | None = None
 
     def __str__(self) -> str:
         parts = [f"PSNR {self.psnr:.1f} dB"]
@@ -58,11 +98,19 @@ class Kept:
         if len(self.classes) > 1:
             worst = min(self.classes, key=self.classes.__getitem__)
             parts.append(f"least in {worst}, {round(100 * self.classes[worst])}%")
+        if self.ceiling is not None:
+            parts.append(f"ceiling {self.ceiling}")
         return ", ".join(parts)
 
 
-def check_kept(config: LatentRun, codec: Codec, held_out: Index) -> Kept | None:
+def check_kept(
+    config: LatentRun, codec: Codec, held_out: Index, index: Index, network: Features | None = None
+) -> Kept | None:
     """Measure what a codec keeps of held-out clips, and keep that, with a picture of the worst, in the run's folder.
+
+    Args:
+        index: the clips to train on.
+        network: by which the ceiling is told, as `codec.ceiling` asks for it.
 
     Returns:
         None for pixels, of which all is kept.
@@ -78,7 +126,7 @@ def check_kept(config: LatentRun, codec: Codec, held_out: Index) -> Kept | None:
     assert kept is not None  # the main process shares it
     began = (folder / "checkpoints" / "latest").is_file()
     if began or not config.codec.least or kept.moving is None or kept.moving >= config.codec.least:
-        return kept
+        return kept if network is None else with_ceiling(config, codec, (held_out, index), network, kept)
     ways = "take another codec"
     if config.codec.name == "vae":
         ways = (
@@ -98,7 +146,8 @@ def read_kept(run: Path) -> Kept | None:
     if not (run / FILE).is_file():
         return None
     known = read_json(run / FILE)
-    return Kept(**{field.name: known[field.name] for field in fields(Kept)})
+    kept = Kept(**{field.name: known[field.name] for field in fields(Kept) if field.name in known})
+    return replace(kept, ceiling=Ceiling(**known["ceiling"])) if known.get("ceiling") else kept
 
 
 def read_or_measure(config: LatentRun, codec: Codec, held_out: Index, device: torch.device) -> Kept:
@@ -115,6 +164,76 @@ def read_or_measure(config: LatentRun, codec: Codec, held_out: Index, device: to
     write_whole(file, json.dumps({**of, **asdict(kept)}, indent=1) + "\n")
     tqdm.write(f"{config.name}: the codec keeps, of {kept.clips} held-out clips: {kept}")
     return kept
+
+
+def with_ceiling(config: LatentRun, codec: Codec, of: tuple[Index, Index], network: Features, kept: Kept) -> Kept:
+    """What a codec keeps, with its ceiling as it was measured before by the same network and number, or is now.
+
+    Args:
+        of: held-out clips, and those to train on.
+
+    Raises:
+        ValueError: as `measure_ceiling`.
+    """
+    asked = config.codec.ceiling.clips
+    if kept.ceiling is not None and (kept.ceiling.network, kept.ceiling.asked) == (network.sha256, asked):
+        return kept
+    with processes(config.device) as group:
+        found = group.share(measure_ceiling(config, codec.to(group.device), of, network.to(group.device), group))
+        assert found is not None  # the main process shares it
+        if group.main:
+            file = config.folder / FILE
+            write_whole(file, json.dumps({**read_json(file), "ceiling": asdict(found)}, indent=1) + "\n")
+            tqdm.write(f"{config.name}: ceiling, {found}")
+            if found.low:
+                tqdm.write(
+                    f"{config.name}: the ceiling is low: no model on these latents is expected to score below "
+                    f"{found.after:.4g}, where real clips score {found.floor:.4g}. Train the autoencoder longer, or "
+                    "with loss.perceptual and loss.adversarial, more vae.channels, or less shrinking"
+                )
+    return replace(kept, ceiling=found)
+
+
+def measure_ceiling(
+    config: LatentRun, codec: Codec, of: tuple[Index, Index], network: Features, group: Group
+) -> Ceiling | None:
+    """Score clips that went through a codec as those will be scored that a model makes: the same windows, frames, least
+    stride, size, network, and distance.
+
+    Returns:
+        None elsewhere than on the main process.
+
+    Raises:
+        ValueError: fewer than two windows of a split; what the network does not take.
+    """
+    data = config.data
+    shape = data.plan()[0]
+    how = (shape.frames, min(shape.height, shape.width), data.stride[0])
+    count = min(config.codec.ceiling.clips, *(len(choose_windows(index, *how)) for index in of))
+    parts = [choose_windows(index, *how, count) for index in of]
+
+    def through(windows: Windows, title: str) -> dict[str, Tensor]:
+        def make(which: range) -> dict[str, Tensor]:
+            video = windows.read(which)
+            decoded = codec.decode(codec.encode(video.to(group.device)).mean).float().cpu()
+            return {"real": network(video), "decoded": network(decoded)}
+
+        return gathered(count, group, make, title)
+
+    held_out, training = (through(w, f"ceiling, {t}") for w, t in zip(parts, ("held out", "training"), strict=True))
+    if not group.main:
+        return None
+
+    def distance(made: Tensor) -> float:
+        return frechet_distance(Statistics.of(held_out["real"], "real"), Statistics.of(made, "made"))
+
+    return Ceiling(
+        network.called("frechet"),
+        network.sha256,
+        config.codec.ceiling.clips,
+        count,
+        *(distance(made) for made in (held_out["decoded"], training["real"], training["decoded"])),
+    )
 
 
 def measure(config: RunConfig, codec: Codec, held_out: Index, device: torch.device) -> tuple[Kept, Tensor]:

@@ -11,6 +11,7 @@ from vidiff.data.index import Index
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.engine.publish import step_of
+from vidiff.metrics.features import Features
 from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_codec
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
@@ -54,10 +55,12 @@ def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
         folder: where the config file stands; paths in it are relative to that.
     """
     codec = plan_codec(config, folder)
+    wanted = config.codec.ceiling.network  # loaded first: one that is missing is told before anything is trained
+    network = Features.load(wanted) if wanted else None
     index, held_out = make_indexes(config)
     pictures = make_pictures(config, index)
     caches, data = open_caches(config, codec, folder), config.data
-    check_kept(config, caches.codec, held_out)
+    check_kept(config, caches.codec, held_out, index, network)
     seen, unseen = caches.latents(index, data.split), caches.latents(held_out, data.test_split)
     shown = None if pictures is None else caches.latents(pictures, data.split, pictures=True)
     if not caches.codec.fixed:

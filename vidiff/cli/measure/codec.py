@@ -13,7 +13,7 @@ from vidiff.cli.options import Parser, add_device, tilde
 
 if TYPE_CHECKING:
     from vidiff.engine.parallel import Group
-    from vidiff.evaluate.clips import Windows
+    from vidiff.training.windows import Windows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -99,7 +99,7 @@ def windows(options: argparse.Namespace, group: Group, split: str, count: int | 
     """Of a split of the data set; one process looks for the files."""
     from vidiff.data.index import index_of
     from vidiff.data.options import DataConfig
-    from vidiff.evaluate.clips import choose_windows
+    from vidiff.training.windows import choose_windows
 
     index = group.share(
         index_of(DataConfig(str(options.data), fps=options.fps), Path("runs"), split) if group.main else None

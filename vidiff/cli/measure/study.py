@@ -18,7 +18,7 @@ from vidiff.cli.options import Parser, add_device, number, tilde
 
 if TYPE_CHECKING:
     from vidiff.data.root import Root
-    from vidiff.evaluate.clips import Windows
+    from vidiff.training.windows import Windows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -78,9 +78,10 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     from vidiff.data.index import index_of
     from vidiff.data.options import DataConfig
     from vidiff.data.root import copies_of, root_of
-    from vidiff.evaluate.clips import DrawnClips, Windows, choose_windows, index_folder
+    from vidiff.evaluate.clips import DrawnClips, index_folder
     from vidiff.pipeline.pipeline import Pipeline
     from vidiff.pipeline.run import read_config, runs_of
+    from vidiff.training.windows import Windows, choose_windows
 
     runs = {
         name: Pipeline.from_pretrained(path, options.device) if (path / "resolved.yaml").is_file() else None
