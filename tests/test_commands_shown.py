@@ -298,6 +298,7 @@ SHOWN: dict[str, Run | Part] = {
         add="name=nodes", instead={**TWO, "--nnodes 2": "--nnodes 1", "node0:29500": "localhost:0"}, slow=True
     ),
     "python -m vidiff.train": Part("the name of the command", nothing),
+    "vidiff evaluate": Part("the name of the command", nothing),
 }
 PAGE = [command for page in PAGES for command in commands(page)]
 
