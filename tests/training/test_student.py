@@ -77,13 +77,15 @@ def test_its_draws_are_compared_with_those_of_its_teacher(place: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        ["objective=progressive"],
-        ["objective=reflow"],
-        ["objective=consistency_training", "loss.guidance=[1,1]"],
-        ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency", "loss.tasks.rising=0"],
-        ["start=runs/student", "loss.guidance=[1,3]"],
+        pytest.param(["objective=progressive"], id="progressive"),
+        pytest.param(["objective=reflow"], id="reflow"),
+        pytest.param(["objective=consistency_training", "loss.guidance=[1,1]"], id="of clips", marks=pytest.mark.slow),
+        pytest.param(
+            ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency", "loss.tasks.rising=0"],
+            id="continuous",
+        ),
+        pytest.param(["start=runs/student", "loss.guidance=[1,3]"], id="of a student", marks=pytest.mark.slow),
     ],
-    ids=["progressive", "reflow", "of clips", "continuous", "of a student"],
 )
 def test_each_kind_of_student_is_trained(changes: list[str]) -> None:
     name = "-".join(change.partition("=")[2] for change in changes).replace("/", "")
@@ -194,6 +196,7 @@ def test_its_card_says_of_whom_it_learned_and_for_how_many_steps(place: Path) ->
     assert "a student of the model teacher, trained with vidiff to draw in 2 steps (consistency)" in page
 
 
+@pytest.mark.slow
 def test_it_is_planned_with_its_teacher_s_passes() -> None:
     """Of shapes alone: four of the guided teacher, one without a gradient, and the three that any step has."""
     operations = []
