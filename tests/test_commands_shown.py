@@ -193,6 +193,8 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/edit.py inpaint clip.mp4 --box 16,16,48,48": edited(),
     "python tools/edit.py outpaint clip.mp4 --box 16,16,48,48": edited(),
     "python tools/edit.py restyle clip.mp4 --strength 0.3 --label blue_disc": edited(),
+    "python tools/edit.py restyle clip.mp4 --strength 1 --inversion 10 --label blue_disc": edited(),
+    "python tools/edit.py invert clip.mp4 --label red_disc": edited(),
     "python tools/edit.py double clip.mp4": edited(),
     "python tools/evaluate.py --run runs/shapes_long --editing": Run((LONG,)),
     # docs/use.md: words, long videos, enlarging

@@ -11,6 +11,7 @@ from torch import Tensor
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
+from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import add_noise, expand_time
@@ -421,6 +422,39 @@ def test_a_long_clip_is_edited_in_windows_that_end_with_it(frames: int) -> None:
     counts = [len(seen) for seen in line.seen]
     assert max(counts) == {4: 0, 6: 0, 7: 5, 15: 5}[frames] and counts[0] == 0
     assert [part.shape[2] for part in made] == {4: [4], 6: [6], 7: [6, 1], 15: [6, 4, 4, 1]}[frames]
+
+
+def two_kinds(frames: int, side: int) -> tuple[Mixture, Draw]:
+    """Clips of two labels, Gaussians that differ in where they lie alone, and their exact model, in 20 steps."""
+    means = torch.tensor([-0.4, 0.2]).view(2, 1, 1, 1, 1).expand(2, 3, frames, side, side)
+    data = Mixture(means, torch.tensor([0.15, 0.15]))
+    return data, replace(drawing(frames, Denoiser(ExactNetwork(data, Cosine(), "v"), Cosine(), "v")), steps=20)
+
+
+@pytest.mark.parametrize(("iterations", "off"), [(1, 1.0), (5, 0.1), (20, 2e-3)])
+def test_a_clip_is_drawn_again_from_its_own_noise(iterations: int, off: float) -> None:
+    """Told nothing, the model leads to either kind, so that its field is curved; the more often, the nearer."""
+    data, draw = two_kinds(2, 1)
+    clip = data.sample(64, torch.Generator().manual_seed(0)).clamp(-1, 1)
+    made = whole(*edit(draw, Identity(), clip, 1.0, 1, Condition(), Condition(), iterations))
+    assert off / 50 < float((made - clip).abs().max()) < off
+
+
+@pytest.mark.parametrize("frames", [6, 14])
+def test_from_its_own_noise_a_clip_changes_as_its_label_does_and_in_nothing_else(frames: int) -> None:
+    """Of two Gaussians that are alike but for their means, the one is the other, moved."""
+    _, draw = two_kinds(6, 4)
+    labels = torch.zeros(3, dtype=torch.long)
+    generator = torch.Generator().manual_seed(9)
+    clip = -0.4 + 0.15 * torch.randn(3, 3, frames, 4, 4, generator=generator).clamp(-3, 3)
+    was, asked = Condition(label=labels), Condition(label=labels + 1)
+    for condition, by in ((was, 0.0), (asked, 0.6)):
+        made = whole(*edit(draw, Identity(), clip, 1.0, 2, condition, was, 20))
+        torch.testing.assert_close(made, clip + by, rtol=0, atol=1e-3)
+    part = whole(*edit(draw, Identity(), clip, 0.4, 2, asked, was, 20)) - clip
+    assert 0.02 < float(part.mean()) < 0.55 and float(part.std()) < 1e-3
+    fresh = whole(*edit(draw, Identity(), clip, 1.0, 2, asked)) - clip
+    assert float(fresh.std()) > 0.15
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

@@ -430,6 +430,14 @@ def test_editing_goes_from_the_clip_to_another(pipe: Pipeline) -> None:
     assert not torch.equal(cat, dog)
 
 
+def test_a_clip_comes_back_from_its_own_noise_and_not_from_any(pipe: Pipeline) -> None:
+    start = clip(6)
+    kept, there = pipe.reconstruct(start), {"steps": 12, "seed": 3}
+    off = [float((pipe.invert(start, "cat", inversion=n, **there) - kept).square().mean().sqrt()) for n in (1, 8)]
+    fresh = float((pipe.edit(start, 1.0, "cat", guidance=1.0, **there) - kept).square().mean().sqrt())
+    assert 3 * off[1] < off[0] < fresh
+
+
 TASKS = {
     "extend": lambda pipe, x, **options: pipe.extend(x, 12, backwards=True, **options),
     "animate": lambda pipe, x, **options: pipe.animate(x[:, :, 0], **options),

@@ -16,7 +16,7 @@ from vidiff.draw.long import Clean
 from vidiff.draw.masks import check_pixels, hide, known_latents
 from vidiff.draw.strategy import Strategy, final
 from vidiff.draw.stream import Stream
-from vidiff.draw.window import Backwards, Draw, draw_after, windows
+from vidiff.draw.window import Backwards, Draw, Source, draw_after, windows
 
 CLEAN = Clean()
 
@@ -250,9 +250,19 @@ def double(draw: Draw, codec: Codec, clip: Tensor, context: int, condition: Cond
 
 
 def edit(
-    draw: Draw, codec: Codec, clip: Tensor, strength: float, context: int, condition: Condition
+    draw: Draw,
+    codec: Codec,
+    clip: Tensor,
+    strength: float,
+    context: int,
+    condition: Condition,
+    shows: Condition | None = None,
+    iterations: int = 0,
 ) -> Iterator[Tensor]:
     """Noise `clip` to the diffusion time `strength` and draw it from there (Meng et al. 2022, SDEdit, section 3).
+
+    With `iterations` the noise is not drawn but found: that from which the plain model, told what the clip `shows`,
+    makes it by DDIM (Song et al. 2020, section 4.3). So what `condition` does not change stays as it is.
 
     A clip longer than a window is drawn window by window; the last of them moves back to end with the clip.
 
@@ -261,21 +271,30 @@ def edit(
         strength: 0 is the clip, as the codec returns it; 1 keeps nothing of it. What lies between depends on the
             schedule.
         context: made frames that are known to the next window.
+        shows: what the clip shows now; by default nothing is said of it.
+        iterations: evaluations of the model by which a step is inverted; 0 draws new noise.
 
     Yields:
         `(b, 3, n, h, w)`, f in sum over n.
 
     Raises:
-        ValueError: a strength outside [0, 1]; a context that fills a window.
+        ValueError: a strength outside [0, 1]; fewer than no iterations; a context that fills a window.
     """
+    if iterations < 0:
+        raise ValueError(f"inversion is {iterations}; give 0, which draws new noise, or more: 10 are usual")
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength is {strength}; give 0, which keeps the clip, to 1, which keeps nothing of it")
     z = codec.encode(clip.to(codec.shift)).mean
+    given, shows = z.clone(), Condition() if shows is None else shows
     for window in windows(draw.window, z.shape[2], context, back=True):
         here = slice(window.first, window.end)
         known = first_frames(window.known + window.new, window.known) if window.known else None
-        shown = condition.at(range(window.first, window.end))
-        z[:, :, here] = draw(z[:, :, here].contiguous(), known, shown, strength)
+        frames, asked = z[:, :, here].contiguous(), condition.at(range(window.first, window.end))
+        if iterations:
+            source = Source(given[:, :, here].contiguous(), shows.at(range(window.first, window.end)), iterations)
+            z[:, :, here] = draw.again(frames, known, asked, strength, source)
+        else:
+            z[:, :, here] = draw(frames, known, asked, strength)
         yield codec.decode(z[:, :, window.begin : window.end]).to(clip)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.known import Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise
 from vidiff.draw.guide import Guide
-from vidiff.sample import Sampler, start
+from vidiff.sample import DDIM, Sampler, invert, start
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,21 @@ def check_context(context: int, size: int) -> None:
     """Raises ValueError where `context` frames fill a window of `size`."""
     if context >= size:
         raise ValueError(f"context is {context}; windows of {size} frames then have no room for new ones")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A window of a clip that is to be drawn anew from its own noise.
+
+    Args:
+        frames: its latents, `(b, c, f, h, w)`.
+        condition: what it shows.
+        iterations: evaluations of the model, a step, by which its noise is found.
+    """
+
+    frames: Tensor
+    condition: Condition
+    iterations: int
 
 
 @dataclass(frozen=True)
@@ -170,13 +185,53 @@ class Draw:
             `(b, c, f, h, w)`, bit for bit `frames` where known.
         """
         schedule = self.denoiser.schedule
+        times, partial = self._from(strength)
+        if not len(times):
+            return frames
+        denoiser, clocks = self._shown(frames, known, condition, times)
+        noise = draw_noise(frames, self.generator)
+        x = add_noise(schedule, frames, noise, times[0]).to(frames.dtype) if partial else start(schedule, noise, clocks)
+        with self.arithmetic(frames.device):
+            return self.sampler(denoiser, x, self.told(condition), clocks, self.generator, progress=self.progress)
+
+    def again(
+        self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float, source: Source
+    ) -> Tensor:
+        """Draw one window anew from the noise out of which the model makes it, as the plain model and DDIM have it.
+
+        Args:
+            frames, known, condition, strength: as for a call; the sampler is DDIM, whatever the draw's own.
+            source: what is there now.
+
+        Returns:
+            `(b, c, f, h, w)`, bit for bit `frames` where known; and all over what `source` holds, as far as the
+            inversion has converged, where that is `frames` and `condition` as well, and guidance is 1.
+        """
+        times, _ = self._from(strength)
+        if not len(times):
+            return frames
+        plain = replace(self, guidance=1.0, history=None, classifier_scale=0.0)
+        denoiser, clocks = plain._shown(source.frames, known, source.condition, times)
+        with self.arithmetic(frames.device):
+            x = invert(denoiser, source.frames, source.condition, clocks, source.iterations, self.progress)
+        denoiser, _ = self._shown(frames, known, condition, times)
+        with self.arithmetic(frames.device):
+            return DDIM()(denoiser, x, self.told(condition), clocks, progress=self.progress)
+
+    def _from(self, strength: float) -> tuple[Tensor, bool]:
+        """The falling times of a draw that begins at the time `strength`, none where that comes too late for any; and
+        whether it begins later than from pure noise."""
         times = self.times()
         begin = times.new_tensor(strength)
         if begin <= times[-1]:
-            return frames
+            return times[:0], True
         partial = bool(begin < times[0])
-        if partial:
-            times = torch.cat([begin[None], times[times < begin]])
+        return (torch.cat([begin[None], times[times < begin]]) if partial else times), partial
+
+    def _shown(
+        self, frames: Tensor, known: Tensor | None, condition: Condition, times: Tensor
+    ) -> tuple[Denoises, Tensor]:
+        """The guided model, shown what is known, and the times of the frames."""
         if self.lag:
             given = torch.zeros(1, dtype=torch.bool) if known is None else known.flatten(3).all(3).all(0).flatten()
             times = lagged(times, given.cpu().expand(frames.shape[2]), self.lag)
@@ -191,10 +246,7 @@ class Draw:
             denoiser = self.show(denoiser, frames, known, generator=self.generator)
         if part is not None:
             denoiser = Known(denoiser, frames, part, replace=True, generator=self.generator)
-        noise = draw_noise(frames, self.generator)
-        x = add_noise(schedule, frames, noise, begin).to(frames.dtype) if partial else start(schedule, noise, times)
-        with self.arithmetic(frames.device):
-            return self.sampler(denoiser, x, self.told(condition), times, self.generator, progress=self.progress)
+        return denoiser, times
 
 
 class Backwards(Draw):

@@ -184,20 +184,63 @@ class Pipeline(Drawing):
         kept = known.box(height, width, top=top, left=left, bottom=bottom, right=right)
         return self.inpaint(clip, ~kept, label, **options)
 
-    def edit(self, clip: Tensor, strength: float, label: Labels = None, **options: Any) -> Tensor:
+    def edit(
+        self,
+        clip: Tensor,
+        strength: float,
+        label: Labels = None,
+        *,
+        inversion: int = 0,
+        source_label: Labels = None,
+        source_text: Texts = None,
+        **options: Any,
+    ) -> Tensor:
         """Noise a clip to the diffusion time `strength` and draw it anew from there, as `label` (SDEdit).
 
         Args:
             clip: `(b, 3, f, h, w)` or `(3, f, h, w)`, of any length.
-            strength: 0 returns the clip through the codec, 1 keeps nothing of it.
+            strength: 0 returns the clip through the codec, 1 keeps nothing of it, unless its noise is found.
+            inversion: evaluations, a step, by which the noise is found from which the model makes the clip by DDIM, in
+                place of new noise: then what `label` and `text` do not change stays. 0 draws new noise.
+            source_label, source_text: what the clip shows, as the inversion is told.
             options: as for `stream`.
 
         Raises:
-            ValueError: a strength outside [0, 1]; as for `extend`.
+            ValueError: a strength outside [0, 1]; an inversion below 0, or with another sampler than DDIM asked for; as
+                for `extend`.
         """
         clip = self.facts.check_clip(clip)
+        if not inversion and (source_label is not None or source_text is not None):
+            raise ValueError("what the clip shows is told to its inversion alone: give inversion as well, such as 10")
+        if inversion and options.get("sampler") not in (None, "ddim"):
+            raise ValueError(
+                f"sampler is {options['sampler']}, but inversion is of DDIM, which then draws too: leave out sampler"
+            )
         draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
-        return torch.cat(list(edit.edit(draw, self.codec, clip, strength, context, condition)), dim=2)
+        shows = self.condition(source_label, len(clip), source_text) if inversion else None
+        made = edit.edit(draw, self.codec, clip, strength, context, condition, shows, inversion)
+        return torch.cat(list(made), dim=2)
+
+    def invert(self, clip: Tensor, label: Labels = None, *, inversion: int = 10, **options: Any) -> Tensor:
+        """Draw a clip again from the noise that DDIM inversion finds for it: what the model cannot tell is lost.
+
+        Args:
+            clip: `(b, 3, f, h, w)` or `(3, f, h, w)`, of any length.
+            label: what it shows, where that is known; so may `options` have `text`.
+            inversion: evaluations, a step, by which its noise is found.
+            options: as for `stream`; guidance is 1, unless given.
+
+        Returns:
+            like `clip`: as the codec returns that (`reconstruct`), as far as the inversion has converged.
+
+        Raises:
+            ValueError: as for `edit`; no inversion.
+        """
+        if inversion < 1:
+            raise ValueError(f"inversion is {inversion}; give 1 or more evaluations a step: 10 are usual")
+        told = {"source_label": label, "source_text": options.get("text")}
+        plain = {"guidance": 1.0, **{name: value for name, value in options.items() if value is not None}}
+        return self.edit(clip, 1.0, label, inversion=inversion, **told, **plain)
 
     def double(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
         """Double the frame rate: a new frame between every two of a clip of any length.

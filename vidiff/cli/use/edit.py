@@ -23,6 +23,7 @@ TASKS = {
     "inpaint": "new content within a box or a mask",
     "outpaint": "new content around a box",
     "restyle": "a clip is noised and drawn anew, as --label or --text says",
+    "invert": "a clip is drawn again from the noise that the model finds for it",
     "double": "a new frame between every two",
     "upscale": "a clip is enlarged, with a super-resolution run",
 }
@@ -56,7 +57,14 @@ def make(pipe: Pipeline, clip: GivenClip, asked: argparse.Namespace, rest: dict[
         case "outpaint":
             yield pipe.outpaint(clip.read(), corners(asked.box), **rest)
         case "restyle":
-            yield pipe.edit(clip.read(), asked.strength, **rest)
+            told = {"source_label": asked.source_label, "source_text": asked.source_text}
+            yield pipe.edit(clip.read(), asked.strength, inversion=asked.inversion, **told, **rest)
+        case "invert":
+            given = clip.read()[None]
+            made = pipe.invert(given, inversion=asked.inversion, **rest)
+            off = (made - pipe.reconstruct(given)).square().mean().sqrt()
+            print(f"{off:.3g} RMS, of pixels in [-1, 1], from what the codec alone returns")
+            yield made
         case "double":
             yield pipe.double(clip.read(), **rest)
         case _:
@@ -126,6 +134,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where.add_argument("--mask", type=tilde, help="a picture or video, white where content is to be new")
     of["outpaint"].add_argument("--box", required=True, help="top,left,bottom,right in pixels: what is to stay")
     of["restyle"].add_argument("--strength", type=number, required=True, help="0 keeps the clip, 1 nothing of it")
+    help = (
+        "evaluations of the model, a step, by which the clip's own noise is found (DDIM inversion); 0 draws new noise"
+    )
+    of["restyle"].add_argument("--inversion", type=int, default=0, help=help)
+    of["restyle"].add_argument("--source-label", help="what the clip shows now, where the model has labels")
+    of["restyle"].add_argument("--source-text", help="what the clip shows now, in words, where the model has text")
+    of["invert"].add_argument("--inversion", type=int, default=10, help="evaluations of the model a step")
     help = "time to which the given clip is noised, which hides its flaws; by default the run's own"
     of["upscale"].add_argument("--level", type=number, help=help)
     return parser.parse_args(arguments)
