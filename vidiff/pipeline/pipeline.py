@@ -238,9 +238,12 @@ class Pipeline(Drawing):
         """
         if inversion < 1:
             raise ValueError(f"inversion is {inversion}; give 1 or more evaluations a step: 10 are usual")
-        told = {"source_label": label, "source_text": options.get("text")}
-        plain = {"guidance": 1.0, **{name: value for name, value in options.items() if value is not None}}
-        return self.edit(clip, 1.0, label, inversion=inversion, **told, **plain)
+        plain: dict[str, Any] = {
+            "guidance": 1.0,
+            **{name: value for name, value in options.items() if value is not None},
+        }
+        text = options.get("text")
+        return self.edit(clip, 1.0, label, inversion=inversion, source_label=label, source_text=text, **plain)
 
     def double(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
         """Double the frame rate: a new frame between every two of a clip of any length.

@@ -60,9 +60,9 @@ def make(pipe: Pipeline, clip: GivenClip, asked: argparse.Namespace, rest: dict[
             told = {"source_label": asked.source_label, "source_text": asked.source_text}
             yield pipe.edit(clip.read(), asked.strength, inversion=asked.inversion, **told, **rest)
         case "invert":
-            given = clip.read()[None]
-            made = pipe.invert(given, inversion=asked.inversion, **rest)
-            off = (made - pipe.reconstruct(given)).square().mean().sqrt()
+            whole = clip.read()[None]
+            made = pipe.invert(whole, inversion=asked.inversion, **rest)
+            off = (made - pipe.reconstruct(whole)).square().mean().sqrt()
             print(f"{off:.3g} RMS, of pixels in [-1, 1], from what the codec alone returns")
             yield made
         case "double":
