@@ -124,6 +124,11 @@ NEW = (
     "codec.override.vae.width=8 codec.override.data.workers=0 codec.override.train.steps=2 "
     "codec.override.train.precision=fp32 codec.least=0"
 )
+GAMES = (
+    "vidiff record asteroids breakout enduro freeway ms_pacman pong seaquest space_invaders "
+    "--out data/games --episodes 60 --held-out 8 --frames 24 --size 128"
+)
+FEW = "--episodes 1 --held-out 1 --frames 12 --start 1 --processes 1"
 DEMO = {"generated": 16, "extended": 40}  # frames of what it makes
 TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
 CONFIGS = {"configs/": f"{ROOT}/configs/"}  # the true ones: planning follows shapes alone
@@ -168,6 +173,17 @@ SHOWN: dict[str, Run | Part] = {
     "vidiff record breakout pong --out data/games --size 128": Run(
         add="--episodes 1 --held-out 0 --frames 4 --start 3 --processes 1",
         leaves={"data/games/train/pong/0000.mp4": 4, "data/games/train/breakout/0000.actions.npy": 0},
+    ),
+    "pip install 'vidiff[games]'": installed,
+    # docs/codec.md: eight games
+    GAMES: Run(add=FEW, instead={"data/games": "data/eight"}, leaves={"data/eight/train/asteroids/0000.mp4": 12}),
+    "vidiff train small data.root=data/games": Run(
+        (GAMES,),
+        instead={"train small": "train configs/small.yaml", "data/games": "data/eight"},
+        leaves={"runs/small/codec-kept.json": 0},
+    ),
+    "vidiff evaluate --run runs/small --network efficientnet --predict 8": Run(
+        ("vidiff train small data.root=data/games",), add="--clips 8 --steps 1"
     ),
     "vidiff new mine --data data/mine": Run(leaves={"mine.yaml": 0, "mine_vae.yaml": 0}),
     "vidiff train mine": Run(("vidiff new mine --data data/mine",), add=NEW, leaves={"runs/new/report.html": 0}),

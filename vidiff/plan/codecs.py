@@ -42,7 +42,12 @@ class CodecChoice:
 CODECS = {
     32: CodecChoice(1, 3, 4, 0.0, 0.0, "frames this small are diffused as they are, in patches of 4x4 pixels"),
     64: CodecChoice(
-        4, 16, 1, 1e-5, 0.8, "4x with 16 channels: of small things that move, 8x keeps less than half at 64 px"
+        4,
+        16,
+        2,
+        1e-5,
+        0.8,
+        "4x with 16 channels, as in the recipe small: of small things that move, 8x keeps less than half",
     ),
     128: CodecChoice(4, 4, 1, 1e-5, 0.0, "4x, as in the recipe real_vae"),
     1 << 30: CodecChoice(8, 4, 1, 1e-4, 0.0, "8x, as in the recipe ucf_vae"),
@@ -67,7 +72,11 @@ def candidates(size: int) -> list[CodecChoice]:
     kinds = [(4, 16), (4, 8), (8, 16)] if size <= 64 else [(4, 4), (4, 8), (8, 16)] if size <= 128 else LARGE
     return [
         first,
-        *(replace(first, factor=f, channels=c) for f, c in kinds if (f, c) != (first.factor, first.channels)),
+        *(
+            replace(first, factor=f, channels=c, patch=max(1, first.shrinks // f))
+            for f, c in kinds
+            if (f, c) != (first.factor, first.channels)
+        ),
     ]
 
 
