@@ -154,6 +154,22 @@ def test_a_ceiling_that_cannot_be_told_is_refused_first(
     assert message in capsys.readouterr().err and not (place / "runs/unseen").exists(), "no autoencoder is trained"
 
 
+def test_too_few_clips_for_a_ceiling_are_told_and_trained_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    save_motion(place / "network", MotionNetwork(0, features=4, width=8), {})
+    few = [
+        "data.limit=1",
+        "codec.least=0",
+        "codec.ceiling={network: network}",
+        "name=few",
+        "codec.override.name=few_vae",
+    ]
+    assert main(["model.yaml", *few]) == 0
+    assert "the codec's ceiling is not measured: there are 1 held-out clips of 6 frames" in capsys.readouterr().out
+    kept = read_kept(place / "runs/few")
+    assert kept is not None and kept.ceiling is None
+
+
 def test_pixels_are_kept_whole(place: Path) -> None:
     assert main(["model.yaml", "name=pixels", "codec={name: identity}", "unet.patch=4"]) == 0
     assert not (place / "runs/pixels/codec-kept.json").exists()

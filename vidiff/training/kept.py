@@ -172,14 +172,22 @@ def with_ceiling(config: LatentRun, codec: Codec, of: tuple[Index, Index], netwo
     Args:
         of: held-out clips, and those to train on.
 
+    Returns:
+        `kept` as it is where the clips are too few or too short for a ceiling, which is told.
+
     Raises:
-        ValueError: as `measure_ceiling`.
+        ValueError: what the network does not take.
     """
     asked = config.codec.ceiling.clips
     if kept.ceiling is not None and (kept.ceiling.network, kept.ceiling.asked) == (network.sha256, asked):
         return kept
+    try:
+        windows = ceiling_windows(config, of)
+    except ValueError as error:  # few clips are no reason not to train
+        tqdm.write(f"{config.name}: the codec's ceiling is not measured: {error}")
+        return kept
     with processes(config.device) as group:
-        found = group.share(measure_ceiling(config, codec.to(group.device), of, network.to(group.device), group))
+        found = group.share(measure_ceiling(config, codec.to(group.device), windows, network.to(group.device), group))
         assert found is not None  # the main process shares it
         if group.main:
             file = config.folder / FILE
@@ -194,23 +202,41 @@ def with_ceiling(config: LatentRun, codec: Codec, of: tuple[Index, Index], netwo
     return replace(kept, ceiling=found)
 
 
+def ceiling_windows(config: LatentRun, of: tuple[Index, Index]) -> list[Windows]:
+    """Of held-out clips, and of those to train on, as many windows as `codec.ceiling.clips` asks for, or as there are.
+
+    Raises:
+        ValueError: fewer than two windows of either, or none.
+    """
+    data = config.data
+    shape = data.plan()[0]
+    how = (shape.frames, min(shape.height, shape.width), data.stride[0])
+    held_out, training = (len(choose_windows(index, *how)) for index in of)
+    if min(held_out, training) < 2:
+        raise ValueError(
+            f"there are {held_out} held-out clips of {shape.frames} frames and {training} to train on, and a distance "
+            "takes two of each at least"
+        )
+    count = min(config.codec.ceiling.clips, held_out, training)
+    return [choose_windows(index, *how, count) for index in of]
+
+
 def measure_ceiling(
-    config: LatentRun, codec: Codec, of: tuple[Index, Index], network: Features, group: Group
+    config: LatentRun, codec: Codec, of: list[Windows], network: Features, group: Group
 ) -> Ceiling | None:
     """Score clips that went through a codec as those will be scored that a model makes: the same windows, frames, least
     stride, size, network, and distance.
+
+    Args:
+        of: held-out windows, and as many to train on.
 
     Returns:
         None elsewhere than on the main process.
 
     Raises:
-        ValueError: fewer than two windows of a split; what the network does not take.
+        ValueError: what the network does not take.
     """
-    data = config.data
-    shape = data.plan()[0]
-    how = (shape.frames, min(shape.height, shape.width), data.stride[0])
-    count = min(config.codec.ceiling.clips, *(len(choose_windows(index, *how)) for index in of))
-    parts = [choose_windows(index, *how, count) for index in of]
+    count = len(of[0])
 
     def through(windows: Windows, title: str) -> dict[str, Tensor]:
         def make(which: range) -> dict[str, Tensor]:
@@ -220,7 +246,7 @@ def measure_ceiling(
 
         return gathered(count, group, make, title)
 
-    held_out, training = (through(w, f"ceiling, {t}") for w, t in zip(parts, ("held out", "training"), strict=True))
+    held_out, training = (through(w, f"ceiling, {t}") for w, t in zip(of, ("held out", "training"), strict=True))
     if not group.main:
         return None
 
