@@ -10,6 +10,7 @@ import torch
 
 from tests.helpers.videos import numbered
 from vidiff.cli import main as command
+from vidiff.cli.measure import surprise
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
@@ -204,3 +205,8 @@ def test_it_is_planned_with_its_teacher_s_passes() -> None:
         of = sketch(load(name), Path())
         operations.append(follow(of, 4, "fp32").flops)
     assert operations[1] == pytest.approx(operations[0] * 8 / 3, rel=0.1)
+
+
+def test_it_is_not_asked_for_a_likelihood(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert surprise.main(["data/test/ant/a.mp4", "--run", "runs/student", "--device", "cpu"]) == 2
+    assert "ask its teacher's run" in capsys.readouterr().err

@@ -43,6 +43,7 @@ class Facts:
         precision: of the network's arithmetic.
         causal: whether no frame looks at one after it.
         scales: least and largest scale of guidance that a student is told; None for a model that is guided.
+        student: whether it was taught to draw in few steps, so that its estimates lead on and are no posterior means.
     """
 
     buckets: tuple[Bucket, ...]
@@ -58,6 +59,7 @@ class Facts:
     precision: Precision = "fp32"
     causal: bool = False
     scales: tuple[float, float] | None = None
+    student: bool = False
 
     @classmethod
     def of(
@@ -84,6 +86,7 @@ class Facts:
             precision=precision,
             causal=config.unet.causal,
             scales=config.scales if isinstance(config, StudentRun) else None,
+            student=isinstance(config, StudentRun),
         )
 
     @classmethod

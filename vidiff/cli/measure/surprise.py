@@ -48,6 +48,8 @@ def plot(options: argparse.Namespace) -> None:
         raise ValueError(f"--out is {options.out}; give a name that ends in {', '.join(SUFFIXES)}")
     check_writable(options.out)
     pipeline = Pipeline.from_pretrained(options.run or latest_run(), options.device)
+    if pipeline.facts.student:
+        raise ValueError("this run is a student of few steps, which knows of no likelihood: ask its teacher's run")
     if pipeline.codec.temporal > 1:
         raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
     with GivenClip(options.clip, pipeline.facts, (pipeline.size, pipeline.size)) as clip:
