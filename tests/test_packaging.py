@@ -41,6 +41,7 @@ EXTRAS = {
     "argcomplete": "completion",
     "huggingface_hub": "hub",
     "gradio": "app",
+    "gymnasium": "games",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }

@@ -171,7 +171,7 @@ def test_a_terabyte_is_refused_before_anything_is_made(place: Place) -> None:
     before = place.files()
     for change in ("unet.width=40000", "batch=40000000"):
         said = place.train("tiny.yaml", "name=huge", change, code=2).strip().splitlines()
-        assert said[-1].startswith("error: a step of this training needs about ") and "tools/plan.py" in said[-1]
+        assert said[-1].startswith("error: a step of this training needs about ") and "vidiff plan" in said[-1]
     assert place.files() == before
 
 

@@ -305,5 +305,5 @@ def test_a_run_that_makes_clips_enlarges_none(runs: Path) -> None:
 
 def test_the_latest_run_is_one_of_its_kind(runs: Path, tmp_path: Path) -> None:
     assert latest_run(runs) == runs / "base" and latest_run(runs, enlarges=True) == runs / "sr"
-    with pytest.raises(ValueError, match=r"no trained run that enlarges clips in .*configs/shapes_sr\.yaml"):
+    with pytest.raises(ValueError, match=r"no trained run that enlarges clips in .*vidiff train shapes_sr"):
         latest_run(tmp_path, enlarges=True)
