@@ -109,7 +109,16 @@ def test_actions_that_are_no_numbers_of_the_environment(tmp_path: Path) -> None:
     torch.save([1], tmp_path / "x.npy")
     np.save(tmp_path / "short.npy", np.zeros(3))
     np.save(tmp_path / "wide.npy", np.zeros((99, 2)))
-    for name, said in (("x", "cannot be read"), ("short", "has 3 actions"), ("wide", "expected finite ones, 1 a row")):
+    np.save(tmp_path / "odd.npy", np.full(9, 6.0))
+    np.save(tmp_path / "half.npy", np.full(9, 0.5))
+    none = "ALE/Pong-v5 has no such action; of action there are whole numbers from 0 to 5"
+    for name, said in (
+        ("odd", none),
+        ("half", none),
+        ("x", "cannot be read"),
+        ("short", "has 3 actions"),
+        ("wide", "expected finite ones, 1 a row"),
+    ):
         with pytest.raises(ValueError, match=said):
             record(tmp_path / "out", [Recording("pong", policy=str(tmp_path / f"{name}.npy"), frames=9, start=0)], 1, 0)
     assert not (tmp_path / "out").exists()

@@ -40,6 +40,18 @@ class Action:
     low: float = 0.0
     high: float = 0.0
 
+    @property
+    def range(self) -> str:
+        if self.kind == "continuous":
+            return f"numbers from {self.low:g} to {self.high:g}"
+        return f"whole numbers from 0 to {self.count - 1}"
+
+    def has(self, values: np.ndarray) -> bool:
+        """Whether all of some values, `(n,)`, are ones that it takes."""
+        if self.kind == "continuous":
+            return bool(((values >= self.low) & (values <= self.high)).all())
+        return bool(np.isin(values, np.arange(self.count)).all())
+
     def facts(self) -> dict[str, Any]:
         """What `actions.json` tells of it."""
         told: dict[str, Any] = {"name": self.name, "kind": self.kind}

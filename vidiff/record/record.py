@@ -216,7 +216,7 @@ def _shared(
     jobs: list[tuple[Recording, str, int, Path]],
     processes: int,
 ) -> Iterator[None]:
-    """Does the jobs in processes, and tells of each that is done; no more are waiting than there are processes."""
+    """Does the jobs in processes, and tells of each that is done. Few wait at a time, so that a stop is heard soon."""
     if len(jobs) < 2 or processes == 1:
         for job in jobs:
             work(job)
@@ -246,6 +246,9 @@ def _policy(it: Recording, world: Environment, rng: np.random.Generator) -> Call
         again = STICKY if it.policy == "sticky" else 0.0
         return lambda step, last: last if step and rng.random() < again else world.draw(rng)
     rows = read_actions(Path(it.policy), len(world.actions))
+    for column, one in zip(rows.T, world.actions, strict=True):
+        if not one.has(column):
+            raise ValueError(f"{it.policy}: {world.name} has no such action; of {one.name} there are {one.range}")
     if len(rows) < it.start + it.frames - 1:
         raise ValueError(
             f"{it.policy} has {len(rows)} actions; with start={it.start} {it.start + it.frames - 1} are needed"
