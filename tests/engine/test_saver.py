@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vidiff.engine import checkpoint, moments
-from vidiff.engine.checkpoint import Saver
+from vidiff.engine.checkpoint import Saver, share_out
 from vidiff.engine.ema import EMA
 from vidiff.engine.optim import Optim, build_optimizer
 from vidiff.engine.parallel import Group
@@ -105,3 +105,13 @@ def test_saving_holds_the_training_up_a_tenth_as_long_as_it_takes(tmp_path: Path
         shares.append(held / (time.perf_counter() - began))
     print("share of each save that the training waited for:", [f"{share:.3f}" for share in shares])
     assert statistics.median(shares[1:]) < 0.1, shares
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_what_all_processes_have_each_writes_a_share_of(world: int) -> None:
+    kept = {f"moment {number}": torch.zeros(number + 1) for number in range(20)}
+    shares = [share_out(kept, Group(torch.device("cpu"), rank, world)) for rank in range(world)]
+    assert sorted(name for share in shares for name in share) == sorted(kept)
+    sizes = [sum(tensor.numel() for tensor in share.values()) for share in shares]
+    assert max(sizes) - min(sizes) <= 2
+    assert list(share_out(kept, Group(torch.device("cpu")))) == list(kept)

@@ -15,7 +15,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.nn import blocks
 from vidiff.nn.attention import plain
 from vidiff.nn.blocks import Attention, Modulation, ResBlock, Upsample, normalise
-from vidiff.nn.embed import Embedding, rotary, rotate, rotate_in_reals, sinusoidal
+from vidiff.nn.embed import Embedding, rotary, rotate, sinusoidal, turn_by
 from vidiff.nn.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=2, width=8, multipliers=[1, 2], blocks=[1, 2], head_dim=4)
@@ -250,7 +250,7 @@ def test_rotated_products_depend_on_differences_of_positions_alone(sizes: tuple[
     assert angles.shape == (torch.tensor(sizes).prod(), dim // 2)
     q, k = torch.randn(2, dim)
     tokens = len(angles)
-    turned = [rotate(x.expand(1, tokens, dim), angles)[0] for x in (q, k)]
+    turned = [rotate(x.expand(1, tokens, dim), turn_by(angles, real=False).there)[0] for x in (q, k)]
     products = turned[0] @ turned[1].T  # n n
     places = torch.cartesian_prod(*map(torch.arange, sizes)).view(tokens, -1)
     seen: dict[tuple[int, ...], Tensor] = {}
@@ -265,19 +265,38 @@ def test_rotated_products_depend_on_differences_of_positions_alone(sizes: tuple[
 
 def test_the_first_token_is_not_turned() -> None:
     x = torch.randn(2, 3, 4)
-    found = rotate(x, rotary((3,), 4, x.device))
+    found = rotate(x, turn_by(rotary((3,), 4, x.device), real=False).there)
     assert torch.equal(found[:, 0], x[:, 0]) and not torch.equal(found[:, 1], x[:, 1])
 
 
 def test_rotation_in_reals_is_the_rotation() -> None:
     x, angles = torch.randn(2, 3, 12, 8), rotary((3, 4), 8, torch.device("cpu"))
-    torch.testing.assert_close(rotate_in_reals(x, angles), rotate(x, angles), rtol=0, atol=1e-6)
+    ways = [turn_by(angles, real) for real in (False, True)]
+    turned = [[rotate(x, turn) for turn in way] for way in ways]
+    torch.testing.assert_close(turned[1], turned[0], rtol=0, atol=1e-6)
+    for way, (there, _) in zip(ways, turned, strict=True):
+        torch.testing.assert_close(rotate(there, way.back), x)
+        assert torch.equal(rotate(x[:, :, -4:], way.last(4).there), there[:, :, -4:])
 
 
-class OnGPU(Tensor):
-    """A tensor that says it lies on a GPU."""
-
-    is_cuda = True
+@pytest.mark.parametrize("checkpoint", [[], [0, 1]])
+def test_positions_that_a_network_has_ready_are_those_of_each_layer(
+    checkpoint: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, made once for each kind of attention of a level."""
+    torch.manual_seed(0)
+    config = replace(SMALL, blocks=[2, 2], checkpoint=checkpoint)
+    network = build(config)
+    x, clock = inputs(config)
+    made, real = [], blocks.rotary
+    monkeypatch.setattr(blocks, "rotary", lambda *given: made.append(given[0]) or real(*given))
+    expected = network(x, clock, Condition())
+    assert len(made) == sum(len(config.attention(level)) for level in range(len(config.multipliers)))
+    for stage in (*network.down, network.middle, *network.up):
+        for layer in stage.attention:
+            own = layer.forward
+            monkeypatch.setattr(layer, "forward", lambda x, snr, n, cache, turn, own=own: own(x, snr, n, cache))
+    assert torch.equal(network(x, clock, Condition()), expected)
 
 
 @pytest.mark.parametrize("axis", ["space", "time", "joint"])
@@ -291,12 +310,9 @@ def test_no_complex_number_is_met_on_a_gpu(axis: str, monkeypatch: pytest.Monkey
             seen.update(x.dtype for x in tree_leaves(result) if isinstance(x, Tensor))
             return result
 
-    def there(x: Tensor, angles: Tensor) -> Tensor:
-        return rotate(x.as_subclass(OnGPU), angles).as_subclass(Tensor)
-
     layer, x, clock = Attention(16, axis, 8), torch.randn(6, 16, 4, 4), torch.zeros(6, 1, 4, 4)
     expected = layer(x, clock, 3)
-    monkeypatch.setattr(blocks, "rotate", there)
+    monkeypatch.setattr(blocks, "turn_by", lambda angles, real: turn_by(angles, real=True))
     with Types():
         result = layer(x, clock, 3)
     assert torch.float32 in seen and not any(dtype.is_complex for dtype in seen)
@@ -477,3 +493,17 @@ def test_an_unknown_axis_or_modulation_is_named() -> None:
         Attention(8, "depth", 4)
     with pytest.raises(ValueError, match="'batch'; choose film or adain"):
         Modulation(8, 4, "batch")
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradients_of_kernels_lie_as_kernels_do(precision: torch.dtype) -> None:
+    """Pointwise ones too, or DistributedDataParallel copies each with a warning."""
+    network = build(SMALL)
+    x, clock = inputs(SMALL)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        loss = network(x, clock, Condition()).square().sum()
+    loss.backward()
+    kernels = {name: p for name, p in network.named_parameters() if p.ndim == 4}
+    assert any(p.shape[2:] == (1, 1) for p in kernels.values())
+    for name, p in kernels.items():
+        assert p.grad is not None and p.grad.stride() == p.stride(), name

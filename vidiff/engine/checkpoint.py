@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vidiff.engine.ema import write_snapshot
 from vidiff.engine.moments import write as write_moments
-from vidiff.engine.parallel import Group, local, whole
+from vidiff.engine.parallel import Group, local, sharded, whole
 from vidiff.engine.publish import (
     LAST_THREE,
     CheckpointError,
@@ -276,6 +276,53 @@ def _latest(folder: Path) -> str | None:
         return None
 
 
+def share_out(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+    """Of tensors that every process has whole, those that this one writes, about as many bytes as any other; of those
+    that are spread, all.
+
+    Processes must agree on names and sizes, as they do under DistributedDataParallel.
+    """
+    loads, own = [0] * group.world, dict[str, Tensor]()
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].numel(), item[0])):
+        if not sharded(tensor):
+            least = loads.index(min(loads))
+            loads[least] += tensor.numel() * tensor.element_size()
+            if least != group.rank:
+                continue
+        own[name] = tensor
+    return {name: own[name] for name in tensors if name in own}
+
+
+class Room:
+    """Memory on the CPU for copies; pinned, for those from a GPU.
+
+    Pinned memory is asked for in large pieces. One by one, a thousand small tensors would each wait for the driver, and
+    take the next power of two.
+    """
+
+    PIECE = 64 << 20  # bytes
+
+    def __init__(self) -> None:
+        self._piece: Tensor | None = None
+        self._used = 0
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """For a tensor of that shape, type and layout."""
+        if tensor.device.type != "cuda":
+            return torch.empty_like(tensor, device="cpu", requires_grad=False)
+        size, begin = tensor.numel() * tensor.element_size(), -(-self._used // 64) * 64
+        if self._piece is None or begin + size > len(self._piece):
+            self._piece, begin = pinned(max(size, self.PIECE)), 0
+        self._used = begin + size
+        flat = self._piece[begin : self._used].view(tensor.dtype)
+        return flat.as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride(), flat.storage_offset())
+
+
+def pinned(size: int) -> Tensor:
+    """So many bytes that a GPU can write to by itself."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
 class Saver:
     """Saves checkpoints of a run while the training goes on, one at a time.
 
@@ -290,6 +337,7 @@ class Saver:
         self.folder, self.group, self.say = folder, group, say
         self.begun = self.saved = 0
         self._copies: dict[str, Tensor] = {}
+        self._room = Room()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._what = ""
@@ -315,11 +363,12 @@ class Saver:
         Args:
             model, ema, averages: of which spread tensors are gathered.
             state: of the main process.
-            moments: of which each process saves what it has.
+            moments: of which each process saves what it alone has, and its share of what all have.
             updates: that the averages had, where a snapshot of them is to be left as well.
             keep: which checkpoints stay.
         """
         self.settle()
+        moments = share_out(moments, self.group)
         copied = {width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()}
         job: dict[str, Any] = {
             "model": self._take("model", model),
@@ -374,11 +423,10 @@ class Saver:
         return taken
 
     def _copy(self, key: str, tensor: Tensor) -> Tensor:
-        """On the CPU, into the same memory each time: pinned, where it comes from a GPU."""
+        """On the CPU, into the same memory each time."""
         kept = self._copies.get(key)
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
-            self._copies[key] = kept
+            kept = self._copies[key] = self._room.like(tensor)
         return kept.copy_(tensor.detach(), non_blocking=True)
 
     def poll(self) -> None:

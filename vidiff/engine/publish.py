@@ -167,9 +167,9 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        plain[name] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
+        place = tensor.data_ptr()  # and not its storage, of which several may have a part each
+        plain[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
     return plain
 
 

@@ -6,8 +6,6 @@ frame, `b f h w c`. Time is then reached by views: `(b, c, f, h w)` for convolut
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,16 +13,21 @@ from torch import Tensor, nn
 
 from vidiff.nn.attention import attention
 from vidiff.nn.cache import Cache, looks_back
-from vidiff.nn.embed import rotary, rotate
+from vidiff.nn.embed import Turn, rotary, rotate, turn_by
 
 MODULATIONS = ("film", "adain")
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lay the kernels of a module's 2D convolutions out as its activations are."""
+    """Lay the kernels of a module's 2D convolutions out as its activations are.
+
+    To the very strides: pointwise kernels count as so laid out already, but their gradients come with other strides,
+    of which DistributedDataParallel complains for each.
+    """
     for parameter in module.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            laid_out = torch.empty_like(parameter.data, memory_format=torch.channels_last)
+            parameter.data = laid_out.copy_(parameter.data)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -159,26 +162,30 @@ class Attention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, log_snr: Tensor, frames: int, cache: Cache | None = None) -> Tensor:
-        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`."""
+    def turn(self, frames: int, height: int, width: int, device: torch.device) -> Turn:
+        """By which positions are told; the same for all layers of these sizes and heads."""
+        sizes = {"space": (height, width), "time": (frames,), "joint": (frames, height, width)}[self.axis]
+        return turn_by(rotary(sizes, self.head_dim, device), device.type == "cuda")
+
+    def forward(
+        self, x: Tensor, log_snr: Tensor, frames: int, cache: Cache | None = None, turn: Turn | None = None
+    ) -> Tensor:
+        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`; turn: the layer's own, where a network has it ready."""
         height, width = x.shape[2:]
-        sequences, tokens, sizes = {
-            "space": ("(b f)", "(h w)", (height, width)),
-            "time": ("(b h w)", "f", ()),
-            "joint": ("b", "(f h w)", (height, width)),
-        }[self.axis]
-        area = math.prod(sizes)  # tokens of a frame, or of the space of one
+        sequences, tokens, area = {
+            "space": ("(b f)", "(h w)", height * width),
+            "time": ("(b h w)", "f", 1),
+            "joint": ("b", "(f h w)", height * width),
+        }[self.axis]  # area: tokens of a frame, or of the space of one
         h = normalise(x, "film", self.scale.to(x.dtype))
         qkv = rearrange(self.qkv(h), f"(b f) (k n d) h w -> k {sequences} n {tokens} d", k=3, d=self.head_dim, f=frames)
         qkv = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # 3 sequences heads tokens head_dim
         # Queries and keys are normed (Dehghani et al. 2023, section 2), so attention is selective from the start.
         qk, v = layer_norm(qkv[:2], self.sharpness), qkv[2]
-        if self.axis != "space":
-            sizes = (frames, *sizes)
-        own = angles = rotary(sizes, self.head_dim, x.device)
+        turn = self.turn(frames, height, width, x.device) if turn is None else turn
         kept = cache if self.causal else None  # which holds tokens that are not turned yet: their places change
         if kept is None:
-            qk, v = rotate(qk, angles), rotate(v, angles)
+            qk, v = rotate(qk, turn.there), rotate(v, turn.there)
         q, k = qk
         clock = rearrange(log_snr.float(), f"(b f) n h w -> {sequences} n {tokens} 1", f=frames)
         preference = (self.preference * self.head_dim**0.5)[:, None, None]  # what the logits are divided by
@@ -186,13 +193,13 @@ class Attention(nn.Module):
         k = torch.cat([k[..., :-1], clock.expand(*k.shape[:-1], 1)], dim=-1)  # of the last pair, which is not turned
         if kept is not None:
             k, v = kept.extend(self, torch.cat([k, v], dim=-1), -2, kept.window, kept.sinks, area).chunk(2, dim=-1)
-            sizes = (k.shape[-2] // area, *sizes[1:])  # with frames that the cache holds
-            angles = rotary(sizes, self.head_dim, x.device)
-            own = angles[-q.shape[-2] :]
-            q, k, v = rotate(q, own), rotate(k, angles), rotate(v, angles)
-        mask = looks_back(frames, sizes[0], area, cache, x.device) if self.causal and frames > 1 else None
+            whole = self.turn(k.shape[-2] // area, height, width, x.device)  # with frames that the cache holds
+            turn = whole.last(q.shape[-2])
+            q, k, v = rotate(q, turn.there), rotate(k, whole.there), rotate(v, whole.there)
+        seen = k.shape[-2] // area
+        mask = looks_back(frames, seen, area, cache, x.device) if self.causal and frames > 1 else None
         q, k, v = (part.to(h.dtype).transpose(1, 2) for part in (q, k, v))  # sequences tokens heads head_dim
-        h = rotate(attention(q, k, v, self.backend, mask).transpose(1, 2).float(), -own)
+        h = rotate(attention(q, k, v, self.backend, mask).transpose(1, 2).float(), turn.back)
         h = rearrange(h, f"{sequences} n {tokens} d -> (b f) (n d) h w", f=frames, h=height, w=width)
         return x + self.out(h.to(x.dtype, memory_format=torch.channels_last))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,22 +118,39 @@ def rotary(sizes: tuple[int, ...], head_dim: int, device: torch.device, period: 
     return F.pad(torch.cat(angles, dim=-1).reshape(-1, pairs), (0, 1))
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
+class Turn(NamedTuple):
+    """What turns queries, keys and values by the angles of their tokens, and results back: as `rotate` takes it."""
+
+    there: Tensor
+    back: Tensor
+
+    def last(self, count: int) -> Turn:
+        """That of the last tokens."""
+        return Turn(self.there[..., -count:, :], self.back[..., -count:, :])
+
+
+def turn_by(angles: Tensor, real: bool) -> Turn:
+    """Angles `(n, d // 2)` as a turn: complex `(n, d // 2)`, or cosines and sines `(2, n, d // 2)`.
+
+    Args:
+        real: as a GPU needs it, whose compilers cannot fuse complex numbers; on a CPU those are one pass, and faster.
+    """
+    if real:
+        cos, sin = angles.cos(), angles.sin()
+        return Turn(torch.stack([cos, sin]), torch.stack([cos, -sin]))
+    there = torch.polar(torch.ones_like(angles), angles)
+    return Turn(there, there.conj().resolve_conj())
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Turn each pair of neighbouring channels by its token's angle.
 
     Args:
         x: `(..., n, d)` in float32.
-        angles: `(n, d // 2)` radians.
+        turn: one of a `Turn`'s.
     """
-    if x.is_cuda:
-        return rotate_in_reals(x, angles)  # which a compiler there can fuse, and complex numbers it can not
-    turn = torch.polar(torch.ones_like(angles), angles)  # n d/2, complex: on a CPU one pass, and the faster
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2)
-
-
-def rotate_in_reals(x: Tensor, angles: Tensor) -> Tensor:
-    """`rotate` without complex numbers."""
-    cos, sin = angles.cos(), angles.sin()
+    if turn.is_complex():
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+    cos, sin = turn
     real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)  # ... n d/2
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2)

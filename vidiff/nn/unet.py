@@ -23,7 +23,7 @@ from vidiff.nn.blocks import (
     fit_heads,
 )
 from vidiff.nn.cache import Cache
-from vidiff.nn.embed import Embedding
+from vidiff.nn.embed import Embedding, Turn
 from vidiff.nn.text import CrossAttention, TextInput, Tokens
 
 
@@ -121,6 +121,10 @@ class LevelBlock(nn.Module):
         if config.reads(level):
             self.read = CrossAttention(width, config.text_dim, config.head_dim, config.attention_backend)
 
+    def turns(self, frames: int, height: int, width: int, device: torch.device) -> list[Turn]:
+        """Of each attention of this level, or of another block of it."""
+        return [layer.turn(frames, height, width, device) for layer in self.attention]  # type: ignore[operator]
+
     def run(
         self,
         x: Tensor,
@@ -128,14 +132,15 @@ class LevelBlock(nn.Module):
         log_snr: Tensor,
         frames: int,
         text: Tokens | None,
+        turns: list[Turn] | list[None],
         skip: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         if self.join is not None:
             x = x + self.join(skip)
         x = self.block(x, emb, frames, cache)
-        for layer in self.attention:
-            x = layer(x, log_snr, frames, cache)
+        for layer, turn in zip(self.attention, turns, strict=True):
+            x = layer(x, log_snr, frames, cache, turn)
         if self.read is not None and text is not None:
             x = self.read(x, *text, frames)
         return x
@@ -147,12 +152,13 @@ class LevelBlock(nn.Module):
         log_snr: Tensor,
         frames: int,
         text: Tokens | None,
+        turns: list[Turn] | list[None],
         skip: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         if self.recompute and torch.is_grad_enabled() and cache is None:
-            return checkpoint(self.run, x, emb, log_snr, frames, text, skip, use_reentrant=False)
-        return self.run(x, emb, log_snr, frames, text, skip, cache)
+            return checkpoint(self.run, x, emb, log_snr, frames, text, turns, skip, use_reentrant=False)
+        return self.run(x, emb, log_snr, frames, text, turns, skip, cache)
 
 
 class UNet(nn.Module):
@@ -236,16 +242,22 @@ class UNet(nn.Module):
             clocks = [torch.nn.functional.avg_pool2d(clocks[0], patch)]
         for _ in self.merge:
             clocks.append(torch.nn.functional.avg_pool2d(clocks[-1], 2))
+        turns: dict[int, list[Turn] | list[None]] = {}
+        for level, stage in zip(self.levels, self.down, strict=True):  # once, and not in each layer
+            if level not in turns:
+                turns[level] = [None] * len(stage.attention)  # type: ignore[arg-type]
+                if cache is None:  # whose frames have places of their own
+                    turns[level] = stage.turns(frames, *clocks[level].shape[2:], x.device)  # type: ignore[operator]
         skips, here = [], 0
         for level, stage in zip(self.levels, self.down, strict=True):
             if level > here:
                 h, here = self.merge[here](h), level  # (b f) 2c h/2 w/2
-            h = stage(h, emb, clocks[level], frames, text, None, cache)
+            h = stage(h, emb, clocks[level], frames, text, turns[level], None, cache)
             skips.append(h)
-        h = self.middle(h, emb, clocks[-1], frames, text, None, cache)
+        h = self.middle(h, emb, clocks[-1], frames, text, turns[here], None, cache)
         for level, stage in zip(reversed(self.levels), self.up, strict=True):
             if level < here:
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
-            h = stage(h, emb, clocks[level], frames, text, skips.pop(), cache)
+            h = stage(h, emb, clocks[level], frames, text, turns[level], skips.pop(), cache)
         h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
         return rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)

@@ -56,7 +56,7 @@ def latent_dataset(
     view, segment = view_of(config, index, pictures), of.content.segment
     if segment:
         view = replace(view, shape=[shape._replace(frames=segment) for shape in view.shapes(len(index.files))])
-    beside = [Classes([file.label for file in index.files]), *of.beside(moments)]
+    beside = [Classes([file.label for file in index.files], len(index.labels)), *of.beside(moments)]
     if encoder is not None:
         captions, folder = captions_of(config, index, pictures), Path(config.runs) / "latents"
         rows = {caption: row for row, caption in enumerate(sorted(set(captions)))}

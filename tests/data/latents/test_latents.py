@@ -16,7 +16,7 @@ from vidiff.data.buckets import Bucket, Strides, View
 from vidiff.data.clips import Sample, draw, draw_window, make_loader
 from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
-from vidiff.data.latents.dataset import CachedVideo, LatentDataset, Texts
+from vidiff.data.latents.dataset import CachedVideo, Classes, LatentDataset, Texts
 from vidiff.data.order import Order, seeded
 from vidiff.objective.latents import normalised
 from vidiff.store.copies import Copies
@@ -266,3 +266,12 @@ def test_mistakes(tmp_path: Path, index: Index) -> None:
     (folder / "index.json").write_text("{")
     with pytest.raises(DataError, match="is not a finished latent cache"):
         LatentCache(folder)
+
+
+@pytest.mark.parametrize(("labels", "says"), [([0, 1, 2, 5], "file 3 .* has label 5, but there are 3"), ([0], "1 labels")])
+def test_a_label_that_no_class_has_is_refused_before_a_gpu_meets_it(
+    cache: LatentCache, labels: list[int], says: str
+) -> None:
+    assert len(LatentDataset(cache, view(3), beside=[Classes([-1, 0, 1, 2], 3)])) == 4
+    with pytest.raises(DataError, match=says):
+        LatentDataset(cache, view(3), beside=[Classes(labels, 3)])

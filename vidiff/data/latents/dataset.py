@@ -90,15 +90,25 @@ class Classes:
 
     Args:
         labels: the number of each file of the index; -1 for none.
+        count: of the classes.
     """
 
-    def __init__(self, labels: Sequence[int]) -> None:
-        self.labels = torch.tensor(labels)
+    def __init__(self, labels: Sequence[int], count: int) -> None:
+        self.labels, self.count = torch.tensor(labels), count
 
     def check(self, cache: LatentCache) -> None:
-        """Raises DataError unless there is one for each file."""
+        """Raises DataError unless there is one for each file, and of a class that there is.
+
+        Here, where they enter: a GPU that meets another one is lost to its process.
+        """
         if len(self.labels) != len(cache):
             raise DataError(f"{len(self.labels)} labels for the {len(cache)} files of {cache.folder}: give one each")
+        wrong = torch.nonzero((self.labels < -1) | (self.labels >= self.count)).flatten().tolist()
+        if wrong:
+            raise DataError(
+                f"file {wrong[0]} of {cache.folder} has label {int(self.labels[wrong[0]])}, but there are {self.count} "
+                "classes, numbered from 0 (-1 means none): remove runs/index, and look into the clips again"
+            )
 
     def __call__(self, windows: Sequence[Window]) -> Sample:
         return {"label": self.labels[[window.number for window in windows]]}
