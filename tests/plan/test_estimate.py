@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidiff.engine.optim import Muon, build_optimizer
 from vidiff.plan import estimate as module
 from vidiff.plan.estimate import GB, MARGIN, at_most, estimate, follow, refuse_too_large
 from vidiff.plan.sketch import Sketch, sketch
-from vidiff.plan.trace import count_flops
+from vidiff.plan.trace import _Follower, count_flops
 from vidiff.recipe.kinds import RunConfig
 from vidiff.recipe.load import load
 
@@ -58,7 +60,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
 }
 
 
-class Counter(TorchDispatchMode):
+class Flops(TorchDispatchMode):
     """PyTorch's formulas without its counter, which follows modules and cannot where a loss takes gradients itself."""
 
     def __init__(self) -> None:
@@ -84,7 +86,7 @@ def test_parameters_and_flops_are_those_of_the_step(name: str) -> None:
     objective = of.build()
     assert found.parameters == sum(p.numel() for p in objective.parameters())
     parts = of.config.train.accumulate
-    with Counter() if name == "discriminator" else count_flops() as counter:
+    with Flops() if name == "discriminator" else count_flops() as counter:
         for _ in range(parts):
             objective(content(of, of.config.batch // parts))["loss"].backward()
         for part in build_optimizer(of.config.train.optim, objective).parts:
@@ -228,3 +230,60 @@ def test_what_may_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "machine_memory", lambda: int(total / MARGIN) - 1000)
     with pytest.raises(ValueError, match="needs about"):
         refuse_too_large(config, ROOT / "configs")
+
+
+def test_a_student_s_teacher_is_counted() -> None:
+    """Its weights lie in memory beside those that are trained, whole on every process."""
+    changes = [*SMALL, "batch=4"]
+    student, base = sketched("shapes_student.yaml", *changes), sketched("shapes.yaml", *SMALL, "batch=4")
+    found = estimate(student, "fp32", world=2)
+    teacher = student.build().teacher.denoiser  # type: ignore[union-attr, operator]
+    assert found.memory["teacher"] == 4 * sum(p.numel() for p in teacher.parameters()) > 0  # type: ignore[union-attr]
+    assert estimate(base, "fp32", world=2).memory["teacher"] == 0
+    student.config.objective = "consistency_training"  # type: ignore[attr-defined]
+    assert estimate(student, "fp32", world=2).memory["teacher"] == 0
+
+
+class Chain(torch.nn.Module):
+    """A product, three things done number by number, and another product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = (torch.nn.Linear(64, 64, bias=False) for _ in range(2))
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        x = self.first(batch["x"])
+        return {"loss": self.last((x * 2 + 1).sigmoid()).sum()}
+
+
+def test_traffic_is_what_operations_read_and_write() -> None:
+    """Forward alone, by hand: 32 samples of 64 numbers, and two matrices of 64 by 64."""
+    row, matrix = 4 * 32 * 64, 4 * 64 * 64
+    moved = {}
+    for compiled in (False, True):
+        with torch.no_grad():
+            work = forward_work(compiled)
+        assert sum(flops * count for (flops, _), count in work.items()) == 2 * 2 * 32 * 64 * 64
+        moved[compiled] = sum(size * count for (_, size), count in work.items())
+    products = 2 * (2 * row + matrix)
+    assert moved[False] == products + 3 * 2 * row + row + 4  # each of three reads and writes; the sum reads
+    assert moved[True] == products + 2 * row  # one kernel; the sum is not yet needed
+
+
+def forward_work(compiled: bool) -> Counter[tuple[int, int]]:
+    with FakeTensorMode(), _Follower() as follower:
+        follower.compiled = compiled
+        objective, batch = Chain(), {"x": torch.zeros(32, 64)}
+        follower.clear()
+        objective(batch)
+        return follower.work
+
+
+def test_a_compiler_moves_less_and_multiplies_as_much() -> None:
+    plain = sketched("shapes.yaml", *SMALL, "train.optim.name=adamw")
+    plain.config.train.compile = False
+    fused = sketched("shapes.yaml", *SMALL, "train.optim.name=adamw", "train.compile=true")
+    found, less = (estimate(of, "bf16") for of in (plain, fused))
+    assert found.flops == less.flops and found.memory == less.memory
+    moved, fewer = (sum(size * count for (_, size), count in one.work.items()) for one in (found, less))
+    assert 0.3 * moved < fewer < 0.7 * moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from vidiff.engine.parallel import choose_device
 from vidiff.nn.classifier import ClassifierConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
+from vidiff.objective.distill import StudentObjective
 from vidiff.plan.sketch import Sketch, sketch
-from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
+from vidiff.recipe.kinds import LatentRun, RunConfig, StudentRun, VAERun
 from vidiff.recipe.load import load_codec_config
 
 if TYPE_CHECKING:
@@ -38,11 +40,13 @@ class Footprint:
         parameters: of the objective, trained or not.
         memory: bytes by part.
         flops: of one step: both passes over its part of the batch, and Muon's products.
+        work: its operations one by one, with the bytes that they move.
     """
 
     parameters: int
     memory: dict[str, int]
     flops: int
+    work: Counter[tuple[int, int]]
 
     @property
     def total(self) -> int:
@@ -73,7 +77,7 @@ def follow(of: Sketch, count: int, precision: str) -> Trace:
             if isinstance(part, Muon):  # AdamW multiplies nothing of note
                 part.step()
 
-    return trace(of.build, lambda: of.batch(count), precision, update)
+    return trace(of.build, lambda: of.batch(count), precision, update, of.config.train.compile)
 
 
 def estimate(
@@ -105,13 +109,29 @@ def estimate(
         "activations": int(SLACK * step.peak),
         "batch": step.batch,
         "codec": 4 * of.codec,
+        "teacher": _teacher(step.objective),
         "libraries": LIBRARIES[gpu],
     }
     if not gpu:  # on a GPU's machine they lie beside it
         memory["copies to save"] = memory["weights"] + memory["moments"] + memory["averages"]
     if shards > 1:  # validation and samples need all weights at once, when there are no activations
         memory["whole weights, to sample"] = max(0, whole - memory["activations"] - gathered)
-    return Footprint(whole // 4, memory, step.flops * train.accumulate + step.update)
+    work = Counter({each: train.accumulate * count for each, count in step.work.items()}) + step.update_work
+    work[0, _moved_by_optimizer(memory, 1 + len(train.ema_widths))] += 1
+    return Footprint(whole // 4, memory, step.flops * train.accumulate + step.update, work)
+
+
+def _teacher(objective: nn.Module) -> int:
+    """Bytes of the weights that a student learns from, which every process has whole."""
+    teacher = objective.teacher if isinstance(objective, StudentObjective) else None
+    return 4 * _numbers([teacher.denoiser]) if teacher else 0
+
+
+def _moved_by_optimizer(memory: dict[str, int], averages: int) -> int:
+    """Bytes of a step: clipping reads gradients, and scales them; AdamW reads all, and writes weights and moments; each
+    average reads weights and itself, and writes itself."""
+    changed = memory["weights"] + memory["moments"] + memory["averages"]
+    return 2 * changed + 4 * memory["gradients"] + averages * memory["weights"]
 
 
 def _moments(options: Optim, objective: nn.Module) -> int:
@@ -194,4 +214,5 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
         weights += (45 + more) * count * width**2
         kept += (100 + more) * count * width / shrunk**2 / 4**level
     voxels = max(clip.frames * clip.height * clip.width for clip in config.data.plan())
-    return LIBRARIES[True] + 4 * ((8 + len(config.train.ema_widths)) * weights + part * voxels * kept)
+    sets = 8 + len(config.train.ema_widths) + isinstance(config, StudentRun)  # whose teacher is as large as it
+    return LIBRARIES[True] + 4 * (sets * weights + part * voxels * kept)

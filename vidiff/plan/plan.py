@@ -27,29 +27,42 @@ class Device:
     Attributes:
         memory: bytes.
         rate: FLOP/s of dense matrix products with sums in fp32, at most, by precision.
-        used: the part of it that a training reaches, by precision.
+        used: the part of it that products reach, by precision; of whole steps, where there is no bandwidth.
+        bandwidth: bytes/s of its memory, at most; None where `used` tells of whole steps.
     """
 
     name: str
     memory: int
     rate: dict[Precision, float]
     used: dict[Precision, float]
+    bandwidth: float | None = None
+
+    def seconds(self, step: Footprint, precision: Precision) -> float:
+        """Of a step: one operation after another, each as long as its products take, or as the bytes that it moves."""
+        rate = self.rate[precision] * self.used[precision]
+        if self.bandwidth is None:
+            return step.flops / rate
+        pace = self.bandwidth * BANDWIDTH_USED
+        return sum(count * max(flops / rate, moved / pace) for (flops, moved), count in step.work.items())
 
 
-def _gpu(name: str, memory: int, low: float, fp32: float) -> Device:
+def _gpu(name: str, memory: int, low: float, fp32: float, bandwidth: float) -> Device:
     rate: dict[Precision, float] = {"bf16": low * 1e12, "fp16": low * 1e12, "fp32": fp32 * 1e12}
-    return Device(name, memory * GB, rate, dict.fromkeys(rate, GPU_USED))
+    return Device(name, memory * GB, rate, dict.fromkeys(rate, GPU_USED), bandwidth * 1e12)
 
 
 FILLED = 0.9  # of a device's memory, at most: an estimate may be off
-GPU_USED = 0.3  # an assumption: these networks are smaller than those that reach 0.4 to 0.5
+# Assumptions, never measured here: what convolutions and products of these widths reach, and what kernels that only
+# move numbers do.
+GPU_USED = 0.5
+BANDWIDTH_USED = 0.8
 CPU_USED: dict[Precision, float] = {"fp32": 0.44, "bf16": 0.32}  # measured, to a factor of 1.5: docs/training.md
 GPUS = {  # from the makers' data sheets, without sparsity
-    "h200": _gpu("h200", 141, 989, 67),
-    "h100": _gpu("h100", 80, 989, 67),
-    "a100": _gpu("a100", 80, 312, 19.5),
-    "l40s": _gpu("l40s", 48, 362, 91.6),
-    "4090": _gpu("4090", 24, 165, 82.6),
+    "h200": _gpu("h200", 141, 989, 67, 4.8),
+    "h100": _gpu("h100", 80, 989, 67, 3.35),
+    "a100": _gpu("a100", 80, 312, 19.5, 2.04),
+    "l40s": _gpu("l40s", 48, 362, 91.6, 0.864),
+    "4090": _gpu("4090", 24, 165, 82.6, 1.01),
 }
 
 
@@ -97,6 +110,11 @@ class Deployment:
     def fits(self) -> bool:
         return self.estimate.total <= FILLED * self.device.memory
 
+    @property
+    def moved(self) -> int:
+        """Bytes that a step reads and writes, on each device."""
+        return sum(count * moved for (_, moved), count in self.estimate.work.items())
+
     def facts(self) -> dict[str, Any]:
         """All of it, as plain numbers and words."""
         train = self.config.train
@@ -114,6 +132,8 @@ class Deployment:
             "parallel": train.parallel if self.gpus > 1 else None,
             "checkpoint": self.config.recomputed,
             "flops_per_step_and_device": self.estimate.flops,
+            "bytes_per_step_and_device": self.moved,
+            "compiled": train.compile,
             "seconds_per_step": self.seconds,
             "steps": self.steps,
             "hours": self.seconds * self.steps / 3600,
@@ -124,21 +144,25 @@ class Deployment:
     def lines(self) -> list[str]:
         """The same, to be read."""
         facts, memory = self.facts(), self.estimate.memory
-        how = [f"batch {facts['batch']}", f"in {facts['accumulate']} part{'s' * (facts['accumulate'] > 1)}"]
-        how += [f"{facts['parallel']}"] if facts["parallel"] else []
-        how += [f"levels {facts['checkpoint']} recomputed"] if facts["checkpoint"] else []
+        settings = [f"batch {facts['batch']}", f"in {facts['accumulate']} part{'s' * (facts['accumulate'] > 1)}"]
+        settings += [f"{facts['parallel']}"] if facts["parallel"] else []
+        settings += [f"levels {facts['checkpoint']} recomputed"] if facts["checkpoint"] else []
         rate, used = self.device.rate[self.precision] / 1e12, self.device.used[self.precision]
+        reached, traffic = f"{used:.0%} of {rate:,.3g} TFLOP/s is reached", list[tuple[str, str]]()
+        if self.device.bandwidth is not None:
+            reached = f"products reach {used:.0%} of {rate:,.3g} TFLOP/s, and all else {BANDWIDTH_USED:.0%} of the "
+            reached += f"memory's {self.device.bandwidth / 1e12:.3g} TB/s"
+            how = "in compiled blocks" if self.config.train.compile else "in blocks that are not compiled"
+            traffic = [("traffic of a step", f"{self.moved / 1e9:,.3g} GB on each, {how}")]
         rows = [
             ("devices", f"{self.gpus} x {self.device.name}, {self.device.memory / GB:,.4g} GB each"),
-            ("settings", f"{', '.join(how)}, {self.precision}"),
+            ("settings", f"{', '.join(settings)}, {self.precision}"),
             ("parameters", f"{self.estimate.parameters:,}"),
             ("memory of each", f"{self.estimate.total / GB:,.2f} GB: {'fits' if self.fits else 'does not fit'}"),
             *((f"  {part}", f"{size / GB:,.2f} GB") for part, size in memory.items() if size >= 0.005 * GB),
             ("FLOPs of a step", f"{self.estimate.flops * self.gpus:.3g}, over all"),
-            (
-                "a step",
-                f"{self.seconds:.3g} s, if {used:.0%} of {rate:,.3g} TFLOP/s is reached",
-            ),
+            *traffic,
+            ("a step", f"{self.seconds:.3g} s, if {reached}"),
             (f"{self.steps:,} steps", duration(self.seconds * self.steps)),
         ]
         if self.cost is not None:
@@ -171,7 +195,7 @@ class Planner:
         """The training as `config` says; `step` as for `estimate`."""
         of = replace(self.sketch, config=config)
         footprint = estimate(of, self.precision, self.gpus, self.local, self.gpu, step)
-        seconds = footprint.flops / (self.device.rate[self.precision] * self.device.used[self.precision])
+        seconds = self.device.seconds(footprint, self.precision)
         steps = config.train.steps
         cost = None if self.price is None else self.price * self.gpus * seconds * steps / 3600
         return Deployment(config, changes, footprint, self.gpus, self.device, self.precision, seconds, steps, cost)
@@ -236,7 +260,7 @@ class Planner:
         return self._steps[key]
 
     def guess(self, config: RunConfig, count: int) -> Trace:
-        """The same from steps of one and of two samples, since all but weights goes with their number."""
+        """Its memory, from steps of one and of two samples, since all but weights goes with their number."""
         one, two = self.follow(config, 1), self.follow(config, 2)
         numbers = {k: (n := getattr(one, k)) + (getattr(two, k) - n) * (count - 1) for k in ("batch", "flops", "peak")}
         return replace(one, **numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,35 @@ def count_flops() -> FlopCounterMode:
 
 _FLOPS = count_flops().flop_registry
 
+# Operations by (FLOPs, bytes read and written) of each.
+Work = Counter[tuple[int, int]]
+
+_NOTHING = {  # that a device would do
+    aten.empty,
+    aten.empty_strided,
+    aten.empty_like,
+    aten.new_empty,
+    aten.new_empty_strided,
+    aten.lift_fresh,
+    aten._unsafe_view,
+    torch.ops.prim.device,
+}
+_FUSED = {  # by a compiler, besides what is tagged as pointwise
+    aten._to_copy,
+    aten.clone,
+    aten.cat,
+    aten.constant_pad_nd,
+    aten.native_layer_norm,
+    aten.native_layer_norm_backward,
+    aten.native_dropout,
+    aten.slice_backward,
+    aten.select_backward,
+    aten.sum,
+    aten.mean,
+    aten.var_mean,
+}
+READS = 4  # a compiler writes out what would need more tensors than this to be made again: torch._inductor's own rule
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -44,6 +74,9 @@ class Trace:
         peak: bytes of all tensors that are alive at once, at most, but for the objective's own, their gradients and
             the batch.
         update: operations of what follows the passes.
+        work: the operations of both passes, one by one, and what they move: for each tensor that an operation reads or
+            writes its bytes, whatever caches there are.
+        update_work: that of what follows.
     """
 
     objective: nn.Module
@@ -51,6 +84,8 @@ class Trace:
     flops: int
     peak: int
     update: int
+    work: Work
+    update_work: Work
 
 
 def trace(
@@ -58,14 +93,21 @@ def trace(
     batch: Callable[[], dict[str, Tensor]],
     precision: str = "fp32",
     update: Callable[[nn.Module], object] = lambda objective: None,
+    compiled: bool = False,
 ) -> Trace:
     """Follows one forward and backward pass of the objective that `build` makes on the batch that `batch` makes.
 
     All are called where tensors have no content; `update` gets the objective with its gradients. What would depend on
     content is taken at its largest, a choice of samples is all of them, and every check of content passes.
+
+    Args:
+        compiled: bytes are counted as a compiler would move them in both passes: what is done number by number, and
+            norms, go into one kernel up to the next product, which reads what came before and writes what that product
+            reads.
     """
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     with FakeTensorMode(allow_non_fake_inputs=True), _Follower() as follower:
+        follower.compiled = compiled
         objective, given = build(), batch()
         follower.clear()
         for tensor in (*objective.parameters(), *objective.buffers(), *given.values()):
@@ -76,10 +118,11 @@ def trace(
         with torch.autocast("cpu", low) if low else nullcontext():
             loss = objective(given)["loss"]
         loss.backward()
-        flops, peak = follower.flops, follower.peak
+        flops, peak, work = follower.flops, follower.peak, follower.work
+        follower.compiled, follower.work = False, Work()
         update(objective)
         size = sum(tensor.untyped_storage().nbytes() for tensor in given.values())
-    return Trace(objective, size, flops, peak, follower.flops - flops)
+    return Trace(objective, size, flops, peak, follower.flops - flops, work, follower.work)
 
 
 class _Follower(TorchDispatchMode):
@@ -88,10 +131,13 @@ class _Follower(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.doubts: list[Tensor] = []  # whether any is wrong
+        self.compiled = False
         self.clear()
 
     def clear(self) -> None:
         self.flops = self.now = self.peak = 0
+        self.work = Work()
+        self.unwritten: dict[int, dict[int, int]] = {}  # tensors that a compiler has not written: what they are made of
         self.sizes: dict[int, int] = {}  # of each storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -105,12 +151,34 @@ class _Follower(TorchDispatchMode):
         output = func(*args, **kwargs)
         if packet is aten.any:
             self.doubts.append(output)
-        if packet in _FLOPS:
-            self.flops += _FLOPS[packet](*args, **kwargs, out_val=output)
-        for value in tree_leaves(output):
-            if isinstance(value, Tensor):
-                self.add(value)
+        flops = _FLOPS[packet](*args, **kwargs, out_val=output) if packet in _FLOPS else 0
+        self.flops += flops
+        made = [value for value in tree_leaves(output) if isinstance(value, Tensor)]
+        for value in made:
+            self.add(value)
+        if not func.is_view and packet not in _NOTHING:
+            read = {_key(x): _bytes(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            fused = self.compiled and not flops and (packet in _FUSED or torch.Tag.pointwise in func.tags)
+            self.move(flops, read, made, fused)
         return output
+
+    def move(self, flops: int, read: dict[int, int], made: list[Tensor], fused: bool) -> None:
+        """Notes what an operation moves: now, or where it is fused with what comes after, then."""
+        if fused:
+            sources: dict[int, int] = {}
+            for key, size in read.items():
+                sources |= self.unwritten.get(key, {key: size})
+            for value in made:
+                if _key(value) not in read:  # and else it is changed in place
+                    self.unwritten[_key(value)] = sources
+                if len(sources) > READS or _key(value) in read:
+                    self.unwritten.pop(_key(value), None)
+                    self.work[0, sum(sources.values()) + _bytes(value)] += 1
+            return
+        for key, size in read.items():
+            if sources := self.unwritten.pop(key, {}):
+                self.work[0, sum(sources.values()) + size] += 1
+        self.work[flops, sum(read.values()) + sum(map(_bytes, made))] += 1
 
     def add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -131,8 +199,18 @@ class _Follower(TorchDispatchMode):
 
     def drop(self, sizes: dict[int, int], key: int) -> None:
         size = sizes.pop(key)
+        self.unwritten.pop(key, None)
         if sizes is self.sizes:
             self.now -= size
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _bytes(tensor: Tensor) -> int:
+    """That lie in memory: fewer than its numbers take where it was expanded."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def _all_of(mask: Tensor) -> Tensor:

@@ -268,7 +268,9 @@ def test_mistakes(tmp_path: Path, index: Index) -> None:
         LatentCache(folder)
 
 
-@pytest.mark.parametrize(("labels", "says"), [([0, 1, 2, 5], "file 3 .* has label 5, but there are 3"), ([0], "1 labels")])
+@pytest.mark.parametrize(
+    ("labels", "says"), [([0, 1, 2, 5], "file 3 .* has label 5, but there are 3"), ([0], "1 labels")]
+)
 def test_a_label_that_no_class_has_is_refused_before_a_gpu_meets_it(
     cache: LatentCache, labels: list[int], says: str
 ) -> None:

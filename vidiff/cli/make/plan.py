@@ -24,7 +24,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu", choices=[*GPU_NAMES, "cpu"], default="a100", help="cpu is this machine, timed now")
     parser.add_argument("--local", type=int, default=8, metavar="N", help="GPUs in one machine; default 8")
     parser.add_argument("--memory", type=number, metavar="GB", help="of each, in place of that which such a one has")
-    parser.add_argument("--mfu", type=number, metavar="PART", help="of its peak rate that is reached, such as 0.3")
+    parser.add_argument(
+        "--mfu",
+        type=number,
+        metavar="PART",
+        help="of its peak rate that whole steps reach, such as 0.3; by default reckoned from what they do",
+    )
     parser.add_argument("--price", type=number, metavar="MONEY", help="of an hour of one, for the cost")
     parser.add_argument("--json", type=tilde, metavar="FILE", help="write the numbers there as well")
     options = parser.parse_intermixed_args(arguments)
@@ -49,8 +54,9 @@ def plan(options: argparse.Namespace) -> None:
     device = replace(
         device,
         memory=device.memory if options.memory is None else int(options.memory * GB),
-        used=dict.fromkeys(device.rate, options.mfu) if options.mfu else device.used,
     )
+    if options.mfu:  # of whole steps, with all that they move
+        device = replace(device, used=dict.fromkeys(device.rate, options.mfu), bandwidth=None)
     source = find_config(options.config)
     config = load(source, options.overrides)
     planner = Planner(config, source.parent, device, options.gpus, options.local, options.price)
