@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from vidiff.diffusion.condition import ASKED, Condition
+from vidiff.diffusion.condition import ASKED, TOGETHER, Condition
 
 
 def full(count: int = 4) -> Condition:
@@ -16,6 +16,7 @@ def full(count: int = 4) -> Condition:
         lowres=torch.randn(count, 3, 2, 4, 4),
         lowres_log_snr=torch.arange(float(count)),
         stride=torch.full((count,), 2),
+        action=torch.randn(count, 3, 2, 5),
     )
 
 
@@ -37,6 +38,23 @@ def test_label_and_text_are_dropped_together_and_the_rest_stays() -> None:
     assert torch.equal(dropped.text_mask[~gone], condition.text_mask[~gone])
     assert dropped.lowres is condition.lowres and dropped.stride is condition.stride
     assert dropped.lowres_log_snr is condition.lowres_log_snr
+
+
+def test_actions_are_dropped_by_themselves() -> None:
+    condition = full(200)
+    dropped = condition.drop(0.5, torch.Generator().manual_seed(0), names=("action",))
+    gone = (dropped.action == 0).flatten(1).all(1)
+    assert 70 < int(gone.sum()) < 130 and dropped.label is condition.label and dropped.text_mask is condition.text_mask
+    assert torch.equal(dropped.action[~gone], condition.action[~gone])
+    assert condition.drop(0.5, torch.Generator().manual_seed(0)).action is condition.action
+
+
+def test_what_led_to_frames_that_are_left_out_leads_to_the_next() -> None:
+    """Each of six frames has an action of its own, one to six."""
+    condition = Condition(action=torch.arange(1.0, 7).view(1, 6, 1, 1))
+    assert condition.at([0, 2, 4], 2).action.flatten(2).tolist() == [[[1, 0], [3, 2], [5, 4]]]
+    assert condition.at([1, 4], [1, 3]).action.flatten(2).tolist() == [[[2, 0, 0], [5, 4, 3]]]
+    assert condition.at([4, 5]).at([1]).action.tolist() == condition.at([5]).action.tolist() == [[[[6]]]]
 
 
 def test_dropping_repeats_with_its_generator() -> None:
@@ -81,8 +99,9 @@ def test_cat_repeat_and_rows() -> None:
 
 def test_a_name_is_asked_for_while_any_sample_asks_for_it() -> None:
     condition = full()
-    assert ASKED == ("label", "text") and all(condition.asks(name) for name in ASKED)
-    assert not any(condition.null().asks(name) or Condition().asks(name) for name in ASKED)
+    assert ASKED == ("label", "text", "action") and all(condition.asks(name) for name in ASKED)
+    assert not any(condition.without(*ASKED).asks(name) or Condition().asks(name) for name in ASKED)
+    assert not any(condition.null().asks(name) for name in TOGETHER) and condition.null().asks("action")
     silent = condition.without("text")
     assert silent.asks("label") and not silent.asks("text") and silent.label is condition.label
     assert condition.without("label", samples=torch.arange(4) < 3).label.tolist() == [-1, -1, -1, 3]

@@ -413,7 +413,7 @@ def test_bad_input_is_named() -> None:
         Threshold(exact(), 0.995)
     with pytest.raises(ValueError, match=r"floor = 0\.0 must be positive"):
         Threshold(exact(), floor=0.0)
-    with pytest.raises(ValueError, match=r"scales = \{\} is empty; give one for any of history, label, text"):
+    with pytest.raises(ValueError, match=r"scales = \{\} is empty; give one for any of action, history, label, text"):
         ClassifierFree(exact(), {})
     with pytest.raises(ValueError, match="unknown condition to guide on 'labels'; choose one of history, label, text"):
         ClassifierFree(exact(), {"labels": 2.0})

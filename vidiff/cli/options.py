@@ -110,6 +110,11 @@ GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
         "help": "scale on the text alone, which is then separate",
         "metavar": "SCALE",
     },
+    "action_guidance": {
+        "type": number,
+        "help": "scale on actions, which are always guided on by themselves",
+        "metavar": "SCALE",
+    },
     "classifier_scale": {
         "type": number,
         "metavar": "SCALE",
@@ -200,6 +205,16 @@ def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
         help=".mp4, .mov, .mkv, .webm, .gif, or a folder of .png, ending in /",
     )
     parser.add_argument("--fps", type=number, help=f"frames per second; by default {fps}")
+
+
+def add_actions(parser: argparse.ArgumentParser, frames: str) -> None:
+    """What is done before each frame, in a file with a row for each of `frames`, in words."""
+    parser.add_argument(
+        "--actions",
+        type=tilde,
+        metavar="FILE",
+        help=f".npy, .csv or .jsonl with a row for {frames}, for a model that learned actions",
+    )
 
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:

@@ -91,6 +91,7 @@ class DataConfig(Source):
     images_share: float = 0.2  # part of the batches that are of pictures
     jitter: float = 0.0  # change brightness, contrast and saturation of each clip by up to this share; pixels only
     zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])  # frames so much larger than `size` are cropped to it
+    actions: bool = False  # learn what was done between frames, from the files of actions beside the clips
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
@@ -156,6 +157,13 @@ class DataConfig(Source):
                 )
         if twice := [bucket for bucket, count in Counter(self.plan()).items() if count > 1]:
             raise DataError(f"data.buckets has clips of {twice[0]} more than once: leave one")
+        if self.actions and (self.flip or self.images):
+            what = "data.flip is true, but a mirrored clip" if self.flip else "data.images is given, but a picture"
+            raise DataError(f"{what} has no actions that are known: leave it out, or set data.actions=false")
+        if self.actions and self.fps:
+            raise DataError(
+                f"data.fps is {self.fps}, but actions are of the files' own frames: set data.fps=0, and data.stride"
+            )
         if self.images and not 0 < self.images_share < 1:
             raise DataError(f"data.images_share is {self.images_share}; give more than 0 and less than 1, such as 0.2")
         try:

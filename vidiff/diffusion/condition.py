@@ -1,8 +1,10 @@
-"""What a clip is asked to be: label, text, low-resolution video, frame stride. Every field is optional.
+"""What a clip is asked to be: label, text, actions, low-resolution video, frame stride. Every field is optional.
 
 All that is done to conditions is written once, over the fields. Each says of itself in its metadata: "asks", the name
-that guidance has for it, if it says what a clip should show, with the "null" that asks for nothing; and "frames", the
-axis along which frames lie. So a new field is a line here, and where the network reads it.
+that guidance has for it, if it says what a clip should show, with the "null" that asks for nothing; "apart", where it
+is dropped and guided on by itself, and not with all the others; "frames", the axis along which frames lie; and "slots",
+that along which lies what belongs to a frame because those before it are left out. So a new field is a line here, and
+where the network reads it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Condition:
         lowres_log_snr: `(b,)`, clamped log-SNR of the noise in `lowres`; without noise where it is not given.
         stride: `(b,)` int64, source frames per clip frame.
         guidance: `(b,)`, the scale of guidance, for a student into which it was distilled; 1 is the plain model.
+        action: `(b, f, k, w)`, what was done between each frame and the one before, the last first, where several
+            things were, and each as `ActionSpace` encodes it; all 0 where it is not known.
     """
 
     label: Tensor | None = field(default=None, metadata={"asks": "label", "null": NO_LABEL})
@@ -39,13 +43,22 @@ class Condition:
     lowres_log_snr: Tensor | None = None
     stride: Tensor | None = None
     guidance: Tensor | None = None
+    action: Tensor | None = field(
+        default=None, metadata={"asks": "action", "null": 0.0, "apart": True, "frames": 1, "slots": 2}
+    )
 
-    def drop(self, probability: float | Tensor, generator: torch.Generator | None = None) -> Condition:
-        """Drop all that is asked for, label and text together, each sample on its own coin (Ho & Salimans 2022,
-        algorithm 1). The other fields stay: they say which clip is meant, not what it should show.
+    def drop(
+        self,
+        probability: float | Tensor,
+        generator: torch.Generator | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Condition:
+        """Drop what is asked for, label and text together, each sample on its own coin (Ho & Salimans 2022, algorithm
+        1). The other fields stay: they say which clip is meant, not what it should show.
 
         Args:
             probability: for all samples, or `(b,)`, one for each.
+            names: what to drop, of `ASKED`; by default all of `TOGETHER`.
 
         Raises:
             ValueError: a probability outside [0, 1].
@@ -53,16 +66,17 @@ class Condition:
         chance = torch.as_tensor(probability, dtype=torch.float32)
         if not isinstance(probability, Tensor) and not 0.0 <= probability <= 1.0:
             raise ValueError(f"drop probability {probability} is outside [0, 1]")
-        asked = next((value for one, value in self._given() if "asks" in one.metadata), None)
+        names = TOGETHER if names is None else names
+        asked = next((value for one, value in self._given() if one.metadata.get("asks") in names), None)
         if asked is None or (not isinstance(probability, Tensor) and probability == 0.0):
             return self
         device = asked.device if generator is None else generator.device
         coin = torch.rand(asked.shape[0], generator=generator, device=device)
-        return self.without(*ASKED, samples=(coin < chance.to(device)).to(asked.device))
+        return self.without(*names, samples=(coin < chance.to(device)).to(asked.device))
 
     def null(self) -> Condition:
-        """The condition that asks for nothing: the unconditional branch of guidance."""
-        return self.without(*ASKED)
+        """The condition that asks for nothing of `TOGETHER`: the unconditional branch of guidance."""
+        return self.without(*TOGETHER)
 
     def without(self, *names: str, samples: Tensor | None = None) -> Condition:
         """The condition that does not ask for any of `names`, which are of `ASKED`.
@@ -105,14 +119,26 @@ class Condition:
         """Some of the samples."""
         return self._map(lambda value, _: value[rows])
 
-    def at(self, frames: Sequence[int]) -> Condition:
-        """Some of the frames, such as a window's. Beyond the ends of a field, its first or its last frame goes on."""
+    def at(self, frames: Sequence[int], spans: int | Sequence[int] = 1) -> Condition:
+        """Some of the frames, such as a window's. Beyond the ends of a field, its first or its last frame goes on.
 
-        def chosen(value: Tensor, axis: int | None) -> Tensor:
+        Args:
+            spans: by how many frames each follows the one before it: what led to those between leads to it.
+        """
+        most = spans if isinstance(spans, int) else max(spans)
+
+        def chosen(value: Tensor, one: Field[Any]) -> Tensor:
+            axis = one.metadata.get("frames")
             if axis is None:
                 return value
-            index = torch.tensor(frames, device=value.device).clamp(0, value.shape[axis] - 1)
-            return value.index_select(axis, index)
+            index = torch.tensor([*frames], device=value.device)
+            parts, last = [value.index_select(axis, index.clamp(0, value.shape[axis] - 1))], value.shape[axis] - 1
+            for back in range(1, most if "slots" in one.metadata else 1):
+                there = (index >= back) & (torch.tensor(spans, device=value.device) > back)
+                part = value.index_select(axis, (index - back).clamp(0, last))
+                shape = [-1 if dim == axis else 1 for dim in range(value.ndim)]
+                parts.append(torch.where(there.view(shape), part, 0.0))
+            return torch.cat(parts, dim=one.metadata["slots"]) if len(parts) > 1 else parts[0]
 
         return self._map(chosen) if any("frames" in one.metadata for one, _ in self._given()) else self
 
@@ -125,10 +151,15 @@ class Condition:
             if value is not None:
                 yield one, value
 
-    def _map(self, change: Callable[[Tensor, int | None], Tensor]) -> Condition:
-        """`change(value, axis of frames)` of each field."""
-        values = {one.name: change(value, one.metadata.get("frames")) for one, value in self._given(masked=False)}
+    def _map(self, change: Callable[[Tensor, Field[Any]], Tensor]) -> Condition:
+        """`change(value, field)` of each field."""
+        values = {one.name: change(value, one) for one, value in self._given(masked=False)}
         return type(self)(**values)
 
 
 ASKED = tuple(one.metadata["asks"] for one in fields(Condition) if "asks" in one.metadata)  # what guidance can drop
+TOGETHER = tuple(  # and what of it is dropped at once
+    dict.fromkeys(
+        one.metadata["asks"] for one in fields(Condition) if "asks" in one.metadata and "apart" not in one.metadata
+    )
+)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.condition import ASKED, Condition
+from vidiff.diffusion.condition import ASKED, TOGETHER, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
 from vidiff.diffusion.known import check_mask
 from vidiff.diffusion.process import draw_noise, expand_time, transition
@@ -122,9 +122,9 @@ class ClassifierFree(nn.Module):
     equal. So with all scales 1 only the plain model is left, and its estimate comes back bit for bit.
 
     Args:
-        scale: of all conditions at once, `history` included; or one for any of "label", "text" and "history", the
-            condition nearest to null first, where one that is not named is seen by every branch. 1 is the plain model
-            under "cfg"; under "ho", the paper's own `w`, 0 is.
+        scale: of label, text and `history` at once; or one for any of "label", "text", "action" and "history", or for a
+            tuple of these at once, the condition nearest to null first, where one that is not named is seen by every
+            branch. 1 is the plain model under "cfg"; under "ho", the paper's own `w`, 0 is.
         convention: "cfg" or "ho".
         interval: times `(low, high)` in which to guide; outside, the model is plain (Kynkäänniemi et al. 2024).
         history: mask as `Known` has it, of the known voxels that the null branch forgets as well: their clock goes to
@@ -152,7 +152,7 @@ class ClassifierFree(nn.Module):
     def __init__(
         self,
         denoiser: Denoises,
-        scale: float | Mapping[str, float],
+        scale: float | Mapping[str | tuple[str, ...], float],
         convention: str = "cfg",
         *,
         interval: tuple[float, float] | None = None,
@@ -171,9 +171,9 @@ class ClassifierFree(nn.Module):
             check_mask(mask, mask)
         if isinstance(scale, Mapping):
             _check_scales(scale, len(parts))
-            self.scales = {(name,): value + added for name, value in scale.items()}
+            self.scales = {_names(name): value + added for name, value in scale.items()}
         else:
-            self.scales = {(*ASKED, "history"): scale + added}
+            self.scales = {(*TOGETHER, "history"): scale + added}
         if apg is not None and (len(self.scales) > 1 or len(parts) > 1):
             raise ValueError("apg changes one difference of branches; give one scale, and history as one mask")
         self.denoiser = denoiser
@@ -360,13 +360,17 @@ def check_threshold(percentile: float = 99.5, floor: float = 1.0) -> None:
         raise ValueError(f"floor = {floor} must be positive; for video in [-1, 1] it is 1")
 
 
-def _check_scales(scales: Mapping[str, float], masks: int) -> None:
-    names = {*ASKED, "history"}
+def _names(key: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key
+
+
+def _check_scales(scales: Mapping[str | tuple[str, ...], float], masks: int) -> None:
+    names, named = {*ASKED, "history"}, [name for key in scales for name in _names(key)]
     if not scales:
         raise ValueError(f"scales = {dict(scales)} is empty; give one for any of {', '.join(sorted(names))}")
-    for name in scales:
+    for name in named:
         choose("condition to guide on", name, dict.fromkeys(names))
-    if bool(masks) != ("history" in scales):
+    if bool(masks) != ("history" in named):
         raise ValueError(f"history needs a mask and a scale: scales = {dict(scales)}, with {masks} masks")
 
 

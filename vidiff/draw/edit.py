@@ -96,7 +96,7 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
     for window in windows(size, past.shape[2] + frames, context, past.shape[2], unit=codec.unit):
         known = codec.encode(final(past, window.known)).mean if window.known else nothing
         latents = draw.window if window.known else codec.latents_of(window.new)
-        z = draw_after(draw, known, latents, condition.at(range(window.first, window.first + size)))
+        z = draw_after(draw, known, latents, of_latents(condition, codec, window.first, latents))
         new = codec.decode(z)[:, :, window.known : window.known + window.new]
         past = final(torch.cat([past, new], dim=2), context)
         yield new
@@ -132,10 +132,31 @@ def stream(
         if unit > 1:
             decode(known)  # for what it then keeps of them
     latents, done = ceil(frames / unit) if given else 1 + ceil((frames - 1) / unit), 0
-    for z in strategy.run(draw, known, latents, context, asked, past.shape[2] - given):
+    first = past.shape[2] - given  # the frame of the first latent that is looked back on
+
+    now: Condition | None = None
+    shown = Condition()
+
+    def told() -> Condition:
+        nonlocal now, shown
+        if (wanted := asked()) is not now:
+            now, shown = wanted, of_latents(wanted, codec, first, known.shape[2] + latents)
+        return shown
+
+    ask, begin = (asked, first) if unit == 1 else (told, 0)
+    for z in strategy.run(draw, known, latents, context, ask, begin):
         new = decode(z)[:, :, : frames - done]
         done += new.shape[2]
         yield new
+
+
+def of_latents(condition: Condition, codec: Codec, first: int, latents: int) -> Condition:
+    """The condition of some latents, of that of frames: what led to any of a latent's frames leads to it.
+
+    Args:
+        first: the frame of the first latent; each further one is of `temporal` frames.
+    """
+    return condition.at([first + codec.temporal * n for n in range(latents)], [1] + [codec.temporal] * (latents - 1))
 
 
 def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:

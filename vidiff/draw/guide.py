@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.classifier_guidance import Classifier, ClassifierGuidance
-from vidiff.diffusion.condition import ASKED, NO_LABEL, Condition
+from vidiff.diffusion.condition import NO_LABEL, TOGETHER, Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.guidance import (
     CONVENTIONS,
@@ -39,6 +39,7 @@ class Guide:
         history_level: time at which guidance on known frames shows them to its other branch; 1 forgets them.
         separate: guide on the label alone and on known frames alone, not on all at once.
         text_guidance: scale on the text alone, which is then separate.
+        action_guidance: scale on actions, which are always guided on by themselves; 1 is the plain model.
 
     Raises:
         ValueError: for an option out of range, or two that do not go together; the message names them.
@@ -52,6 +53,7 @@ class Guide:
     history_level: float = 1.0
     separate: bool = False
     text_guidance: float | None = None
+    action_guidance: float | None = None
 
     def __post_init__(self) -> None:
         choose("convention", self.convention, CONVENTIONS)
@@ -67,10 +69,10 @@ class Guide:
                 Projected(**self.apg)
             except ValueError as error:
                 raise ValueError(f"apg: {error}") from None
-            if self.separate or self.text_guidance is not None:
+            if self.separate or self.text_guidance is not None or self.action_guidance is not None:
                 raise ValueError(
                     f"apg is {self.apg}, but it changes one difference and separate scales have several: "
-                    "leave out apg, or separate and text_guidance"
+                    "leave out apg, or separate, text_guidance and action_guidance"
                 )
         if self.threshold:
             _check_keys("threshold", self.threshold, ("percentile", "floor"))
@@ -98,7 +100,7 @@ class Guide:
         known: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Denoises:
-        """A denoiser guided on what is there of label, text and known frames; itself where nothing is.
+        """A denoiser guided on what is there of label, text, actions and known frames; itself where nothing is.
 
         Args:
             guidance: scale on label and text.
@@ -107,20 +109,24 @@ class Guide:
             known: mask as `Known` has it, which goes outside.
             generator: of the noise that forgotten frames are shown as.
         """
-        scales = {name: guidance for name in ASKED if condition.asks(name)}
+        scales: dict[str | tuple[str, ...], float] = {name: guidance for name in TOGETHER if condition.asks(name)}
         if self.text_guidance is not None and "text" in scales:
             scales["text"] = self.text_guidance
-        if history is not None and known is not None:
-            scales["history"] = history
+        remembered = history is not None and known is not None
+        if remembered:
+            scales["history"] = history  # type: ignore[assignment]
+        if len(scales) > 1 and not (self.separate or self.text_guidance is not None):
+            scales = {tuple(map(str, scales)): scales.get("history", guidance)}
+        if self.action_guidance is not None and condition.asks("action"):
+            scales = {"action": self.action_guidance, **scales}
         if not scales:
             return denoiser
-        apart = len(scales) > 1 and (self.separate or self.text_guidance is not None)
         return ClassifierFree(
             denoiser,
-            scales if apart else scales.get("history", next(iter(scales.values()))),
+            scales,
             self.convention,
             interval=self.times,
-            history=known if "history" in scales else None,
+            history=known if remembered else None,
             generator=generator,
             history_level=self.history_level,
             rescale=self.rescale,
@@ -143,7 +149,7 @@ class Guide:
             if scale is not None and not low <= scale <= high:
                 raise ValueError(f"{name} is {scale:g}, but this student knows scales of {low:g} to {high:g}: give one")
         plain = Guide()
-        for name in ("interval", "rescale", "apg", "history_level", "separate", "text_guidance"):
+        for name in ("interval", "rescale", "apg", "history_level", "separate", "text_guidance", "action_guidance"):
             if getattr(self, name) != getattr(plain, name):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but guidance was distilled into this student, of which only the "

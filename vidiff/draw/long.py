@@ -154,7 +154,7 @@ class Keyframes(Strategy):
             keys = past.flip(2)[:, :, :: self.stride][:, :, :context].flip(2)  # the last frame is one
             given = keys.shape[2]
             first = done + total - 1 - self.stride * (given - 1)
-            shown = sparse.at(range(first, first + self.stride * draw.window, self.stride))
+            shown = sparse.at(range(first, first + self.stride * draw.window, self.stride), self.stride)
             keys = draw_after(draw, keys, draw.window, shown)[:, :, given:]
             for part in keys.split(max(1, (draw.window - context) // self.stride), dim=2):
                 if total < frames:

@@ -1,4 +1,4 @@
-"""Numbers to vectors: clock, label, stride and guidance embeddings, and rotary positions."""
+"""Numbers to vectors: clock, label, stride, guidance and action embeddings, and rotary positions."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """A layer that makes of each frame what blocks are told of it: its clock, and the sample's label, stride, noise of
-    its low resolution, and scale of guidance.
+    """A layer that makes of each frame what blocks are told of it: its clock, what was done before it, and the sample's
+    label, stride, noise of its low resolution, and scale of guidance.
 
     Args:
         dim: width of the result.
@@ -40,10 +40,17 @@ class Embedding(nn.Module):
         lowres: whether a low-resolution video, which may be noised, conditions the model.
         guided: whether it is told the scale of guidance (Meng et al. 2023, on distillation of guided diffusion models,
             section 3.1).
+        actions: numbers by which it is told what led to a frame; 0 for none.
     """
 
     def __init__(
-        self, dim: int, labels: int = 0, strided: bool = False, lowres: bool = False, guided: bool = False
+        self,
+        dim: int,
+        labels: int = 0,
+        strided: bool = False,
+        lowres: bool = False,
+        guided: bool = False,
+        actions: int = 0,
     ) -> None:
         super().__init__()
         self.dim, self.labels = dim, labels
@@ -58,20 +65,25 @@ class Embedding(nn.Module):
         if self.guidance is not None:  # says nothing at first, so that a student begins as its teacher
             for parameter in self.guidance[-1].parameters():
                 nn.init.zeros_(parameter)
+        self.actions = actions
+        self.action = nn.Sequential(nn.Linear(actions, dim), nn.SiLU(), nn.Linear(dim, dim)) if actions else None
+        if self.action is not None:  # says nothing at first: a model of clips may begin to learn what leads to them
+            for parameter in self.action[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, log_snr: Tensor, condition: Condition) -> Tensor:
         """Embed each frame.
 
         Args:
             log_snr: `(b, f)`, the mean clamped log-SNR of each frame.
-            condition: its label, stride, `lowres_log_snr` and guidance are read; one that is absent stands for "none",
-                or for a low-resolution video without noise.
+            condition: its label, stride, `lowres_log_snr`, guidance and action are read; one that is absent stands for
+                "none", or for a low-resolution video without noise.
 
         Returns:
             `(b, f, dim)`.
 
         Raises:
-            ValueError: if a label is outside the model's classes.
+            ValueError: if a label is outside the model's classes, or an action is of another shape.
         """
         # Log-SNR spans [-20, 20]; times 25 it spans what a discrete clock of 1,000 steps would.
         emb = self.clock(sinusoidal(log_snr * 25, self.dim))  # b f dim
@@ -90,6 +102,15 @@ class Embedding(nn.Module):
             emb = emb + self.lowres(sinusoidal(noise * 25, self.dim))[:, None]
         if self.guidance is not None and condition.guidance is not None:
             emb = emb + self.guidance(sinusoidal(condition.guidance.float() * 100, self.dim))[:, None]
+        if self.action is not None:
+            told = condition.action
+            told = log_snr.new_zeros(*log_snr.shape, 0) if told is None else told.to(log_snr.dtype).flatten(2)
+            if told.shape[:2] != log_snr.shape or told.shape[2] > self.actions:
+                raise ValueError(
+                    f"condition.action is {tuple(told.shape)}; expected {(*log_snr.shape, self.actions)}: a row for "
+                    "each frame"
+                )
+            emb = emb + self.action(F.pad(told, (0, self.actions - told.shape[2])))
         return emb
 
 

@@ -45,6 +45,7 @@ class UNetConfig:
     text_dim: int = 0  # width of a text token; 0 for none
     words: int = 0  # vocabulary of a model that embeds the words of its text itself; 0 where text comes embedded
     text_attention: list[int] | None = None  # levels that read the text; by default all, where there is text
+    actions: int = 0  # numbers by which it is told what led to a frame; 0 for none
     lowres_channels: int = 0  # of a low-resolution video that conditions the model
     variance: bool = False  # a second head for the learned reverse variance
     dropout: float = 0.0
@@ -179,7 +180,8 @@ class UNet(nn.Module):
         self.config, self.causal = config, config.causal
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
-        self.embed = Embedding(dim, config.labels, config.strided, config.lowres_channels > 0, config.guided)
+        lowres = config.lowres_channels > 0
+        self.embed = Embedding(dim, config.labels, config.strided, lowres, config.guided, config.actions)
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
         given, area = config.channels + 1 + config.lowres_channels, config.patch**2
         self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
@@ -203,7 +205,7 @@ class UNet(nn.Module):
         Args:
             x: `(b, c, f, h, w)`, scaled to unit variance.
             log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].
-            condition: label, text, stride and low-resolution video, as far as the model was built for them.
+            condition: label, text, actions, stride and low-resolution video, as far as the model was built for them.
             cache: of a causal network, what it keeps of the frames before these; by default there are none.
 
         Returns:

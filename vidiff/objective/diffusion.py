@@ -37,6 +37,7 @@ class DiffusionLoss:
     bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
     drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
+    drop_action: float = 0.1  # probability that a sample's actions are dropped, apart from the rest
     tasks: Tasks = field(default_factory=Tasks)
     rollout: float = 0.0  # probability that known frames are shown as the model itself makes them, errors and all
     rollout_time: float = (
@@ -44,7 +45,7 @@ class DiffusionLoss:
     )
 
     def __post_init__(self) -> None:
-        for name in ("rollout", "rollout_time"):
+        for name in ("rollout", "rollout_time", "drop_action"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"loss.{name} is {value}; give a number from 0 to 1")
@@ -126,7 +127,8 @@ class DiffusionObjective(nn.Module):
         """The condition of a batch, with what it asks for dropped at random and its low resolution noised."""
         nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
         drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
-        return augment(condition_of(batch).drop(drop), self.denoiser.schedule, self.lowres_noise)
+        condition = condition_of(batch).drop(drop).drop(self.options.drop_action, names=("action",))
+        return augment(condition, self.denoiser.schedule, self.lowres_noise)
 
     @torch.no_grad()
     def _rolled_out(self, x0: Tensor, drawn: Drawn, condition: Condition) -> Tensor:

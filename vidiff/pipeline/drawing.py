@@ -15,7 +15,7 @@ from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
 from vidiff.pipeline.facts import size_of
-from vidiff.pipeline.model import Labels, Texts, TrainedModel
+from vidiff.pipeline.model import Actions, Labels, Texts, TrainedModel
 from vidiff.recipe.kinds import SamplingConfig
 from vidiff.recipe.slots import build_grid, build_sampler, build_strategy
 
@@ -57,8 +57,17 @@ class Drawing:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
-    def condition(self, label: Labels, count: int, text: Texts = None, stride: int | None = None) -> Condition:
-        """What the model is told of `count` clips that it makes by itself.
+    def condition(
+        self,
+        label: Labels,
+        count: int,
+        text: Texts = None,
+        stride: int | None = None,
+        actions: Actions = None,
+        frames: tuple[int, int] = (0, 0),
+    ) -> Condition:
+        """What the model is told of `count` clips that it makes by itself. Arguments are those of
+        `TrainedModel.condition`.
 
         Raises:
             ValueError: as `TrainedModel.condition`; for a super-resolution model, which makes none.
@@ -68,10 +77,17 @@ class Drawing:
                 f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
                 "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
             )
-        return self.model.condition(label, count, text, stride).to(self.device)
+        return self.model.condition(label, count, text, stride, actions, frames).to(self.device)
 
     def _asked(
-        self, clip: Tensor, frames: int, label: Labels, text: Texts = None, context: int | None = None, **options: Any
+        self,
+        clip: Tensor,
+        frames: int,
+        label: Labels,
+        text: Texts = None,
+        context: int | None = None,
+        actions: Actions = None,
+        **options: Any,
     ) -> tuple[Draw, int, Condition]:
         """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
         if self.codec.temporal > 1:
@@ -81,7 +97,7 @@ class Drawing:
             )
         window = self.facts.window(size_of(clip))
         draw, context = self._draw(window, **options), self._context(context, frames, window)
-        return draw, context, self.condition(label, len(clip), text)
+        return draw, context, self.condition(label, len(clip), text, actions=actions, frames=(frames, 0))
 
     def _draw(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vidiff.data.actions.space import ActionSpace
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
 from vidiff.engine.precision import Precision
 from vidiff.pixels import check_picture, check_video
@@ -26,7 +27,7 @@ class Facts:
     """What a model has seen, and what follows from that for whoever draws with it.
 
     A training resolves it once. What its config does not tell is kept beside the config, as data.json: labels, fps,
-    detail and text.
+    detail, text and actions.
 
     Attributes:
         buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
@@ -43,6 +44,7 @@ class Facts:
         precision: of the network's arithmetic.
         causal: whether no frame looks at one after it.
         scales: least and largest scale of guidance that a student is told; None for a model that is guided.
+        actions: what can be done in a frame; None for a model that is told no actions.
         student: whether it was taught to draw in few steps, so that its estimates lead on and are no posterior means.
     """
 
@@ -60,6 +62,7 @@ class Facts:
     causal: bool = False
     scales: tuple[float, float] | None = None
     student: bool = False
+    actions: ActionSpace | None = None
 
     @classmethod
     def of(
@@ -70,6 +73,7 @@ class Facts:
         detail: tuple[float, ...] | None = None,
         text: Mapping[str, Any] | None = None,
         precision: Precision = "fp32",
+        actions: ActionSpace | None = None,
     ) -> Facts:
         """The facts of a model that was trained as its resolved config says."""
         return cls(
@@ -87,6 +91,7 @@ class Facts:
             causal=config.unet.causal,
             scales=config.scales if isinstance(config, StudentRun) else None,
             student=isinstance(config, StudentRun),
+            actions=actions,
         )
 
     @classmethod
@@ -95,12 +100,14 @@ class Facts:
         kept = read_json(run / FILE)
         detail = tuple(kept["detail"]) if config.lowres.factor else None
         text = kept["text"] if config.text else None
-        return cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision)
+        actions = ActionSpace.of(kept["actions"]) if config.unet.actions else None
+        return cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision, actions)
 
     def save(self, run: Path) -> None:
         """Keep in a run's folder what its config does not tell."""
         kept: dict[str, Any] = {"labels": self.labels, "fps": self.fps}
         kept |= {name: value for name in ("text", "detail") if (value := getattr(self, name)) is not None}
+        kept |= {} if self.actions is None else {"actions": self.actions.facts()}
         write_whole(run / FILE, json.dumps(kept))
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from vidiff.text import TextEncoder
 
 Labels = str | int | Sequence[str | int | None] | None
 Texts = str | Sequence[str] | None
+Actions = Tensor | np.ndarray | Sequence[Any] | None
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,31 @@ class TrainedModel:
         """Names of the classes that may be asked for; empty where there are none."""
         return self.facts.labels if self.classifier is None else self.classifier.labels
 
-    def condition(self, label: Labels, count: int, text: Texts = None, stride: int | None = None) -> Condition:
+    def condition(
+        self,
+        label: Labels,
+        count: int,
+        text: Texts = None,
+        stride: int | None = None,
+        actions: Actions = None,
+        frames: tuple[int, int] = (0, 0),
+    ) -> Condition:
         """What the model is told of `count` clips.
 
         Args:
             stride: source frames from frame to frame; by default the least that it was trained on.
+            actions: what led to each frame, as `action_tensor` takes it.
+            frames: how many there are, of clips that have any, and how many of these are given.
 
         Raises:
-            ValueError: as `label_tensor` and `text_tensors`; a stride that the model was not trained on.
+            ValueError: as `label_tensor`, `text_tensors` and `action_tensor`; a stride that the model was not trained
+                on.
         """
         told = self.facts.check_stride(stride)
         strides = None if told is None else torch.full((count,), told)
         words, mask = self.text_tensors(text, count)
-        return Condition(self.label_tensor(label, count), words, mask, stride=strides)
+        done = self.action_tensor(actions, count, *frames, told or self.facts.strides[0])
+        return Condition(self.label_tensor(label, count), words, mask, stride=strides, action=done)
 
     def classifier_scale(self, given: float | None) -> float:
         """By what the classifier's gradient is multiplied; 0 where there is none. Raises ValueError out of range."""
@@ -105,6 +119,36 @@ class TrainedModel:
         if len(prompts) != count:
             raise ValueError(f"{len(prompts)} texts for {count} clips: give one, or one for each clip")
         return self.text(prompts)
+
+    def action_tensor(self, actions: Actions, count: int, frames: int, given: int, stride: int) -> Tensor | None:
+        """What was done before each frame, as the network reads it, `(count, frames, stride, w)`; None for a model that
+        is told no actions, and where none are known.
+
+        Args:
+            actions: `(frames, a)` for all clips, or `(count, frames, a)`, as `ActionSpace.rows` takes them; of clips
+                that go on, those of the new frames are enough. Each holds for all source frames up to its own.
+            given: frames of the clips that are given.
+            stride: source frames from frame to frame.
+
+        Raises:
+            ValueError: for a model that is told no actions, another number of them, and one that there is not.
+        """
+        if actions is None:
+            return None
+        space = self.facts.actions
+        if space is None:
+            raise ValueError("actions are given, but this model was trained without (data.actions): leave them out")
+        several = getattr(actions, "ndim", 0) == 3
+        rows = [space.rows(one) for one in (actions if several else [actions])]
+        if len(rows) not in (1, count):
+            raise ValueError(f"actions of {len(rows)} clips for {count}: give those of one, or of each")
+        wrong = next((len(one) for one in rows if len(one) not in (frames, frames - given)), None)
+        if wrong is not None:
+            new = f", or {frames - given}, of the new ones" if given else ""
+            raise ValueError(f"actions has {wrong} rows, but the result has {frames} frames: give {frames}{new}")
+        told = torch.stack([space.encode(one) for one in rows])  # 1 or count, f, w
+        told = torch.nn.functional.pad(told, (0, 0, frames - told.shape[1], 0)).expand(count, -1, -1)
+        return told[:, :, None].repeat(1, 1, stride, 1)
 
     def label_tensor(self, label: Labels, count: int) -> Tensor | None:
         """Names or numbers of classes, as `class_number` takes them, to `(count,)`; -1 where none is asked for.

@@ -15,8 +15,8 @@ class Pieces(Iterator[Tensor]):
     """New frames `(b, 3, n, h, w)` in [-1, 1], one piece after the other, as `Pipeline.stream` returns them.
 
     Args:
-        ask: `label`, `text` and `stride` -> the condition that asks for them; raises ValueError for what the model does
-            not know.
+        ask: `label`, `text`, `actions` and `stride` -> the condition that asks for them; raises ValueError for what
+            the model does not know.
         asked: what they are at first.
         draw: from what returns the condition that now holds, the pieces.
         changes: whether it may be another one from piece to piece.
@@ -44,8 +44,8 @@ class Pieces(Iterator[Tensor]):
         one look at each of them.
 
         Args:
-            changed: `label` and `text`, as `Pipeline.stream` takes them, where None asks for none; `stride`, source
-                frames from frame to frame, where None is the model's own.
+            changed: `label`, `text` and `actions`, as `Pipeline.stream` takes them, where None asks for none; `stride`,
+                source frames from frame to frame, where None is the model's own.
 
         Raises:
             ValueError: where the strategy is another than "stream"; another option; what the model does not know, after
@@ -55,9 +55,9 @@ class Pieces(Iterator[Tensor]):
             raise ValueError(
                 "what is asked for can change with strategy=stream alone, of a model with unet.causal=true"
             )
-        unknown = [name for name in changed if name not in ("label", "text", "stride")]
+        unknown = [name for name in changed if name not in ("label", "text", "actions", "stride")]
         if unknown:
-            raise ValueError(f"a stream does not take {unknown[0]!r}; it takes label, text and stride")
+            raise ValueError(f"a stream does not take {unknown[0]!r}; it takes label, text, actions and stride")
         asked = self._asked | changed
         with torch.no_grad():
             self._condition = self._ask(**asked)

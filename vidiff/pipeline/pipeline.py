@@ -7,9 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vidiff.data.actions.read import actions_in
 from vidiff.diffusion import known
 from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
@@ -19,9 +21,10 @@ from vidiff.pipeline.drawing import Drawing
 from vidiff.pipeline.facts import size_of
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.hub import folder_of
-from vidiff.pipeline.model import Labels, Texts, load_model
+from vidiff.pipeline.model import Actions, Labels, Texts, load_model
 from vidiff.pipeline.pieces import Pieces
 from vidiff.pipeline.run import read_config
+from vidiff.store.place import place_of
 
 
 class Pipeline(Drawing):
@@ -62,6 +65,16 @@ class Pipeline(Drawing):
         """
         with GivenClip(path, self.facts, size) as clip:
             return clip.read()
+
+    def read_actions(self, path: str | Path) -> np.ndarray:
+        """A file of actions, .npy, .csv or .jsonl, as the methods that take any want them: `(n, a)`.
+
+        Raises:
+            ValueError: a model without actions; a file that cannot be read as such.
+        """
+        if self.facts.actions is None:
+            raise ValueError(f"{path} is given as actions, but this model was trained without (data.actions)")
+        return actions_in(place_of(path), self.facts.actions)
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
@@ -322,6 +335,7 @@ class Pipeline(Drawing):
         count: int = 1,
         *,
         text: Texts = None,
+        actions: Actions = None,
         size: tuple[int, int] | None = None,
         clip: Tensor | None = None,
         backwards: bool = False,
@@ -336,6 +350,9 @@ class Pipeline(Drawing):
 
         Args:
             text: what to show, in words: one for all clips, or one for each; by default none is asked for.
+            actions: what leads to each frame, for a model that was trained with `data.actions`: `(frames, a)` numbers,
+                or `(count, frames, a)`, or names where there is one dimension, such as ["LEFT", None, "FIRE"]; None is
+                not known, as all are by default. Where a clip is continued, those of the new frames are enough.
             size: height and width in pixels, one of those in `buckets`; by default that of the first.
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
@@ -391,10 +408,10 @@ class Pipeline(Drawing):
                 return edit.generate(draw, self.codec, new, size_of(past), context, asked(), count, how)
             return edit.extend(draw, self.codec, past, new, context, asked(), backwards, how)
 
-        def ask(label: Labels, text: Texts, stride: int | None = None) -> Condition:
-            return self.condition(label, len(past), text, stride)
+        def ask(label: Labels, text: Texts, stride: int | None = None, actions: Actions = None) -> Condition:
+            return self.condition(label, len(past), text, stride, actions, (past.shape[2] + new, past.shape[2]))
 
-        return Pieces(ask, {"label": label, "text": text}, pieces, isinstance(how, Stream))
+        return Pieces(ask, {"label": label, "text": text, "actions": actions}, pieces, isinstance(how, Stream))
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:

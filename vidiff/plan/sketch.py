@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidiff.data.actions.read import space_of
 from vidiff.data.captions import read_captions
 from vidiff.data.find import take_stock
 from vidiff.data.lists import LIST_SUFFIXES, read_rows
@@ -31,6 +32,7 @@ from vidiff.store.place import Place
 from vidiff.store.tree import Folder
 
 UCF_LABELS = 101
+ACTIONS = 4  # numbers by which a network is told an action, where no data is there to tell
 TEXT_DIM, TOKENS, VOCABULARY = 768, 64, 1000  # of a text encoder and captions that are not looked at
 
 
@@ -86,7 +88,9 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
     slot = config.text if isinstance(config, DiffusionRun) else {}
     labels, captions = _look(config.data, bool(slot), look, unknown)
     dim, words, length = _look_at_text(slot, captions, look, unknown) if slot else (0, 0, 0)
-    config.resolve(channels, labels, (dim, words))
+    actions = _look_at_actions(config.data, look, unknown) if config.data.actions else 0
+    slots = config.slots(temporal) if isinstance(config, DiffusionRun) else 1
+    config.resolve(channels, labels, (dim, words), slots * actions)
     if isinstance(config.network, UNetConfig):
         _choose_attention(config.network, fused)
     names = ("mean", "std", "lowres") if config.enlarges else ("mean", "std")
@@ -95,6 +99,8 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
     def batch(count: int) -> dict[str, Tensor]:
         whole = torch.ones(count, dtype=torch.long)
         given = {name: torch.zeros(count, *shape) for name in names} | {"label": whole, "stride": whole.clone()}
+        if actions:
+            given["action"] = torch.zeros(count, shape[1], slots, actions)
         if length:
             given["text"] = torch.zeros(count, length, dtype=torch.long) if words else torch.zeros(count, length, dim)
             given["text_mask"] = torch.ones(count, length, dtype=torch.bool)
@@ -137,6 +143,17 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
         except DataError:
             unknown.append(f"{data.root} is not there, so its labels or captions are assumed")
     return (UCF_LABELS if data.layout == "ucf101" else len(LABELS) if data.layout == "shapes" else 0), []
+
+
+def _look_at_actions(data: DataConfig, look: bool, unknown: list[str]) -> int:
+    """Numbers by which a network is told an action."""
+    if look:
+        try:
+            root = _root_here(Path(data.root))
+            return space_of(root, take_stock(root, data.layout, data.fold, {data.split}).of(data.split)).width
+        except DataError:
+            unknown.append(f"{data.root} is not there, or has no actions, so {ACTIONS} of them are assumed")
+    return ACTIONS
 
 
 def _root_here(root: Path) -> Root:

@@ -119,8 +119,15 @@ class RunConfig:
         """Levels of which they can be."""
         return range(0)
 
+    @property
+    def learns_actions(self) -> bool:
+        """Whether actions can be learned."""
+        return False
+
     def check(self) -> None:
         """Raises ConfigError for values that do not go together."""
+        if self.data.actions and not self.learns_actions:
+            raise ConfigError("data.actions is true, but only models that make clips learn actions: set it to false")
         if self.batch < 1:
             raise ConfigError(f"batch is {self.batch}; give 1 or more")
         if self.batch % self.train.accumulate:
@@ -197,13 +204,14 @@ class LatentRun(RunConfig):
         """By which a super-resolution model enlarges clips; 0 for any other training."""
         return 0
 
-    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
         """Fill in what of the network's shape follows from codec and data.
 
         Args:
             channels: of the codec's latents.
             labels: classes that the data has.
             text: width of a token, and size of the vocabulary where the network embeds words itself; else 0.
+            actions: numbers by which the network is told what led to a frame; 0 for none.
         """
         self.network.channels, self.network.labels = channels, labels
         self.network.strided = self.data.stride[0] != self.data.stride[1]
@@ -253,7 +261,7 @@ class DiffusionRun(LatentRun):
     conditional: bool = True  # whether the model learns the labels that the data has
     text: dict[str, Any] = field(default_factory=dict)  # {name: words}, or huggingface with its model; empty for none
     lowres: LowresConfig = field(default_factory=LowresConfig)
-    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text and strided follow from the rest
+    unet: UNetConfig = field(default_factory=UNetConfig)  # channels, labels, text, actions and strided follow
     prediction: str = "v"
     # a run whose weights (EMA) this one begins with, those of classes and words by name; what they lack begins anew
     start: str = ""
@@ -281,10 +289,23 @@ class DiffusionRun(LatentRun):
     def enlarges(self) -> int:
         return self.lowres.factor
 
-    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+    @property
+    def learns_actions(self) -> bool:
+        return not self.enlarges
+
+    def slots(self, temporal: int) -> int:
+        """The most frames of a file by which a latent follows the one before: each brings an action of its own.
+
+        Args:
+            temporal: frames to a latent.
+        """
+        return temporal * int(self.data.stride[1])
+
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
         super().resolve(channels, labels if self.conditional else 0)
         self.unet.lowres_channels = channels if self.enlarges else 0
         self.unet.text_dim, self.unet.words = text
+        self.unet.actions = actions
 
     def check(self) -> None:
         self.unet.validate()
@@ -361,7 +382,7 @@ class ClassifierRun(LatentRun):
     def network(self) -> ClassifierConfig:
         return self.classifier
 
-    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
         super().resolve(channels, max(2, labels))  # its training refuses clips of fewer
 
     def check(self) -> None:
@@ -397,8 +418,8 @@ class StudentRun(DiffusionRun):
         """The range of the scale of guidance that it is told; None for one that is not."""
         return (self.loss.guidance[0], self.loss.guidance[1]) if self.loss.told else None
 
-    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0)) -> None:
-        super().resolve(channels, labels, text)
+    def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
+        super().resolve(channels, labels, text, actions)
         self.unet.guided = self.loss.told
 
     def check(self) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from tempfile import TemporaryDirectory
@@ -17,47 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidiff.data.actions.space import Action
+
 BRINGERS = ("ale_py", "vizdoom.gymnasium_wrapper")  # packages that bring environments of their own
-UNKNOWN = -1  # an action that is none of those there are: of a frame that no action led to
-
-
-@dataclass(frozen=True)
-class Action:
-    """A dimension of what can be done in a frame.
-
-    Args:
-        name: of the dimension.
-        kind: discrete, a whole number from 0 on, or continuous.
-        names: what each number does, where the environment tells; of a discrete one.
-        count: of the numbers that a discrete one takes.
-        low, high: of a continuous one.
-    """
-
-    name: str
-    kind: str
-    count: int = 0
-    names: tuple[str, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-
-    @property
-    def range(self) -> str:
-        if self.kind == "continuous":
-            return f"numbers from {self.low:g} to {self.high:g}"
-        return f"whole numbers from 0 to {self.count - 1}"
-
-    def has(self, values: np.ndarray) -> bool:
-        """Whether all of some values, `(n,)`, are ones that it takes."""
-        if self.kind == "continuous":
-            return bool(((values >= self.low) & (values <= self.high)).all())
-        return bool(np.isin(values, np.arange(self.count)).all())
-
-    def facts(self) -> dict[str, Any]:
-        """What `actions.json` tells of it."""
-        told: dict[str, Any] = {"name": self.name, "kind": self.kind}
-        if self.kind == "continuous":
-            return {**told, "low": self.low, "high": self.high}
-        return {**told, "count": self.count, **({"names": [*self.names]} if self.names else {})}
 
 
 class Environment:

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vidiff.data.actions.read import ABOUT
+from vidiff.data.actions.space import UNKNOWN
 from vidiff.engine.guard import Shielded
-from vidiff.record.environment import UNKNOWN, Environment, shrink
+from vidiff.record.environment import Environment, shrink
 from vidiff.store.files import check_writable, write_whole
 from vidiff.video.writer import VideoWriter
 
 SPLITS = ("train", "test")
-ABOUT = "actions.json"  # in each folder of clips: the dimensions of an action, and how the clips were recorded
 STICKY = 0.8  # how likely the policy `sticky` does again what it did
 TRIES = 50  # episodes begun for one clip, at most
 CRF = 12

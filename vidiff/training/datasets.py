@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from vidiff.data.actions.beside import Actions
 from vidiff.data.buckets import Strides, View
 from vidiff.data.clips import ClipDataset, Sample, Samples, make_loader
 from vidiff.data.index import Index
-from vidiff.data.latents.dataset import Classes, LatentDataset, Texts
+from vidiff.data.latents.dataset import Beside, Classes, LatentDataset, Texts
 from vidiff.data.order import Order
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine.parallel import processes
@@ -46,17 +47,20 @@ def latent_dataset(
     moments: Latents,
     encoder: TextEncoder | None = None,
     pictures: bool = False,
+    actions: Actions | None = None,
 ) -> LatentDataset:
     """Random windows of an index's cached latents, with all that a model is told of them.
 
     Args:
         moments: the training split, by whose statistics latents are normalised.
         encoder: of the clips' text, which is encoded first if it is not cached; None for a model without text.
+        actions: of the index's files; None for a model without.
     """
     view, segment = view_of(config, index, pictures), of.content.segment
     if segment:
         view = replace(view, shape=[shape._replace(frames=segment) for shape in view.shapes(len(index.files))])
-    beside = [Classes([file.label for file in index.files], len(index.labels)), *of.beside(moments)]
+    beside: list[Beside] = [Classes([file.label for file in index.files], len(index.labels)), *of.beside(moments)]
+    beside += [] if actions is None else [actions]
     if encoder is not None:
         captions, folder = captions_of(config, index, pictures), Path(config.runs) / "latents"
         rows = {caption: row for row, caption in enumerate(sorted(set(captions)))}

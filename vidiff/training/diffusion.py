@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from vidiff.codec.files import save_codec
+from vidiff.data.actions.beside import Actions
+from vidiff.data.actions.space import ActionSpace
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
 from vidiff.diffusion.cascade import enlarge, shrink
@@ -24,7 +26,7 @@ from vidiff.recipe.slots import build_text
 from vidiff.store.plain import read_json
 from vidiff.text import TextEncoder, Words
 from vidiff.training.datasets import clip_dataset, first_batches, latent_dataset
-from vidiff.training.indexes import captions_of, keep_split, listed
+from vidiff.training.indexes import actions_of, captions_of, keep_split, listed
 from vidiff.training.prepare import prepare_latents
 from vidiff.training.stage import Stage, refuse_another_model
 from vidiff.training.start import start_denoiser
@@ -51,7 +53,20 @@ class DiffusionStage(Stage[DiffusionRun]):
             if learned:
                 refuse_other_words(config, self.encoder, [*self.captions, *shown])
         text = (0, 0) if self.encoder is None else (self.encoder.dim, self.encoder.words)
-        config.resolve(prepared.codec.channels, len(prepared.index.labels), text)
+        slots, self.actions = config.slots(prepared.codec.temporal), list[Actions]()  # seen, and held out
+        space: ActionSpace | None = None
+        for index in (prepared.index, prepared.held_out) if config.data.actions else ():
+            told, rows = actions_of(config, index)
+            if space is not None and told != space:
+                raise ValueError(
+                    f"{config.data.root}: {config.data.split} and {config.data.test_split} have actions of other "
+                    "dimensions: give both the same actions.json"
+                )
+            space, segment = told, config.data.frames if prepared.codec.temporal > 1 else 0
+            self.actions.append(Actions(space, rows, slots, segment, prepared.codec.temporal))
+        config.resolve(
+            prepared.codec.channels, len(prepared.index.labels), text, slots * space.width if space is not None else 0
+        )
         refuse_another_model(config, prepared.codec)
         self.facts = Facts.of(
             config,
@@ -59,6 +74,7 @@ class DiffusionStage(Stage[DiffusionRun]):
             fps=statistics.median(file.fps for file in prepared.index.files) / config.data.stride[0],
             detail=None if prepared.seen.detail is None else tuple(prepared.seen.detail.tolist()),
             text=None if self.encoder is None else self.encoder.facts(),
+            actions=space,
         )
 
     def keep(self) -> None:
@@ -71,7 +87,8 @@ class DiffusionStage(Stage[DiffusionRun]):
         self.objective = self.make()
         model = TrainedModel(self.objective.denoiser, prepared.codec, self.facts, encoder)
         self.pipeline = Pipeline(model, config.sampling, config.device)
-        held_out = latent_dataset(config, prepared.held_out, prepared.unseen, prepared.seen, encoder)
+        unseen = self.actions[1] if self.actions else None
+        held_out = latent_dataset(config, prepared.held_out, prepared.unseen, prepared.seen, encoder, actions=unseen)
         self.tests = first_batches(config, held_out, TESTED)
         self.prompts = [text for text in sorted(set(self.captions)) if encoder is not None and encoder.fits(text)]
         self.real = first_batches(config, clip_dataset(config, prepared.held_out), config.sampling.count)[0]["video"]
@@ -84,7 +101,8 @@ class DiffusionStage(Stage[DiffusionRun]):
 
     def dataset(self) -> Samples:
         config, prepared = self.config, self.prepared
-        clips = latent_dataset(config, prepared.index, prepared.seen, prepared.seen, self.encoder)
+        seen = self.actions[0] if self.actions else None
+        clips = latent_dataset(config, prepared.index, prepared.seen, prepared.seen, self.encoder, actions=seen)
         if prepared.pictures is None or prepared.shown is None:
             return clips
         pictures = latent_dataset(config, prepared.pictures, prepared.shown, prepared.seen, self.encoder, pictures=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vidiff.data.actions.read import Rows, read_actions
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import read_captions
 from vidiff.data.index import Index, index_of
@@ -143,6 +144,12 @@ def keep_filled(config: RunConfig, index: Index) -> None:
         if bucket not in filled:
             tqdm.write(f"no clip goes to the bucket of {bucket}: it is left out")
     data.buckets = [BucketConfig(b.frames, [*b.size]) for b in data.plan() if b in filled] or data.buckets
+
+
+def actions_of(config: RunConfig, index: Index) -> Rows:
+    """What was done in each clip of an index."""
+    root = root_of(config.data.root, copies_of(Path(config.runs), config.data.remote_cache_gb))
+    return read_actions(root, index.files)
 
 
 def captions_of(config: RunConfig, index: Index, pictures: bool = False) -> list[str]:

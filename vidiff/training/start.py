@@ -49,8 +49,12 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
         raise ValueError(
             f"start={source} was trained on the latents of another codec, so its weights mean other things"
         )
-    given, own = load_part(checkpoint, "denoiser"), denoiser.state_dict()
     learned = Facts.load(source, before)
+    if learned.actions and facts.actions and learned.actions != facts.actions:
+        raise ValueError(
+            f"start={source} knows the actions {learned.actions}, not {facts.actions}: give it data of the same"
+        )
+    given, own = load_part(checkpoint, "denoiser"), denoiser.state_dict()
     notes = carry(given, own, CLASSES, learned.labels, facts.labels, "class")
     words, words_now = ((one.text or {}).get("vocabulary", ()) for one in (learned, facts))
     notes += carry(given, own, WORDS, words, words_now, "word")

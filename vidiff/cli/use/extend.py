@@ -6,7 +6,18 @@ import argparse
 from itertools import chain
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import STRATEGIES, Help, Parser, add_drawing, add_output, add_run, drawing, load_run, tilde
+from vidiff.cli.options import (
+    STRATEGIES,
+    Help,
+    Parser,
+    add_actions,
+    add_drawing,
+    add_output,
+    add_run,
+    drawing,
+    load_run,
+    tilde,
+)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -20,6 +31,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
     parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
+    add_actions(parser, "each new frame, or for each of the result")
     add_output(parser, "extended.mp4", "as the model sees the clip, as a rule at its own")
     add_drawing(parser)
     return parser.parse_args(arguments)
@@ -41,10 +53,20 @@ def extend(options: argparse.Namespace) -> None:
             raise ValueError(f"--frames is {options.frames}, but {given} are given already: ask for more, all told")
         reach = min(given, pipeline.reach(options.strategy, options.context, clip.size))
         last = clip.read(range(given - reach, given))
+        actions = None if options.actions is None else pipeline.read_actions(options.actions)
+        if actions is not None and len(actions) == options.frames:
+            actions = actions[given - reach :]
         new = pipeline.stream(
-            options.frames - given + reach, options.label, text=options.text, clip=last[None], progress=True, **settings
+            options.frames - given + reach,
+            options.label,
+            text=options.text,
+            actions=actions,
+            clip=last[None],
+            progress=True,
+            **settings,
         )
         metadata = {
+            **({} if actions is None else {"actions": str(options.actions)}),
             "run": str(run),
             "clip": str(options.clip),
             "given": given,

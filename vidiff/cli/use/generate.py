@@ -12,6 +12,7 @@ from vidiff.cli.options import (
     STRATEGIES,
     Help,
     Parser,
+    add_actions,
     add_drawing,
     add_output,
     add_run,
@@ -51,6 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="RUN",
         help="a super-resolution run that enlarges the clips; repeat to enlarge them further",
     )
+    add_actions(parser, "each frame")
     add_output(parser, "clip.mp4", "those of the training clips")
     add_drawing(parser)
     return parser.parse_args(arguments)
@@ -70,7 +72,9 @@ def generate(options: argparse.Namespace) -> None:
     texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
     check_size(count, options.size or pipeline.buckets[0].size, options.frames or pipeline.frames, pipeline.frames)
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
-    stream = iter(pipeline.stream(options.frames, labels, count, text=texts, progress=True, **settings))
+    actions = None if options.actions is None else pipeline.read_actions(options.actions)
+    frames = options.frames or (None if actions is None else len(actions))
+    stream = iter(pipeline.stream(frames, labels, count, text=texts, actions=actions, progress=True, **settings))
     drawn = options.size or pipeline.buckets[0].size
     for path in options.upscale or []:
         larger = Pipeline.from_pretrained(path, options.device)
@@ -80,7 +84,8 @@ def generate(options: argparse.Namespace) -> None:
             raise ValueError(f"--upscale {path}: {error}") from None
         label, text = labels if larger.labels else None, texts if larger.text else None
         stream = larger.upscale_stream(stream, label, count, text=text, seed=options.seed, progress=True)
-    metadata = {"run": str(run), "labels": labels, "texts": texts, **pipeline.settings(**settings)}
+    told = {} if actions is None else {"actions": str(options.actions)}
+    metadata = {"run": str(run), "labels": labels, "texts": texts, **told, **pipeline.settings(**settings)}
     if options.upscale:
         metadata["upscale"] = [str(path) for path in options.upscale]
     with VideoWriter(options.out, pipeline.fps if options.fps is None else options.fps, metadata) as writer:

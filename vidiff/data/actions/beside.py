@@ -1,0 +1,52 @@
+"""What was done in windows of cached latents, beside these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from vidiff.data.actions.space import ActionSpace, stacked
+from vidiff.data.clips import Sample
+from vidiff.data.latents.cache import LatentCache
+from vidiff.data.latents.dataset import Window
+from vidiff.store.error import DataError
+
+
+class Actions:
+    """What led to each frame of a window of latents, as a model is told it: "action" of a batch, `(b, f, slots, w)`.
+
+    Args:
+        space: the dimensions.
+        rows: of each file of the index, `(frames, a)`.
+        slots: the most frames of a file by which a latent follows the one before; w is `space.width`.
+        segment: frames of a file that are encoded together, of a codec in time; 0 where each frame has a latent.
+        temporal: frames of such a segment to one latent, the first apart.
+    """
+
+    def __init__(
+        self, space: ActionSpace, rows: Sequence[np.ndarray], slots: int, segment: int = 0, temporal: int = 1
+    ) -> None:
+        self.space, self.rows, self.slots = space, [*rows], slots
+        self.segment, self.temporal = segment, temporal
+
+    def check(self, cache: LatentCache) -> None:
+        """Raises DataError unless there are rows for each file."""
+        if len(self.rows) != len(cache):
+            raise DataError(f"actions of {len(self.rows)} clips for the {len(cache)} files of {cache.folder}")
+
+    def __call__(self, windows: Sequence[Window]) -> Sample:
+        return {"action": torch.stack([self._told(window) for window in windows])}
+
+    def _told(self, window: Window) -> torch.Tensor:
+        frames, stride = range(window.frames), window.stride
+        if self.segment:  # windows are segments, and their starts count latents
+            start = window.start // window.frames * self.segment
+            ends = [start + self.temporal * frame for frame in frames]
+            spans = [1 if frame == 0 else self.temporal for frame in frames]
+        else:
+            ends, spans = [window.start + stride * frame for frame in frames], [stride] * window.frames
+        first, last = max(0, ends[0] - self.slots + 1), ends[-1] + 1
+        told = self.space.encode(self.rows[window.number][first:last])
+        return stacked(told, [end - first for end in ends], spans, self.slots)

@@ -1,0 +1,151 @@
+"""The actions of a data set's clips, from the files beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from vidiff.data.actions.space import ActionSpace
+from vidiff.data.clip import NAMED, Clip
+from vidiff.data.root import Root
+from vidiff.store.error import DataError
+from vidiff.store.place import Place
+from vidiff.store.tree import Tree
+
+ABOUT = "actions.json"  # in each folder of clips, or in one above: the dimensions of an action
+
+
+Rows = tuple[ActionSpace, list[np.ndarray]]
+"""The dimensions, and rows `(frames, a)` of each clip."""
+
+
+def read_actions(root: Root, clips: Sequence[Clip]) -> Rows:
+    """What was done in each clip of a data set: row i is what led from its frame i - 1 to its frame i.
+
+    Beside `a/0001.mp4` lies `0001.actions.npy`, numbers of shape `(frames, dimensions)`; or `0001.actions.csv` with a
+    line of numbers for each frame, after a first line that names the columns; or `0001.actions.jsonl` with a list of
+    numbers, or an object of them by name, for each. `actions.json` in the same folder, or in one above, names the
+    dimensions: {"actions": [{"name": "move", "kind": "discrete", "count": 4, "names": ["NOOP", ...]}, {"name": "pull",
+    "kind": "continuous", "low": -1, "high": 1}]}. What was not recorded is -1 of a discrete one, else NaN.
+
+    Returns:
+        the dimensions, which all clips share, and rows `(frames, a)`, float64, of each clip as its record has it.
+
+    Raises:
+        DataError: no such file beside a clip, or one that cannot be read; another number of rows than the clip has
+            frames; a number out of range; dimensions that differ from folder to folder.
+    """
+    tree, space = root.tree, space_of(root, clips)
+    rows, wrong = list[np.ndarray](), list[str]()
+    for clip in clips:
+        try:
+            rows.append(_rows_of(tree, clip, space))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = f"\nand {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise DataError(f"actions of {len(wrong)} of {len(clips)} clips: " + "\n".join(wrong[:NAMED]) + more)
+    return space, rows
+
+
+def space_of(root: Root, clips: Sequence[Clip]) -> ActionSpace:
+    """The dimensions of the actions of a data set's clips, one or more. Raises DataError where none are named, or where
+    they differ from folder to folder."""
+    folders = sorted({str(PurePosixPath(clip.name).parent) for clip in clips})
+    (first, space), *others = ((folder, _space(root.tree, folder)) for folder in folders)
+    for folder, other in others:
+        if other != space:
+            raise DataError(
+                f"{root.tree}: actions are {space} in {first}, but {other} in {folder}: clips of one training share "
+                "their dimensions"
+            )
+    return space
+
+
+def actions_in(place: Place, space: ActionSpace) -> np.ndarray:
+    """The actions in one file, .npy, .csv or .jsonl, `(n, a)`. Raises ValueError where it cannot be read as such."""
+    parse = PARSERS.get(PurePosixPath(place.name).suffix[1:])
+    if parse is None:
+        raise ValueError(f"{place} is no file of actions; give one that ends in .{', .'.join(PARSERS)}")
+    try:
+        rows = parse(place.read(), space)
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise ValueError(f"{place}: cannot be read as actions, {error}") from None
+    space.check(rows, str(place))
+    return rows
+
+
+def _space(tree: Tree, folder: str) -> ActionSpace:
+    """The dimensions as the nearest `actions.json` names them, from a folder upwards."""
+    for above in (PurePosixPath(folder), *PurePosixPath(folder).parents):
+        name = str(above / ABOUT)
+        place = tree.place(name)
+        if place is not None and not place.is_folder:
+            try:
+                return ActionSpace.of(json.loads(place.read().decode())["actions"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise DataError(f"{place}: {error}; see `read_actions` for what it is to hold") from None
+    raise DataError(
+        f"no {ABOUT} in {tree}/{folder} or above it, which names the dimensions of actions: write one, or set "
+        "data.actions=false"
+    )
+
+
+def _rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
+    """The rows of one clip. Raises ValueError where they cannot be read, are too few, or too many."""
+    stem = PurePosixPath(clip.name).with_suffix("")
+    for suffix in PARSERS:
+        place = tree.place(f"{stem}.actions.{suffix}")
+        if place is None or place.is_folder:
+            continue
+        rows = actions_in(place, space)
+        if clip.part is not None:
+            rows = rows[clip.part[0] : clip.part[1]]
+        if len(rows) != clip.frames:
+            raise ValueError(f"{place} has {len(rows)} rows, but {clip.name} has {clip.frames} frames: give one each")
+        return rows
+    raise ValueError(f"no {stem}.actions.npy (or .csv, .jsonl) in {tree}, beside {clip.name}")
+
+
+def _npy(content: bytes, space: ActionSpace) -> np.ndarray:
+    rows = np.load(io.BytesIO(content), allow_pickle=False)
+    if rows.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {rows.dtype}, not numbers")
+    return (rows[:, None] if rows.ndim == 1 else rows).astype(np.float64)
+
+
+def _csv(content: bytes, space: ActionSpace) -> np.ndarray:
+    table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), skipinitialspace=True)
+    names, columns = [one.name for one in space.dimensions], [*(table.fieldnames or ())]
+    if missing := [name for name in names if name not in columns]:
+        raise ValueError(f"its columns are {columns}, without {missing[0]!r}")
+    rows = [*table]
+    if any(None in row.values() for row in rows):
+        raise ValueError(f"a row has fewer values than the {len(columns)} of the first line")
+    return space.rows([[_cell(row[name]) for name in names] for row in rows], "row") if rows else _none(space)
+
+
+def _jsonl(content: bytes, space: ActionSpace) -> np.ndarray:
+    lines = [json.loads(line) for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    names = [one.name for one in space.dimensions]
+    rows = [[line[name] for name in names] if isinstance(line, dict) else line for line in lines]
+    return space.rows(rows, "row") if rows else _none(space)
+
+
+def _cell(text: str) -> float | str | None:
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text.strip()
+
+
+def _none(space: ActionSpace) -> np.ndarray:
+    return np.zeros((0, len(space.dimensions)))
+
+
+PARSERS: dict[str, Callable[[bytes, ActionSpace], np.ndarray]] = {"npy": _npy, "csv": _csv, "jsonl": _jsonl}
