@@ -312,7 +312,7 @@ def test_frames_are_told_what_is_theirs_and_the_first_are_kept(sinks: int) -> No
     pieces = Stream(2, sinks=sinks).run(draw, 100 + numbers[:, :, :5], 12, 3, lambda: asked[-1])
     for _ in range(3):
         next(pieces)
-    asked.append(Condition(lowres=numbers))
+    asked.append(Condition(label=torch.tensor([1]), lowres=numbers))
     next(pieces)
     begun = [2.0, 3.0, 4.0] if not sinks else [0.0, 1.0, 2.0, 3.0, 4.0]
     old = [told for _, told in noted.seen[::2]]
@@ -320,6 +320,31 @@ def test_frames_are_told_what_is_theirs_and_the_first_are_kept(sinks: int) -> No
     assert [told for _, told in noted.seen[1::2]] == [[n, n + 1.0] for n in (5.0, 7.0, 9.0, 11.0)]
     assert noted.seen[0][0] == [100 + n for n in begun]
     assert noted.seen[6][0] == [*(100 + n for n in begun[:sinks]), 0.0, 0.0, 0.0], "given frames, and drawn ones"
+    asked.append(Condition(label=torch.tensor([1]), lowres=numbers.clone()))
+    next(pieces)
+    assert noted.seen[8][1] == [11.0, 12.0], "the same once more is no change"
+
+
+def test_what_is_asked_of_frames_to_come_changes_nothing_of_those_that_were() -> None:
+    """Their low resolution is known later than they are drawn: nothing is looked at anew, and each is told its own."""
+    numbers = torch.arange(20.0).view(1, 1, -1, 1, 1).expand(1, 1, 20, 2, 2)
+    noted = Numbered()
+    draw = replace(drawing(steps=1), denoiser=Denoiser(noted, Cosine(), "x0"))
+    going = Stream(1).begin(draw, 100 + numbers[:, :, :3], 3)
+    for number in range(3, 8):
+        going.next(Condition(lowres=numbers[:, :, : number + 1]).at)
+    assert [told for _, told in noted.seen] == [
+        [0.0, 1.0, 2.0],
+        [3.0],
+        [3.0],
+        [4.0],
+        [4.0],
+        [5.0],
+        [5.0],
+        [6.0],
+        [6.0],
+        [7.0],
+    ]
 
 
 # Mistakes

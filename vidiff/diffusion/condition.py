@@ -97,6 +97,11 @@ class Condition:
         parts = [(one, value) for one, value in self._given() if one.metadata.get("asks") == name]
         return any(bool(value.ne(one.metadata["null"]).any()) for one, value in parts)
 
+    def same(self, other: Condition) -> bool:
+        """Whether the other has the same fields, equal to the bit."""
+        pairs = [(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
     def cat(self, *others: Condition) -> Condition:
         """Stack along the batch. Raises ValueError where one has a field that another lacks."""
         conditions = (self, *others)

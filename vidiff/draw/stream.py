@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -40,6 +41,12 @@ class Recall(nn.Module):
     def begin(self, given: int) -> None:
         """A new window, of which the first `given` frames are finished and those of the last one's that were new."""
         self.before, self.given, self.said = self.after, given, None
+
+    def copy(self) -> Recall:
+        """The same memory, which goes its own way from here on."""
+        other = Recall(self.network, self.after.copy())
+        other.given, other.said = self.given, self.said
+        return other
 
     def forget(self) -> None:
         """All finished frames; the next window is to begin with those that are to be looked back on."""
@@ -105,45 +112,25 @@ class Stream(Strategy):
         """As the call, with a condition that may change.
 
         Args:
-            asked: the condition that now holds; it is called before each chunk, and another one than before is another
-                object.
+            asked: the condition that now holds; it is called before each chunk.
             first: the number of the first frame of `past`, where the condition is of frames before it as well.
         """
-        self._check(draw, context)
-        assert isinstance(draw.denoiser, Denoiser)
-        model, progress, seen = draw.denoiser, draw.progress, Recall(draw.denoiser.network, Cache(context, self.sinks))
-        draw = replace(
-            draw,
-            denoiser=Denoiser(seen, model.schedule, model.prediction, model.variance),
-            show=partial(Known, level=self.level),
-            progress=False,
-        )
-        done = first + past.shape[2]  # the number of the next frame
-        total = done + frames
-        new, blank = final(past, self.reach(context)), past.new_zeros(*past.shape[:2], self.chunk, *past.shape[3:])
-        kept, numbers = new[:, :, :0], list[int]()  # the frames that are looked back on, and which they are
-        condition = asked()
-        with tqdm(total=frames, disable=not progress, desc="sampling", unit="frame", leave=False) as bar:
-            while done < total:
-                fresh = list(range(done - new.shape[2], done))  # finished, and not yet looked at
-                kept, numbers = self._looked_back_on(torch.cat([kept, new], dim=2), numbers + fresh, context)
-                if (now := asked()) is not condition:
-                    seen.forget()
-                    condition, new, fresh = now, kept, numbers
-                seen.begin(len(fresh))
-                known = first_frames(len(fresh) + self.chunk, len(fresh)) if fresh else None
-                shown = condition.at([*fresh, *range(done, done + self.chunk)])
-                new = draw(torch.cat([new, blank], dim=2), known, shown)[:, :, len(fresh) :]
-                done += self.chunk
-                part = new[:, :, : self.chunk - max(0, done - total)]
+        going, done = self.begin(replace(draw, progress=False), past, context, first), 0
+        with tqdm(total=frames, disable=not draw.progress, desc="sampling", unit="frame", leave=False) as bar:
+            while done < frames:
+                part = going.next(asked().at)[:, :, : frames - done]
+                done += part.shape[2]
                 bar.update(part.shape[2])
                 yield part
 
-    def _looked_back_on(self, frames: Tensor, numbers: list[int], context: int) -> tuple[Tensor, list[int]]:
-        """Of frames `(b, c, f, h, w)` in order, the first and the last, and their numbers."""
-        count = len(numbers)
-        places = [place for place in range(count) if place < self.sinks or place >= count - context]
-        return frames[:, :, places], [numbers[place] for place in places]
+    def begin(self, draw: Draw, past: Tensor, context: int, first: int = 0) -> Going:
+        """A video that is to go on chunk by chunk. Arguments and errors are those of `run` and of a call."""
+        self._check(draw, context)
+        assert isinstance(draw.denoiser, Denoiser)
+        seen = Recall(draw.denoiser.network, Cache(context, self.sinks))
+        shown = final(past, self.reach(context))
+        first += past.shape[2] - shown.shape[2]
+        return Going(replace(draw, show=partial(Known, level=self.level)), self, context, seen, shown, first)
 
     def _check(self, draw: Draw, context: int) -> None:
         check_context(context, draw.window)
@@ -155,3 +142,63 @@ class Stream(Strategy):
                 f"chunk is {self.chunk}, context {context} and sinks {self.sinks}, but the model sees {draw.window} "
                 "frames at once: give fewer of one of them"
             )
+
+
+class Going:
+    """A video by the strategy `Stream`, as far as it has come.
+
+    Args:
+        draw: of the model as it is.
+        strategy: by which it goes on, `context` frames looked back on.
+        seen: the model's network, with the memory of what has been looked at.
+        past: finished frames, `(b, c, p, h, w)`, none of which has been looked at yet.
+        first: the number of the first of these.
+
+    Attributes:
+        done: the number of the next frame.
+    """
+
+    def __init__(self, draw: Draw, strategy: Stream, context: int, seen: Recall, past: Tensor, first: int = 0) -> None:
+        self.strategy, self.context, self.seen = strategy, context, seen
+        assert isinstance(draw.denoiser, Denoiser)
+        model = draw.denoiser
+        self.draw = replace(draw, denoiser=Denoiser(seen, model.schedule, model.prediction, model.variance))
+        self.kept, self.numbers = past[:, :, :0], list[int]()  # the frames that are looked back on, and which they are
+        self.new, self.done = past, first + past.shape[2]  # finished, and not yet looked at
+        self.asked: Condition | None = None  # of the frames that have been looked at
+
+    def next(self, told: Callable[[Sequence[int]], Condition]) -> Tensor:
+        """The next frames, `(b, c, chunk, h, w)`.
+
+        Args:
+            told: numbers of frames -> what these are asked to be. Where that is another than before of frames that have
+                been looked at, they are looked at anew.
+        """
+        chunk, given, fresh = self.strategy.chunk, self.new, [*range(self.done - self.new.shape[2], self.done)]
+        changed = self.asked is not None and not told(self.numbers).same(self.asked)
+        self.kept, self.numbers = self._looked_back_on(torch.cat([self.kept, given], dim=2), self.numbers + fresh)
+        if changed:
+            self.seen.forget()
+            given, fresh = self.kept, self.numbers
+        self.seen.begin(len(fresh))
+        known = first_frames(len(fresh) + chunk, len(fresh)) if fresh else None
+        blank = given.new_zeros(*given.shape[:2], chunk, *given.shape[3:])
+        shown = told([*fresh, *range(self.done, self.done + chunk)])
+        self.new = self.draw(torch.cat([given, blank], dim=2), known, shown)[:, :, len(fresh) :]
+        self.done, self.asked = self.done + chunk, told(self.numbers)
+        return self.new
+
+    def copy(self) -> Going:
+        """The same video, which goes its own way from here on, with the same noise if it is asked for the same."""
+        other, model = copy(self), self.draw.denoiser
+        assert isinstance(model, Denoiser)
+        other.seen = self.seen.copy()
+        seen = Denoiser(other.seen, model.schedule, model.prediction, model.variance)
+        other.draw = replace(self.draw.copy(), denoiser=seen)
+        return other
+
+    def _looked_back_on(self, frames: Tensor, numbers: list[int]) -> tuple[Tensor, list[int]]:
+        """Of frames `(b, c, f, h, w)` in order, the first and the last, and their numbers."""
+        count, sinks = len(numbers), self.strategy.sinks
+        places = [place for place in range(count) if place < sinks or place >= count - self.context]
+        return frames[:, :, places], [numbers[place] for place in places]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -147,6 +148,12 @@ class Draw:
     grid: Grid = field(default_factory=Grid)
     distilled: bool = False
 
+    def copy(self) -> Draw:
+        """The same, with noise of its own, which begins as what is still to come of this one's."""
+        generator = torch.Generator(self.generator.device)
+        generator.set_state(self.generator.get_state())
+        return replace(self, generator=generator)
+
     def times(self, count: int | None = None) -> Tensor:
         """The falling times of a draw, `(steps,)`, or `(count,)`. Raises ValueError as `Grid`."""
         return self.grid(self.denoiser.schedule, self.steps if count is None else count)
@@ -264,6 +271,46 @@ def draw_after(draw: Draw, past: Tensor, size: int, condition: Condition) -> Ten
     frames = past.new_zeros(*past.shape[:2], size, *past.shape[3:])
     frames[:, :, :given] = past
     return draw(frames, first_frames(size, given) if given else None, condition)
+
+
+class OneByOne:
+    """A video that goes on frame by frame with any model: each is drawn anew together with those that it looks back on.
+
+    Args:
+        draw: of the model.
+        past: finished frames, `(b, c, p, h, w)`, one at least.
+        context: how many of them each looks back on.
+        first: the number of the first of them.
+
+    Attributes:
+        numbers: of the frames that are looked back on.
+        done: the number of the next frame.
+
+    Raises:
+        ValueError: a context that fills a window.
+    """
+
+    def __init__(self, draw: Draw, past: Tensor, context: int, first: int = 0) -> None:
+        check_context(context, draw.window)
+        self.draw, self.context, self.done = draw, context, first + past.shape[2]
+        self.kept = past[:, :, -context:]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [*range(self.done - self.kept.shape[2], self.done)]
+
+    def next(self, told: Callable[[Sequence[int]], Condition]) -> Tensor:
+        """The next frame, `(b, c, 1, h, w)`; `told` says of frames, by number, what they are asked to be."""
+        given = self.kept.shape[2]
+        whole = draw_after(self.draw, self.kept, given + 1, told([*self.numbers, self.done]))
+        self.kept, self.done = whole[:, :, -self.context :], self.done + 1
+        return whole[:, :, given:]
+
+    def copy(self) -> OneByOne:
+        """The same video, which goes its own way from here on, with the same noise if it is asked for the same."""
+        other = copy(self)
+        other.draw = self.draw.copy()
+        return other
 
 
 def lagged(times: Tensor, known: Tensor, lag: int) -> Tensor:

@@ -24,6 +24,7 @@ from vidiff.pipeline.hub import folder_of
 from vidiff.pipeline.model import Actions, Labels, Texts, load_model
 from vidiff.pipeline.pieces import Pieces
 from vidiff.pipeline.run import read_config
+from vidiff.pipeline.world import World
 from vidiff.store.place import place_of
 
 
@@ -412,6 +413,10 @@ class Pipeline(Drawing):
             return self.condition(label, len(past), text, stride, actions, (past.shape[2] + new, past.shape[2]))
 
         return Pieces(ask, {"label": label, "text": text, "actions": actions}, pieces, isinstance(how, Stream))
+
+    def world(self, clip: Tensor, actions: Actions = None, **options: Any) -> World:
+        """A clip that goes on by a frame for each action: `world.step("LEFT")`. Arguments are those of `World`."""
+        return World(self, clip, actions, **options)
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
