@@ -17,6 +17,7 @@ import types
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,7 @@ GAMES = (
     "vidiff record asteroids breakout enduro freeway ms_pacman pong seaquest space_invaders "
     "--out data/games --episodes 60 --held-out 8 --frames 24 --size 128"
 )
+WORLD = "vidiff record breakout --out data/breakout --episodes 400 --held-out 48 --size 128"
 FEW = "--episodes 1 --held-out 1 --frames 12 --start 1 --processes 1"
 DEMO = {"generated": 16, "extended": 40}  # frames of what it makes
 TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
@@ -175,6 +177,20 @@ SHOWN: dict[str, Run | Part] = {
         leaves={"data/games/train/pong/0000.mp4": 4, "data/games/train/breakout/0000.actions.npy": 0},
     ),
     "pip install 'vidiff[games]'": installed,
+    # docs/worlds.md
+    WORLD: Run(
+        add="--episodes 2 --held-out 1 --frames 14 --start 1 --processes 1",
+        leaves={"data/breakout/test/0000.mp4": 14},
+    ),
+    "vidiff train breakout": Run(
+        (WORLD,), instead={"train breakout": "train configs/breakout.yaml"}, leaves={"runs/breakout/data.json": 0}
+    ),
+    "vidiff extend clip.mp4 --frames 24 --actions moves.csv": Run(
+        ("vidiff train breakout",),
+        instead={"clip.mp4": "data/breakout/test/0000.mp4"},
+        latest="breakout",
+        leaves={"extended.mp4": 24},
+    ),
     # docs/codec.md: eight games
     GAMES: Run(add=FEW, instead={"data/games": "data/eight"}, leaves={"data/eight/train/asteroids/0000.mp4": 12}),
     "vidiff train small data.root=data/games": Run(
@@ -357,6 +373,17 @@ def test_python_of_the_readme(place: Workplace, monkeypatch: pytest.MonkeyPatch)
     assert names["clip"].shape == (1, 3, 16, 64, 64) and names["longer"].shape == (1, 3, 64, 64, 64)
     assert torch.equal(names["longer"][:, :, :16], names["clip"])
     assert read_video("longer.mp4").shape == (3, 64, 64, 64)
+
+
+@pytest.mark.xdist_group("commands shown")
+def test_python_of_the_page_on_worlds(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.run("vidiff train breakout")
+    monkeypatch.chdir(place.folder)
+    (block,) = blocks("docs/worlds.md", "python")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert str(names["pipe"].facts.actions) in block and names["longer"].shape == (1, 3, 24, 64, 64)
+    assert names["world"].frames == 0 and names["other"].frames == 2
 
 
 @pytest.mark.xdist_group("commands shown")

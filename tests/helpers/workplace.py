@@ -140,6 +140,7 @@ def fill(folder: Path) -> None:
     for name in ("clip.mp4", "a.mp4", "b.mp4"):
         write_video(folder / name, moving(20, 64), fps=8)
     write_image(folder / "picture.png", moving(1, 64)[:, 0])
+    (folder / "moves.csv").write_text("action\n" + "LEFT\nNOOP\n" * 5)
     for label in ("cat", "dog"):
         for number in range(3):
             write_video(folder / "data" / "mine" / label / f"{number}.mp4", moving(18, 128), fps=8)
