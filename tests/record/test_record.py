@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from vidiff.record.record import Recording, play, record
 from vidiff.store.tree import Folder
 from vidiff.video.reader import read_video
 
+ROOT = Path(__file__).parents[2]
 STAY, RIGHT, LEFT, PADDLE = (
     0,
     2,
@@ -46,6 +51,27 @@ def test_a_file_of_actions_is_played_and_the_paddle_follows(tmp_path: Path) -> N
     for frame, place in zip(episode.frames, places, strict=True):  # what is seen is of the same moment
         left = 8 + np.flatnonzero(frame[190, 8:152, 0] > 100)[0]
         assert abs(left + 47 - place) <= 6  # of two frames, in each of which it goes by up to 6 pixels
+
+
+def test_no_engine_outlives_the_recording(tmp_path: Path) -> None:
+    """Of VizDoom each is a process of its own: none is left, with one player or two, and nothing is said."""
+    for players in ("1", "2"):
+        options = ["--episodes", "2", "--held-out", "0", "--frames", "3", "--start", "0", "--size", "32", "--processes"]
+        command = ["-m", "vidiff", "record", "VizdoomBasic-v1", "--out", str(tmp_path / players), *options, players]
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0 and "could not" not in done.stdout + done.stderr, done.stdout + done.stderr
+        places = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                places.append(os.readlink(process / "cwd"))
+        assert not [place for place in places if place.startswith(str(tmp_path))]
+        assert not [*tmp_path.glob("vidiff_*")]
 
 
 def test_the_same_clips_by_one_process_and_by_two_and_after_a_stop(

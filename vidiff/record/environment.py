@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
-from tempfile import TemporaryDirectory
+from multiprocessing.util import Finalize
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -49,18 +51,21 @@ class Environment:
             own = {"frameskip": 1, "repeat_action_probability": 0.0}
         elif self.name.startswith("Vizdoom"):
             own = {"frame_skip": 1}
-        self._scraps = TemporaryDirectory(prefix="vidiff_")  # where VizDoom's engine leaves its settings
+        self._scraps = mkdtemp(prefix="vidiff_")  # where VizDoom's engine leaves its settings
         try:
-            with _within(self._scraps.name):
+            with _within(self._scraps):
                 self._env = gymnasium.make(self.name, render_mode="rgb_array", **own)
         except Exception as error:  # each environment has errors of its own
+            shutil.rmtree(self._scraps)
             raise ValueError(f"{self.name} cannot be opened: {type(error).__name__}: {error}") from error
+        # At the end of a process of a pool too, where nothing else is called, and engines would live on.
+        Finalize(self, _close, (self._env, self._scraps), exitpriority=1)
         self.actions = actions_of(self._env.action_space, _meanings(self._env))
         self.fps = (60 if self.is_atari else float(self._env.metadata.get("render_fps") or 30)) / hold
 
     def reset(self, seed: int) -> None:
         """Begin anew."""
-        with _within(self._scraps.name):
+        with _within(self._scraps):
             self._observed, _ = self._env.reset(seed=seed)
         self._before: np.ndarray | None = None
 
@@ -106,6 +111,12 @@ class Environment:
         if space.shape == () and self.actions[0].kind == "discrete":
             return int(action[0]) + int(space.start)
         return action.astype(space.dtype).reshape(space.shape)
+
+
+def _close(env: Any, folder: str) -> None:
+    with _within(folder):
+        env.close()
+    shutil.rmtree(folder)
 
 
 def find(name: str) -> str:
