@@ -48,6 +48,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def examine(options: argparse.Namespace) -> None:
     from vidiff.data.clip import account
+    from vidiff.data.doctor.actions import action_lines, look_at_actions
     from vidiff.data.doctor.page import write_scan, write_sheet
     from vidiff.data.doctor.scan import scan, summarise, thumbnails
     from vidiff.data.find import take_stock
@@ -68,9 +69,10 @@ def examine(options: argparse.Namespace) -> None:
     rows = [(record.name, pictures[record.name]) for record in chosen if record.name in pictures]
     root = shown(options.data) if is_url(options.data) else str(local(options.data).resolve())
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
-    page = write_scan(folder / "doctor.html", root, records, [name for name, _ in rows], sheet)
+    actions = look_at_actions(stock, records)
+    page = write_scan(folder / "doctor.html", root, records, [name for name, _ in rows], sheet, actions)
     total = len(stock.clips) + len(stock.left_out)
-    print("\n".join([*summarise(records), *account(stock.left_out, total, str(data))]))
+    print("\n".join([*summarise(records), *action_lines(actions), *account(stock.left_out, total, str(data))]))
     print(f"page, to open in a browser   {page}")
     print(f"facts of each file           {folder / 'index.jsonl'}")
     if sheet:

@@ -44,7 +44,7 @@ def read_actions(root: Root, clips: Sequence[Clip]) -> Rows:
     rows, wrong = list[np.ndarray](), list[str]()
     for clip in clips:
         try:
-            rows.append(_rows_of(tree, clip, space))
+            rows.append(rows_of(tree, clip, space))
         except ValueError as error:
             wrong.append(str(error))
     if wrong:
@@ -96,20 +96,25 @@ def _space(tree: Tree, folder: str) -> ActionSpace:
     )
 
 
-def _rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
-    """The rows of one clip. Raises ValueError where they cannot be read, are too few, or too many."""
+def place_of_actions(tree: Tree, clip: Clip) -> Place | None:
+    """Where the actions of a clip are: beside it; None where they are not."""
     stem = PurePosixPath(clip.name).with_suffix("")
-    for suffix in PARSERS:
-        place = tree.place(f"{stem}.actions.{suffix}")
-        if place is None or place.is_folder:
-            continue
-        rows = actions_in(place, space)
-        if clip.part is not None:
-            rows = rows[clip.part[0] : clip.part[1]]
-        if len(rows) != clip.frames:
-            raise ValueError(f"{place} has {len(rows)} rows, but {clip.name} has {clip.frames} frames: give one each")
-        return rows
-    raise ValueError(f"no {stem}.actions.npy (or .csv, .jsonl) in {tree}, beside {clip.name}")
+    places = (tree.place(f"{stem}.actions.{suffix}") for suffix in PARSERS)
+    return next((place for place in places if place is not None and not place.is_folder), None)
+
+
+def rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
+    """The rows of one clip. Raises ValueError where they cannot be read, are too few, or too many."""
+    place = place_of_actions(tree, clip)
+    if place is None:
+        stem = PurePosixPath(clip.name).with_suffix("")
+        raise ValueError(f"no {stem}.actions.npy (or .csv, .jsonl) in {tree}, beside {clip.name}")
+    rows = actions_in(place, space)
+    if clip.part is not None:
+        rows = rows[clip.part[0] : clip.part[1]]
+    if len(rows) != clip.frames:
+        raise ValueError(f"{place} has {len(rows)} rows, but {clip.name} has {clip.frames} frames: give one each")
+    return rows
 
 
 def _npy(content: bytes, space: ActionSpace) -> np.ndarray:

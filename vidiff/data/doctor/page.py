@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
+from vidiff.data.doctor.actions import FAULTS, ActionFacts
 from vidiff.data.doctor.examine import NOTES, PROBLEMS
 from vidiff.data.doctor.record import Record
 from vidiff.report.page import (
@@ -37,12 +38,20 @@ def write_sheet(file: Path, thumbnails: Iterable[np.ndarray]) -> Path:
     return file
 
 
-def write_scan(file: Path, root: str, records: Sequence[Record], shown: Sequence[str], picture: Path | None) -> Path:
+def write_scan(
+    file: Path,
+    root: str,
+    records: Sequence[Record],
+    shown: Sequence[str],
+    picture: Path | None,
+    actions: ActionFacts | None = None,
+) -> Path:
     """Writes the page of a scan, and returns its path.
 
     Args:
         shown: paths of the files in the sheet, row by row.
         picture: the sheet, if any file could be shown.
+        actions: of the clips, where they have any.
     """
     broken = [record for record in records if not record.readable]
     kept = [record for record in records if record.readable]
@@ -61,6 +70,7 @@ def write_scan(file: Path, root: str, records: Sequence[Record], shown: Sequence
         section("Left out", _problems(broken) or paragraph("Nothing: every file can be read.")),
         section("Kept, but worth knowing", _notes(kept)),
         section("What there is", _kinds(kept) if kept else ""),
+        section("Actions", _actions(actions) if actions else ""),
         section("What a model sees", _thumbnails(shown, picture)),
         section("Files", _files(records)),
     )
@@ -102,6 +112,20 @@ def _kinds(kept: Sequence[Record]) -> str:
     }
     counts = {title: Counter(map(kind, kept)).most_common(12) for title, kind in kinds.items()}
     return columns({t: table([(name, f"{n:,}") for name, n in rows], kind="figures") for t, rows in counts.items()})
+
+
+def _actions(facts: ActionFacts) -> str:
+    """Whose actions are there, what is wrong with the others', and what is done how often."""
+    if facts.space is None:
+        return paragraph(facts.problem)
+    rows = [
+        (c.action.name, c.action.kind, c.used, f"{c.unknown / max(c.rows, 1):.1%}", c.advice) for c in facts.columns
+    ]
+    return (
+        paragraph(f"Actions of {facts.sound} of {facts.clips} clips can be trained on.")
+        + table(rows, ("dimension", "kind", "what is done", "unknown", ""), "list")
+        + _groups(facts.faults, FAULTS)
+    )
 
 
 def _thumbnails(shown: Sequence[str], picture: Path | None) -> str:
