@@ -84,7 +84,9 @@ class Column:
         if self.low == self.high:
             return f"always {self.name_of(self.low)}: it tells a model nothing, leave it out"
         if self.action.kind == "discrete" and (never := np.flatnonzero(self.counts == 0)).size:
-            return f"never {', '.join(map(self.name_of, never))}: a model cannot learn what that does"
+            return (
+                f"never {', '.join(self.name_of(float(value)) for value in never)}: a model cannot learn what that does"
+            )
         if self.action.kind == "continuous" and self.high - self.low < 0.1 * (self.action.high - self.action.low):
             return f"less than a tenth of its range is used: bring low and high of {ABOUT} closer"
         return ""
