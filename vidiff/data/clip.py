@@ -11,6 +11,8 @@ from vidiff.store.place import Place, Stamp
 from vidiff.video.decode import Treatment
 
 NEVER = Stamp()
+ABOUT = "actions.json"  # in each folder of clips, or in one above: the dimensions of an action
+ACTION_SUFFIXES = ("npy", "csv", "jsonl")  # of the files `NAME.actions.*`, the first that is there
 NAMED = 20  # files that are left out, each with its reason, where there are more
 # what is known once a clip has been opened
 FACTS = ("frames", "fps", "height", "width", "fingerprint", "decoder", "traits", "damage", "parts")
@@ -30,6 +32,18 @@ class LeftOut(NamedTuple):
     reason: str
     detail: str = ""
     place: Place | None = None
+
+
+class ActionsAt(NamedTuple):
+    """Where the actions of a clip are that a list or a tar brings along.
+
+    Args:
+        rows: the file with a row for each frame; None where none is given, or it is not there.
+        about: what names the dimensions; None where the nearest `actions.json` does.
+    """
+
+    rows: Place | None
+    about: Place | None = None
 
 
 def account(left_out: Sequence[LeftOut], total: int, where: str) -> list[str]:
@@ -59,6 +73,7 @@ class Clip:
         place: where its bytes are.
         label: number of its class; -1 for none.
         caption: that it brings along, which may be empty; None where one may lie beside it.
+        actions: that it brings along; None where they may lie beside it.
         frames, fps, height, width: of the video; size in pixels.
         fingerprint: hash of its size and of its beginning and end.
         decoder: what reads it, as of `vidiff.video.reader.VideoReader`.
@@ -84,6 +99,7 @@ class Clip:
     parts: tuple[tuple[int, int, int], ...] = ()
     part: tuple[int, int] | None = None
     stamp: Stamp = NEVER
+    actions: ActionsAt | None = field(default=None, compare=False)
 
     @property
     def facts(self) -> list[Any]:

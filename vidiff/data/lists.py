@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from vidiff.data.clip import Clip, LeftOut
+from vidiff.data.clip import ActionsAt, Clip, LeftOut
 from vidiff.store.error import DataError
 from vidiff.store.place import Place
 from vidiff.store.plain import parse_json
@@ -17,6 +17,7 @@ from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 LIST_SUFFIXES = frozenset({".csv", ".jsonl"})
 PATHS = ("path", "file_name", "video", "file")  # columns that name a clip; the first that is there
+ACTIONS = "actions"  # column that names the file of what was done in a clip
 MORE = "values beyond the columns"  # the key of such, of a CSV row
 KINETICS = ("youtube_id", "time_start", "time_end")
 
@@ -29,7 +30,7 @@ def find_listed(tree: Tree, file: str, rows: list[Row]) -> tuple[dict[str, list[
 
     A row names its clip by a column path, file_name, video or file, relative to the list's folder, or by Kinetics'
     columns youtube_id, time_start and time_end: then `<id>_<start>_<end>` with six digits each is searched for in all
-    folders around the list. label and split are optional.
+    folders around the list. label and split are optional, and so is actions, a file with what was done in the clip.
 
     Args:
         file: how messages call the list.
@@ -63,7 +64,8 @@ def find_listed(tree: Tree, file: str, rows: list[Row]) -> tuple[dict[str, list[
         elif split not in splits:
             left_out.append(LeftOut(name, f"a clip without a split, as other rows of {file} have", place=place))
         else:
-            splits[split].append(Clip(name, place, numbers.get(str(row.get("label")), -1)))
+            actions = ActionsAt(tree.place(str(row[ACTIONS])) if row[ACTIONS] else None) if ACTIONS in row else None
+            splits[split].append(Clip(name, place, numbers.get(str(row.get("label")), -1), actions=actions))
     if not any(splits.values()):
         raise DataError(f"none of the {len(rows)} clips that {file} lists is there, such as {left_out[0].name}")
     return splits, labels, left_out

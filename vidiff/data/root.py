@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from tqdm import tqdm
 
-from vidiff.data.lists import LIST_SUFFIXES, PATHS, Row, column_of, read_rows
+from vidiff.data.clip import ABOUT
+from vidiff.data.lists import ACTIONS, LIST_SUFFIXES, PATHS, Row, column_of, read_rows
 from vidiff.data.tars import PACKED, expand
 from vidiff.store.copies import Copies, local_copy
 from vidiff.store.error import DataError, Unreachable, VideoError
@@ -117,6 +118,7 @@ def _of_folder(url: str, copies: Copies, fresh: bool) -> Listed:
         of_use = {inner for inner in files if Path(inner).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES | TEXTS}
         if not of_use:
             raise DataError(f"no videos, lists or tars below {address.shown}: set data.root to where they are")
+        of_use |= {inner for inner in files if inner.endswith((".actions.npy", ABOUT))}
         files |= _look_at_all({inner: urls[inner] for inner in sorted(of_use & urls.keys()) if files[inner].size < 0})
         return files, urls
 
@@ -148,24 +150,27 @@ def _of_list(file: str, copies: Copies, fresh: bool) -> Root:
         rows = read_rows(Place(shown(file), copy))
         of = hashlib.blake2b(copy.read_bytes()).hexdigest()
     column = column_of(rows[0], PATHS)
-    if not remote and not any(is_url(str(row.get(column))) for row in rows if column):
+    named = [column, ACTIONS] if column else []
+    if not remote and not any(is_url(str(row.get(name))) for row in rows for name in named):
         return Root(Folder(path.parent), path.name, rows)
     if column is None:  # as of Kinetics: clips are searched for by their names
         return Root(_of_folder(folder, copies, fresh), name, rows)
     urls: dict[str, str] = {}
-    renamed = []
-    for row in rows:
-        clip = str(row.get(column) or "")
-        if clip and (remote or is_url(clip)):
-            url = _join(file, clip) if remote else clip
-            clip = _name_here(url, folder)
-            while urls.setdefault(clip, url) != url:
-                clip = f"{_short(url)}/{clip}"
-        elif clip:
-            clip = str(path.parent.absolute() / clip)
-        renamed.append({**row, column: clip})
+
+    def renamed(named: str) -> str:
+        if named and (remote or is_url(named)):
+            url = _join(file, named) if remote else named
+            named = _name_here(url, folder)
+            while urls.setdefault(named, url) != url:
+                named = f"{_short(url)}/{named}"
+            return named
+        return str(path.parent.absolute() / named) if named else ""
+
+    rows = [{**row, **{key: renamed(str(row.get(key) or "")) for key in named if key in row}} for row in rows]
+    if remote and ACTIONS in rows[0]:
+        renamed(ABOUT)
     tree = _listed(file, folder, copies, fresh, of, lambda: (_look_at_all(urls), urls))
-    return Root(tree, name or path.name, renamed)
+    return Root(tree, name or path.name, rows)
 
 
 def _join(file: str, clip: str) -> str:

@@ -1,7 +1,8 @@
 """Data sets of tar shards, as WebDataset writes them: which shards there are, of which split, their clips and labels.
 
 The members that share a name up to the first dot of its last part are one sample: a video (or an animation, or else a
-picture), and beside it .cls (a label), .json ("label", "caption") or .txt (a caption).
+picture), and beside it .cls (a label), .json ("label", "caption"), .txt (a caption) or .actions.npy, .csv or .jsonl. A
+member actions.json names the dimensions of the actions in its folder, and in those below.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from itertools import product
 from mimetypes import guess_type
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from vidiff.data.clip import Clip, LeftOut
+from vidiff.data.clip import ABOUT, ACTION_SUFFIXES, ActionsAt, Clip, LeftOut
 from vidiff.store.error import DataError, VideoError
 from vidiff.store.place import Place
 from vidiff.store.tar import Member, Members, TarError
@@ -25,7 +26,7 @@ from vidiff.video.decode import VIDEO_SUFFIXES
 from vidiff.video.pictures import ANIMATION_SUFFIXES, PICTURE_SUFFIXES
 
 SPLITS = frozenset({"train", "test", "val", "valid", "validation"})  # as parts of a data set are commonly named
-READ = 2  # goes up when more of the same tar comes to be taken for clips, or told of
+READ = 3  # goes up when more of the same tar comes to be taken for clips, or told of
 MOST_LABELS = 100_000
 LARGEST_TEXT = 1 << 20  # bytes of a .json, .cls or .txt
 PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -38,6 +39,8 @@ class Packed(NamedTuple):
     Args:
         label: a number or a name; None where none is given.
         caption: empty where there is none.
+        actions: member with what was done in it.
+        about: member that names the dimensions of that.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Packed(NamedTuple):
     size: int
     label: int | str | None = None
     caption: str = ""
+    actions: Member | None = None
+    about: Member | None = None
 
 
 class Contents(NamedTuple):
@@ -107,7 +112,9 @@ def find_in_tars(tree: Tree, pattern: str, tables: Tables) -> tuple[dict[str, li
 
 def _clip(tar: _Tar, clip: Packed, label: int = -1) -> Clip:
     part = tar.place.part(clip.name, clip.start, clip.size)
-    return Clip(f"{tar.name}/{clip.name}", part, label, clip.caption)
+    rows, about = (member and tar.place.part(*member) for member in (clip.actions, clip.about))
+    actions = ActionsAt(rows, about) if rows or about else None
+    return Clip(f"{tar.name}/{clip.name}", part, label, clip.caption, actions=actions)
 
 
 def tars_of(tree: Tree, pattern: str) -> list[str]:
@@ -225,11 +232,13 @@ def _labels(members: list[Packed], root: str) -> tuple[list[str], Callable[[Pack
 class _Sample:
     clip: tuple[int, Member] | None = None  # with its rank
     texts: dict[str, Member] = field(default_factory=dict)  # of "cls", "json", "txt"
+    actions: dict[str, Member] = field(default_factory=dict)  # by what they end in
 
 
 def read_contents(tar: Place) -> Contents:
     """Reads all headers of a tar, and the small texts beside the clips. Raises TarError, VideoError, OSError."""
     samples: dict[str, _Sample] = {}
+    abouts: dict[str, Member] = {}  # by folder
     with tar.held() as here, here.open() as raw:
         members, end = Members(tar.name, raw), os.fstat(raw.fileno()).st_size
         for member in members:
@@ -237,10 +246,15 @@ def read_contents(tar: Place) -> Contents:
             stem, _, extension = last.partition(".")
             if not (stem and extension):
                 continue
+            if last == ABOUT:
+                abouts[folder] = member
+                continue
             sample = samples.setdefault(f"{folder}/{stem}", _Sample())
             extension = extension.lower()
             if extension in ("cls", "json", "txt"):
                 sample.texts[extension] = member
+            elif (kind := extension.removeprefix("actions.")) in ACTION_SUFFIXES and kind != extension:
+                sample.actions[kind] = member
             elif (rank := _rank(extension)) is not None:
                 if sample.clip is None or rank < sample.clip[0]:
                     sample.clip = (rank, member)
@@ -254,10 +268,23 @@ def read_contents(tar: Place) -> Contents:
                 continue
             name, start, size = sample.clip[1]
             try:
-                clips.append(Packed(name, start, max(0, min(size, end - start)), *_read_texts(raw, sample)))
+                texts = _read_texts(raw, sample)
+                actions = next(filter(None, map(sample.actions.get, ACTION_SUFFIXES)), None)
+                about = _nearest(abouts, name)
+                clips.append(Packed(name, start, max(0, min(size, end - start)), *texts, actions, about))
             except _Malformed as error:
                 skipped.append((name, str(error)))
     return Contents(sorted(clips, key=lambda clip: clip.start), skipped, members.cut)
+
+
+def _nearest(abouts: Mapping[str, Member], name: str) -> Member | None:
+    """What names the dimensions of a member's actions: in its folder, or in the next above that has one."""
+    folder = name
+    while folder:
+        folder = folder.rpartition("/")[0]
+        if folder in abouts:
+            return abouts[folder]
+    return None
 
 
 def _rank(extension: str) -> int | None:

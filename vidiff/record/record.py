@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vidiff.data.actions.read import ABOUT
 from vidiff.data.actions.space import UNKNOWN
+from vidiff.data.clip import ABOUT
 from vidiff.engine.guard import Shielded
 from vidiff.record.environment import Environment, shrink
 from vidiff.store.files import check_writable, write_whole

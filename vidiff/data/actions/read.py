@@ -6,19 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from vidiff.data.actions.space import ActionSpace
-from vidiff.data.clip import NAMED, Clip
+from vidiff.data.clip import ABOUT, ACTION_SUFFIXES, NAMED, Clip
 from vidiff.data.root import Root
 from vidiff.store.error import DataError
 from vidiff.store.place import Place
 from vidiff.store.tree import Tree
-
-ABOUT = "actions.json"  # in each folder of clips, or in one above: the dimensions of an action
-
 
 Rows = tuple[ActionSpace, list[np.ndarray]]
 """The dimensions, and rows `(frames, a)` of each clip."""
@@ -31,7 +28,8 @@ def read_actions(root: Root, clips: Sequence[Clip]) -> Rows:
     line of numbers for each frame, after a first line that names the columns; or `0001.actions.jsonl` with a list of
     numbers, or an object of them by name, for each. `actions.json` in the same folder, or in one above, names the
     dimensions: {"actions": [{"name": "move", "kind": "discrete", "count": 4, "names": ["NOOP", ...]}, {"name": "pull",
-    "kind": "continuous", "low": -1, "high": 1}]}. What was not recorded is -1 of a discrete one, else NaN.
+    "kind": "continuous", "low": -1, "high": 1}]}. What was not recorded is -1 of a discrete one, else NaN. In a tar
+    both are members, and actions.json may lie beside the tar as well; a list names the files in a column, actions.
 
     Returns:
         the dimensions, which all clips share, and rows `(frames, a)`, float64, of each clip as its record has it.
@@ -56,8 +54,13 @@ def read_actions(root: Root, clips: Sequence[Clip]) -> Rows:
 def space_of(root: Root, clips: Sequence[Clip]) -> ActionSpace:
     """The dimensions of the actions of a data set's clips, one or more. Raises DataError where none are named, or where
     they differ from folder to folder."""
-    folders = sorted({str(PurePosixPath(clip.name).parent) for clip in clips})
-    (first, space), *others = ((folder, _space(root.tree, folder)) for folder in folders)
+    told: dict[str, ActionSpace] = {}
+    for clip in clips:
+        about = clip.actions and clip.actions.about
+        where = str(about or PurePosixPath(clip.name).parent)
+        if where not in told:
+            told[where] = _space_in(about) if about else _space(root.tree, where)
+    (first, space), *others = sorted(told.items())
     for folder, other in others:
         if other != space:
             raise DataError(
@@ -83,29 +86,39 @@ def actions_in(place: Place, space: ActionSpace) -> np.ndarray:
 def _space(tree: Tree, folder: str) -> ActionSpace:
     """The dimensions as the nearest `actions.json` names them, from a folder upwards."""
     for above in (PurePosixPath(folder), *PurePosixPath(folder).parents):
-        name = str(above / ABOUT)
-        place = tree.place(name)
+        place = tree.place(str(above / ABOUT))
         if place is not None and not place.is_folder:
-            try:
-                return ActionSpace.of(json.loads(place.read().decode())["actions"])
-            except (ValueError, LookupError, TypeError) as error:
-                raise DataError(f"{place}: {error}; see `read_actions` for what it is to hold") from None
+            return _space_in(place)
+    # beside a list here of clips that are elsewhere
+    if (place := tree.place(str(Path(str(tree)).absolute() / ABOUT))) is not None:
+        return _space_in(place)
     raise DataError(
         f"no {ABOUT} in {tree}/{folder} or above it, which names the dimensions of actions: write one, or set "
         "data.actions=false"
     )
 
 
+def _space_in(place: Place) -> ActionSpace:
+    try:
+        return ActionSpace.of(json.loads(place.read().decode())["actions"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{place}: {error}; see `read_actions` for what it is to hold") from None
+
+
 def place_of_actions(tree: Tree, clip: Clip) -> Place | None:
-    """Where the actions of a clip are: beside it; None where they are not."""
+    """Where the actions of a clip are: beside it, or where its list or tar has them; None where they are not."""
+    if clip.actions is not None:
+        return clip.actions.rows
     stem = PurePosixPath(clip.name).with_suffix("")
-    places = (tree.place(f"{stem}.actions.{suffix}") for suffix in PARSERS)
+    places = (tree.place(f"{stem}.actions.{suffix}") for suffix in ACTION_SUFFIXES)
     return next((place for place in places if place is not None and not place.is_folder), None)
 
 
 def rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
     """The rows of one clip. Raises ValueError where they cannot be read, are too few, or too many."""
     place = place_of_actions(tree, clip)
+    if place is None and clip.actions is not None:
+        raise ValueError(f"no actions of {clip.name} are there that its list or tar names")
     if place is None:
         stem = PurePosixPath(clip.name).with_suffix("")
         raise ValueError(f"no {stem}.actions.npy (or .csv, .jsonl) in {tree}, beside {clip.name}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vidiff.data.actions.read import ABOUT, actions_in, place_of_actions, space_of
+from vidiff.data.actions.read import actions_in, place_of_actions, space_of
 from vidiff.data.actions.space import Action, ActionSpace
-from vidiff.data.clip import Clip
+from vidiff.data.clip import ABOUT, Clip
 from vidiff.data.doctor.record import Record
 from vidiff.data.find import Stock
 from vidiff.store.error import DataError
