@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from messy import write_clip
@@ -66,6 +67,13 @@ def fast(folder: Path) -> None:
         write_video(folder / f"{n}.mp4", torch.zeros(3, 3 * fps, 64, 64), fps=fps)
 
 
+def acted(folder: Path) -> None:
+    (folder / "actions.json").write_text('{"actions": [{"name": "keys", "kind": "discrete", "count": 3}]}')
+    for n in range(4):
+        write_clip(folder / f"{n}.mp4", n, frames=18, height=64, width=64)
+        np.save(folder / f"{n}.actions.npy", np.arange(18) % 3)
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     "labelled": labelled,
     "film": film,
@@ -73,6 +81,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "unlike": unlike,
     "captioned": captioned,
     "fast": fast,
+    "acted": acted,
 }
 
 
@@ -157,6 +166,22 @@ def test_clips_that_are_too_short_are_told(tmp_path: Path) -> None:
     assert shape.frames == 16
     if shape.short:  # the short clip may be the one that is held out
         assert "1 of these clips are shorter than 16 frames" in (tmp_path / "new.yaml").read_text()
+
+
+def test_actions_make_a_world(tmp_path: Path) -> None:
+    footage, _, config = recipe("acted", tmp_path)
+    assert "actions of every frame: keys (whole numbers from 0 to 2)" in footage.lines()
+    assert config.data.actions and config.unet.causal and not config.data.flip
+    assert config.sampling.strategy == {"name": "stream"} and config.loss.tasks.forget == 0
+
+
+def test_wrong_actions_are_told_and_not_used(tmp_path: Path) -> None:
+    acted(tmp_path)
+    np.save(tmp_path / "2.actions.npy", np.arange(7))
+    footage, _, config = recipe(str(tmp_path), tmp_path)
+    (told,) = [line for line in footage.lines() if "not used" in line]
+    assert "2.actions.npy has 7 rows, but 2.mp4 has 18 frames" in told or "keys is 3" in told
+    assert not config.data.actions and not config.unet.causal
 
 
 def test_the_machine_decides_how_large() -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from vidiff.data.actions.read import has_actions, read_actions
+from vidiff.data.actions.space import ActionSpace
 from vidiff.data.captions import has_captions, read_captions
 from vidiff.data.clip import Clip
 from vidiff.data.find import chosen_splits, take_stock
@@ -32,6 +34,7 @@ class Footage:
         shared: whether a clip is in both, since there is a single one.
         labels: names of the classes.
         captions: of the clips to train on; empty where there are none.
+        actions: what can be done in a frame, where files of actions lie beside the clips.
         troubles: what was found that a user should know, a sentence each.
     """
 
@@ -42,6 +45,7 @@ class Footage:
     shared: bool
     labels: list[str]
     captions: list[str] = field(default_factory=list)
+    actions: ActionSpace | None = None
     troubles: list[str] = field(default_factory=list)
 
     @property
@@ -102,6 +106,7 @@ class Footage:
         return [
             f"{counted(len(self.train), 'clip')} to train on, {held}; {length_of(self.seconds)} in all",
             f"{size} pixels, {rate} frames a second, {told}",
+            *([f"actions of every frame: {self.actions}"] if self.actions else []),
             *self.troubles,
         ]
 
@@ -138,8 +143,14 @@ def look_at(root: str, runs: Path = Path("runs")) -> Footage:
             captions = read_captions(place, clips)
         except DataError as error:
             troubles.append(f"captions are there, but not used: {error}")
+    actions: ActionSpace | None = None
+    if has_actions(place, clips):
+        try:
+            actions, _ = read_actions(place, [*clips, *test.files])
+        except DataError as error:
+            troubles.append(f"actions are there, but not used: {error}")
     shared = bool(clips) and all(clip.name in names for clip in clips)
-    return Footage(root, splits, train.files, test.files, shared, train.labels, captions, troubles)
+    return Footage(root, splits, train.files, test.files, shared, train.labels, captions, actions, troubles)
 
 
 def rate_of(clip: Clip) -> float:

@@ -15,6 +15,7 @@ from vidiff.plan.shape import Machine, Shape
 from vidiff.recipe.kinds import DiffusionRun, VAERun
 from vidiff.report.log import duration
 
+WORLD = "{generate: 0.05, first: 0.35, random: 0.45, clocks: 0.15, noise: 0.06, forget: 0}"  # as configs/breakout.yaml
 LONG = 20_000  # steps from which on a training is gentle
 
 
@@ -68,7 +69,7 @@ def model_text(
         assert isinstance(config, DiffusionRun)
         width, batch, accumulate = config.unet.width, config.batch, config.train.accumulate
         recomputed = [*config.unet.checkpoint]
-    labelled, codec = tells_labels(footage), shape.codec
+    labelled, codec, world = tells_labels(footage), shape.codec, footage.actions is not None
     buckets = Raw("[" + ", ".join(f"{{size: [{h}, {w}]}}" for h, w in shape.shapes) + "]") if shape.shapes else None
     fits = "so that a step fits into memory"
     best = "vidiff generate --weights best has the weights of before the clips were known by heart"
@@ -82,6 +83,7 @@ def model_text(
             "data",
             [
                 *data_keys(footage, shape),
+                Key("actions", True if world else None, "what is done between frames, from the files beside the clips"),
                 Key("buckets", buckets, "wide clips and tall ones, as they are"),
                 flip_key(footage),
                 Key("workers", 2 if machine.gpu else 0, "latents come from a cache, and need no decoding"),
@@ -100,6 +102,11 @@ def model_text(
             "unet",
             [
                 *network_keys(machine, shape, width, footage.few),
+                Key(
+                    "causal",
+                    True if world else None,
+                    "looks back alone, so that in play each frame costs one",
+                ),
                 Key("checkpoint", recomputed or None, f"levels that are recomputed, {fits}"),
             ],
         ),
@@ -111,7 +118,7 @@ def model_text(
             [
                 Key(
                     "tasks",
-                    Raw("{generate: 0.3, first: 0.55, random: 0.15}"),
+                    Raw(WORLD if world else "{generate: 0.3, first: 0.55, random: 0.15}"),
                     "first: to go on with a clip, which is the harder part",
                 )
             ],
@@ -119,7 +126,9 @@ def model_text(
         *section(
             "sampling",
             [
-                Key("guidance", 2.0 if labelled or footage.captions else 1.5),
+                Key("guidance", 1.0 if world else 2.0 if labelled or footage.captions else 1.5),
+                Key("strategy", Raw("{name: stream}") if world else None, "frame by frame"),
+                Key("steps", 8 if world else None, "evaluations a frame; fewer are faster"),
                 Key("context", max(1, shape.frames // 2), "frames that an extension looks back on"),
             ],
         ),
@@ -250,6 +259,8 @@ def data_keys(footage: Footage, shape: Shape) -> list[Key]:
 
 def flip_key(footage: Footage) -> Key:
     """Whether clips are mirrored."""
+    if footage.actions:
+        return Key("flip", False, "a mirrored clip would have other actions")
     if footage.tells_sides:
         return Key("flip", False, "words tell left from right")
     return Key("flip", True, "half of the clips are mirrored; set false where left and right mean something")

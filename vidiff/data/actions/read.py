@@ -70,6 +70,12 @@ def space_of(root: Root, clips: Sequence[Clip]) -> ActionSpace:
     return space
 
 
+def has_actions(root: Root, clips: Sequence[Clip]) -> bool:
+    """Whether a data set has actions, of some of its clips at least."""
+    folders = {folder for clip in clips for folder in PurePosixPath(clip.name).parents}
+    return any(root.tree.place(str(folder / ABOUT)) is not None for folder in folders)
+
+
 def actions_in(place: Place, space: ActionSpace) -> np.ndarray:
     """The actions in one file, .npy, .csv or .jsonl, `(n, a)`. Raises ValueError where it cannot be read as such."""
     parse = PARSERS.get(PurePosixPath(place.name).suffix[1:])
