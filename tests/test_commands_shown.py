@@ -309,6 +309,10 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/compare_extend.py --run runs/shapes_causal --strategies clean stream": Run(
         (CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True
     ),
+    # docs/gpu.md
+    "vidiff selftest --device cuda --minutes 8 --json selftest.json": Part(
+        "wants a GPU; tests/selftest runs it on a CPU", understood
+    ),
     # docs/few_steps.md
     STUDENT: Run((SHAPES,)),
     "python tools/generate.py --run runs/shapes_student --label red_square --guidance 2": Run(

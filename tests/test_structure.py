@@ -37,6 +37,7 @@ FLOORS = (
     "plan",
     "training",
     "evaluate",
+    "selftest",
     "share",
     "app",
     "study",

@@ -46,6 +46,7 @@ GOOD = {  # of each command, what it wants at least
     "codec": ["runs/tiny", "--data", "data"],
     "ema": ["runs/tiny", "--width", "0.1"],
     "study": ["--a", "runs/tiny", "--b", "folder"],
+    "selftest": [],
 }
 RUN = [
     (["--run", "none"], "none is not a trained run"),
@@ -227,6 +228,17 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         (["--pairs", "0"], "--pairs 0"),
         (["--checks", "-1"], "--checks -1"),
         (["--out", "notes.txt"], "is a file; choose a folder name"),
+    ],
+    "selftest": [
+        *(
+            (["--device", name], "no such device")
+            for name in ("tpu", "gpu", "", "CPU", "cuda:x", "cuda:-2", "0", "auto:0")
+        ),
+        *((["--device", name], "device is") for name in ("mps", "meta", "xpu", "cuda:99", "cuda:7", "vulkan")),
+        *((["--minutes", some], f"--minutes is {float(some):g}") for some in ("0", "-1", "-0.5", "0.0", "-1000")),
+        *((["--minutes", some], "invalid number") for some in ("nan", "inf", "ten", "8m", "1,5", "", "0:08")),
+        *((["--json", file], "") for file in ("folder", ".", "/proc/x.json", "notes.txt/x.json", f"{'x' * 300}.json")),
+        *(([word], "unrecognized arguments") for word in ("all", "attention", "runs/tiny", "--quick", "--gpu")),
     ],
 }
 NOT_ON_THE_HUB = (

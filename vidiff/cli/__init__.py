@@ -38,6 +38,7 @@ GROUPS = {  # folder of vidiff/cli -> what its commands are for, and the command
         {
             "evaluate": "score a run against the clips that it has not seen",
             "compare": "compare the ways of going on with a clip",
+            "selftest": "see what works on this machine, and how fast",
             "surprise": "show which frames of a clip a run did not expect",
             "codec": "say what an autoencoder keeps of clips",
             "study": "let people compare clips, on a page, without knowing whose they are",

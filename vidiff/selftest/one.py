@@ -1,0 +1,37 @@
+"""python -m vidiff.selftest.one NAME ANSWER PLACE: makes one check, and writes what it finds as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from vidiff.selftest.check import Check, Place, find
+from vidiff.selftest.clips import decoding, sampling
+from vidiff.selftest.parts import attention, compiled, memory, products
+from vidiff.selftest.runs import deterministic, resume, training, two_processes
+from vidiff.store.files import write_whole
+
+CHECKS: dict[str, Check] = {
+    "attention": attention,
+    "products": products,
+    "memory": memory,
+    "training": training,
+    "compile": compiled,
+    "resume": resume,
+    "deterministic": deterministic,
+    "processes": two_processes,
+    "sampling": sampling,
+    "decoding": decoding,
+}
+
+
+def main(name: str, answer: str, place: str) -> None:
+    given = json.loads(place)
+    finding = find(name, CHECKS[name], Place(Path(given["folder"]), given["device"], given["quick"]))
+    write_whole(Path(answer), json.dumps(asdict(finding)) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,139 @@
+"""Checks of what a network is made of: attention, products in each precision, memory, compiled blocks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidiff.engine.compile import compile_blocks, objection
+from vidiff.engine.parallel import choose_device
+from vidiff.engine.precision import DTYPES, Precision, autocast
+from vidiff.nn.attention import BACKENDS, choose_backend, probe
+from vidiff.plan.estimate import machine_memory
+from vidiff.plan.plan import convolution_rate
+from vidiff.plan.sketch import sketch
+from vidiff.recipe.load import find_config, load
+from vidiff.selftest.check import Fails, Place, Seen, Skipped
+from vidiff.selftest.timing import seconds_of
+
+HEADS, HEAD_DIM = 4, 64
+SEQUENCES = {"time": (16_384, 16), "joint": (8, 1024)}  # number and tokens, as in the recipe ucf for 8 clips or so
+
+
+def precisions(device: torch.device) -> list[Precision]:
+    """Those that are worth a look: fp16 has no kernels on most CPUs."""
+    return ["fp32", "bf16", "fp16"] if device.type == "cuda" else ["fp32", "bf16"]
+
+
+def attention(place: Place) -> Seen:
+    """Which backends agree with the formula, and how fast they are. Fails where none does, in any precision."""
+    device, numbers = choose_device(place.device), dict[str, Any]()
+    for precision in precisions(device):
+        found: dict[str, Any] = {}
+        for name in BACKENDS:
+            if name == "xformers" and device.type == "cpu":
+                continue  # it has no operators there
+            reason = probe(name, device, DTYPES[precision], HEAD_DIM)
+            found[name] = {"refused": reason} if reason else times_of(name, device, DTYPES[precision], place.quick)
+        found["chosen"] = choose_backend(device, DTYPES[precision], HEAD_DIM)
+        numbers[precision] = found
+    return Seen(", ".join(f"{name} {found['chosen']}" for name, found in numbers.items()), numbers)
+
+
+def times_of(backend: str, device: torch.device, dtype: torch.dtype, quick: bool) -> dict[str, float]:
+    """Milliseconds of a forward and a backward pass, over time and over a whole clip."""
+    times = {}
+    for kind, (count, tokens) in SEQUENCES.items():
+        count = max(1, count // (64 if quick or device.type == "cpu" else 1))
+        shape = (count, tokens, HEADS, HEAD_DIM)
+        q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+
+        def passes(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> None:
+            BACKENDS[backend](q, k, v).square().sum().backward()
+
+        times[f"{kind} {count}x{tokens}"] = round(1000 * seconds_of(passes, device, repeats_of(quick)), 3)
+    return times
+
+
+def repeats_of(quick: bool) -> int:
+    """How often something is timed, of which the best counts."""
+    return 2 if quick else 6
+
+
+def products(place: Place) -> Seen:
+    """TFLOP/s of a convolution in each precision, and how far it is from one in float64.
+
+    Fails where fp32 is not what it is said to be: on a GPU products might be of TF32, which has a tenth of the digits.
+    """
+    device, numbers = choose_device(place.device), dict[str, Any]()
+    generator = torch.Generator().manual_seed(0)
+    x, kernel = torch.randn(2, 64, 16, 16, generator=generator), torch.randn(64, 64, 3, 3, generator=generator)
+    exact = torch.nn.functional.conv2d(x.double(), kernel.double())
+    for precision in precisions(device):
+        dtype = DTYPES[precision]
+        got = torch.nn.functional.conv2d(x.to(device, dtype), kernel.to(device, dtype)).double().cpu()
+        error = float((got - exact).norm() / exact.norm())
+        rate = convolution_rate(device, dtype, *((4, 64, 16) if place.quick else ()))
+        numbers[precision] = {"tflops": round(rate / 1e12, 4), "error": error}
+    line = ", ".join(f"{name} {found['tflops']:.3g} TFLOP/s" for name, found in numbers.items())
+    if not numbers["fp32"]["error"] < 1e-5:
+        raise Fails(Seen(f"products in fp32 are off by {numbers['fp32']['error']:.1e} of their size", numbers))
+    return Seen(line, numbers)
+
+
+def memory(place: Place) -> Seen:
+    """How much there is, and how fast it is: within the device, and between it and pinned memory."""
+    device, gb = choose_device(place.device), 2**30
+    size = (64 if place.quick or device.type == "cpu" else 1024) << 20
+    repeats = repeats_of(place.quick)
+    one, other = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    numbers: dict[str, Any] = {"copy_gb_s": 2 * size / seconds_of(lambda: one.copy_(other), device, repeats) / 1e9}
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        numbers |= {"total_gb": total / gb, "free_gb": free / gb}
+        for name, into, source in (("to_device_gb_s", one, pinned), ("from_device_gb_s", pinned, one)):
+            copy = lambda into=into, source=source: into.copy_(source, non_blocking=True)  # noqa: E731
+            numbers[name] = size / seconds_of(copy, device, repeats) / 1e9
+    else:
+        numbers["total_gb"] = machine_memory() / gb
+    return Seen(f"{numbers['total_gb']:.1f} GB, copied at {numbers['copy_gb_s']:,.0f} GB/s, both ways counted", numbers)
+
+
+def compiled(place: Place) -> Seen:
+    """Whether blocks compute the same once they are compiled, and how much faster a step then is."""
+    device = choose_device(place.device)
+    changes = ["unet.width=32", "unet.head_dim=16", "unet.blocks=[1,1]", "data.frames=8", "sampling.context=4"]
+    of = sketch(load(find_config("shapes"), changes * place.quick), find_config("shapes").parent, look=False)
+    precision: Precision = "bf16" if device.type == "cuda" else "fp32"
+    torch.manual_seed(0)
+    objective = of.build().to(device)
+    given = {name: value.to(device) for name, value in content(of.batch(2 if place.quick else 8)).items()}
+    with autocast(device, precision):
+        reason = objection(objective, given, precision)
+    if reason and "Compiler" in reason and device.type == "cpu":
+        raise Skipped(f"there is no compiler that torch could use: {reason}")
+    if reason:
+        raise Fails(Seen(f"blocks are not compiled: {reason}", {"objection": reason}))
+
+    def step() -> None:
+        with autocast(device, precision):
+            loss = objective(given)["loss"]
+        loss.backward()
+
+    repeats = repeats_of(place.quick)
+    before = seconds_of(step, device, repeats)
+    compile_blocks(objective)
+    began = time.perf_counter()
+    step()
+    took, after = time.perf_counter() - began, seconds_of(step, device, repeats)
+    numbers = {"eager_s": before, "compiled_s": after, "first_step_s": took, "precision": precision}
+    return Seen(f"a step in {precision} is {before / after:.2f} times as fast", numbers)
+
+
+def content(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with something in it."""
+    return {name: torch.randn_like(x) if x.is_floating_point() else x for name, x in batch.items()}
