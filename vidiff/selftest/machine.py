@@ -19,7 +19,7 @@ PACKAGES = (
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions, and facts of the processor, its memory and the GPUs; no names of hosts, users or folders."""
-    known = {
+    known: dict[str, Any] = {
         "device": device_name(device),
         "python": platform.python_version(),
         "platform": platform.platform(),
