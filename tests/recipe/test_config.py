@@ -119,8 +119,11 @@ def test_the_shapes_set_has_its_own_options() -> None:
     assert "give an even number of pixels" in complaint("data.shapes={size: 33}")
 
 
-def test_super_resolution_is_trained_by_denoising() -> None:
-    assert "is trained by denoising" in complaint("lowres.factor=2", "objective=bound")
+def test_an_adaptive_schedule_needs_the_bound_and_a_clip_to_see() -> None:
+    sees = ["lowres.factor=2", "schedule.name=adaptive"]
+    assert "needs objective=bound" in complaint(*sees)
+    assert "set lowres.factor" in complaint("schedule.name=adaptive", "objective=bound")
+    assert load(SHAPES, [*sees, "objective=bound"]).schedule["name"] == "adaptive"
 
 
 def test_a_slot_takes_a_name_and_options() -> None:
@@ -258,6 +261,7 @@ def test_a_mistake_is_named_with_what_is_expected(override: str, said: list[str]
         ("loss.tasks.first=-1", ["tasks.first is -1"]),
         ("scale=0", ["scale is 0.0; give a positive number"]),
         ("schedule.name=learned", ["no loss of a classifier trains it"]),
+        ("schedule.name=adaptive", ["schedule is adaptive", "no loss of a classifier trains it"]),
         ("codec.name=vqgan", ["codec.name is 'vqgan'"]),
         ("data.size=72", ["data.size is 72", "give a multiple of 16"]),
         ("sampling.steps=3", ["sampling"]),

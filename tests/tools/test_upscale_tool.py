@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
 from vidiff.diffusion.cascade import enlarge, shrink
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.schedule import Adaptive
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
@@ -86,6 +89,26 @@ def test_training_leaves_a_run_that_knows_what_it_enlarges(place: Path) -> None:
     sample = read_video(place / "runs/sr/samples/step-0000002.mp4")
     assert sample.shape == (3, 4, 3 * 32, 2 * 32)  # bicubic, made, true
     assert main(["sr.yaml"]) == 0, "what is finished is not done again"
+
+
+def test_a_schedule_that_sees_what_is_enlarged_is_trained_by_the_bound_and_drawn_with(tmp_path: Path) -> None:
+    assert main(["sr.yaml", "name=adaptive", "objective=bound", "schedule.name=adaptive", "train.steps=3"]) == 0
+    kept = [load_file(path) for path in sorted(Path("runs/adaptive/checkpoints").glob("step-*/model.safetensors"))]
+    names = [name for name in kept[-1] if name.startswith("denoiser.schedule.layers.")]
+    assert len(names) == 4 and all(not torch.equal(kept[0][name], kept[-1][name]) for name in names)
+    asked: list[torch.Tensor] = []
+    own = Adaptive.clock
+
+    def clock(self: Adaptive, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        asked.append(own(self, t, condition))
+        return asked[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Adaptive, "clock", clock)
+        told = ["--run", "runs/adaptive", "--seed", "2"]
+        assert call("edit", "upscale", "clip.mp4", "--out", f"{tmp_path}/out/", *told) == 0
+    assert frames(tmp_path / "out").shape == (3, 7, 32, 32)
+    assert len(asked) > 2 and all(t.shape == (1, 1, 1, 1, 1) for t in asked)
 
 
 def test_the_model_is_trained_to_make_what_the_bicubic_clip_lacks() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from vidiff.diffusion.choice import choose
+from vidiff.diffusion.condition import Condition
 
 MAX_LOG_SNR = 20.0
 
@@ -76,6 +77,17 @@ class Schedule:
     def scales(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """`(alpha, sigma)` at a given log-SNR, whatever its time."""
         return (0.5 * logsigmoid(log_snr)).exp(), (0.5 * logsigmoid(-log_snr)).exp()
+
+    def clock(self, t: Tensor, condition: Condition) -> Tensor:
+        """The times of each sample, where the draw or the loss of them all is at `t`.
+
+        Args:
+            t: broadcastable to `(b, 1, f, h, w)`.
+
+        Returns:
+            `t` itself, unless the schedule depends on the sample; then with the first length b.
+        """
+        return t
 
     @property
     def _offset(self) -> float:
@@ -201,40 +213,52 @@ class Flow(Schedule):
         return torch.sigmoid(-0.5 * log_snr)
 
 
-class Learned(nn.Module, Schedule):
-    """A monotone network for log-SNR, to be trained with the model on the variational bound (Kingma et al. 2021,
-    appendix H): a line plus rising sigmoids, whose weights are positive by construction, scaled so that its ends stay.
-
-    It begins as nearly a line. `vidiff.objective.bound.BoundObjective` trains it; the simple loss would only make it
-    easy.
+class Trained(nn.Module, Schedule):
+    """A schedule with weights, to be trained with the model on the variational bound (Kingma et al. 2021, appendix H),
+    between ends that stay. `vidiff.objective.bound.BoundObjective` trains it; the simple loss would only make it easy.
 
     Args:
         ends: log-SNR at `t = 0` and at `t = 1`, before the shift.
-        width: number of sigmoids.
 
     Raises:
-        ValueError: ends that do not fall, no sigmoids, or a shift that is not positive.
+        ValueError: ends that do not fall, or a shift that is not positive.
     """
 
-    def __init__(self, *, ends: tuple[float, float] = (14.0, -12.0), width: int = 32, shift: float = 1.0) -> None:
+    def __init__(self, ends: tuple[float, float], shift: float) -> None:
         super().__init__()
         if not ends[0] > ends[1]:
             raise ValueError(f"ends = {ends} must fall: log-SNR at t = 0, then at t = 1")
-        if width < 1:
-            raise ValueError(f"width = {width} must be at least 1")
         object.__setattr__(self, "shift", shift)  # of a frozen dataclass
         Schedule.__post_init__(self)
         self.ends = tuple(ends)
-        self.slope = nn.Parameter(torch.tensor(0.5))
-        self.height = nn.Parameter(torch.full((width,), -5.0))
-        self.steepness = nn.Parameter(torch.full((width,), 8.0))
-        self.centre = nn.Parameter(torch.linspace(0.0, 1.0, width))
 
     __hash__ = object.__hash__  # two networks are equal only where they are one
     __eq__ = object.__eq__
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return Schedule.__call__(self, t)
+
+
+class Learned(Trained):
+    """A monotone network for log-SNR: a line plus rising sigmoids, whose weights are positive by construction, scaled
+    so that its ends stay. It begins as nearly a line.
+
+    Args:
+        ends, shift: as for `Trained`.
+        width: number of sigmoids.
+
+    Raises:
+        ValueError: as `Trained`, or no sigmoids.
+    """
+
+    def __init__(self, *, ends: tuple[float, float] = (14.0, -12.0), width: int = 32, shift: float = 1.0) -> None:
+        super().__init__(ends, shift)
+        if width < 1:
+            raise ValueError(f"width = {width} must be at least 1")
+        self.slope = nn.Parameter(torch.tensor(0.5))
+        self.height = nn.Parameter(torch.full((width,), -5.0))
+        self.steepness = nn.Parameter(torch.full((width,), 8.0))
+        self.centre = nn.Parameter(torch.linspace(0.0, 1.0, width))
 
     def _rise(self, t: Tensor) -> Tensor:
         weights = (self.slope, self.height, self.steepness, self.centre)
@@ -258,7 +282,68 @@ class Learned(nn.Module, Schedule):
         return (0.5 * (low + high)).to(log_snr.dtype)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "ve": VE, "flow": Flow, "learned": Learned}
+class Adaptive(Trained):
+    """A schedule that depends on the sample: `beta(t, x) = softplus(MLP(t, x))` is the rate at which its log-SNR falls,
+    as much faster for one sample than for another.
+
+    Between the common ends log-SNR is a line in `t`, and each sample has a clock of its own on it, which runs as fast
+    as its beta: at `t` it has gone its share of beta's whole integral. What is seen of `x` has to be at hand when
+    sampling as well, so it is the condition's low-resolution clip: its mean and standard deviation, and the root mean
+    square of its change from frame to frame.
+
+    Args:
+        ends, shift: as for `Trained`.
+        width: of the MLP.
+        steps: in which the integral is taken.
+
+    Raises:
+        ValueError: as `Trained`, a width below 1 or fewer than 2 steps.
+    """
+
+    def __init__(
+        self, *, ends: tuple[float, float] = (14.0, -12.0), width: int = 32, steps: int = 64, shift: float = 1.0
+    ) -> None:
+        super().__init__(ends, shift)
+        if width < 1 or steps < 2:
+            raise ValueError(f"width = {width} must be at least 1, and steps = {steps} at least 2")
+        self.steps = steps
+        self.layers = nn.Sequential(nn.Linear(4, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def beta(self, t: Tensor, x: Tensor) -> Tensor:
+        """`t` `(k,)` and `x` `(b, c, f, h, w)` -> `(b, k)`, positive."""
+        x = x.to(next(self.layers.parameters()).dtype)
+        moved = x.diff(dim=2).square().flatten(1).sum(1) / max(x[:, :, 1:].flatten(1).shape[1], 1)
+        seen = torch.stack([x.flatten(1).mean(1), x.flatten(1).std(1, unbiased=False), moved.sqrt()], 1)  # b 3
+        both = torch.cat([t.to(x).view(1, -1, 1).expand(len(x), -1, 1), seen[:, None].expand(-1, len(t), -1)], 2)  # b k 4
+        return softplus(self.layers(both)).squeeze(2)
+
+    def clock(self, t: Tensor, condition: Condition) -> Tensor:
+        x = condition.lowres
+        if x is None:
+            return t
+        middle = (torch.arange(self.steps, device=t.device, dtype=t.dtype) + 0.5) / self.steps
+        gone = self.beta(middle, x).to(t.dtype).cumsum(1)  # b k
+        share = torch.nn.functional.pad(gone / gone[:, -1:], (1, 0))  # b k+1, from 0 to 1
+        position = (t * self.steps).expand(len(x), *t.shape[1:])
+        index = position.detach().floor().long().clamp(0, self.steps - 1)
+        at, after = (share.gather(1, (index + step).flatten(1)).view_as(index) for step in (0, 1))
+        return torch.lerp(at, after, position - index).clamp(0.0, 1.0)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return self.ends[0] + (self.ends[1] - self.ends[0]) * t
+
+    def _time_of(self, log_snr: Tensor) -> Tensor:
+        return (log_snr - self.ends[0]) / (self.ends[1] - self.ends[0])
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "ve": VE,
+    "flow": Flow,
+    "learned": Learned,
+    "adaptive": Adaptive,
+}
 
 
 def build_schedule(name: str, **options: Any) -> Schedule:

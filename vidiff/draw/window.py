@@ -14,7 +14,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.known import Known, first_frames
-from vidiff.diffusion.process import add_noise, draw_noise
+from vidiff.diffusion.process import add_noise, draw_noise, expand_time
 from vidiff.draw.guide import Guide
 from vidiff.sample import DDIM, Sampler, invert, start
 
@@ -197,7 +197,11 @@ class Draw:
             return frames
         denoiser, clocks = self._shown(frames, known, condition, times)
         noise = draw_noise(frames, self.generator)
-        x = add_noise(schedule, frames, noise, times[0]).to(frames.dtype) if partial else start(schedule, noise, clocks)
+        if partial:
+            begin = schedule.clock(expand_time(times[0], frames), condition)
+            x = add_noise(schedule, frames, noise, begin).to(frames.dtype)
+        else:
+            x = start(schedule, noise, clocks, condition)
         with self.arithmetic(frames.device):
             return self.sampler(denoiser, x, self.told(condition), clocks, self.generator, progress=self.progress)
 

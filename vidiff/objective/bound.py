@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vidiff.diffusion.cascade import augment
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.likelihood import prior_term, reconstruction_term, step_term
-from vidiff.diffusion.process import add_noise, expand_time
+from vidiff.diffusion.process import add_noise
 from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
 
 
@@ -21,16 +22,19 @@ class BoundObjective(nn.Module):
     Args:
         steps: at least 2.
         variance: of the reverse steps, as for `DDPM`; "learned" where the denoiser has a variance head, if not given.
+        lowres_noise: largest time to which a low-resolution video that conditions the model is noised.
 
     Raises:
         ValueError: fewer steps.
     """
 
-    def __init__(self, denoiser: Denoiser, steps: int = 1000, variance: str | None = None) -> None:
+    def __init__(
+        self, denoiser: Denoiser, steps: int = 1000, variance: str | None = None, lowres_noise: float = 0.0
+    ) -> None:
         super().__init__()
         if steps < 2:
             raise ValueError(f"steps = {steps} must be at least 2")
-        self.denoiser, self.steps = denoiser, steps
+        self.denoiser, self.steps, self.lowres_noise = denoiser, steps, lowres_noise
         self.variance = variance or ("learned" if denoiser.variance else "small")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -43,12 +47,14 @@ class BoundObjective(nn.Module):
             "loss", and apart "L_0", "L_t" and "L_T", all in bits a number.
         """
         batch = normalised(batch)
-        x0, condition = draw_clips(batch), condition_of(batch)
-        count, denoiser, schedule = len(x0), self.denoiser, self.denoiser.schedule
+        x0, denoiser, schedule = draw_clips(batch), self.denoiser, self.denoiser.schedule
+        with torch.no_grad():  # else a schedule would learn to show more of it
+            condition = augment(condition_of(batch), schedule, self.lowres_noise)
+        count = len(x0)
         quantile = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count
         number = 2 + (quantile * (self.steps - 1)).long().clamp(max=self.steps - 2)  # from 2 to steps
-        t, s = (expand_time(end / self.steps, x0) for end in (number, number - 1))
-        first = expand_time(torch.full_like(quantile, 1.0 / self.steps), x0)
+        ends = torch.stack([number / self.steps, (number - 1) / self.steps, torch.full_like(quantile, 1.0 / self.steps)])
+        t, s, first = schedule.clock(ends.T.view(count, 1, 3, 1, 1), condition).split(1, dim=2)
 
         x_t, x_1 = (add_noise(schedule, x0, torch.randn_like(x0), time) for time in (t, first))
         step = step_term(denoiser, x0, x_t, denoiser(x_t, t, condition), t, s, self.variance)

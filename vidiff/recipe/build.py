@@ -43,7 +43,7 @@ def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective
     """The denoiser, untrained, and what it is trained for."""
     denoiser = build_denoiser(config)
     if config.objective == "bound":
-        return BoundObjective(denoiser)
+        return BoundObjective(denoiser, lowres_noise=config.lowres.noise)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)
 
 

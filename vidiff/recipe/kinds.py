@@ -13,6 +13,7 @@ from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import check_prediction
 from vidiff.diffusion.grid import Grid
+from vidiff.diffusion.schedule import Adaptive, Trained
 from vidiff.draw.guide import Guide
 from vidiff.engine.loop import TrainOptions
 from vidiff.nn.classifier import ClassifierConfig
@@ -186,6 +187,8 @@ class OfClips(Protocol):
 class LatentRun(RunConfig):
     """Training on latents, and the codec that it needs."""
 
+    untrained: ClassVar[str] = ""  # what has no loss that trains a schedule, in words
+
     codec: CodecConfig = field(default_factory=CodecConfig)
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})
 
@@ -219,7 +222,16 @@ class LatentRun(RunConfig):
     def check(self) -> None:
         super().check()
         self.codec.check()
-        build_schedule(self.schedule)
+        schedule = build_schedule(self.schedule)
+        if isinstance(schedule, Trained) and self.untrained:
+            raise ConfigError(
+                f"schedule is {self.schedule['name']}, but no loss of {self.untrained} trains it: choose another"
+            )
+        if isinstance(schedule, Adaptive) and not self.enlarges:
+            raise ConfigError(
+                "schedule is adaptive, but what it sees of a clip is its low resolution: set lowres.factor, or choose "
+                "learned"
+            )
         if self.data.jitter or max(self.data.zoom) > 1:
             raise ConfigError(
                 f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
@@ -265,7 +277,7 @@ class DiffusionRun(LatentRun):
     prediction: str = "v"
     # a run whose weights (EMA) this one begins with, those of classes and words by name; what they lack begins anew
     start: str = ""
-    objective: str = "denoising"  # or bound: the variational bound itself, which a learned schedule needs
+    objective: str = "denoising"  # or bound: the variational bound itself, which learned and adaptive schedules need
     loss: DiffusionLoss = field(default_factory=DiffusionLoss)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -311,8 +323,6 @@ class DiffusionRun(LatentRun):
         self.unet.validate()
         super().check()
         self.lowres.check(self.data)
-        if self.lowres.factor and self.objective == "bound":
-            raise ConfigError(f"objective is {self.objective!r}; a super-resolution model is trained by denoising")
         if self.text:
             build_text(self.text)
         check_prediction(self.prediction, build_schedule(self.schedule))
@@ -323,7 +333,7 @@ class DiffusionRun(LatentRun):
             )
         if self.objective not in self.objectives:
             raise ConfigError(f"objective is {self.objective!r}; choose {' or '.join(self.objectives)}")
-        if self.schedule.get("name") == "learned" and self.objective != "bound":
+        if isinstance(build_schedule(self.schedule), Trained) and self.objective != "bound":
             raise ConfigError("a learned schedule needs objective=bound, since it would only make another loss easy")
         choose("loss.distance", self.loss.distance, DISTANCES)
         choose("loss.weighting", self.loss.weighting, WEIGHTINGS)
@@ -374,6 +384,8 @@ class DiffusionRun(LatentRun):
 class ClassifierRun(LatentRun):
     """Training a classifier of noised clips, by whose gradient a diffusion model is guided."""
 
+    untrained: ClassVar[str] = "a classifier"
+
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)  # channels, labels and strided follow
     loss: ClassifierLoss = field(default_factory=ClassifierLoss)
     scale: float = 1.0  # of its gradient, unless a call says otherwise
@@ -394,8 +406,6 @@ class ClassifierRun(LatentRun):
             raise ConfigError(
                 f"data.images is {self.data.images!r}, but a classifier is trained on clips: leave it out"
             )
-        if self.schedule.get("name") == "learned":
-            raise ConfigError("schedule is learned, but no loss of a classifier trains it: choose another")
         choose("loss.times", self.loss.times, TIMES)
 
 
@@ -404,6 +414,7 @@ class StudentRun(DiffusionRun):
     """Training a student of few steps: a copy of the model of the run `start`, its teacher."""
 
     objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
+    untrained: ClassVar[str] = "a student"
 
     objective: str = "consistency"  # or consistency_training, progressive, reflow
     loss: StudentLoss = field(default_factory=StudentLoss)
@@ -430,8 +441,6 @@ class StudentRun(DiffusionRun):
             raise ConfigError("prediction is x0, by which a consistency model says anything of clean clips: choose v")
         if self.unet.variance:
             raise ConfigError("unet.variance is true, but no loss of a student trains that head: leave it out")
-        if self.schedule.get("name") == "learned":
-            raise ConfigError("schedule is learned, but no loss of a student trains it: choose another")
         if self.objective == "consistency_training" and self.loss.told:
             raise ConfigError(
                 f"loss.guidance is {self.loss.guidance}, but consistency_training learns of clips, which no guidance "

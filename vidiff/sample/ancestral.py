@@ -93,7 +93,7 @@ def invert(
     """
     if iterations < 1:
         raise ValueError(f"iterations = {iterations} must be at least 1")
-    grid = frame_times(times, x0)[::-1]
+    grid = [denoiser.schedule.clock(t, condition) for t in frame_times(times, x0)[::-1]]
     alpha, sigma = (
         torch.ones_like(grid[0]),
         torch.zeros_like(grid[0]),

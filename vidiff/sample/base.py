@@ -78,7 +78,7 @@ class Sampler:
         Raises:
             ValueError: times outside [0, 1], that rise, stand still, or do not fit the frames.
         """
-        grid = frame_times(times, x)
+        grid = [denoiser.schedule.clock(t, condition) for t in frame_times(times, x)]
         state, steps = State(generator), list(zip(pairwise(grid), steps_left(grid), strict=True))
         for (t, s), left in tqdm(steps, disable=not progress, desc="sampling", leave=False):
             x, state = self.step(denoiser, x, t, s, condition, replace(state, left=left))
@@ -127,7 +127,7 @@ def steps_left(grid: list[Tensor]) -> list[Tensor]:
     return list((moves.flip(0).cumsum(0).flip(0) - moves).unbind(0))
 
 
-def start(schedule: Schedule, noise: Tensor, times: Tensor) -> Tensor:
+def start(schedule: Schedule, noise: Tensor, times: Tensor, condition: Condition | None = None) -> Tensor:
     """Where sampling from nothing starts: standard normal `noise` scaled to the noise level of `times[0]`."""
-    _, sigma = schedule(frame_times(times[:1], noise)[0])
+    _, sigma = schedule(schedule.clock(frame_times(times[:1], noise)[0], condition or Condition()))
     return (sigma * noise).to(noise.dtype)
