@@ -348,7 +348,7 @@ def test_a_recipe_that_comes_with_vidiff_goes_by_its_name(tmp_path: Path, monkey
     [
         ("configs/ucf.yaml", "no such config: configs/ucf.yaml; did you mean the recipe ucf?"),
         ("../ucf", "no such config: ../ucf; did you mean the recipe ucf?"),
-        ("ufc", "no such config: ufc; the recipes that come with vidiff are real_vae, shapes, shapes_causal"),
+        ("ufc", "no such config: ufc; the recipes that come with vidiff are breakout"),
         ("", "no such config: .; the recipes that come with vidiff are"),
     ],
 )
