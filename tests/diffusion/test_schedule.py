@@ -113,7 +113,10 @@ def test_a_time_outside_the_unit_interval_is_named() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: build_schedule("sine"), "unknown schedule 'sine'; choose one of adaptive, cosine, flow, learned, linear, ve"),
+        (
+            lambda: build_schedule("sine"),
+            "unknown schedule 'sine'; choose one of adaptive, cosine, flow, learned, linear, ve",
+        ),
         (lambda: Cosine(shift=0.0), "shift = 0.0 must be positive"),
         (lambda: Linear(beta_end=1.5), "betas 0.0001 to 1.5"),
         (lambda: Linear(steps=0), "steps = 0"),

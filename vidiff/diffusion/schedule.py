@@ -314,7 +314,9 @@ class Adaptive(Trained):
         x = x.to(next(self.layers.parameters()).dtype)
         moved = x.diff(dim=2).square().flatten(1).sum(1) / max(x[:, :, 1:].flatten(1).shape[1], 1)
         seen = torch.stack([x.flatten(1).mean(1), x.flatten(1).std(1, unbiased=False), moved.sqrt()], 1)  # b 3
-        both = torch.cat([t.to(x).view(1, -1, 1).expand(len(x), -1, 1), seen[:, None].expand(-1, len(t), -1)], 2)  # b k 4
+        both = torch.cat(
+            [t.to(x).view(1, -1, 1).expand(len(x), -1, 1), seen[:, None].expand(-1, len(t), -1)], 2
+        )  # b k 4
         return softplus(self.layers(both)).squeeze(2)
 
     def clock(self, t: Tensor, condition: Condition) -> Tensor:

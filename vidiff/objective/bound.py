@@ -53,7 +53,9 @@ class BoundObjective(nn.Module):
         count = len(x0)
         quantile = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count
         number = 2 + (quantile * (self.steps - 1)).long().clamp(max=self.steps - 2)  # from 2 to steps
-        ends = torch.stack([number / self.steps, (number - 1) / self.steps, torch.full_like(quantile, 1.0 / self.steps)])
+        ends = torch.stack(
+            [number / self.steps, (number - 1) / self.steps, torch.full_like(quantile, 1.0 / self.steps)]
+        )
         t, s, first = schedule.clock(ends.T.view(count, 1, 3, 1, 1), condition).split(1, dim=2)
 
         x_t, x_1 = (add_noise(schedule, x0, torch.randn_like(x0), time) for time in (t, first))
