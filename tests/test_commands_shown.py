@@ -178,6 +178,7 @@ SHOWN: dict[str, Run | Part] = {
     ),
     "pip install 'vidiff[games]'": installed,
     # docs/worlds.md
+    "vidiff play runs/breakout": Part("serves until it is stopped; tests/play", understood),
     WORLD: Run(
         add="--episodes 2 --held-out 1 --frames 14 --start 1 --processes 1",
         leaves={"data/breakout/test/0000.mp4": 14},
@@ -289,7 +290,7 @@ SHOWN: dict[str, Run | Part] = {
     **dict.fromkeys(
         (
             f"pip install 'vidiff[{name}]'"
-            for name in ("app", "diffusers", "hub", "remote", "tensorboard", "torchcodec")
+            for name in ("app", "diffusers", "hub", "play", "remote", "tensorboard", "torchcodec")
         ),
         installed,
     ),

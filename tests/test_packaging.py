@@ -43,6 +43,7 @@ EXTRAS = {
     "gradio": "app",
     "gymnasium": "games",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
+    **dict.fromkeys(("starlette", "uvicorn", "websockets"), "play"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),
 }
 # name of an import -> name of its package, where that is another

@@ -41,6 +41,7 @@ FLOORS = (
     "share",
     "app",
     "study",
+    "play",
     "cli",
     "train",
     "vidiff",  # vidiff/__init__.py
@@ -90,6 +91,9 @@ OWNERS = {
     "huggingface_hub": {"vidiff/pipeline/hub.py"},
     "gymnasium": {"vidiff/record/environment.py"},
     "gradio": {"vidiff/app/page.py", "vidiff/app/serve.py"},
+    "starlette": {"vidiff/play/server.py"},
+    "uvicorn": {"vidiff/play/serve.py"},
+    "websockets": {"vidiff/play/serve.py"},
 }
 
 MOST_FILES = 16  # a folder of vidiff

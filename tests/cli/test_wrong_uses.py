@@ -33,6 +33,7 @@ GOOD = {  # of each command, what it wants at least
     "extend": ["clip.mp4", "--frames", "9"],
     "edit": ["animate", "clip.mp4"],
     "app": ["runs/tiny"],
+    "play": ["runs/tiny"],
     "push": ["runs/tiny", "ada/tiny", "--out", "shared"],
     "new": ["other", "--data", "data"],
     "demo": ["--small"],
@@ -152,6 +153,17 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         *((["--device", device], device) for device in ("tpu", "cuda", "cuda:99", "gpu")),
         *((["--host", host], f"cannot listen on {host}") for host in ("192.0.2.1", "198.51.100.7", "203.0.113.1")),
     ],
+    "play": [
+        ([], "runs/tiny learned no actions, so there is nothing to press: train on clips with actions"),
+        (["--beside"], "learned no actions"),
+        (["--data", "none"], "learned no actions"),
+        *FILES,
+        *((["--port", port], f"--port is {port}; give 0 to 65535") for port in ("65536", "99999", "-1")),
+        *((["--token", token], "fewer than 8 characters") for token in ("", "a", "1234567")),
+        *((["--device", device], device) for device in ("tpu", "cuda:99", "gpu")),
+        *((["--scale", scale], f"--scale is {scale}; give 1 to 64") for scale in ("-1", "65")),
+        *((["--seed", seed], f"--seed is {seed}; give 0 or more") for seed in ("-1", str(1 << 31))),
+    ],
     "push": [
         *FILES,
         (["--out", "folder"], "--out folder: it is not empty; give a new folder"),
@@ -265,6 +277,10 @@ INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
         (["restyle", "clip.mp4"], "required: --strength"),
     ],
     "app": [
+        ([name], "is not a trained run")
+        for name in ("none", "notes.txt", "folder", "clip.mp4", "", "data", "empty", "~")
+    ],
+    "play": [
         ([name], "is not a trained run")
         for name in ("none", "notes.txt", "folder", "clip.mp4", "", "data", "empty", "~")
     ],

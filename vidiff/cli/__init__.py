@@ -30,6 +30,7 @@ GROUPS = {  # folder of vidiff/cli -> what its commands are for, and the command
             "extend": "go on with a clip",
             "edit": "animate, rewind, interpolate, loop, inpaint, outpaint, restyle, invert, double, upscale",
             "app": "generate, extend, inpaint and animate on a page in the browser",
+            "play": "play with a run that learned actions, on a page in the browser",
             "push": "share a run on the Hugging Face hub, with a card that tells what it is",
         },
     ),

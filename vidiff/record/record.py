@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vidiff.data.actions.space import UNKNOWN
+from vidiff.data.actions.space import UNKNOWN, Action
 from vidiff.data.clip import ABOUT
 from vidiff.engine.guard import Shielded
 from vidiff.record.environment import Environment, shrink
@@ -155,7 +155,7 @@ def play(it: Recording, split: str, number: int) -> Episode:
                 actions.append(action)
                 states.append(world.state())
         if not over:
-            return Episode(frames, _typed(world, np.stack(actions)), np.stack(states))
+            return Episode(frames, typed(world.actions, np.stack(actions)), np.stack(states))
     raise ValueError(
         f"{world.name}: {TRIES} episodes ended within {it.start + it.frames} frames; ask for fewer frames, a smaller "
         "start or hold, or another policy"
@@ -192,14 +192,23 @@ def _mark(path: Path, about: str) -> None:
 
 def _write(job: tuple[Recording, str, int, Path]) -> None:
     it, split, number, path = job
-    episode = play(it, split, number)
+    write_episode(path, play(it, split, number), _opened(it.environment, it.hold).fps, it.size)
+
+
+def write_episode(path: Path, episode: Episode, fps: float, size: tuple[int, int] | None = None) -> None:
+    """Writes a clip and, beside it, what was done and what was so at each frame.
+
+    Args:
+        fps: frames a second.
+        size: height and width of the frames; None as they are.
+    """
     for name, rows in (("actions", episode.actions), ("state", episode.states)):
         content = io.BytesIO()
         np.save(content, rows)
         write_whole(path.with_suffix(f".{name}.npy"), content.getvalue())
-    with VideoWriter(path, _opened(it.environment, it.hold).fps, crf=CRF) as writer:  # last: with it the clip is whole
+    with VideoWriter(path, fps, crf=CRF) as writer:  # last: with it the clip is whole
         for frame in episode.frames:
-            writer.write(shrink(frame, it.size))
+            writer.write(shrink(frame, size))
 
 
 class _Players(ForkServerContext):
@@ -273,8 +282,9 @@ def read_actions(path: Path, dimensions: int) -> np.ndarray:
     return rows
 
 
-def _typed(world: Environment, actions: np.ndarray) -> np.ndarray:
-    """Whole numbers, where all dimensions are, and -1 for what is unknown; else floats, and NaN for that."""
-    if all(one.kind == "discrete" for one in world.actions):
+def typed(dimensions: Sequence[Action], actions: np.ndarray) -> np.ndarray:
+    """Rows `(f, a)` as files have them: whole numbers, where all dimensions are, and -1 for what is unknown; else
+    floats, and NaN for that."""
+    if all(one.kind == "discrete" for one in dimensions):
         return np.where(np.isnan(actions), UNKNOWN, actions).astype(np.int64)
     return actions.astype(np.float32)

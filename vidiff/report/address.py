@@ -20,12 +20,22 @@ def free_port(host: str, port: int) -> int:
     Raises:
         ValueError: where it is taken, or the address is not this machine's.
     """
+    with listening(host, port) as server:
+        return int(server.getsockname()[1])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, on any free port with 0. Raises ValueError as `free_port`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port), family=family) as server:
-            return int(server.getsockname()[1])
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ValueError(f"cannot listen on {host} port {port} ({error}): give another --host or --port") from None
+
+
+def url_of(host: str, port: int) -> str:
+    """The address of a page that is served by HTTP."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def is_loopback(host: str) -> bool:
