@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Estimate
-from vidiff.diffusion.known import Known, box, end_frames, first_frames, last_frames, some_frames
+from vidiff.diffusion.known import Held, Known, box, end_frames, first_frames, last_frames, some_frames
 from vidiff.diffusion.schedule import Cosine
 
 
@@ -54,6 +54,25 @@ def test_replacement_shows_them_at_the_sampler_s_time() -> None:
     assert torch.equal(spy.x[:, :, 2:], x[:, :, 2:])
     assert (spy.t == 0.7).all()
     assert torch.equal(estimate.x0[:, :, :2], frames[:, :, :2])
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_held_is_known_until_the_clock_comes_down_to_its_own_time(replace: bool) -> None:
+    spy, (frames, x) = Spy(), clip()
+    until = torch.tensor([0.2, 0.5, 1.0, 0.0, 1.0]).view(1, 1, 5, 1, 1)
+    held = Held(spy, frames, until, replace=replace, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(1))
+    for t, shown, clocks in ((0.7, [0, 1, 3], [0.2, 0.5, 0.7, 0.0, 0.7]), (0.3, [0, 3], [0.2, 0.3, 0.3, 0.0, 0.3])):
+        estimate = held(x, t, Condition())
+        clock = torch.full((1, 1, 5, 1, 1), t) if replace else torch.tensor(clocks).view(1, 1, 5, 1, 1)
+        torch.testing.assert_close(spy.t.expand_as(clock), clock)
+        alpha, sigma = Cosine()(clock)
+        rest = [n for n in range(5) if n not in shown]
+        torch.testing.assert_close(spy.x[:, :, shown], (alpha * frames + sigma * noise)[:, :, shown])
+        assert torch.equal(spy.x[:, :, rest], x[:, :, rest])
+        assert torch.equal(estimate.x0[:, :, shown], frames[:, :, shown]) and not estimate.x0[:, :, rest].any()
+    with pytest.raises(ValueError, match=r"until has the time 1.5, which is outside \[0, 1\]"):
+        Held(spy, frames, until + 0.5)
 
 
 def test_its_noise_is_its_generator_s() -> None:

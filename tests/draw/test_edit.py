@@ -16,8 +16,9 @@ from vidiff.diffusion.grid import Grid, time_grid
 from vidiff.diffusion.known import first_frames
 from vidiff.diffusion.process import add_noise, expand_time
 from vidiff.diffusion.schedule import Cosine
-from vidiff.draw.edit import double, edit, extend, fill, generate, inpaint, interpolate
+from vidiff.draw.edit import double, edit, extend, generate, inpaint, interpolate
 from vidiff.draw.long import Clean
+from vidiff.draw.masks import encode_around
 from vidiff.draw.window import Draw, lagged
 from vidiff.nn.vae import VAEConfig
 from vidiff.sample import build_sampler
@@ -260,7 +261,7 @@ def test_backwards_looks_at_the_first_frames_alone() -> None:
 def test_interpolation_leads_from_the_one_to_the_other(window: int, context: int, ends: tuple[int, int]) -> None:
     line = Line()
     first, last = along(3) * STEP, along(2, start=8) * STEP
-    made = interpolate(drawing(window, line), Identity(), first, last, 5, context, Condition())
+    made = whole(*interpolate(drawing(window, line), Identity(), first, last, 5, context, Condition()))
     torch.testing.assert_close(made, along(5, start=3) * STEP)
     after = ends[0] + 5
     assert all(seen == [*range(ends[0]), *range(after, after + ends[1])] for seen in line.seen)
@@ -268,15 +269,35 @@ def test_interpolation_leads_from_the_one_to_the_other(window: int, context: int
 
 def test_a_loop_leads_from_the_end_to_the_beginning() -> None:
     clip = along(6) * STEP
-    made = interpolate(drawing(8, Line()), Identity(), clip, clip, 4, 2, Condition())
+    made = whole(*interpolate(drawing(8, Line()), Identity(), clip, clip, 4, 2, Condition()))
     torch.testing.assert_close(made[0, 0, :, 0, 0], torch.tensor([4.0, 3.0, 2.0, 1.0]) * STEP)
 
 
-@pytest.mark.parametrize(("between", "context"), [(0, 1), (-1, 1), (9, 1), (7, 2), (1, 5)])
-def test_what_does_not_fit_one_window_is_refused(between: int, context: int) -> None:
+@pytest.mark.parametrize(("window", "context"), [(5, 1), (6, 2), (8, 3)])
+@pytest.mark.parametrize("between", [9, 16, 31])
+def test_more_frames_than_a_window_holds_go_on_from_the_one_and_end_at_the_other(
+    window: int, context: int, between: int
+) -> None:
+    """Each window looks back on the last; the one that ends the stretch sees what follows, and none ends before it."""
+    line, clip = Line(), along(6) * STEP
+    end = clip[:, :, :4] + 2 * between * STEP  # further than the steps lead
+    parts = list(interpolate(drawing(window, line), Identity(), clip, end, between, context, Condition()))
+    made = whole(*parts)
+    assert made.shape[2] == between and all(part.shape[2] <= window - context for part in parts)
+    steps = whole(clip, made, end).diff(dim=2)[0, 0, :, 0, 0] / STEP
+    torch.testing.assert_close(steps[5 : 5 + between - parts[-1].shape[2]], torch.ones(between - parts[-1].shape[2]))
+    last = steps[5 + between - parts[-1].shape[2] : 6 + between]
+    torch.testing.assert_close(last, last[:1].expand(len(last)))
+    assert parts[-1].shape[2] >= max((window - context) // 2, 1)
+    ahead = parts[-1].shape[2] + context
+    assert line.seen[-1][: context + 1] == [*range(context), ahead]
+
+
+def test_no_frames_between_are_refused() -> None:
     clip = along(6) * STEP
-    with pytest.raises(ValueError, match=rf"between is {between}, with .* for 10 in all at the most"):
-        interpolate(drawing(10), Identity(), clip, clip, between, context, Condition())
+    for between in (0, -1):
+        with pytest.raises(ValueError, match=f"between is {between}; give 1 or more"):
+            list(interpolate(drawing(10), Identity(), clip, clip, between, 1, Condition()))
 
 
 @pytest.mark.parametrize("frames", [2, 3, 7, 16])
@@ -301,7 +322,8 @@ def test_holes_of_whole_frames_are_filled_over_windows() -> None:
     made = whole(*inpaint(drawing(6, line), Identity(), broken, hole, 2, Condition()))
     torch.testing.assert_close(made, clip)
     assert torch.equal(torch.where(hole, 0, made), torch.where(hole, 0, clip))
-    assert [sorted(x) for x in dict.fromkeys(map(tuple, line.seen))] == [[0, 2, 3], [0, 1, 3, 4, 5], [0, 1, 3, 4]]
+    seen = [[0, 2, 3], [0, 1, 4, 5], [0, 1, 2, 4, 5], [0, 1]]  # frames 5 and 6 come together, with 7 and 8 behind them
+    assert [sorted(x) for x in dict.fromkeys(map(tuple, line.seen))] == seen
 
 
 @pytest.mark.parametrize("frames", [1, 4, 6, 7, 15])
@@ -337,7 +359,7 @@ def test_pixels_outside_the_mask_are_kept_and_those_inside_made(frames: int) -> 
     assert torch.equal(made, whole(*inpaint(drawing(6), codec, again, mask, 2, Condition()))), "hidden pixels are seen"
 
 
-def test_the_model_is_told_the_conservative_mask() -> None:
+def test_the_model_is_told_what_is_known_what_is_in_doubt_and_what_is_not() -> None:
     clocks: list[Tensor] = []
 
     class Spy(Line):
@@ -345,12 +367,15 @@ def test_the_model_is_told_the_conservative_mask() -> None:
             clocks.append(expand_time(t, x).expand(x.shape[0], 1, *x.shape[2:]))
             return super().__call__(x, t, condition)
 
-    mask = torch.zeros(1, 1, 5, 16, 16, dtype=torch.bool)
+    mask, codec, clip = torch.zeros(1, 1, 5, 16, 16, dtype=torch.bool), tiny_codec(), video(5)
     mask[:, :, 2, 0, 15] = True
-    whole(*inpaint(drawing(5, Spy()), tiny_codec(), video(5), mask, 2, Condition()))
-    unknown = torch.zeros(2, 1, 5, 4, 4, dtype=torch.bool)
-    unknown[:, :, 2, :2, 2:] = True
-    assert clocks and all(torch.equal(clock > 0, unknown) for clock in clocks)
+    whole(*inpaint(drawing(5, Spy()), codec, clip, mask, 2, Condition()))
+    _, doubt = encode_around(codec, clip, mask)
+    until = torch.where(doubt.isfinite(), Cosine().time_of(-2 * doubt.log()), 1.0)
+    assert doubt[:, :, 2, 0, 3].isinf().all() and not doubt[:, :, [0, 1, 3, 4]].any()
+    assert int(((doubt > 0) & doubt.isfinite()).sum()) > 0, "those around the hole are in doubt"
+    now = [clock[:, :, 2, 0, 3].view(2, 1, 1, 1, 1) for clock in clocks]
+    assert clocks and all(torch.equal(clock, until.minimum(t)) for clock, t in zip(clocks, now, strict=True))
 
 
 def test_a_mask_that_does_not_fit_is_refused() -> None:
@@ -362,11 +387,11 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
-def test_known_latents_come_back_bit_for_bit_over_windows(sampler: str) -> None:
-    frames, known = torch.randn(2, 3, 11, 4, 4), torch.rand(2, 1, 11, 4, 4) < 0.5
-    made = whole(*fill(drawing(4, sampler=sampler), frames, known, 1, Condition()))
-    every = known.expand_as(frames)
-    assert torch.equal(made[every], frames[every]) and (made[~every] != frames[~every]).all()
+def test_known_content_comes_back_bit_for_bit_over_windows(sampler: str) -> None:
+    clip, mask = video(11, 4), torch.rand(2, 1, 11, 4, 4) < 0.5
+    made = whole(*inpaint(drawing(4, sampler=sampler), Identity(), clip, mask, 1, Condition()))
+    every = mask.expand_as(clip)
+    assert torch.equal(made[~every], clip[~every]) and (made[every] != clip[every]).all()
 
 
 # Partial noising

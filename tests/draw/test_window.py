@@ -16,7 +16,7 @@ from vidiff.diffusion.schedule import Cosine
 from vidiff.draw import edit
 from vidiff.draw.long import STRATEGIES
 from vidiff.draw.strategy import Strategy
-from vidiff.draw.window import Draw, Window, windows
+from vidiff.draw.window import Draw, Window, spans, windows
 from vidiff.sample import build_sampler
 
 
@@ -30,6 +30,25 @@ def test_windows_add_every_frame_once_and_know_what_is_before(frames: int, done:
         assert window.end - window.first == 6 and window.known in (2, window.begin)
     last = walked[-1]
     assert last.known == (min(6 - last.new, last.begin) if back else min(2, last.begin))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_stretch_of_unknown_frames_ends_in_a_window_that_sees_what_follows(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    length, context = (int(torch.randint(low, high, (1,), generator=generator)) for low, high in ((20, 60), (1, 6)))
+    known = (torch.rand(length, generator=generator) < (0.1, 0.5, 0.9)[seed % 3]).tolist()
+    walked = list(spans(known, 8, context))
+    assert [n for window in walked for n in range(window.begin, window.end)] == list(range(length))
+    assert all(window.known == min(context, window.begin) and window.new <= 8 - window.known for window in walked)
+    for window in walked[:-1]:
+        if not known[window.end - 1] and known[window.end] and context < 7:
+            assert window.first + 8 > window.end, "it sees the known frame after its last"
+    assert list(spans([False] * length, 8, context)) == list(windows(8, length, context))
+
+
+def test_of_a_long_stretch_the_last_window_has_its_share() -> None:
+    known = [True] * 3 + [False] * 20 + [True] * 3
+    assert list(spans(known, 10, 2)) == [Window(0, 0, 10), Window(8, 2, 7), Window(15, 2, 8), Window(23, 2, 1)]
 
 
 def test_known_frames_are_a_multiple_and_one_more() -> None:

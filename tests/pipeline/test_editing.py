@@ -132,8 +132,8 @@ def test_every_task_names_a_mistake(pipe: Pipeline, task: str, start, options: d
     ("make", "said"),
     [
         (lambda pipe: pipe.interpolate(clip(2), clip(2, 1), 2), "first holds 2 clips and last 1"),
-        (lambda pipe: pipe.interpolate(clip(2), clip(2), 5), "for 6 in all at the most"),
-        (lambda pipe: pipe.interpolate(clip(3), clip(3), 2, context=3), "between is 2, with 3 given frames"),
+        (lambda pipe: pipe.interpolate(clip(2), clip(2), 0), "between is 0; give 1 or more"),
+        (lambda pipe: pipe.interpolate(clip(3), clip(3), 2, context=6), "context is 6; give 1 to 5"),
         (lambda pipe: pipe.interpolate(clip(2), torch.zeros(2, 3, 2, 16, 16), 2), "resize"),
         (lambda pipe: pipe.loop(clip(2), 0), "between is 0"),
         (lambda pipe: pipe.inpaint(clip(2), torch.ones(1, 1, 1, 8, 8)), "the mask is of torch.float32"),

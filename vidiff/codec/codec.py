@@ -157,6 +157,10 @@ class Codec(nn.Module):
         """Raises ValueError where clips of so many frames do not make whole latents; `what` says whose they are."""
         check_frames(frames, self.temporal, self.unit, what)
 
+    def fewer(self, frames: int) -> int:
+        """So many frames, or the next fewer that make whole latents; 1 at least."""
+        return frames - (frames - 1) % self.unit
+
     def latents_of(self, frames: int) -> int:
         """Latents that hold so many frames, if perhaps some more."""
         return 1 - (1 - frames) // self.unit * (self.unit // self.temporal)

@@ -1,6 +1,7 @@
 """Every voxel has its own clock: known content is content whose clock stands at 0.
 
-`Known` does continuation, interpolation, inpainting and outpainting with any sampler; only the mask differs.
+`Known` does continuation, interpolation, inpainting and outpainting with any sampler; only the mask differs. `Held` is
+for what is known but for an error: its clock falls with the others from where noise is as large as that.
 """
 
 from __future__ import annotations
@@ -81,6 +82,60 @@ class Known(nn.Module):
             content = add_noise(self.schedule, self.frames, self.noise, clock).to(x_t.dtype)
         estimate = self.denoiser(torch.where(self.mask, content, x_t), clock, condition)
         return Estimate(torch.where(self.mask, self.frames, estimate.x0), estimate.variance)
+
+
+class Held(nn.Module):
+    """A denoiser that knows part of the clip until the clock comes down to a time of each voxel's own.
+
+    Until then it is `Known` at that time, noised as far; from there on it is made with the rest. So content that is
+    right but for an error `e` is of use, and need not be kept: its time is that at which noise is as large, `sigma /
+    alpha = e`.
+
+    Args:
+        denoiser: the inner denoiser, guided or not; `Known` may be inside or outside.
+        frames: `(b, c, f, h, w)`, like what is drawn.
+        until: times, broadcastable to `(b, 1, f, h, w)`; 1 is never held.
+        replace: show what is held at the sampler's own time, as `Known` has it.
+        generator: of the noise.
+
+    Raises:
+        ValueError: times of another shape, or outside [0, 1].
+    """
+
+    frames: Tensor
+    until: Tensor
+    noise: Tensor
+
+    def __init__(
+        self,
+        denoiser: Denoises,
+        frames: Tensor,
+        until: Tensor,
+        *,
+        replace: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.replace = denoiser, replace
+        low, high = float(until.min()), float(until.max())
+        if not (low >= 0.0 and high <= 1.0):
+            raise ValueError(f"until has the time {high if low >= 0.0 else low:g}, which is outside [0, 1]")
+        self.register_buffer("frames", frames, persistent=False)
+        self.register_buffer("until", expand_time(until, frames), persistent=False)
+        self.register_buffer("noise", draw_noise(frames, generator), persistent=False)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+        check_frames(x_t, self.frames, "guidance goes inside: Held(ClassifierFree(denoiser, ...), frames, until)")
+        t = expand_time(t, x_t)
+        held = t > self.until
+        clock = t if self.replace else torch.where(held, self.until, t)
+        content = add_noise(self.schedule, self.frames, self.noise, clock).to(x_t.dtype)
+        estimate = self.denoiser(torch.where(held, content, x_t), clock, condition)
+        return Estimate(torch.where(held, self.frames, estimate.x0), estimate.variance)
 
 
 def check_frames(x_t: Tensor, frames: Tensor, advice: str) -> None:

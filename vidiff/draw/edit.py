@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from math import ceil
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vidiff.codec.codec import Codec
@@ -13,10 +14,10 @@ from vidiff.diffusion.cascade import enlarge, with_lowres
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.known import end_frames, first_frames
 from vidiff.draw.long import Clean
-from vidiff.draw.masks import check_pixels, hide, known_latents
+from vidiff.draw.masks import check_pixels, encode_around, join
 from vidiff.draw.strategy import Strategy, final
 from vidiff.draw.stream import Stream
-from vidiff.draw.window import Backwards, Draw, Source, draw_after, windows
+from vidiff.draw.window import Backwards, Draw, Source, draw_after, spans, windows
 
 CLEAN = Clean()
 
@@ -159,99 +160,97 @@ def of_latents(condition: Condition, codec: Codec, first: int, latents: int) -> 
     return condition.at([first + codec.temporal * n for n in range(latents)], [1] + [codec.temporal] * (latents - 1))
 
 
-def fill(draw: Draw, frames: Tensor, known: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
-    """Draw what is unknown of latents of any length, window by window, each knowing `context` frames of the one before.
-
-    Where nothing is known this is the strategy `Clean`. The last window may reach past the end; what is made there is
-    dropped.
-
-    Args:
-        frames: `(b, c, f, h, w)`, the content wherever `known` is true.
-        known: bool, broadcastable to `(b, 1, f, h, w)`.
-
-    Yields:
-        `(b, c, n, h, w)`, f in sum over n; bit for bit `frames` where known.
-
-    Raises:
-        ValueError: where the context fills a window.
-    """
-    total = frames.shape[2]
-    known = known.expand(-1, -1, total, -1, -1)
-    blank, past = not known.any(), frames[:, :, :0]
-    for window in windows(draw.window, total, context):
-        given, count = window.known, window.known + window.new
-        size = window.new if blank and not given else draw.window
-        z = frames.new_zeros(*frames.shape[:2], size, *frames.shape[3:])
-        mask = known.new_zeros(*known.shape[:2], size, *known.shape[3:])
-        z[:, :, :count], mask[:, :, :count] = (x[:, :, window.first : window.end] for x in (frames, known))
-        z[:, :, :given], mask[:, :, :given] = past, True
-        if not mask[:, :, :count].all():
-            shown = condition.at(range(window.first, window.first + size))
-            z = draw(z, mask if mask.any() else None, shown)
-        past = z[:, :, size - context :]
-        yield z[:, :, given:count]
-
-
 def inpaint(
     draw: Draw, codec: Codec, clip: Tensor, mask: Tensor, context: int, condition: Condition
 ) -> Iterator[Tensor]:
     """Make new content wherever `mask` is true, and leave every other pixel as it is, bit for bit.
 
-    Latents that the mask touches, or whose neighbours it touches, are drawn anew with the rest known (Lugmayr et al.
-    2022, RePaint, with a trained clock in place of replacement); then the known pixels are put back. What the clip
-    holds under the mask is not looked at.
+    Latents of new pixels are drawn anew with the rest known (Lugmayr et al. 2022, RePaint, with a trained clock in
+    place of replacement); then the known pixels are put back. Those around, which the codec makes of both, are known as
+    far as they are sure, and drawn anew from there on. What the clip holds under the mask is not looked at.
+
+    A clip longer than a window is drawn window by window, each knowing `context` frames of the one before and, where
+    known frames follow what it makes, some of these. Where nothing is known this is the strategy `Clean`. The last
+    window may reach past the end; what is made there is dropped.
 
     Args:
-        clip: `(b, 3, f, h, w)` in [-1, 1]; longer than a window, it is drawn window by window.
+        clip: `(b, 3, f, h, w)` in [-1, 1].
         mask: bool, in pixels: `(1 or b, 1, 1 or f, h, w)`; 1 for h and w means whole frames.
         context: made frames that are known to the next window.
 
     Yields:
-        `(b, 3, n, h, w)`, f in sum over n.
+        `(b, 3, n, h, w)`, f in sum over n. Memory beyond the clip's own does not grow with f.
 
     Raises:
         ValueError: a mask of another size or type; a context that fills a window.
     """
     check_pixels(mask, clip)
-    mask = mask.to(clip.device)
-    if not mask.any():
+    total, apart = clip.shape[2], codec.temporal == 1
+    mask = mask.to(clip.device).expand(-1, -1, total, -1, -1)
+    kept = (~mask).flatten(3).all(3).all(1).all(0).tolist()
+    if all(kept):
         yield clip
         return
-    frames = codec.encode(hide(clip.to(codec.shift), mask.to(codec.shift.device))).mean
-    known = known_latents(mask, (clip.shape[3], clip.shape[4]), codec.factor)
-    mask = mask.expand(-1, -1, clip.shape[2], -1, -1)
-    begin = 0
-    for z in fill(draw, frames, known, context, condition):
-        end = begin + z.shape[2]
-        yield torch.where(mask[:, :, begin:end], codec.decode(z).to(clip), clip[:, :, begin:end])
-        begin = end
+    size = 1 + codec.temporal * (draw.window - 1)  # frames that are seen at once
+    past = clip[:, :, :0].to(codec.shift)  # the last frames: their latents, or where one holds several, their pixels
+    for window in spans(kept, size, context, codec.unit):
+        given, count = window.known, window.known + window.new
+        here, added = slice(window.first, window.first + size), slice(window.begin, window.end)
+        part, new = clip[:, :, added], mask[:, :, added]
+        shown, hidden = clip[:, :, here].to(codec.shift), mask[:, :, here].to(codec.shift.device)
+        if not apart:  # a window is a clip of its own to the codec, as in training
+            short = (0, 0, 0, 0, 0, (1 - shown.shape[2]) % codec.unit)
+            shown = F.pad(torch.cat([final(past, given), shown[:, :, given:]], dim=2), short)
+            hidden = F.pad(hidden.index_fill(2, torch.arange(given, device=hidden.device), False), short, value=True)
+        z, doubt = encode_around(codec, shown, hidden)
+        if apart and given:
+            z[:, :, :given], doubt[:, :, :given] = final(past, given), 0.0
+        if new.any():
+            if bool(doubt.isfinite().any()):
+                short = (0, 0, 0, 0, 0, draw.window - z.shape[2])
+                z, doubt = F.pad(z, short), F.pad(doubt, short, value=torch.inf)
+            z = _drawn(draw, z, doubt, of_latents(condition, codec, window.first, z.shape[2]))
+            made = codec.decode(z[:, :, given:count]) if apart else codec.decode(z)[:, :, given:count]
+            part = join(made, part, new)
+        past = final(z[:, :, :count] if apart else torch.cat([past, part.to(past)], dim=2), context)
+        yield part
+
+
+def _drawn(draw: Draw, z: Tensor, doubt: Tensor, condition: Condition) -> Tensor:
+    """A window drawn where `z` is in doubt, as `encode_around` has both."""
+    known, z = doubt == 0, z.contiguous()  # in the memory order of what is drawn from nothing
+    there = known if bool(known.any()) else None
+    if bool((doubt.isfinite() & ~known).any()):
+        return draw(z, there, condition, doubt=doubt)
+    return draw(z, there, condition)
 
 
 def interpolate(
     draw: Draw, codec: Codec, first: Tensor, last: Tensor, between: int, context: int, condition: Condition
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Make `between` frames that lead from `first` to `last`, each `(b, 3, f, h, w)` in [-1, 1] with an f of its own.
 
     Of both, the nearest `context` frames are looked at. With one clip as `first` and `last`, the new frames lead from
-    its end to its beginning: a loop.
+    its end to its beginning: a loop. More frames than fit a window are drawn window by window, of which the last leads
+    to `last`.
 
-    Returns:
-        the new frames, `(b, 3, between, h, w)`.
+    Yields:
+        `(b, 3, n, h, w)`, `between` in sum over n.
 
     Raises:
-        ValueError: no new frames, or more frames than fit one window.
+        ValueError: no new frames; a context that fills a window.
     """
     first, last = final(first, context), last[:, :, :context].to(first)
     ends = first.shape[2], last.shape[2]
-    total = ends[0] + between + ends[1]
-    if between < 1 or total > draw.window:
-        raise ValueError(
-            f"between is {between}, with {ends[0]} given frames before and {ends[1]} after it: ask for 1 or more, and "
-            f"for {draw.window} in all at the most, which the model sees at once; or for less context"
-        )
+    if between < 1:
+        raise ValueError(f"between is {between}; give 1 or more new frames")
     clip = torch.cat([first, first.new_zeros(*first.shape[:2], between, *first.shape[3:]), last], dim=2)
-    filled = torch.cat(list(inpaint(draw, codec, clip, ~end_frames(total, *ends), context, condition)), dim=2)
-    return filled[:, :, ends[0] : ends[0] + between]
+    begin, end, done = ends[0], ends[0] + between, 0
+    for part in inpaint(draw, codec, clip, ~end_frames(clip.shape[2], *ends), context, condition):
+        new = part[:, :, max(begin - done, 0) : max(end - done, 0)]
+        done += part.shape[2]
+        if new.shape[2]:
+            yield new
 
 
 def double(draw: Draw, codec: Codec, clip: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from vidiff.diffusion.classifier_guidance import Classifier
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.grid import Grid
-from vidiff.diffusion.known import Known, first_frames
+from vidiff.diffusion.known import Held, Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise, expand_time
 from vidiff.draw.guide import Guide
 from vidiff.sample import DDIM, Sampler, invert, start
@@ -79,6 +79,38 @@ def windows(
             known = min(size - new, done)
         yield Window(done - known, known, new)
         done += new
+
+
+def spans(known: Sequence[bool], size: int, context: int, unit: int = 1) -> Iterator[Window]:
+    """Walk over a video of which some frames are known, so that each stretch of unknown ones is led to what follows it.
+
+    As `windows`, where nothing is known. But a window that would end within a stretch, and not see the known frames
+    after it, adds fewer frames, so that the last of the stretch come in one window with the known frames behind it: as
+    many as it looks back on, but no more than half of what room these leave.
+
+    Args:
+        known: whether each frame is known.
+        size, context, unit: as of `windows`.
+
+    Raises:
+        ValueError: where the context fills a window.
+    """
+    check_context(context, size)
+    total, done = len(known), 0
+    while done < total:
+        given = min(done, context)
+        given -= (given - 1) % unit if given else 0
+        end = min(done - given + size, total)
+        if end < total and not known[end - 1]:
+            after = next((n for n in range(end, total) if known[n]), total)  # the first known frame after the stretch
+            seen = next((n for n in range(after, total) if not known[n]), total) - after
+            room = size - context
+            last = max(room - min(seen, context, room // 2), 1)  # frames of the stretch in the window that ends it
+            begin = next((n + 1 for n in range(end - 1, done - 1, -1) if known[n]), done)
+            if after < total:
+                end = max(min(end, after - last), begin, done + 1)
+        yield Window(done - given, given, end - done)
+        done = end
 
 
 def check_context(context: int, size: int) -> None:
@@ -179,7 +211,14 @@ class Draw:
         """The context in which the network computes."""
         return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
+    def __call__(
+        self,
+        frames: Tensor,
+        known: Tensor | None,
+        condition: Condition,
+        strength: float = 1.0,
+        doubt: Tensor | None = None,
+    ) -> Tensor:
         """Draw one window of latents.
 
         Args:
@@ -187,6 +226,8 @@ class Draw:
             known: bool, broadcastable to `(b, 1, f, h, w)`; None where nothing is known.
             strength: the time at which drawing begins, from the noised `frames` (Meng et al. 2022, SDEdit, section 3);
                 from the grid's first time on, it begins from pure noise, and before its last, nothing is drawn.
+            doubt: of what is not known for sure, by how much `frames` may be off; infinite where they tell nothing.
+                Broadcastable as `known`; None where all doubt is infinite.
 
         Returns:
             `(b, c, f, h, w)`, bit for bit `frames` where known.
@@ -196,6 +237,11 @@ class Draw:
         if not len(times):
             return frames
         denoiser, clocks = self._shown(frames, known, condition, times)
+        if doubt is not None:
+            until = torch.where(doubt.isfinite(), schedule.time_of(-2 * doubt.log()), 1.0).to(frames)
+            until = until if known is None else until.where(~known.to(until.device), 1.0)
+            at_once = self.replace and until.shape[3:] != (1, 1)
+            denoiser = Held(denoiser, frames, until, replace=at_once, generator=self.generator)
         noise = draw_noise(frames, self.generator)
         if partial:
             begin = schedule.clock(expand_time(times[0], frames), condition)
@@ -263,10 +309,17 @@ class Draw:
 class Backwards(Draw):
     """A `Draw` of latents given and returned from the last frame to the first; the model sees them forwards."""
 
-    def __call__(self, frames: Tensor, known: Tensor | None, condition: Condition, strength: float = 1.0) -> Tensor:
-        known = None if known is None else known.flip(2)
+    def __call__(
+        self,
+        frames: Tensor,
+        known: Tensor | None,
+        condition: Condition,
+        strength: float = 1.0,
+        doubt: Tensor | None = None,
+    ) -> Tensor:
+        known, doubt = (None if x is None else x.flip(2) for x in (known, doubt))
         condition = condition.at(range(frames.shape[2] - 1, -1, -1))
-        return super().__call__(frames.flip(2), known, condition, strength).flip(2)
+        return super().__call__(frames.flip(2), known, condition, strength, doubt).flip(2)
 
 
 def draw_after(draw: Draw, past: Tensor, size: int, condition: Condition) -> Tensor:

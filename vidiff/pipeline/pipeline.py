@@ -135,26 +135,28 @@ class Pipeline(Drawing):
         return self.extend(clip, frames, label, **options)
 
     def interpolate(self, first: Tensor, last: Tensor, between: int, label: Labels = None, **options: Any) -> Tensor:
-        """Join two clips, or pictures, by `between` new frames, which must fit one window with a frame on each side.
+        """Join two clips, or pictures, by `between` new frames; more than fit one window are drawn window by window.
 
         Args:
             first, last: `(b, 3, f, h, w)`, `(3, f, h, w)` or a picture `(3, h, w)`, each with an f of its own.
-            options: as for `stream`, with `context` frames of each looked at, by default as many as fit.
+            options: as for `stream`, with `context` frames of each looked at, by default as many as fit beside the new
+                ones, and a quarter of a window where these take several.
 
         Returns:
             `(b, 3, f + between + f, h, w)`, the given frames bit for bit.
 
         Raises:
-            ValueError: sizes that differ; frames that do not fit one window; as for `generate`.
+            ValueError: sizes that differ; no new frames; as for `generate`.
         """
         self.facts.check_ahead("join clips")
         first, last = self.facts.check_ends(first, last)
         if options.get("context") is None:
             window = self.facts.window(size_of(first))
-            options["context"] = max(1, min(self.sampling.context, (window - between) // 2))
+            fits = (window - between) // 2 if between <= window - 2 else window // 4
+            options["context"] = self.codec.fewer(max(1, min(self.sampling.context, fits)))
         draw, context, condition = self._asked(first, between + 2, label, **options)
         new = edit.interpolate(draw, self.codec, first, last, between, context, condition)
-        return torch.cat([first, new.to(first), last.to(first.device)], dim=2)
+        return torch.cat([first, *(part.to(first) for part in new), last.to(first.device)], dim=2)
 
     def loop(self, clip: Tensor, between: int | None = None, label: Labels = None, **options: Any) -> Tensor:
         """Add `between` frames to a clip, by default half a window, so that its end leads to its beginning.
