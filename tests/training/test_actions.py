@@ -15,6 +15,7 @@ from vidiff.cli.make.train import main as train
 from vidiff.cli.use.extend import main as extend
 from vidiff.cli.use.generate import main as generate
 from vidiff.pipeline.pipeline import Pipeline
+from vidiff.pipeline.run import read_config
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_video
 
@@ -130,9 +131,19 @@ def test_wrong_actions_are_refused(pipe: Pipeline) -> None:
     ("change", "message"),
     [
         ("data.flip=true", "a mirrored clip has no actions that are known"),
-        ("data.fps=4", "actions are of the files' own frames"),
         ("lowres.factor=2", "only models that make clips learn actions"),
     ],
 )
 def test_what_does_not_go_with_actions_is_said_before_anything_is_done(place: Path, change: str, message: str) -> None:
     assert message in run(place, "-m", "vidiff.train", "moved.yaml", "name=other", change, code=2)
+
+
+def test_files_seen_at_a_rate_of_ones_own_are_told_all_that_led_to_a_frame(place: Path, pipe: Pipeline) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert train(["moved.yaml", "name=rated", "data.fps=4", "data.stride=[1, 1]", "train.steps=1"]) == 0
+    rated = vidiff.Pipeline.from_pretrained(place / "runs" / "rated", device="cpu")
+    assert rated.facts.held == 2 and pipe.facts.held == 1  # files have 8 frames a second
+    assert read_config(place / "runs" / "rated").unet.actions == 6  # one of three, of two frames
+    left, right = (rated.generate(6, actions=[move] * 6, seed=0) for move in ("left", "right"))
+    assert left.shape == (1, 3, 6, 16, 16) and not torch.equal(left, right)

@@ -160,10 +160,6 @@ class DataConfig(Source):
         if self.actions and (self.flip or self.images):
             what = "data.flip is true, but a mirrored clip" if self.flip else "data.images is given, but a picture"
             raise DataError(f"{what} has no actions that are known: leave it out, or set data.actions=false")
-        if self.actions and self.fps:
-            raise DataError(
-                f"data.fps is {self.fps}, but actions are of the files' own frames: set data.fps=0, and data.stride"
-            )
         if self.images and not 0 < self.images_share < 1:
             raise DataError(f"data.images_share is {self.images_share}; give more than 0 and less than 1, such as 0.2")
         try:

@@ -27,7 +27,7 @@ class Facts:
     """What a model has seen, and what follows from that for whoever draws with it.
 
     A training resolves it once. What its config does not tell is kept beside the config, as data.json: labels, fps,
-    detail, text and actions.
+    detail, text, actions and held.
 
     Attributes:
         buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
@@ -45,6 +45,8 @@ class Facts:
         causal: whether no frame looks at one after it.
         scales: least and largest scale of guidance that a student is told; None for a model that is guided.
         actions: what can be done in a frame; None for a model that is told no actions.
+        held: own frames of a file by which a frame follows the one before, as a rule, where files were seen at another
+            rate: for so many an action that is asked for is held.
         student: whether it was taught to draw in few steps, so that its estimates lead on and are no posterior means.
     """
 
@@ -63,6 +65,7 @@ class Facts:
     scales: tuple[float, float] | None = None
     student: bool = False
     actions: ActionSpace | None = None
+    held: int = 1
 
     @classmethod
     def of(
@@ -74,6 +77,7 @@ class Facts:
         text: Mapping[str, Any] | None = None,
         precision: Precision = "fp32",
         actions: ActionSpace | None = None,
+        held: int = 1,
     ) -> Facts:
         """The facts of a model that was trained as its resolved config says."""
         return cls(
@@ -92,6 +96,7 @@ class Facts:
             scales=config.scales if isinstance(config, StudentRun) else None,
             student=isinstance(config, StudentRun),
             actions=actions,
+            held=held,
         )
 
     @classmethod
@@ -101,13 +106,13 @@ class Facts:
         detail = tuple(kept["detail"]) if config.lowres.factor else None
         text = kept["text"] if config.text else None
         actions = ActionSpace.of(kept["actions"]) if config.unet.actions else None
-        return cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision, actions)
+        return cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision, actions, kept.get("held", 1))
 
     def save(self, run: Path) -> None:
         """Keep in a run's folder what its config does not tell."""
         kept: dict[str, Any] = {"labels": self.labels, "fps": self.fps}
         kept |= {name: value for name in ("text", "detail") if (value := getattr(self, name)) is not None}
-        kept |= {} if self.actions is None else {"actions": self.actions.facts()}
+        kept |= {} if self.actions is None else {"actions": self.actions.facts(), "held": self.held}
         write_whole(run / FILE, json.dumps(kept))
 
     @property

@@ -121,8 +121,8 @@ class TrainedModel:
         return self.text(prompts)
 
     def action_tensor(self, actions: Actions, count: int, frames: int, given: int, stride: int) -> Tensor | None:
-        """What was done before each frame, as the network reads it, `(count, frames, stride, w)`; None for a model that
-        is told no actions, and where none are known.
+        """What was done before each frame, as the network reads it, `(count, frames, stride * held, w)`; None for a
+        model that is told no actions, and where none are known.
 
         Args:
             actions: `(frames, a)` for all clips, or `(count, frames, a)`, as `ActionSpace.rows` takes them; of clips
@@ -148,7 +148,7 @@ class TrainedModel:
             raise ValueError(f"actions has {wrong} rows, but the result has {frames} frames: give {frames}{new}")
         told = torch.stack([space.encode(one) for one in rows])  # 1 or count, f, w
         told = torch.nn.functional.pad(told, (0, 0, frames - told.shape[1], 0)).expand(count, -1, -1)
-        return told[:, :, None].repeat(1, 1, stride, 1)
+        return told[:, :, None].repeat(1, 1, stride * self.facts.held, 1)
 
     def label_tensor(self, label: Labels, count: int) -> Tensor | None:
         """Names or numbers of classes, as `class_number` takes them, to `(count,)`; -1 where none is asked for.

@@ -145,6 +145,7 @@ class World:
         """What frames are asked to be."""
         if self.actions is None:
             return self._told
-        blank = torch.zeros(1, 1, self._drawing.facts.strides[0], self.actions.width, device=self._drawing.device)
+        facts = self._drawing.facts
+        blank = torch.zeros(1, 1, facts.strides[0] * facts.held, self.actions.width, device=self._drawing.device)
         rows = [self._done.get(number, blank) for number in numbers]
         return replace(self._told, action=torch.cat(rows, dim=1) if rows else blank[:, :0])

@@ -147,6 +147,8 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
 
 def _look_at_actions(data: DataConfig, look: bool, unknown: list[str]) -> int:
     """Numbers by which a network is told an action."""
+    if data.fps:
+        unknown.append(f"how many actions lie between frames at data.fps={data.fps:g} is not looked up: one is assumed")
     if look:
         try:
             root = _root_here(Path(data.root))

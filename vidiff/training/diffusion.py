@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from vidiff.codec.files import save_codec
-from vidiff.data.actions.beside import Actions
-from vidiff.data.actions.space import ActionSpace
+from vidiff.data.actions.beside import Actions, most_and_usual
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
 from vidiff.diffusion.cascade import enlarge, shrink
@@ -54,16 +53,18 @@ class DiffusionStage(Stage[DiffusionRun]):
                 refuse_other_words(config, self.encoder, [*self.captions, *shown])
         text = (0, 0) if self.encoder is None else (self.encoder.dim, self.encoder.words)
         slots, self.actions = config.slots(prepared.codec.temporal), list[Actions]()  # seen, and held out
-        space: ActionSpace | None = None
+        space, held = None, 1
         for index in (prepared.index, prepared.held_out) if config.data.actions else ():
-            told, rows = actions_of(config, index)
+            (told, rows), sources = actions_of(config, index)
+            if sources and space is None:  # of the clips to train on
+                slots, held = most_and_usual(sources, slots)
             if space is not None and told != space:
                 raise ValueError(
                     f"{config.data.root}: {config.data.split} and {config.data.test_split} have actions of other "
                     "dimensions: give both the same actions.json"
                 )
             space, segment = told, config.data.frames if prepared.codec.temporal > 1 else 0
-            self.actions.append(Actions(space, rows, slots, segment, prepared.codec.temporal))
+            self.actions.append(Actions(space, rows, slots, segment, prepared.codec.temporal, sources))
         config.resolve(
             prepared.codec.channels, len(prepared.index.labels), text, slots * space.width if space is not None else 0
         )
@@ -75,6 +76,7 @@ class DiffusionStage(Stage[DiffusionRun]):
             detail=None if prepared.seen.detail is None else tuple(prepared.seen.detail.tolist()),
             text=None if self.encoder is None else self.encoder.facts(),
             actions=space,
+            held=held,
         )
 
     def keep(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from vidiff.data.actions.read import Rows, read_actions
+from vidiff.data.actions.read import Rows, frames_behind, read_actions
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import read_captions
 from vidiff.data.index import Index, index_of
@@ -146,10 +147,17 @@ def keep_filled(config: RunConfig, index: Index) -> None:
     data.buckets = [BucketConfig(b.frames, [*b.size]) for b in data.plan() if b in filled] or data.buckets
 
 
-def actions_of(config: RunConfig, index: Index) -> Rows:
-    """What was done in each clip of an index."""
+def actions_of(config: RunConfig, index: Index) -> tuple[Rows, list[np.ndarray]]:
+    """What was done in each clip of an index, at its own frames; and, where clips are seen at another rate, which of
+    these is behind each frame that is seen."""
     root = root_of(config.data.root, copies_of(Path(config.runs), config.data.remote_cache_gb))
-    return read_actions(root, index.files)
+    files, sources = index.files, list[np.ndarray]()
+    if index.fps:
+        shown = tqdm(files, desc="times", unit="file")
+        pairs = [frames_behind(file, index.manner(file)) for file in shown]
+        sources = [behind for behind, _ in pairs]
+        files = [replace(file, frames=own) for file, (_, own) in zip(files, pairs, strict=True)]
+    return read_actions(root, files), sources
 
 
 def captions_of(config: RunConfig, index: Index, pictures: bool = False) -> list[str]:

@@ -23,13 +23,21 @@ class Actions:
         slots: the most frames of a file by which a latent follows the one before; w is `space.width`.
         segment: frames of a file that are encoded together, of a codec in time; 0 where each frame has a latent.
         temporal: frames of such a segment to one latent, the first apart.
+        sources: of each file, where it is seen at another rate than its own, its own frame behind each that is seen;
+            where more than `slots` of them lie between two that are, the last are told.
     """
 
     def __init__(
-        self, space: ActionSpace, rows: Sequence[np.ndarray], slots: int, segment: int = 0, temporal: int = 1
+        self,
+        space: ActionSpace,
+        rows: Sequence[np.ndarray],
+        slots: int,
+        segment: int = 0,
+        temporal: int = 1,
+        sources: Sequence[np.ndarray] = (),
     ) -> None:
         self.space, self.rows, self.slots = space, [*rows], slots
-        self.segment, self.temporal = segment, temporal
+        self.segment, self.temporal, self.sources = segment, temporal, [*sources]
 
     def check(self, cache: LatentCache) -> None:
         """Raises DataError unless there are rows for each file."""
@@ -47,6 +55,32 @@ class Actions:
             spans = [1 if frame == 0 else self.temporal for frame in frames]
         else:
             ends, spans = [window.start + stride * frame for frame in frames], [stride] * window.frames
+        if self.sources:
+            behind = self.sources[window.number]
+            spans = spans_of(behind, ends, spans)
+            ends = behind[ends].tolist()
         first, last = max(0, ends[0] - self.slots + 1), ends[-1] + 1
         told = self.space.encode(self.rows[window.number][first:last])
         return stacked(told, [end - first for end in ends], spans, self.slots)
+
+
+def spans_of(sources: np.ndarray, ends: Sequence[int], spans: Sequence[int]) -> list[int]:
+    """Its own frames of a file by which frames that are seen follow on others.
+
+    Args:
+        sources: its own frame behind each that is seen.
+        ends: frames that are seen.
+        spans: of those that are seen, by how many each follows the one before. Before the first there is nothing.
+    """
+    befores = (sources[end - span] if end >= span else -1 for end, span in zip(ends, spans, strict=True))
+    return [int(sources[end] - before) for end, before in zip(ends, befores, strict=True)]
+
+
+def most_and_usual(sources: Sequence[np.ndarray], span: int) -> tuple[int, int]:
+    """The most frames of their own by which, in files, a frame that is seen follows the one `span` before it, and by
+    how many it follows the very one before as a rule (the median); neither is less than 1."""
+    far = [int((behind[span:] - behind[:-span]).max()) for behind in sources if len(behind) > span]
+    most = max(1, *far, *(int(behind[-1] - behind[0]) for behind in sources if len(behind) <= span))
+    gaps = [np.diff(behind) for behind in sources if len(behind) > 1]
+    usual = int(np.median(np.concatenate(gaps))) if gaps else 1
+    return most, max(1, min(usual, most // span))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,6 +17,8 @@ from vidiff.data.root import Root
 from vidiff.store.error import DataError
 from vidiff.store.place import Place
 from vidiff.store.tree import Tree
+from vidiff.video.reader import Manner
+from vidiff.video.retime import shown_at
 
 Rows = tuple[ActionSpace, list[np.ndarray]]
 """The dimensions, and rows `(frames, a)` of each clip."""
@@ -49,6 +52,25 @@ def read_actions(root: Root, clips: Sequence[Clip]) -> Rows:
         more = f"\nand {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise DataError(f"actions of {len(wrong)} of {len(clips)} clips: " + "\n".join(wrong[:NAMED]) + more)
     return space, rows
+
+
+def frames_behind(clip: Clip, manner: Manner) -> tuple[np.ndarray, int]:
+    """A clip's own frame behind each frame that is seen of it at another rate, and how many of its own it has.
+
+    Args:
+        manner: how it is read; of a part, its own frames count from the beginning of that.
+
+    Raises:
+        DataError: its time stamps are no longer those by which its frames were counted. VideoError: it cannot be read.
+    """
+    with clip.place.held() as here, replace(manner, fps=0.0).open(here) as own:
+        behind, frames = shown_at(own.times, manner.fps, own.fps), own.frames
+    if len(behind) != clip.frames:
+        raise DataError(
+            f"{clip.name} has {len(behind)} frames at {manner.fps:g} a second, but had {clip.frames} when it was "
+            "looked at: run again"
+        )
+    return behind, frames
 
 
 def space_of(root: Root, clips: Sequence[Clip]) -> ActionSpace:
