@@ -90,6 +90,7 @@ OWNERS = {
     "xformers": {"vidiff/nn/attention.py"},
     "huggingface_hub": {"vidiff/pipeline/hub.py"},
     "gymnasium": {"vidiff/record/environment.py"},
+    "pyarrow": {"vidiff/data/actions/lerobot.py", "vidiff/data/doctor/record.py"},
     "gradio": {"vidiff/app/page.py", "vidiff/app/serve.py"},
     "starlette": {"vidiff/play/server.py"},
     "uvicorn": {"vidiff/play/serve.py"},

@@ -97,6 +97,7 @@ def test_a_codec_reads_the_clips_of_its_model_as_the_model_does() -> None:
         "split": "a",
         "test_split": "b",
         "fold": 2,
+        "camera": "observation.images.top",
         "fps": 4.0,
         "limit": 7,
         "max_broken": 0.5,

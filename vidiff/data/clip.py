@@ -35,15 +35,19 @@ class LeftOut(NamedTuple):
 
 
 class ActionsAt(NamedTuple):
-    """Where the actions of a clip are that a list or a tar brings along.
+    """Where the actions of a clip are that a list or a tar brings along, or a data set of LeRobot.
 
     Args:
         rows: the file with a row for each frame; None where none is given, or it is not there.
         about: what names the dimensions; None where the nearest `actions.json` does.
+        episode: of LeRobot, of which the file has the rows among those of others; -1 elsewhere.
+        begin: the frame of the clip's file that the first of its rows is of.
     """
 
     rows: Place | None
     about: Place | None = None
+    episode: int = -1
+    begin: int = 0
 
 
 def account(left_out: Sequence[LeftOut], total: int, where: str) -> list[str]:
@@ -69,7 +73,8 @@ class Clip:
     """A clip of a data set.
 
     Args:
-        name: relative to the data set's folder, with forward slashes; within a tar, the tar's name comes first.
+        name: relative to the data set's folder, with forward slashes; within a tar, the tar's name comes first. Of an
+            episode of LeRobot, several of which share a file, such as episode_000003.
         place: where its bytes are.
         label: number of its class; -1 for none.
         caption: that it brings along, which may be empty; None where one may lie beside it.
@@ -80,7 +85,7 @@ class Clip:
         traits: how its pixels are stored, of `vidiff.video.stream.TRAITS`.
         damage: the stretches of its own frames that are damaged: the first of each, and the one past the last.
         parts: what is left of a damaged clip, likewise, and how many frames each part has as it is seen.
-        part: the first two of these, where this record is of one part.
+        part: the first two of these, where this record is of one part; or of a file of several clips.
         stamp: of its bytes, when it was looked at.
     """
 
@@ -147,6 +152,13 @@ def told_of(files: Sequence[Clip], treatment: Treatment) -> list[str]:
             f"{len(damaged)} of {len(clips)} files are damaged, {len(damaged) - NAMED} more than are named here"
         )
     return lines
+
+
+def within(stretches: Sequence[tuple[int, int]], part: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """What of some stretches of frames, each the first and the one past the last, lies in a part; all without one."""
+    first, stop = part or (0, max((end for _, end in stretches), default=0))
+    cut = [(max(start, first), min(end, stop)) for start, end in stretches]
+    return [(start, end) for start, end in cut if start < end]
 
 
 def in_words(damage: Sequence[tuple[int, int]]) -> str:

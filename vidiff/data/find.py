@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from vidiff.data.actions.lerobot import find_episodes, is_lerobot
 from vidiff.data.clip import Clip, LeftOut
 from vidiff.data.lists import LIST_SUFFIXES, find_listed
 from vidiff.data.root import Root
@@ -17,7 +18,7 @@ from vidiff.store.tree import Folder, Tree
 from vidiff.video.pictures import PICTURE_SUFFIXES, numbered
 from vidiff.video.sources import CLIP_SUFFIXES, clips_in
 
-LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "shapes")
+LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "lerobot", "shapes")
 HELD_OUT = 20  # one clip in so many is for testing, where nothing tells which
 HALVES = ("train", "test")  # what the clips of such a data set are split into
 BESIDE = frozenset(
@@ -153,7 +154,12 @@ def halves(
 
 
 def take_stock(
-    root: Root, layout: str, fold: int = 1, splits: Collection[str] = (), tables: Tables | None = None
+    root: Root,
+    layout: str,
+    fold: int = 1,
+    splits: Collection[str] = (),
+    tables: Tables | None = None,
+    camera: str = "",
 ) -> Stock:
     """All that a data set holds.
 
@@ -161,6 +167,7 @@ def take_stock(
         layout, fold: as of `vidiff.data.index.build_index`.
         splits: further names that folders of splits may have.
         tables: of tars whose headers have been read before; those of others are added.
+        camera: of a data set of LeRobot, as of `vidiff.data.actions.lerobot.find_episodes`.
 
     Raises:
         DataError: a folder, list or tar that is missing, or holds no clips.
@@ -183,6 +190,9 @@ def take_stock(
         return Stock(root, *find_in_tars(tree, name, tables))
     if not is_folder:
         raise DataError(f"no folder {root}: set data.root to the folder with your videos, or to a list of them")
+    if layout == "lerobot" or (layout == "auto" and is_lerobot(tree)):
+        episodes, left_out = find_episodes(tree, camera)
+        return Stock(root, episodes, [], left_out)
     return _in_folders(root, layout, SPLITS | {*splits}, tables)
 
 

@@ -162,10 +162,11 @@ def build_index(
             `layout`: "folders": `root/<split>/<label>/*`, or `root/<label>/*`; "ucf101": class folders and the lists in
             `ucfTrainTestlist`; "flat": `root/<split>/*` or `root/*`, without labels; "images": as "folders" or
             "flat", single pictures being clips of one frame; "list": `root` is one; "webdataset": tars, or a folder
-            with some; "auto": whichever of these is there, but for "images". Folders in one of a class are of the
-            class. Where nothing names splits, about one clip in twenty is held out as "test", as its own name has it:
-            see `vidiff.data.find.halves`. A clip is a video file, an animated GIF or WebP, or a folder of numbered
-            pictures.
+            with some; "lerobot": a data set of LeRobot, version 3; "auto": whichever of these is there, but for
+            "images". Folders in one of a class are of the class. Where nothing names splits, about one clip in twenty
+            is held out as "test", as its own name has it: see `vidiff.data.find.halves`. A clip is a video file, an
+            animated GIF or WebP, or a folder of numbered pictures. `camera`: of LeRobot, the feature whose videos are
+            read.
             `fold`: of UCF-101's lists, 1 to 3. `limit`: take this many files, evenly chosen; 0 for all. `max_broken`:
             fraction of files that may be unreadable; each is named. `patience`: seconds that a file may take; then its
             decoder is ended, and it counts as unreadable. `fps`: see every file at this rate, by the time stamps of its
@@ -186,7 +187,7 @@ def build_index(
     root = root_of(data.root, copies or copies_of(Path("runs")))
     _, tables = _read_cache(cache)
     headers = len(tables)
-    stock = take_stock(root, data.layout, data.fold, {split, data.split, data.test_split}, tables)
+    stock = take_stock(root, data.layout, data.fold, {split, data.split, data.test_split}, tables, data.camera)
     clips = stock.within(split)
     held = quarantine.held(clips) if quarantine else {}
     of_list = [LeftOut(name, f"a file that {quarantine and quarantine.file} lists", why) for name, why in held.items()]
@@ -335,7 +336,8 @@ class Ledger:
         """Open the clips of which nothing is known. Raises DataError where too many, in a row, cannot be fetched."""
         clips = [replace(clip, stamp=stamp_of(clip.place)) for clip in clips]
         for clip in clips:
-            key = f"{clip.place.key}|{clip.place.version}|{clip.stamp}{self._how}"
+            part = "|{}-{}".format(*clip.part) if clip.part else ""
+            key = f"{clip.place.key}|{clip.place.version}|{clip.stamp}{part}{self._how}"
             self._keys[clip.name] = key, clip.stamp
             record = self.examined.get(clip.name)
             if record and record.readable and record.stamp == clip.stamp:

@@ -59,13 +59,14 @@ class Source:
     # folder of videos, a list of them (.csv, .jsonl), or tars, as in clips-{000..009}.tar; or the URL of any of these
     root: str = MISSING
     remote_cache_gb: float = GIGABYTES  # copies of remote files in runs/remote; those used longest ago are removed
-    # or folders, ucf101, flat, images, list, webdataset; shapes makes the shapes set in `root` if need be
+    # or folders, ucf101, flat, images, list, webdataset, lerobot; shapes makes the shapes set in `root` if need be
     layout: str = "auto"
     shapes: dict[str, int] = field(default_factory=dict)  # for layout shapes: options of the set, such as {size: 128}
     captions: str = "auto"  # for a model with text: jsonl, txt (or within the tars) or csv, as they lie in `root`
     split: str = "train"
     test_split: str = "test"
     fold: int = 1  # of UCF-101's three train/test lists
+    camera: str = ""  # of a data set of LeRobot, such as observation.images.top; by default its first
     fps: float = 0.0  # see every file at this many frames a second, by its time stamps; 0 for its own frames
     limit: int = 0  # use this many files of each split, evenly chosen; 0 for all
     max_broken: float = 0.05  # fraction of files that may be unreadable, beside those that the doctor left out

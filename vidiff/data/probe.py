@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from vidiff.data.clip import Clip
+from vidiff.data.clip import Clip, within
 from vidiff.data.workers import Begin, Lost, ask_all, at_once
 from vidiff.store.error import Unreachable, VideoError
 from vidiff.store.place import Place
@@ -50,11 +50,11 @@ def probe(
                 traits, decoder = with_look(traits, look), suited(here, decoder, treatment)
                 if look and look.damage:
                     with VideoReader(here) as own:
-                        damage = [*look.damage] if look.frames == own.frames else []
-            with VideoReader(here, rate, decoder, treatment) as reader:
+                        damage = within(look.damage, clip.part) if look.frames == own.frames else []
+            with VideoReader(here, rate, decoder, treatment, clip.part) as reader:
                 frames, fps, parts = reader.frames, reader.fps, list[tuple[int, int, int]]()
                 if look and damage:
-                    sound = sound_parts(damage, look.frames)
+                    sound = within(sound_parts(damage, look.frames), clip.part)
                     parts, (height, width) = _parts(Manner(rate, reader.decoder, treatment), here, sound)
                 else:
                     height, width = reader.size

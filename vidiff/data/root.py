@@ -31,6 +31,7 @@ from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 GIGABYTES = 50.0  # of copies, unless a config says otherwise
 SERVES = 3600.0  # seconds for which a listing is not made anew
 AT_ONCE = 16  # questions to a store
+LEROBOT = ("meta/info.json", "meta/stats.json")
 TEXTS = frozenset({".txt", ".csv", ".jsonl", ".tar"})  # lists and captions, and what holds clips
 
 
@@ -118,7 +119,7 @@ def _of_folder(url: str, copies: Copies, fresh: bool) -> Listed:
         of_use = {inner for inner in files if Path(inner).suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES | TEXTS}
         if not of_use:
             raise DataError(f"no videos, lists or tars below {address.shown}: set data.root to where they are")
-        of_use |= {inner for inner in files if inner.endswith((".actions.npy", ABOUT))}
+        of_use |= {inner for inner in files if inner.endswith((".actions.npy", ".parquet", ABOUT, *LEROBOT))}
         files |= _look_at_all({inner: urls[inner] for inner in sorted(of_use & urls.keys()) if files[inner].size < 0})
         return files, urls
 

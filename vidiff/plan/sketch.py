@@ -137,7 +137,7 @@ def _look(data: DataConfig, captioned: bool, look: bool, unknown: list[str]) -> 
     if look:
         try:
             root = _root_here(Path(data.root))
-            stock = take_stock(root, data.layout, data.fold, {data.split, data.test_split})
+            stock = take_stock(root, data.layout, data.fold, {data.split, data.test_split}, camera=data.camera)
             captions = read_captions(root, stock.of(data.split), data.captions) if captioned else []
             return len(stock.labels), captions
         except DataError:
@@ -152,7 +152,8 @@ def _look_at_actions(data: DataConfig, look: bool, unknown: list[str]) -> int:
     if look:
         try:
             root = _root_here(Path(data.root))
-            return space_of(root, take_stock(root, data.layout, data.fold, {data.split}).of(data.split)).width
+            stock = take_stock(root, data.layout, data.fold, {data.split}, camera=data.camera)
+            return space_of(root, stock.of(data.split)).width
         except DataError:
             unknown.append(f"{data.root} is not there, or has no actions, so {ACTIONS} of them are assumed")
     return ACTIONS

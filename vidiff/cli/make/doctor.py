@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, number, tilde
 
-LAYOUTS = ("auto", "folders", "ucf101", "flat", "images", "list", "webdataset", "shapes")  # of vidiff.data.find
+LAYOUTS = (
+    "auto",
+    "folders",
+    "ucf101",
+    "flat",
+    "images",
+    "list",
+    "webdataset",
+    "lerobot",
+    "shapes",
+)  # of vidiff.data.find
 USUAL = {"split": "train", "test_split": "test"}  # splits, as a config has them
 SHOWN = 24  # files in the sheet of thumbnails
 
@@ -32,6 +42,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=tilde, default=Path("runs"), help="as in the config: where its list is")
     parser.add_argument("--out", type=tilde, help="for page and index; by default where training finds it")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how clips lie, as data.layout")
+    parser.add_argument("--camera", default="", help="of a data set of LeRobot, as data.camera; by default its first")
     parser.add_argument("--images", action="store_true", help="the same as --layout images")
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=number, default=60.0, help="seconds after which a decoder counts as hanging")
@@ -61,7 +72,7 @@ def examine(options: argparse.Namespace) -> None:
     check_writable(folder, folder=True)
     quarantine = Quarantine(quarantine_list(options.runs))
     data = root_of(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
-    stock = take_stock(data, "images" if options.images else options.layout)
+    stock = take_stock(data, "images" if options.images else options.layout, camera=options.camera)
     records = scan(stock, folder, quarantine, options.whole, options.workers, options.patience)
     readable = [record for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
@@ -100,6 +111,8 @@ def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace
     keys = {"data.root": shown(options.data)}
     if (layout := "images" if options.images else options.layout) != "auto":
         keys["data.layout"] = layout
+    if options.camera:
+        keys["data.camera"] = options.camera
     chosen = chosen_splits(rest)
     if chosen is None:
         return [

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from vidiff.data.actions.lerobot import lerobot_rows, lerobot_space
 from vidiff.data.actions.space import ActionSpace
 from vidiff.data.clip import ABOUT, ACTION_SUFFIXES, NAMED, Clip
 from vidiff.data.root import Root
@@ -33,6 +34,7 @@ def read_actions(root: Root, clips: Sequence[Clip]) -> Rows:
     dimensions: {"actions": [{"name": "move", "kind": "discrete", "count": 4, "names": ["NOOP", ...]}, {"name": "pull",
     "kind": "continuous", "low": -1, "high": 1}]}. What was not recorded is -1 of a discrete one, else NaN. In a tar
     both are members, and actions.json may lie beside the tar as well; a list names the files in a column, actions.
+    Those of LeRobot are read as `vidiff.data.actions.lerobot` tells.
 
     Returns:
         the dimensions, which all clips share, and rows `(frames, a)`, float64, of each clip as its record has it.
@@ -81,7 +83,10 @@ def space_of(root: Root, clips: Sequence[Clip]) -> ActionSpace:
         about = clip.actions and clip.actions.about
         where = str(about or PurePosixPath(clip.name).parent)
         if where not in told:
-            told[where] = _space_in(about) if about else _space(root.tree, where)
+            if clip.actions is not None and clip.actions.episode >= 0:
+                told[where] = lerobot_space(root.tree)
+            else:
+                told[where] = _space_in(about) if about else _space(root.tree, where)
     (first, space), *others = sorted(told.items())
     for folder, other in others:
         if other != space:
@@ -142,6 +147,13 @@ def place_of_actions(tree: Tree, clip: Clip) -> Place | None:
     return next((place for place in places if place is not None and not place.is_folder), None)
 
 
+def all_rows(place: Place, clip: Clip, space: ActionSpace) -> np.ndarray:
+    """The rows of a clip as its file of actions has them. Raises ValueError where they cannot be read."""
+    if clip.actions is not None and clip.actions.episode >= 0:
+        return lerobot_rows(place, clip.actions.episode, space)
+    return actions_in(place, space)
+
+
 def rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
     """The rows of one clip. Raises ValueError where they cannot be read, are too few, or too many."""
     place = place_of_actions(tree, clip)
@@ -150,9 +162,10 @@ def rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
     if place is None:
         stem = PurePosixPath(clip.name).with_suffix("")
         raise ValueError(f"no {stem}.actions.npy (or .csv, .jsonl) in {tree}, beside {clip.name}")
-    rows = actions_in(place, space)
+    rows = all_rows(place, clip, space)
     if clip.part is not None:
-        rows = rows[clip.part[0] : clip.part[1]]
+        begin = clip.actions.begin if clip.actions is not None else 0
+        rows = rows[clip.part[0] - begin : clip.part[1] - begin]
     if len(rows) != clip.frames:
         raise ValueError(f"{place} has {len(rows)} rows, but {clip.name} has {clip.frames} frames: give one each")
     return rows

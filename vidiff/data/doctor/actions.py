@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vidiff.data.actions.read import actions_in, place_of_actions, space_of
+from vidiff.data.actions.read import all_rows, place_of_actions, space_of
 from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.data.clip import ABOUT, Clip
 from vidiff.data.doctor.record import Record
@@ -162,7 +162,7 @@ def _count(facts: ActionFacts, clip: Clip, place: Place | None) -> tuple[str, st
     if place is None:
         return "none", clip.name
     try:
-        rows = actions_in(place, facts.space)
+        rows = all_rows(place, clip, facts.space)
     except ValueError as error:
         return "lost", str(error)
     for column, values in zip(facts.columns, rows.T, strict=True):

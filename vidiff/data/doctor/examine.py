@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vidiff.data.clip import Clip, in_words
+from vidiff.data.clip import Clip, in_words, within
 from vidiff.data.doctor.container import (
     Container,
     NoVideo,
@@ -100,7 +100,7 @@ def examine(case: Case, begin: Begin = at_once) -> Record:
         begin: is called once the clip is here.
     """
     place = case.place
-    record = Record(case.clip.name, place, stamp=stamp_of(place), decoder="")
+    record = Record(case.clip.name, place, stamp=stamp_of(place), decoder="", part=case.clip.part)
     try:
         if not place.is_elsewhere:
             _look_at_kind(place)
@@ -122,7 +122,7 @@ def _look_at(here: Place, record: Record, case: Case, begin: Begin) -> Record:
         raise _Broken("empty")
     record = replace(record, fingerprint=fingerprint(here))
     if case.known and case.known.fingerprint == record.fingerprint:
-        return replace(case.known, place=record.place, stamp=record.stamp)
+        return replace(case.known, place=record.place, stamp=record.stamp, part=record.part)
     try:
         if not is_video(here):
             return _look_at_pictures(record, here, case.whole)
@@ -198,16 +198,20 @@ def _look_at_frames(record: Record, here: Place, whole: bool, container: Contain
         record = replace(record, traits=with_look(traits_of(here), look))
         with VideoReader(here) as reader:
             claimed, fps = reader.frames, reader.fps
-            damage = look.damage if look and look.frames == claimed else ()
-            sound = sound_parts(damage, claimed)
+            part = record.part or (0, claimed)
+            if part[1] > claimed:
+                raise _Broken("frame count", f"frames {part[0]} to {part[1] - 1} are told of, {claimed} are there")
+            damage = within(look.damage if look and look.frames == claimed else (), part)
+            sound = within(sound_parts(damage, claimed), part)
             if not sound:
-                raise _Broken("damaged", f"all {claimed} of them")
+                raise _Broken("damaged", f"all {part[1] - part[0]} of them")
             height, width = reader.pixels([sound[0][0]]).shape[1:3]
-            record = replace(record, frames=claimed, fps=round(fps, 4), height=height, width=width)
-            record = replace(record, decoder=reader.decoder)
+            frames, duration = part[1] - part[0], record.duration * (part[1] - part[0]) / claimed
+            record = replace(record, frames=frames, fps=round(fps, 4), height=height, width=width)
+            record = replace(record, decoder=reader.decoder, duration=duration if record.part else record.duration)
             if damage:
                 record = replace(
-                    record, damage=damage, parts=tuple((start, stop, stop - start) for start, stop in sound)
+                    record, damage=tuple(damage), parts=tuple((start, stop, stop - start) for start, stop in sound)
                 )
             if not short:
                 read, same, moves = _read_frames(reader, sound, (height, width), whole)
@@ -283,7 +287,7 @@ def _notes(record: Record, container: Container) -> Iterator[str]:
         yield f"odd size: {record.width}x{record.height}"
     if container.rotation:
         yield f"rotated: by {abs(container.rotation)} degrees"
-    if container.declared not in (0, record.frames):
+    if container.declared not in (0, record.frames) and not record.part:
         yield f"header: promises {container.declared} frames, {record.frames} are there"
     if container.key_spacing >= SPARSE:
         yield f"few key frames: {container.key_spacing} frames from one to the next"

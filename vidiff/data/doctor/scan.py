@@ -69,7 +69,7 @@ def scan(
         if known and whole and known.read < sum(part.frames for part in known.sound):
             known = None
         if known and stamp_of(clip.place) == known.stamp:
-            records[name] = replace(known, place=clip.place)
+            records[name] = replace(known, place=clip.place, part=clip.part)
         else:
             cases.append(Case(clip, known, whole))
     looked_at: dict[str, Entry | None] = {}
@@ -122,7 +122,7 @@ def thumbnails(clips: Sequence[Clip], size: int, frames: int, patience: float = 
 
 def _thumbnail(clip: Clip, begin: Begin, size: int, frames: int) -> np.ndarray | None:
     try:
-        with clip.place.held() as here, VideoReader(here) as reader:
+        with clip.place.held() as here, VideoReader(here, part=clip.part) as reader:
             begin()
             fit = Fit(reader.size, (size, size))
             chosen = [round(i * (reader.frames - 1) / max(frames - 1, 1)) for i in range(frames)]
