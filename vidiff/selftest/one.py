@@ -18,12 +18,12 @@ CHECKS: dict[str, Check] = {
     "products": products,
     "memory": memory,
     "training": training,
-    "compile": compiled,
     "resume": resume,
     "deterministic": deterministic,
     "processes": two_processes,
     "sampling": sampling,
     "decoding": decoding,
+    "compile": compiled,  # last, since it may take minutes
 }
 
 

@@ -106,7 +106,8 @@ def memory(place: Place) -> Seen:
 def compiled(place: Place) -> Seen:
     """Whether blocks compute the same once they are compiled, and how much faster a step then is."""
     device = choose_device(place.device)
-    changes = ["unet.width=32", "unet.head_dim=16", "unet.blocks=[1,1]", "data.frames=8", "sampling.context=4"]
+    changes = ["unet.width=32", "unet.head_dim=16", "unet.blocks=[1]", "unet.multipliers=[1]"]
+    changes += ["unet.temporal_attention=[]", "unet.joint_attention=[0]", "data.frames=8", "sampling.context=4"]
     of = sketch(load(find_config("shapes"), changes * place.quick), find_config("shapes").parent, look=False)
     precision: Precision = "bf16" if device.type == "cuda" else "fp32"
     torch.manual_seed(0)
