@@ -49,7 +49,7 @@ def selftest(options: argparse.Namespace) -> None:
         check_writable(options.json)
     machine = describe(device)
     print(f"{machine['device']}, torch {machine['versions']['torch']}, vidiff {machine['versions']['vidiff']}\n")
-    findings = list[Finding]()
+    findings: list[Finding] = []
     with TemporaryDirectory() as there, tqdm(total=len(CHECKS), unit="check", leave=False) as bar:
         place = Place(Path(there), options.device, options.minutes < QUICK)
         for finding in find_all([*CHECKS], place, options.minutes):
