@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from vidiff.cli import main
 from vidiff.nn import attention as kernels
 from vidiff.selftest import clips, parts, runs
-from vidiff.selftest.check import Fails, Place, find
+from vidiff.selftest.check import Fails, Finding, Place, find
 from vidiff.selftest.one import CHECKS
 
 
@@ -80,6 +81,25 @@ def test_a_clip_that_is_none_is_seen() -> None:
     for wrong in (torch.full((1, 3, 2, 4, 4), torch.nan), torch.full((1, 3, 2, 4, 4), 1.5)):
         with pytest.raises(Fails, match="ddim: numbers of a clip"):
             clips.check(wrong, "ddim", {})
+
+
+def test_the_command_tells_what_failed_and_ends_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(names: list[str], place: Place, minutes: float) -> Iterator[Finding]:
+        assert (names, place.device, place.quick, minutes) == ([*CHECKS], "cpu", False, 8.0)
+        yield Finding("attention", "works", "fp32 sdpa", 1.0, {"fp32": {}})
+        yield Finding("training", "fails", "RuntimeError: no kernel", 2.0, error="Traceback ...")
+        yield Finding("decoding", "no time", "not begun")
+
+    monkeypatch.setattr("vidiff.selftest.check.find_all", made)
+    assert main(["selftest", "--device", "cpu", "--json", str(tmp_path / "found.json")]) == 1
+    said = capsys.readouterr().out
+    assert "attention      works        1 s  fp32 sdpa\n" in said and "training: Traceback ...\n" in said
+    assert said.endswith("1 of 3 checks work; training failed\n")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["outcome"] for one in found["checks"]] == ["works", "fails", "no time"]
+    assert found["asked"] == {"device": "cpu", "minutes": 8.0} and found["machine"]["versions"]["torch"]
 
 
 @pytest.mark.slow
