@@ -60,6 +60,11 @@ def codec() -> VAECodec:
     return learned(1)
 
 
+@pytest.fixture(scope="module")
+def codec_of_clips() -> VAECodec:
+    return learned(2)
+
+
 def box(top: int, left: int, bottom: int, right: int) -> Tensor:
     return known.box(SIDE, SIDE, top=top, left=left, bottom=bottom, right=right)
 
@@ -88,6 +93,24 @@ def test_latents_shown_as_known_are_the_true_ones(codec: VAECodec, name: str) ->
     if name == "box":
         near = F.max_pool2d(new.flatten(0, 2).float()[:, None], 3, 1, 1).view(new.shape) > 0
         assert float(off[~near].max()) > 0.1, "beyond the nearest all would be known: then this shows nothing"
+
+
+@pytest.mark.parametrize("hidden", [[4], [0, 1], [6, 7, 8]])
+def test_latents_of_several_frames_are_known_where_no_hidden_frame_reaches_them(
+    codec_of_clips: VAECodec, hidden: list[int]
+) -> None:
+    """The codec looks back in time, so those before a hidden frame are sure, and those far behind it."""
+    codec, clip = codec_of_clips, clips(2, 300, 19)
+    mask = known.some_frames(19, hidden)
+    z, doubt = encode_around(codec, clip, mask)
+    off = (z - codec.encode(clip).mean).square().mean(1, keepdim=True).sqrt()
+    new = touched(mask, (SIDE, SIDE), codec.factor, 2).flatten()
+    first = int(new.nonzero()[0])
+    assert doubt.shape[2:] == (10, 1, 1) and doubt[:, :, new].isinf().all() and not doubt[:, :, :first].any()
+    assert float(doubt[:, :, -1].max()) < 0.05, "far enough behind"
+    assert float(off[(doubt == 0).expand_as(off)].max()) < 0.02
+    held = ((doubt > 0) & doubt.isfinite()).expand_as(off)
+    assert held.any() and bool((off <= doubt)[held].all())
 
 
 @pytest.mark.parametrize("name", HOLES)

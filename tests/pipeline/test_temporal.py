@@ -146,23 +146,68 @@ def test_each_window_goes_on_from_frames_encoded_anew(p: int) -> None:
         done += part.shape[2]
 
 
-def test_what_cannot_work_is_refused(pipeline: Pipeline) -> None:
-    clip = torch.zeros(1, 3, 5, 32, 32)
-    mask = torch.ones(1, 1, 1, 32, 32, dtype=torch.bool)
-    edits = (
-        lambda: pipeline.inpaint(clip, mask),
-        lambda: pipeline.outpaint(clip, (8, 8, 24, 24)),
-        lambda: pipeline.interpolate(clip, clip, 2),
-        lambda: pipeline.loop(clip),
-        lambda: pipeline.edit(clip, 0.5),
-        lambda: pipeline.double(clip),
+@pytest.mark.parametrize("frames", [4, 5, 12])
+def test_a_part_of_each_frame_is_made_anew(pipeline: Pipeline, frames: int) -> None:
+    clip = torch.rand(2, 3, frames, 32, 32) * 2 - 1
+    mask = torch.zeros(1, 1, 1, 32, 32, dtype=torch.bool)
+    mask[..., 8:16, 12:20] = True
+    made = pipeline.inpaint(clip, mask, seed=1)
+    assert torch.equal(made.masked_fill(mask, 0), clip.masked_fill(mask, 0))
+    inside = mask.expand_as(clip)
+    assert (made[inside] != clip[inside]).all()
+    assert torch.equal(made, pipeline.inpaint(clip.masked_fill(mask, 0.5), mask, seed=1)), "hidden pixels are seen"
+    around = pipeline.outpaint(clip, (8, 12, 16, 20), seed=1)
+    assert torch.equal(around[inside], clip[inside]) and not torch.equal(around, clip)
+
+
+@pytest.mark.parametrize("between", [1, 2, 9])
+def test_frames_between_lead_from_the_one_to_the_other(pipeline: Pipeline, between: int) -> None:
+    first, last = torch.rand(1, 3, 4, 32, 32) * 2 - 1, torch.rand(1, 3, 3, 32, 32) * 2 - 1
+    made = pipeline.interpolate(first, last, between, seed=1)
+    assert made.shape[2] == 7 + between
+    assert torch.equal(made[:, :, :4], first) and torch.equal(made[:, :, 4 + between :], last)
+    other = pipeline.interpolate(first, -last, between, seed=1)
+    assert not torch.equal(made[:, :, 4 + between - 1], other[:, :, 4 + between - 1]), (
+        "the last of them sees what follows"
     )
-    for edit in edits:
-        with pytest.raises(ValueError, match="makes one latent of 2 frames, so it can generate, extend and animate"):
-            edit()
-    for options in ({"backwards": True}, {"strategy": "rolling"}, {"strategy": {"name": "noisy", "level": 0.1}}):
-        with pytest.raises(ValueError, match="continue clips forwards, with strategy=clean"):
-            pipeline.extend(clip, 9, **options)  # type: ignore[arg-type]
+    assert pipeline.loop(first, between).shape[2] == 4 + between
+
+
+@pytest.mark.parametrize("frames", [2, 5, 9])
+def test_frames_come_between_every_two_and_before_the_first(pipeline: Pipeline, frames: int) -> None:
+    clip = torch.rand(1, 3, frames, 32, 32) * 2 - 1
+    made = pipeline.double(clip, seed=1)
+    assert made.shape[2] == 2 * frames - 1 and torch.equal(made[:, :, ::2], clip)
+    before = pipeline.extend(clip, frames + 7, backwards=True, seed=1)
+    assert before.shape[2] == frames + 7 and torch.equal(before[:, :, 7:], clip) and bool(before.isfinite().all())
+    other = pipeline.extend(-clip, frames + 7, backwards=True, seed=1)
+    assert not torch.equal(before[:, :, 6], other[:, :, 6]), "the last of them sees what follows"
+
+
+@pytest.mark.parametrize("frames", [4, 5, 12])
+def test_a_clip_is_noised_and_drawn_anew(pipeline: Pipeline, frames: int) -> None:
+    clip = torch.rand(1, 3, frames, 32, 32) * 2 - 1
+    kept = pipeline.edit(clip, 0.0)
+    assert kept.shape == clip.shape
+    assert not torch.equal(kept, pipeline.edit(clip, 0.5)) and pipeline.invert(clip, inversion=2).shape == clip.shape
+    if frames == 5:
+        torch.testing.assert_close(kept, pipeline.reconstruct(clip))
+
+
+@pytest.mark.parametrize("strategy", ["noisy", "replace", "reconstruct", "rolling"])
+def test_every_strategy_but_key_frames_goes_on(pipeline: Pipeline, strategy: str) -> None:
+    clip = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    longer = pipeline.extend(clip, 14, strategy=strategy, history=None, guidance=1.0, seed=1)
+    assert longer.shape[2] == 14 and torch.equal(longer[:, :, :5], clip) and bool(longer.isfinite().all())
+    assert pipeline.generate(frames=8, strategy=strategy, guidance=1.0).shape[2] == 8
+
+
+def test_what_makes_no_sense_is_refused(pipeline: Pipeline) -> None:
+    clip = torch.zeros(1, 3, 5, 32, 32)
+    with pytest.raises(ValueError, match="one latent of 2 frames in a row: choose another strategy, such as clean"):
+        pipeline.extend(clip, 9, strategy="keyframes")
+    with pytest.raises(ValueError, match="goes with strategy=clean alone"):
+        pipeline.extend(clip, 9, strategy="rolling", backwards=True)
     with pytest.raises(ValueError, match=r"context is 2; .*: give 1 or 3"):
         pipeline.extend(clip, 9, context=2)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from vidiff.codec.codec import Codec
 from vidiff.diffusion.cascade import enlarge, with_lowres
 from vidiff.diffusion.condition import Condition
-from vidiff.diffusion.known import end_frames, first_frames
+from vidiff.diffusion.known import end_frames, first_frames, last_frames
 from vidiff.draw.long import Clean
-from vidiff.draw.masks import check_pixels, encode_around, join
+from vidiff.draw.masks import TRUE, check_pixels, encode_around, join
 from vidiff.draw.strategy import Strategy, final
 from vidiff.draw.stream import Stream
-from vidiff.draw.window import Backwards, Draw, Source, draw_after, spans, windows
+from vidiff.draw.window import Backwards, Draw, Source, Window, draw_after, spans, windows
 
 CLEAN = Clean()
 
@@ -77,8 +77,16 @@ def extend(
         yield codec.decode(z.flip(2))
 
 
-def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
-    """Generate or continue clips with a codec that makes one latent of several frames, by the strategy `Clean`.
+def causal(
+    draw: Draw,
+    codec: Codec,
+    past: Tensor,
+    frames: int,
+    context: int,
+    condition: Condition,
+    strategy: Clean = CLEAN,
+) -> Iterator[Tensor]:
+    """Generate or continue clips with a codec that makes one latent of several frames, as `strategy` draws windows.
 
     Each window is a clip of its own to the codec, as in training: what it continues is encoded anew.
 
@@ -91,7 +99,7 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
     Yields:
         the new frames, `(b, 3, n, h, w)`, `frames` in sum over n.
     """
-    past = past.to(codec.shift)
+    past, draw = past.to(codec.shift), strategy.prepared(draw)
     nothing = past.new_zeros(len(past), codec.channels, 0, past.shape[3] // codec.factor, past.shape[4] // codec.factor)
     size = 1 + codec.temporal * (draw.window - 1)
     for window in windows(size, past.shape[2] + frames, context, past.shape[2], unit=codec.unit):
@@ -103,6 +111,29 @@ def causal(draw: Draw, codec: Codec, past: Tensor, frames: int, context: int, co
         yield new
 
 
+def rewind(draw: Draw, codec: Codec, clip: Tensor, frames: int, context: int, condition: Condition) -> Iterator[Tensor]:
+    """Continue `clip` `(b, 3, p, h, w)` into its past with a codec that makes one latent of several frames.
+
+    The codec looks back in time, so that the given frames' latents depend on those that are made: they are known as far
+    as they are sure (`encode_around`).
+
+    Args:
+        condition: of frames, where it has any, those of the whole result.
+
+    Yields:
+        the new frames, `(b, 3, n, h, w)`, `frames` in sum over n; the latest come first.
+    """
+    ahead, size = clip[:, :, :context], 1 + codec.temporal * (draw.window - 1)
+    while frames > 0:
+        new, given = size - ahead.shape[2], ahead.shape[2]
+        part = torch.cat([ahead.new_zeros(*ahead.shape[:2], new, *ahead.shape[3:]), ahead], dim=2)
+        told = condition.at(range(frames - new, frames + given))
+        (whole,) = inpaint(draw, codec, part, last_frames(size, given).logical_not(), context, told)
+        made = whole[:, :, max(new - frames, 0) : new]
+        frames, ahead = frames - made.shape[2], whole[:, :, max(new - frames, 0) :][:, :, :context]
+        yield made
+
+
 def stream(
     draw: Draw,
     codec: Codec,
@@ -110,9 +141,11 @@ def stream(
     frames: int,
     context: int,
     asked: Callable[[], Condition],
-    strategy: Stream,
+    strategy: Strategy,
 ) -> Iterator[Tensor]:
-    """Generate or continue clips by the strategy `Stream`. What is made is decoded as it comes, and never encoded anew.
+    """Generate or continue clips latent by latent, by `Stream` or, where a latent holds several frames, by `Rolling`.
+
+    What is made is decoded as it comes, and never encoded anew.
 
     Args:
         past: `(b, 3, p, h, w)` in [-1, 1]; p may be 0.
@@ -145,7 +178,11 @@ def stream(
         return shown
 
     ask, begin = (asked, first) if unit == 1 else (told, 0)
-    for z in strategy.run(draw, known, latents, context, ask, begin):
+    if isinstance(strategy, Stream):
+        made = strategy.run(draw, known, latents, context, ask, begin)
+    else:
+        made = strategy(draw, known, latents, context, ask())
+    for z in made:
         new = decode(z)[:, :, : frames - done]
         done += new.shape[2]
         yield new
@@ -193,7 +230,7 @@ def inpaint(
         return
     size = 1 + codec.temporal * (draw.window - 1)  # frames that are seen at once
     past = clip[:, :, :0].to(codec.shift)  # the last frames: their latents, or where one holds several, their pixels
-    for window in spans(kept, size, context, codec.unit):
+    for window in spans(kept, size, context, codec.unit, context + 2 * (codec.temporal - 1)):
         given, count = window.known, window.known + window.new
         here, added = slice(window.first, window.first + size), slice(window.begin, window.end)
         part, new = clip[:, :, added], mask[:, :, added]
@@ -240,10 +277,12 @@ def interpolate(
     Raises:
         ValueError: no new frames; a context that fills a window.
     """
-    first, last = final(first, context), last[:, :, :context].to(first)
-    ends = first.shape[2], last.shape[2]
     if between < 1:
         raise ValueError(f"between is {between}; give 1 or more new frames")
+    first, unit = final(first, context), codec.temporal
+    rest = (1 - first.shape[2] - between) % unit  # frames of `last` that share a latent with new ones
+    last = last[:, :, : rest + max(context - 1, unit) if unit > 1 else context].to(first)
+    ends = first.shape[2], last.shape[2]
     clip = torch.cat([first, first.new_zeros(*first.shape[:2], between, *first.shape[3:]), last], dim=2)
     begin, end, done = ends[0], ends[0] + between, 0
     for part in inpaint(draw, codec, clip, ~end_frames(clip.shape[2], *ends), context, condition):
@@ -256,6 +295,9 @@ def interpolate(
 def double(draw: Draw, codec: Codec, clip: Tensor, context: int, condition: Condition) -> Iterator[Tensor]:
     """Make a new frame between every two of `clip` `(b, 3, f, h, w)` in [-1, 1], window by window.
 
+    Where one latent holds several frames, none but the first is free of new ones. They begin as the means of the frames
+    around them, and are in doubt by as much as the latents change where they are those before them instead.
+
     Yields:
         `(b, 3, n, h, w)`, 2 f - 1 in sum over n; every other frame is the clip's, bit for bit.
 
@@ -266,7 +308,60 @@ def double(draw: Draw, codec: Codec, clip: Tensor, context: int, condition: Cond
         raise ValueError("the clip has 1 frame, with nothing between it and the next: give 2 or more")
     twice = clip.repeat_interleave(2, dim=2)[:, :, :-1]
     odd = (torch.arange(twice.shape[2]) % 2 == 1).view(1, 1, -1, 1, 1)
-    return inpaint(draw, codec, twice, odd, context, condition)
+    if codec.temporal == 1:
+        return inpaint(draw, codec, twice, odd, context, condition)
+    even, odd = torch.arange(0, twice.shape[2], 2), odd.to(clip.device)
+    between = twice.index_copy(2, even[1:].to(clip.device) - 1, (clip[:, :, 1:] + clip[:, :, :-1]) / 2)
+
+    def make(part: Tensor, window: Window, known: Tensor | None, told: Condition) -> Tensor:
+        here = slice(window.begin, window.first + part.shape[2])
+        z, repeated = codec.encode(part).mean, twice[:, :, here].to(part)
+        short = part.shape[2] - window.known - repeated.shape[2]
+        repeated = torch.cat([part[:, :, : window.known], repeated, part[:, :, part.shape[2] - short :]], dim=2)
+        doubt = (codec.encode(repeated).mean - z).square().mean(1, keepdim=True).sqrt().amax((3, 4), keepdim=True)
+        doubt = torch.where(doubt < 1, doubt.clamp(min=TRUE), torch.inf)
+        return draw(z, known, told, doubt=doubt)
+
+    return _joined(_over_clips(draw, codec, between, context, condition, make), twice, odd)
+
+
+def _joined(parts: Iterator[Tensor], clip: Tensor, new: Tensor) -> Iterator[Tensor]:
+    """What was made, piece by piece, with the frames of `clip` that are not `new`."""
+    done = 0
+    for part in parts:
+        here = slice(done, done + part.shape[2])
+        yield torch.where(new[:, :, here], part.to(clip), clip[:, :, here])
+        done += part.shape[2]
+
+
+def _over_clips(
+    draw: Draw,
+    codec: Codec,
+    clip: Tensor,
+    context: int,
+    condition: Condition,
+    make: Callable[[Tensor, Window, Tensor | None, Condition], Tensor],
+) -> Iterator[Tensor]:
+    """Change a clip window by window, each a clip of its own to the codec, as in training; for `temporal` above 1.
+
+    Args:
+        make: frames of a window, made ones first, and which latents these are -> its new latents.
+
+    Yields:
+        `(b, 3, n, h, w)`, as many frames as `clip` in sum over n.
+    """
+    size, total = 1 + codec.temporal * (draw.window - 1), clip.shape[2]
+    past = clip[:, :, :0].to(codec.shift)
+    for window in windows(size, total, context, unit=codec.unit):
+        part = torch.cat([final(past, window.known), clip[:, :, window.begin : window.end].to(past)], dim=2)
+        count = part.shape[2]
+        part = torch.cat([part, part[:, :, -1:].expand(-1, -1, (1 - count) % codec.unit, -1, -1)], dim=2)
+        latents, given = 1 + (part.shape[2] - 1) // codec.temporal, 1 + (window.known - 1) // codec.temporal
+        known = first_frames(latents, given) if window.known else None
+        z = make(part, window, known, of_latents(condition, codec, window.first, latents))
+        new = codec.decode(z)[:, :, window.known : count]
+        past = final(torch.cat([past, new], dim=2), context)
+        yield new.to(clip)
 
 
 def edit(
@@ -304,8 +399,23 @@ def edit(
         raise ValueError(f"inversion is {iterations}; give 0, which draws new noise, or more: 10 are usual")
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength is {strength}; give 0, which keeps the clip, to 1, which keeps nothing of it")
+    shows = Condition() if shows is None else shows
+    if codec.temporal > 1:
+        was = clip.to(codec.shift)
+
+        def make(part: Tensor, window: Window, known: Tensor | None, told: Condition) -> Tensor:
+            z = codec.encode(part).mean
+            if not iterations:
+                return draw(z, known, told, strength)
+            own = was[:, :, window.first : window.end]
+            own = torch.cat([own, part[:, :, own.shape[2] :]], dim=2)
+            said = of_latents(shows, codec, window.first, z.shape[2])
+            return draw.again(z, known, told, strength, Source(codec.encode(own).mean, said, iterations))
+
+        yield from _over_clips(draw, codec, clip, context, condition, make)
+        return
     z = codec.encode(clip.to(codec.shift)).mean
-    given, shows = z.clone(), Condition() if shows is None else shows
+    given = z.clone()
     for window in windows(draw.window, z.shape[2], context, back=True):
         here = slice(window.first, window.end)
         known = first_frames(window.known + window.new, window.known) if window.known else None

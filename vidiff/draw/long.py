@@ -299,6 +299,20 @@ class _Seen:
         return estimate
 
 
+def check_whole_latents(temporal: int, strategy: Strategy, backwards: bool = False) -> None:
+    """Raises ValueError for what makes no sense where one latent holds `temporal` frames."""
+    if isinstance(strategy, Keyframes):
+        raise ValueError(
+            f"strategy is keyframes, which draws frames that lie apart, but this model's codec makes one latent of "
+            f"{temporal} frames in a row: choose another strategy, such as clean or rolling"
+        )
+    if backwards and type(strategy) is not Clean:
+        raise ValueError(
+            f"strategy is {type(strategy).__name__.lower()}, but into the past a codec that makes one latent of "
+            f"{temporal} frames goes with strategy=clean alone, since what is given depends on what is made there"
+        )
+
+
 STRATEGIES: dict[str, type[Strategy]] = {
     "clean": Clean,
     "noisy": Noisy,

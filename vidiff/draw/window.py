@@ -81,22 +81,23 @@ def windows(
         done += new
 
 
-def spans(known: Sequence[bool], size: int, context: int, unit: int = 1) -> Iterator[Window]:
+def spans(known: Sequence[bool], size: int, context: int, unit: int = 1, ahead: int | None = None) -> Iterator[Window]:
     """Walk over a video of which some frames are known, so that each stretch of unknown ones is led to what follows it.
 
     As `windows`, where nothing is known. But a window that would end within a stretch, and not see the known frames
-    after it, adds fewer frames, so that the last of the stretch come in one window with the known frames behind it: as
-    many as it looks back on, but no more than half of what room these leave.
+    after it, adds fewer frames, so that the last of the stretch come in one window with known frames behind it: `ahead`
+    of these, but in no more than half of the room that the context leaves.
 
     Args:
         known: whether each frame is known.
         size, context, unit: as of `windows`.
+        ahead: known frames behind a stretch that are looked at; by default as many as the context.
 
     Raises:
         ValueError: where the context fills a window.
     """
     check_context(context, size)
-    total, done = len(known), 0
+    total, done, ahead = len(known), 0, context if ahead is None else ahead
     while done < total:
         given = min(done, context)
         given -= (given - 1) % unit if given else 0
@@ -105,7 +106,7 @@ def spans(known: Sequence[bool], size: int, context: int, unit: int = 1) -> Iter
             after = next((n for n in range(end, total) if known[n]), total)  # the first known frame after the stretch
             seen = next((n for n in range(after, total) if not known[n]), total) - after
             room = size - context
-            last = max(room - min(seen, context, room // 2), 1)  # frames of the stretch in the window that ends it
+            last = max(room - min(seen, ahead, room // 2), 1)  # frames of the stretch in the window that ends it
             begin = next((n + 1 for n in range(end - 1, done - 1, -1) if known[n]), done)
             if after < total:
                 end = max(min(end, after - last), begin, done + 1)

@@ -89,12 +89,7 @@ class Drawing:
         actions: Actions = None,
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
-        """What every edit of `clip` takes, for a result of `frames`. Raises ValueError for a codec with `temporal`."""
-        if self.codec.temporal > 1:
-            raise ValueError(
-                f"this model's codec makes one latent of {self.codec.temporal} frames, so it can generate, extend and "
-                "animate, and not edit: train one on a codec of single frames (vae.temporal=1)"
-            )
+        """What every edit of `clip` takes, for a result of `frames`."""
         window = self.facts.window(size_of(clip))
         draw, context = self._draw(window, **options), self._context(context, frames, window)
         return draw, context, self.condition(label, len(clip), text, actions=actions, frames=(frames, 0))

@@ -15,7 +15,7 @@ from vidiff.data.actions.read import actions_in
 from vidiff.diffusion import known
 from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
-from vidiff.draw.long import Clean
+from vidiff.draw.long import Clean, check_whole_latents
 from vidiff.draw.stream import Stream
 from vidiff.pipeline.drawing import Drawing
 from vidiff.pipeline.facts import size_of
@@ -386,11 +386,8 @@ class Pipeline(Drawing):
         how = self._strategy(strategy, options.get("history"))
         if backwards:
             self.facts.check_ahead("continue a clip into its past")
-        if self.codec.temporal > 1 and (backwards or type(how) not in (Clean, Stream)):
-            raise ValueError(
-                f"this model's codec makes one latent of {self.codec.temporal} frames and looks back in time alone: "
-                "continue clips forwards, with strategy=clean, or stream for a model with unet.causal=true"
-            )
+        if self.codec.temporal > 1:
+            check_whole_latents(self.codec.temporal, how, backwards)
         draw = self._draw(window, **options)
         if clip is None:
             new = window if frames is None else frames
@@ -405,8 +402,12 @@ class Pipeline(Drawing):
         def pieces(asked: Callable[[], Condition]) -> Iterator[Tensor]:
             if isinstance(how, Stream):
                 return edit.stream(draw, self.codec, past, new, context, asked, how)
+            if self.codec.temporal > 1 and backwards:
+                return edit.rewind(draw, self.codec, past, new, context, asked())
+            if self.codec.temporal > 1 and isinstance(how, Clean):
+                return edit.causal(draw, self.codec, past, new, context, asked(), how)
             if self.codec.temporal > 1:
-                return edit.causal(draw, self.codec, past, new, context, asked())
+                return edit.stream(draw, self.codec, past, new, context, asked, how)
             if clip is None:
                 return edit.generate(draw, self.codec, new, size_of(past), context, asked(), count, how)
             return edit.extend(draw, self.codec, past, new, context, asked(), backwards, how)

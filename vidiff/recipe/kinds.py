@@ -370,7 +370,7 @@ class DiffusionRun(LatentRun):
             raise ConfigError(f"data.stride is {self.data.stride}, {advice} data.stride=[1,1]")
         if self.data.buckets or self.data.images:
             raise ConfigError(f"data.buckets or data.images are given, {advice} leave both out")
-        if self.sampling.strategy.get("name") not in ("clean", "stream"):
+        if self.sampling.strategy.get("name") == "keyframes":
             raise ConfigError(f"sampling.strategy is {self.sampling.strategy}, {advice} sampling.strategy.name=clean")
         try:
             codec.check_frames(self.data.frames, "data.frames")
