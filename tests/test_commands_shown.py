@@ -177,6 +177,7 @@ SHOWN: dict[str, Run | Part] = {
         leaves={"data/games/train/pong/0000.mp4": 4, "data/games/train/breakout/0000.actions.npy": 0},
     ),
     "pip install 'vidiff[games]'": installed,
+    "pip install 'vidiff[parquet]'": installed,
     # docs/worlds.md
     "vidiff play runs/breakout": Part("serves until it is stopped; tests/play", understood),
     WORLD: Run(
