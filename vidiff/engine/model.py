@@ -157,7 +157,7 @@ class Shards(Model):
     parameters without dimensions stay whole.
 
     FSDP wants kernels whose last axis is the innermost, where activations have their channels there, so cuDNN lays each
-    out anew at each call: in the recipe ucf that is below a hundredth of the bytes that a step moves, which is let be.
+    out anew at each call: in the recipe ucf that is about a hundredth of the bytes that a step moves, which is let be.
     """
 
     def __init__(self, objective: nn.Module, group: Group, mesh: DeviceMesh, precision: Precision) -> None:

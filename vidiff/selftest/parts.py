@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidiff.engine.checkpoint import pinned
 from vidiff.engine.compile import compile_blocks, objection
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision, autocast
@@ -93,9 +94,9 @@ def memory(place: Place) -> Seen:
     numbers: dict[str, Any] = {"copy_gb_s": 2 * size / seconds_of(lambda: one.copy_(other), device, repeats) / 1e9}
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        there = pinned(size)
         numbers |= {"total_gb": total / gb, "free_gb": free / gb}
-        for name, into, source in (("to_device_gb_s", one, pinned), ("from_device_gb_s", pinned, one)):
+        for name, into, source in (("to_device_gb_s", one, there), ("from_device_gb_s", there, one)):
             copy = lambda into=into, source=source: into.copy_(source, non_blocking=True)  # noqa: E731
             numbers[name] = size / seconds_of(copy, device, repeats) / 1e9
     else:
