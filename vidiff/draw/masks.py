@@ -9,6 +9,7 @@ from torch import Tensor
 from vidiff.codec.codec import Codec
 
 TRUE = 0.015  # standard deviations; no latent of three autoencoders that was thought to be nearer was off by 0.02
+SEAM = 0.25  # the largest difference that is taken for a codec's, and not for other content
 SHIFT = 0.5  # by which hidden pixels are changed, to see which latents follow
 
 
@@ -135,13 +136,13 @@ def _pull_and_push(total: Tensor, weight: Tensor) -> Tensor:
 def join(made: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
     """A clip with what was made wherever `mask` is true, and no seam between: its own pixels are kept bit for bit.
 
-    What was made is off from the clip's own pixels around the mask, if by what a codec loses; that difference is led
-    on into it (Perez et al. 2003, Poisson image editing, section 3, by a smooth continuation in place of the
-    membrane).
+    What was made is off from the clip's own pixels around the mask, if by what a codec loses; that difference, up to
+    `SEAM`, is led on into it (Perez et al. 2003, Poisson image editing, section 3, by a smooth continuation in place of
+    the membrane).
 
     Args:
         made, clip: `(b, 3, f, h, w)` in [-1, 1].
         mask: bool, broadcastable to `(b, 1, f, h, w)`.
     """
-    off = lead_on(clip.to(made) - made, mask)
+    off = lead_on((clip.to(made) - made).clamp(-SEAM, SEAM), mask)
     return torch.where(mask, (made + off).clamp(-1, 1).to(clip), clip)
