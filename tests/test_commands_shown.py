@@ -293,7 +293,7 @@ SHOWN: dict[str, Run | Part] = {
     **dict.fromkeys(
         (
             f"pip install 'vidiff[{name}]'"
-            for name in ("app", "diffusers", "hub", "play", "remote", "tensorboard", "torchcodec")
+            for name in ("app", "diffusers", "hub", "parquet", "play", "remote", "tensorboard", "torchcodec")
         ),
         installed,
     ),
