@@ -17,7 +17,7 @@ import torch
 from vidiff.data.find import take_stock
 from vidiff.data.root import Root
 from vidiff.record.environment import Environment, find
-from vidiff.record.record import Recording, play, record
+from vidiff.record.record import Recording, about_of, branch, play, record, recording_of
 from vidiff.store.tree import Folder
 from vidiff.video.reader import read_video
 
@@ -72,6 +72,22 @@ def test_no_engine_outlives_the_recording(tmp_path: Path) -> None:
                 places.append(os.readlink(process / "cwd"))
         assert not [place for place in places if place.startswith(str(tmp_path))]
         assert not [*tmp_path.glob("vidiff_*")]
+
+
+@pytest.mark.parametrize("name", ["breakout", "VizdoomBasic-v1"])
+def test_an_episode_goes_another_way_from_a_frame_on(name: str) -> None:
+    it = Recording(name, frames=8, start=9)
+    episode = play(it, "test", 1)
+    again = branch(it, "test", 1, 5, episode.actions[5:])
+    assert all(np.array_equal(one, other) for one, other in zip(episode.frames, again.frames, strict=True))
+    assert np.array_equal(episode.states, again.states) and np.array_equal(episode.actions, again.actions)
+    ways = [branch(it, "test", 1, 5, np.full((4, 1), action)) for action in (RIGHT, LEFT)]
+    for way in ways:
+        assert len(way.frames) == 9
+        assert all(np.array_equal(one, other) for one, other in zip(episode.frames[:5], way.frames[:5], strict=True))
+    assert not np.array_equal(ways[0].frames[-1], ways[1].frames[-1])
+    assert recording_of(about_of(it)) == Recording(find(name), frames=8, start=9)
+    assert recording_of('{"actions": []}') is None
 
 
 def test_the_same_clips_by_one_process_and_by_two_and_after_a_stop(

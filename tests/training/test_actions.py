@@ -12,6 +12,7 @@ from trainings import run
 
 import vidiff
 from vidiff.cli.make.train import main as train
+from vidiff.cli.measure.evaluate import main as evaluate
 from vidiff.cli.use.extend import main as extend
 from vidiff.cli.use.generate import main as generate
 from vidiff.pipeline.model import load_model
@@ -117,6 +118,22 @@ def test_commands_take_a_file_of_actions(place: Path, pipe: Pipeline, monkeypatc
     written = read_video(sorted(Path("longer").glob("*.png"))[-1])  # exactly, but for rounding to a byte
     assert torch.allclose(written[:, 0], made[0, :, -1], atol=0.005)
     assert extend([*given, "--actions", "moves.txt", "--device", "cpu"]) == 2
+
+
+def test_a_world_without_an_environment_is_scored_by_what_can_be_read_of_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    asked = ["--run", "runs/moved", "--follow", "--starts", "4", "--given", "3", "--new", "4", "--device", "cpu"]
+    assert evaluate([*asked, "--json", "scores/follow.json"]) == 0
+    scores = json.loads(Path("scores/follow.json").read_text())
+    assert scores["inverse"]["real_accuracy"] >= 0.9 and scores["inverse"]["shuffled_accuracy"] < 0.9
+    assert "was not recorded by `vidiff record`" in scores["left_out"]["counterfactual"]
+    assert scores["true"]["psnr"] < scores["true"]["psnr_repeated"]  # it has learned nothing
+    assert scores["protocol_follow"]["environment"] is None and Path("scores/follow.html").is_file()
+    assert "real_accuracy" in capsys.readouterr().out
+    assert evaluate([*asked, "--weights", "model"]) == 2
+    assert "name a file with --json" in capsys.readouterr().err
 
 
 def test_wrong_actions_are_refused(pipe: Pipeline) -> None:

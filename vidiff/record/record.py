@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vidiff.data.actions.space import UNKNOWN, Action
 from vidiff.data.clip import ABOUT
 from vidiff.engine.guard import Shielded
-from vidiff.record.environment import Environment, shrink
+from vidiff.record.environment import Environment, find, shrink
 from vidiff.store.files import check_writable, write_whole
 from vidiff.video.writer import VideoWriter
 
@@ -135,31 +135,67 @@ def play(it: Recording, split: str, number: int) -> Episode:
     Raises:
         ValueError: all that were begun ended before the clip was full, or the file of actions has too few.
     """
-    world = _opened(it.environment, it.hold)
-    stream = (it.seed, SPLITS.index(split), zlib.crc32(world.name.encode()), number)
+    return _whole(it, split, number)[1]
+
+
+def branch(it: Recording, split: str, number: int, at: int, actions: np.ndarray) -> Episode:
+    """What would have come of an episode, had something else been done from its frame `at` on.
+
+    The environment is brought to that frame by what was done until then, since that leads to the same: not every
+    environment can be saved.
+
+    Args:
+        at: frames of the episode that are kept, 1 or more.
+        actions: `(n, a)`, what leads to each of the frames that follow.
+
+    Returns:
+        an episode of at + n frames, or of fewer, where it ends before.
+
+    Raises:
+        ValueError: as `play`.
+    """
+    turn, _ = _whole(it, split, number)
+    return _played(it, split, number, turn, (at, actions))
+
+
+def _whole(it: Recording, split: str, number: int) -> tuple[int, Episode]:
+    """The first try in which the episode did not end before the clip was full, and its number."""
     for turn in range(TRIES):
-        rng = np.random.default_rng((*stream, turn))
-        choose = _policy(it, world, rng)
-        start = int(rng.integers(it.start + 1))
-        world.reset(int(rng.integers(1 << 31)))
-        action, over = np.full(len(world.actions), np.nan), False
-        frames, actions, states = [], [], []
-        for step in range(start + it.frames):
-            if step:
-                action = choose(step - 1, action)
-                over = world.step(action)
-            if over:
-                break
-            if step >= start:
-                frames.append(world.frame())
-                actions.append(action)
-                states.append(world.state())
-        if not over:
-            return Episode(frames, typed(world.actions, np.stack(actions)), np.stack(states))
+        episode = _played(it, split, number, turn)
+        if len(episode.frames) == it.frames:
+            return turn, episode
     raise ValueError(
-        f"{world.name}: {TRIES} episodes ended within {it.start + it.frames} frames; ask for fewer frames, a smaller "
-        "start or hold, or another policy"
+        f"{find(it.environment)}: {TRIES} episodes ended within {it.start + it.frames} frames; ask for fewer frames, a "
+        "smaller start or hold, or another policy"
     )
+
+
+def _played(
+    it: Recording, split: str, number: int, turn: int, instead: tuple[int, np.ndarray] | None = None
+) -> Episode:
+    """A try at an episode, as far as it goes.
+
+    Args:
+        instead: what is done from some frame of the clip on, in place of what the policy does.
+    """
+    world = _opened(it.environment, it.hold)
+    rng = np.random.default_rng((it.seed, SPLITS.index(split), zlib.crc32(world.name.encode()), number, turn))
+    choose = _policy(it, world, rng)
+    start = int(rng.integers(it.start + 1))
+    world.reset(int(rng.integers(1 << 31)))
+    at, others = (it.frames, np.zeros((0, len(world.actions)))) if instead is None else instead
+    action = np.full(len(world.actions), np.nan)
+    frames, actions, states = [], [], []
+    for step in range(start + at + len(others)):
+        if step:
+            action = choose(step - 1, action) if step < start + at else others[step - start - at]
+            if world.step(action):
+                break
+        if step >= start:
+            frames.append(world.frame())
+            actions.append(action)
+            states.append(world.state())
+    return Episode(frames, typed(world.actions, np.array(actions)), np.array(states))
 
 
 def about_of(it: Recording) -> str:
@@ -177,6 +213,23 @@ def about_of(it: Recording) -> str:
         "recorded": {name: value for name, value in asdict(it).items() if name != "environment"},
     }
     return json.dumps(told, indent=1) + "\n"
+
+
+def recording_of(about: str) -> Recording | None:
+    """How clips were recorded, as the text of their `actions.json` tells; None of clips that `record` did not write.
+
+    Raises:
+        ValueError: as `Recording`.
+    """
+    told = json.loads(about)
+    own = told.get("recorded") if isinstance(told, dict) else None
+    if not isinstance(own, dict) or not isinstance(told.get("environment"), str):
+        return None
+    size = own.get("size")
+    try:
+        return Recording(told["environment"], **{**own, "size": None if size is None else (size[0], size[1])})
+    except TypeError as error:
+        raise ValueError(f"what {ABOUT} tells of how clips were recorded cannot be read: {error}") from None
 
 
 def _mark(path: Path, about: str) -> None:

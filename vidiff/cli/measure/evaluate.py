@@ -3,6 +3,7 @@
 vidiff evaluate --run runs/ucf --network networks/motion     by a feature network, against held-out clips
 vidiff evaluate --made clips --data data/ucf --network networks/motion
 vidiff evaluate --run runs/shapes                            by the oracle of the shapes set, as it was trained
+vidiff evaluate --run runs/breakout --follow                 how truly a world obeys, against its environment
 
 The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
 several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
@@ -44,7 +45,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     which = oracle.add_mutually_exclusive_group()
     which.add_argument("--editing", action="store_true", help="score inpainting, interpolation and loops instead")
     which.add_argument("--classifier", type=tilde, help="a classifier's run: score how it guides the run to labels")
-    oracle.add_argument("--json", type=tilde, help="file for the scores")
+    which.add_argument("--follow", action="store_true", help="score how a model that is told actions follows them")
+    oracle.add_argument("--starts", type=int, default=48, help="of following: held-out clips; default %(default)s")
+    oracle.add_argument("--given", type=int, default=8, help="of following: frames given; default %(default)s")
+    oracle.add_argument("--new", type=int, default=8, help="of following: frames made; default %(default)s")
+    oracle.add_argument("--json", type=tilde, help="file for the scores; of following a page goes beside it")
     network = parser.add_argument_group("by a feature network; None is the run's own, or as many as there are")
     network.add_argument("--network", type=tilde, help="its folder, see tools/make_network.py; or efficientnet")
     network.add_argument("--made", type=tilde, help="a folder of clips, one a file, in place of a run")
@@ -72,8 +77,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
-    unread = ("editing", "classifier", "json") if options.network else names
+    unread = ("editing", "classifier", "follow", "json") if options.network else names
     odd = [name for name in unread if getattr(options, name) != parser.get_default(name)]
+    alone = [name for name in ("starts", "given", "new") if getattr(options, name) != parser.get_default(name)]
+    if alone and not options.follow:
+        parser.error(f"--{alone[0]} needs --follow")
     if odd:
         reason = "goes with the oracle, not with --network" if options.network else "needs a --network"
         parser.error(f"--{odd[0]} {reason}")
@@ -119,8 +127,35 @@ def by_oracle(options: argparse.Namespace) -> None:
     for path in {own, options.json or own} if options.weights == "ema" else {options.json}:  # the report shows own
         write_whole(path, json.dumps(scores, indent=2) + "\n")
     write_report(own.parent)
+    tell(scores)
+
+
+def by_environment(options: argparse.Namespace) -> None:
+    from vidiff.evaluate.comparison import finite
+    from vidiff.evaluate.follow.page import write_page
+    from vidiff.evaluate.follow.score import FollowProtocol, score_following
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run
+    from vidiff.store.files import check_writable, write_whole
+
+    run = options.run or latest_run()
+    if options.weights != "ema" and options.json is None:
+        raise ValueError(f"weights is {options.weights}: name a file with --json, since follow.json is of the ema's")
+    protocol = FollowProtocol(options.starts, options.given, options.new)
+    file = options.json or run / "follow.json"
+    check_writable(file)
+    pipeline = Pipeline.from_pretrained(run, options.device, options.weights)
+    found = score_following(run, pipeline, None if options.data is None else Path(options.data), protocol)
+    scores = finite({"sampling": pipeline.settings(), "run": str(run), **found.scores})
+    write_whole(file, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    tell(found.scores)
+    print(*write_page(file, found), sep="\n")
+
+
+def tell(scores: dict[str, Any]) -> None:
+    """Prints scores, a part at a time, but for lists of them and for how they were measured."""
     for part, values in scores.items():
-        if part == "run" or part.startswith(("protocol", "sampling")):
+        if part == "run" or part.startswith(("protocol", "sampling")) or not values:
             continue
         print(part)
         for key, value in values.items():
@@ -150,7 +185,7 @@ def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[d
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    (by_network if options.network else by_oracle)(options)
+    (by_network if options.network else by_environment if options.follow else by_oracle)(options)
 
 
 def main(arguments: list[str] | None = None) -> int:

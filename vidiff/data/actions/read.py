@@ -86,7 +86,7 @@ def space_of(root: Root, clips: Sequence[Clip]) -> ActionSpace:
             if clip.actions is not None and clip.actions.episode >= 0:
                 told[where] = lerobot_space(root.tree)
             else:
-                told[where] = _space_in(about) if about else _space(root.tree, where)
+                told[where] = _space_in(about or about_in(root.tree, where))
     (first, space), *others = sorted(told.items())
     for folder, other in others:
         if other != space:
@@ -116,15 +116,15 @@ def actions_in(place: Place, space: ActionSpace) -> np.ndarray:
     return rows
 
 
-def _space(tree: Tree, folder: str) -> ActionSpace:
-    """The dimensions as the nearest `actions.json` names them, from a folder upwards."""
+def about_in(tree: Tree, folder: str) -> Place:
+    """The nearest `actions.json`, from a folder upwards. Raises DataError where there is none."""
     for above in (PurePosixPath(folder), *PurePosixPath(folder).parents):
         place = tree.place(str(above / ABOUT))
         if place is not None and not place.is_folder:
-            return _space_in(place)
+            return place
     # beside a list here of clips that are elsewhere
     if (place := tree.place(str(Path(str(tree)).absolute() / ABOUT))) is not None:
-        return _space_in(place)
+        return place
     raise DataError(
         f"no {ABOUT} in {tree}/{folder} or above it, which names the dimensions of actions: write one, or set "
         "data.actions=false"
