@@ -29,7 +29,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vidiff.record.record import Recording, record
 
     place = tmp_path_factory.mktemp("follow")
-    record(place / "data", [Recording("breakout", frames=8, size=(128, 128), start=12)], 3, 3, processes=1)
+    record(
+        place / "data", [Recording("breakout", frames=8, size=(128, 128), policy="random", start=12)], 3, 3, processes=1
+    )
     return place
 
 
@@ -72,7 +74,9 @@ def test_the_environment_obeys_itself_and_the_last_frame_does_not(place: Path, s
 
 
 def test_a_still_picture_scores_as_the_last_frame_repeated(starts: Starts) -> None:
-    scores = follow(lambda before, rows, which: before[:, :, -1:].expand(-1, -1, rows.shape[1], -1, -1), starts, PROTOCOL).scores
+    scores = follow(
+        lambda before, rows, which: before[:, :, -1:].expand(-1, -1, rows.shape[1], -1, -1), starts, PROTOCOL
+    ).scores
     for name in ("true", "counterfactual", "shuffled"):
         for key in [key for key in scores[name] if f"{key}_repeated" in scores[name]]:
             assert scores[name][key] == scores[name][f"{key}_repeated"], key

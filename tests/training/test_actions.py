@@ -127,7 +127,8 @@ def test_a_world_without_an_environment_is_scored_by_what_can_be_read_of_it(
     asked = ["--run", "runs/moved", "--follow", "--starts", "4", "--given", "3", "--new", "4", "--device", "cpu"]
     assert evaluate([*asked, "--json", "scores/follow.json"]) == 0
     scores = json.loads(Path("scores/follow.json").read_text())
-    assert scores["inverse"]["real_accuracy"] >= 0.9 and scores["inverse"]["shuffled_accuracy"] < 0.9
+    read = scores["inverse"]
+    assert read["real_accuracy"] >= 0.7 and read["real_accuracy"] > read["shuffled_accuracy"]
     assert "was not recorded by `vidiff record`" in scores["left_out"]["counterfactual"]
     assert scores["true"]["psnr"] < scores["true"]["psnr_repeated"]  # it has learned nothing
     assert scores["protocol_follow"]["environment"] is None and Path("scores/follow.html").is_file()

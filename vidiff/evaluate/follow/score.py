@@ -98,7 +98,7 @@ def score_following(run: Path, pipeline: Pipeline, data: Path | None, protocol: 
         raise ValueError(f"{run} was trained without actions (data.actions), so there is nothing that it could follow")
     if pipeline.facts.strides[0] != 1:
         raise ValueError(
-            f"{run} sees every {pipeline.facts.strides[0]} frames of a clip; only worlds that see every frame are scored"
+            f"{run} sees every {pipeline.facts.strides[0]} frames of a clip; only worlds that see each are scored"
         )
     source = replace(config.data, limit=0, **({} if data is None else {"root": str(data)}))
     runs = runs_of(run, config)
@@ -222,7 +222,9 @@ def score_inverse(found: Following, starts: Starts, network: InverseDynamics) ->
         heard, told = [], []
         for video, name in zip(videos, names, strict=True):
             trial = found.trials[name]
-            seen = torch.cat([network.read(torch.cat([last[i : i + 1], video[i : i + 1]], 2)) for i in range(len(last))])
+            seen = torch.cat(
+                [network.read(torch.cat([last[i : i + 1], video[i : i + 1]], 2)) for i in range(len(last))]
+            )
             done = torch.stack([classes(starts.space, rows) for rows in trial.told])[:, :-1]
             heard.append(seen)
             told.append(done.masked_fill(~trial.there[:, 1:, None], -1))
@@ -288,4 +290,3 @@ def _score_turning(
 def _mean(values: Tensor, which: Tensor) -> float | None:
     """Over some of them; None where there are none."""
     return float(values[which].double().mean()) if which.any() else None
-

@@ -1,4 +1,4 @@
-"""Held-out clips from which a world goes on, with what was done in them, and the environment brought to the same moment.
+"""Held-out clips from which a world goes on, what was done in them, and the environment brought to the same moment.
 
 An environment is played to that moment again, since `vidiff record` writes clips that depend on their options alone;
 that what is played is what was recorded is checked, clip by clip.
@@ -21,8 +21,8 @@ from vidiff.data.actions.read import about_in, read_actions
 from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.data.index import index_of
 from vidiff.data.root import Root, copies_of, root_of
-from vidiff.record.record import SPLITS, STICKY, Recording, branch, play, recording_of, write_frames
 from vidiff.recipe.kinds import DataConfig
+from vidiff.record.record import SPLITS, STICKY, Recording, branch, play, recording_of, write_frames
 from vidiff.training.windows import Windows, choose_windows
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
@@ -117,9 +117,10 @@ def find_starts(data: DataConfig, runs: Path, count: int, frames: int, size: int
 
 
 def training_clips(data: DataConfig, runs: Path, frames: int, size: int, most: int) -> tuple[Tensor, list[np.ndarray]]:
-    """Windows of training clips, evenly chosen, `(n, 3, frames, size, size)`, and what was done in each.
+    """Windows of training clips, evenly chosen, `(n, 3, f, size, size)`, and what was done in each.
 
     Args:
+        frames: of a window; fewer where most clips are shorter.
         most: windows, where there are as many.
     """
     windows, _, rows, _ = _windows(data, runs, data.split, frames, size, None, most)
@@ -131,6 +132,8 @@ def _windows(
 ) -> tuple[Windows, ActionSpace, list[np.ndarray], Root]:
     root = root_of(data.root, copies_of(runs, data.remote_cache_gb))
     index = index_of(data, runs, split)
+    if most:
+        frames = min(frames, sorted(file.frames for file in index.files)[len(index.files) // 2])
     windows = choose_windows(index, frames, size, 1, count)
     if most and len(windows) > most:
         windows = choose_windows(index, frames, size, 1, most)

@@ -64,9 +64,7 @@ class InverseDynamics(nn.Module):
         return torch.stack(found)
 
 
-def learn(
-    video: Tensor, actions: Tensor, counts: Sequence[int], steps: int = STEPS, seed: int = 0
-) -> InverseDynamics:
+def learn(video: Tensor, actions: Tensor, counts: Sequence[int], steps: int = STEPS, seed: int = 0) -> InverseDynamics:
     """A network taught by real clips.
 
     Args:

@@ -19,7 +19,9 @@ WIDTH, HEIGHT = 160, 210
 WALLS = (8, 152)  # columns between which the field lies
 PADDLE_ROWS, PADDLE_WIDTH = (188, 194), 16  # the paddle's own four rows, and one around them that resizing blurs it to
 BALL_ROWS = ((37, 52), (96, 187))  # black but for the ball: above the bricks, and from below them to above the paddle
-PADDLE_LEAST = 0.05  # mean redness: about half of that of one half hidden by the right wall, 0.09; real ones have to 0.3
+PADDLE_LEAST = (
+    0.05  # mean redness: about half of that of one half hidden by the right wall, 0.09; real ones have to 0.3
+)
 BALL_LEAST = 0.35  # summed redness: half of what a ball has as a rule; real frames have 0.4 to 1.3, or below 0.05
 
 
