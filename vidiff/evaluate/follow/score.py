@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.actions.space import ActionSpace
+from vidiff.data.index import other_data
 from vidiff.evaluate.follow.starts import Starts, classes, counts, drawn, find_starts, shuffled, training_clips
 from vidiff.metrics.prediction import psnr
 from vidiff.metrics.worlds.inverse import STEPS, InverseDynamics, accuracy, learn
@@ -100,7 +101,7 @@ def score_following(run: Path, pipeline: Pipeline, data: Path | None, protocol: 
         raise ValueError(
             f"{run} sees every {pipeline.facts.strides[0]} frames of a clip; only worlds that see each are scored"
         )
-    source = replace(config.data, limit=0, **({} if data is None else {"root": str(data)}))
+    source = replace(config.data if data is None else other_data(config.data, data), limit=0)
     runs = runs_of(run, config)
     starts = find_starts(source, runs, protocol.starts, protocol.given + protocol.new, pipeline.size)
     if starts.space != pipeline.facts.actions:
@@ -208,7 +209,7 @@ def teach(data: DataConfig, runs: Path, space: ActionSpace, size: int, protocol:
     return learn(video, told, counts(space), protocol.steps, protocol.seed)
 
 
-def score_inverse(found: Following, starts: Starts, network: InverseDynamics) -> dict[str, float | None]:
+def score_inverse(found: Following, starts: Starts, network: InverseDynamics) -> dict[str, float]:
     """How well actions can be read from real frames, and from those that the world shows when told them.
 
     Returns:
@@ -272,7 +273,7 @@ def _turns(space: ActionSpace) -> dict[str, int] | None:
 
 def _score_turning(
     world: World, starts: Starts, before: Tensor, turns: dict[str, int], protocol: FollowProtocol
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """From each start all frames to the left, and all to the right: the share in which what is seen goes the other way,
     of the world and of the environment itself."""
     right: dict[str, list[Tensor]] = {"right": [], "right_environment": []}

@@ -7,8 +7,9 @@ that what is played is what was recorded is checked, clip by clip.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,7 @@ from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.data.index import index_of
 from vidiff.data.root import Root, copies_of, root_of
 from vidiff.recipe.kinds import DataConfig
-from vidiff.record.record import SPLITS, STICKY, Recording, branch, play, recording_of, write_frames
+from vidiff.record.record import SPLITS, STICKY, Recording, branch, play, recording_of, write_episode
 from vidiff.training.windows import Windows, choose_windows
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
@@ -37,12 +38,14 @@ class Replay:
 
     Args:
         before: frames of the clip before the window's first.
+        fps: frames a second of its clip.
     """
 
     recording: Recording
     split: str
     number: int
     before: int
+    fps: float
 
     def frames(self, given: int, actions: np.ndarray, size: int) -> tuple[Tensor, int]:
         """What the environment shows under other actions, as the model sees it: written and read as its clips are.
@@ -55,15 +58,15 @@ class Replay:
             `(3, n, size, size)` in [-1, 1], the last one repeated where the episode ended; and how many there are.
         """
         episode = branch(self.recording, self.split, self.number, self.before + given, actions)
-        seen = episode.frames[self.before :]
-        there = len(seen) - given
+        seen = replace(episode, frames=episode.frames[self.before :])
+        count = len(seen.frames)
         with TemporaryDirectory(prefix="vidiff_") as folder:
             path = Path(folder, "clip.mp4")
-            write_frames(path, self.recording, seen)
+            write_episode(path, seen, self.fps, self.recording.size)
             with VideoReader(path) as reader:
-                video = Fit(reader.size, (size, size)).read(reader, range(len(seen)))
-        kept = [min(given + frame, len(seen) - 1) for frame in range(len(actions))]
-        return video[:, kept], there
+                video = Fit(reader.size, (size, size)).read(reader, range(count))
+        kept = [min(given + frame, count - 1) for frame in range(len(actions))]
+        return video[:, kept], count - given
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ def _replay(root: Root, windows: Windows, which: int) -> Replay:
     number, start = windows.starts[which]
     clip = windows.index.files[number]
     name = PurePosixPath(clip.name)
-    recording = recording_of(about_in(root.tree, str(name.parent)).read().decode())
+    about = about_in(root.tree, str(name.parent)).read().decode()
+    recording = recording_of(about)
     split = next((part for part in name.parts if part in SPLITS), None)
     if recording is None or split is None or not name.stem.isdecimal() or clip.part is not None:
         raise ValueError(f"{clip.name} was not recorded by `vidiff record`, so its environment cannot be played to it")
@@ -161,7 +165,7 @@ def _replay(root: Root, windows: Windows, which: int) -> Replay:
                 f"{clip.name}: the {kind} of its episode, played again, are others: it was recorded by another version "
                 "of the environment; record the clips anew"
             )
-    return Replay(recording, split, int(name.stem), start)
+    return Replay(recording, split, int(name.stem), start, float(json.loads(about)["fps"]))
 
 
 def classes(space: ActionSpace, rows: np.ndarray) -> Tensor:
