@@ -377,7 +377,7 @@ def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
         (["data.frames=17", "data.images=here"], r"data.buckets or data.images are given, .* leave both out"),
         (["data.frames=17", "data.buckets=[{frames: 17}]"], r"data.buckets or data.images are given"),
         (["data.frames=17", "lowres.factor=2"], r"lowres.factor is 2, .* or lowres.factor=0"),
-        (["data.frames=17", "sampling.strategy.name=rolling"], r"or sampling.strategy.name=clean"),
+        (["data.frames=17", "sampling.strategy.name=keyframes"], r"or sampling.strategy.name=clean"),
     ],
 )
 def test_latents_of_several_frames_need_clips_that_make_whole_ones(changes: list[str], said: str) -> None:

@@ -145,7 +145,7 @@ MISTAKES = [
     (("rewind", "clip.mp4", "--frames", "5"), "frames is 5, the clip has 5 already"),
     (("rewind", "clip.mp4", "--frames", "9", "--context", "4"), "context is 4; give 1 to 3"),
     (("interpolate", "clip.mp4", "none.mp4", "--between", "1"), "none.mp4: no such file"),
-    (("interpolate", "clip.mp4", "clip.mp4", "--between", "3"), "for 4 in all at the most"),
+    (("interpolate", "clip.mp4", "clip.mp4", "--between", "0"), "between is 0; give 1 or more new frames"),
     (("loop", "clip.mp4", "--between", "0"), "between is 0"),
     (("loop", "clip.mp4", "--label", "dgo"), "no label 'dgo'; the nearest of 2 are dog"),
     (("inpaint", "clip.mp4", "--box", "1,2,3"), "--box is 1,2,3; give top,left,bottom,right in pixels"),
