@@ -195,6 +195,12 @@ SHOWN: dict[str, Run | Part] = {
         latest="breakout",
         leaves={"extended.mp4": 24},
     ),
+    "vidiff evaluate --run runs/breakout --follow": Run(
+        ("vidiff train breakout",),
+        add="--starts 2 --given 1 --new 5",
+        leaves={"runs/breakout/follow.json": 0, "runs/breakout/follow.html": 0},
+        slow=True,
+    ),
     # docs/codec.md: eight games
     GAMES: Run(add=FEW, instead={"data/games": "data/eight"}, leaves={"data/eight/train/asteroids/0000.mp4": 12}),
     "vidiff train small data.root=data/games": Run(
