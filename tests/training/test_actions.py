@@ -106,6 +106,19 @@ def test_edits_take_actions(pipe: Pipeline) -> None:
     )
 
 
+def test_frames_between_two_clips_are_told_their_own_actions(pipe: Pipeline) -> None:
+    first, last = pipe.generate(6, seed=1), pipe.generate(6, seed=2)
+
+    def joined(changed: int) -> torch.Tensor:
+        actions = ["left"] * 14
+        actions[changed] = "right"
+        return pipe.interpolate(first, last, 2, actions=actions, context=2, seed=3)
+
+    plain = joined(0)  # of frames that are not looked at
+    assert torch.equal(plain, joined(3)) and torch.equal(plain, joined(10))
+    assert not any(torch.equal(plain, joined(changed)) for changed in (4, 6, 7, 9))
+
+
 def test_commands_take_a_file_of_actions(place: Path, pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     Path("moves.csv").write_text("move\n" + "left\n" * 6)

@@ -267,9 +267,9 @@ def interpolate(
 ) -> Iterator[Tensor]:
     """Make `between` frames that lead from `first` to `last`, each `(b, 3, f, h, w)` in [-1, 1] with an f of its own.
 
-    Of both, the nearest `context` frames are looked at. With one clip as `first` and `last`, the new frames lead from
-    its end to its beginning: a loop. More frames than fit a window are drawn window by window, of which the last leads
-    to `last`.
+    Of both, the nearest `context` frames are looked at; `condition` is, where it is of frames, of all of them and the
+    new ones. With one clip as `first` and `last`, the new frames lead from its end to its beginning: a loop. More
+    frames than fit a window are drawn window by window, of which the last leads to `last`.
 
     Yields:
         `(b, 3, n, h, w)`, `between` in sum over n.
@@ -279,11 +279,13 @@ def interpolate(
     """
     if between < 1:
         raise ValueError(f"between is {between}; give 1 or more new frames")
-    first, unit = final(first, context), codec.temporal
+    given, unit = first.shape[2], codec.temporal
+    first = final(first, context)
     rest = (1 - first.shape[2] - between) % unit  # frames of `last` that share a latent with new ones
     last = last[:, :, : rest + max(context - 1, unit) if unit > 1 else context].to(first)
     ends = first.shape[2], last.shape[2]
     clip = torch.cat([first, first.new_zeros(*first.shape[:2], between, *first.shape[3:]), last], dim=2)
+    condition = condition.at(range(given - ends[0], given + between + ends[1]))
     begin, end, done = ends[0], ends[0] + between, 0
     for part in inpaint(draw, codec, clip, ~end_frames(clip.shape[2], *ends), context, condition):
         new = part[:, :, max(begin - done, 0) : max(end - done, 0)]

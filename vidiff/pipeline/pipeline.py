@@ -154,7 +154,7 @@ class Pipeline(Drawing):
             window = self.facts.window(size_of(first))
             fits = (window - between) // 2 if between <= window - 2 else window // 4
             options["context"] = self.codec.fewer(max(1, min(self.sampling.context, fits)))
-        draw, context, condition = self._asked(first, between + 2, label, **options)
+        draw, context, condition = self._asked(first, first.shape[2] + between + last.shape[2], label, **options)
         new = edit.interpolate(draw, self.codec, first, last, between, context, condition)
         return torch.cat([first, *(part.to(first) for part in new), last.to(first.device)], dim=2)
 
