@@ -251,7 +251,7 @@ def test_the_label_and_known_frames_apart(pipe: Pipeline) -> None:
         ({"apg": {"radius": 0.0}}, "apg: radius = 0.0 must be positive"),
         ({"apg": {"momentum": 0.5}}, "apg: momentum = 0.5 must be above -1"),
         ({"apg": {"eta": 0.0}, "separate": True}, "apg is {'eta': 0.0}, but it changes one difference"),
-        ({"apg": {"eta": 0.0}, "text_guidance": 2.0}, "leave out apg, or separate and text_guidance"),
+        ({"apg": {"eta": 0.0}, "text_guidance": 2.0}, "leave out apg, or separate, text_guidance and action_guidance"),
         ({"threshold": {"percentile": 99.0}}, "threshold is {'percentile': 99.0}; it needs a floor"),
         ({"threshold": {"floor": 0.0}}, "threshold: floor = 0.0 must be positive"),
         ({"threshold": {"floor": 1.0, "percentile": 10.0}}, "threshold: percentile = 10.0 must be from 50 to 100"),

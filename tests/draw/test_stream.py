@@ -320,7 +320,7 @@ def test_frames_are_told_what_is_theirs_and_the_first_are_kept(sinks: int) -> No
     assert [told for _, told in noted.seen[1::2]] == [[n, n + 1.0] for n in (5.0, 7.0, 9.0, 11.0)]
     assert noted.seen[0][0] == [100 + n for n in begun]
     assert noted.seen[6][0] == [*(100 + n for n in begun[:sinks]), 0.0, 0.0, 0.0], "given frames, and drawn ones"
-    asked.append(Condition(label=torch.tensor([1]), lowres=numbers.clone()))
+    asked.append(Condition(label=asked[-1].label, lowres=numbers.clone()))
     next(pieces)
     assert noted.seen[8][1] == [11.0, 12.0], "the same once more is no change"
 

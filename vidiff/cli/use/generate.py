@@ -73,7 +73,7 @@ def generate(options: argparse.Namespace) -> None:
     check_size(count, options.size or pipeline.buckets[0].size, options.frames or pipeline.frames, pipeline.frames)
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
     actions = None if options.actions is None else pipeline.read_actions(options.actions)
-    frames = options.frames or (None if actions is None else len(actions))
+    frames = len(actions) if options.frames is None and actions is not None else options.frames
     stream = iter(pipeline.stream(frames, labels, count, text=texts, actions=actions, progress=True, **settings))
     drawn = options.size or pipeline.buckets[0].size
     for path in options.upscale or []:
