@@ -159,7 +159,7 @@ def _replay(root: Root, windows: Windows, which: int) -> Replay:
         place = root.tree.place(str(name.with_suffix(f".{kind}.npy")))
         if place is None:
             raise ValueError(f"{clip.name} has no {kind} beside it, by which to tell that it plays as it was recorded")
-        kept = np.load(io.BytesIO(place.read()), allow_pickle=False)
+        kept = np.lib.format.read_array(io.BytesIO(place.read()), allow_pickle=False)
         if not np.array_equal(kept, played, equal_nan=played.dtype.kind == "f"):
             raise ValueError(
                 f"{clip.name}: the {kind} of its episode, played again, are others: it was recorded by another version "
