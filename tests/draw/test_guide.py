@@ -133,7 +133,9 @@ def test_an_option_is_the_library_s_own(pipe: Pipeline, asked: dict, library: di
 
 
 def test_every_option_changes_the_draw_in_a_call_and_in_a_config(pipe: Pipeline) -> None:
-    assert EVERY.keys() == asdict(Guide()).keys() - {"separate", "text_guidance", "action_guidance"}, "these need more than a label"
+    assert EVERY.keys() == asdict(Guide()).keys() - {"separate", "text_guidance", "action_guidance"}, (
+        "these need more than a label"
+    )
     for name, value in EVERY.items():
         make = extend if name == "history_level" else generate
         changed = make(pipe, **{name: value})

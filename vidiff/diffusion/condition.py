@@ -98,7 +98,7 @@ class Condition:
         return any(bool(value.ne(one.metadata["null"]).any()) for one, value in parts)
 
     def same(self, other: Condition) -> bool:
-        """Whether the other has the same fields: of frames equal to the bit, and else the very same tensors, whose content
+        """Whether the other has the same fields: of frames equal to the bit, else the very same tensors, whose content
         is not looked at, for which a GPU would have to be waited for."""
         for one in fields(self):
             a, b = getattr(self, one.name), getattr(other, one.name)
