@@ -98,15 +98,15 @@ def hide(clip: Tensor, mask: Tensor) -> Tensor:
     """
     hidden = lead_on(clip, mask)
     empty = mask.expand(-1, -1, clip.shape[2], *clip.shape[3:]).flatten(3).all(3).expand(len(clip), -1, -1)[:, 0]  # b f
-    for sample, frame in empty.nonzero().tolist():
-        there = (~empty[sample]).nonzero().flatten().tolist()
-        before, after = [n for n in there if n < frame], [n for n in there if n > frame]
-        if before and after:
-            share = (frame - before[-1]) / (after[0] - before[-1])
-            hidden[sample, :, frame] = torch.lerp(hidden[sample, :, before[-1]], hidden[sample, :, after[0]], share)
-        elif there:
-            hidden[sample, :, frame] = hidden[sample, :, before[-1] if before else after[0]]
-    return hidden
+    frames = clip.shape[2]
+    number = torch.arange(frames, device=empty.device)
+    before = torch.where(empty, -1, number).cummax(1).values  # b f, -1 where there is none
+    after = torch.where(empty, frames, number).flip(1).cummin(1).values.flip(1)  # b f, f where there is none
+    first = torch.where(before < 0, after, before).clamp(max=frames - 1)
+    last = torch.where(after == frames, before, after).clamp(min=0)
+    share = (number - first) / (last - first).clamp(min=1)  # 0 of a frame that is not empty
+    one, other = (hidden.gather(2, n[:, None, :, None, None].expand_as(hidden)) for n in (first, last))
+    return torch.lerp(one, other, share[:, None, :, None, None].to(hidden))
 
 
 def lead_on(clip: Tensor, mask: Tensor) -> Tensor:
