@@ -57,15 +57,7 @@ class Drawing:
             default["history"] = None  # as in `stream`
         return default | {key: value for key, value in given.items() if value is not None}
 
-    def condition(
-        self,
-        label: Labels,
-        count: int,
-        text: Texts = None,
-        stride: int | None = None,
-        actions: Actions = None,
-        frames: tuple[int, int] = (0, 0),
-    ) -> Condition:
+    def condition(self, label: Labels, count: int, text: Texts = None, **told: Any) -> Condition:
         """What the model is told of `count` clips that it makes by itself. Arguments are those of
         `TrainedModel.condition`.
 
@@ -77,7 +69,7 @@ class Drawing:
                 f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
                 "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
             )
-        return self.model.condition(label, count, text, stride, actions, frames).to(self.device)
+        return self.model.condition(label, count, text, **told).to(self.device)
 
     def _asked(
         self,

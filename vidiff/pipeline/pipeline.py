@@ -412,8 +412,8 @@ class Pipeline(Drawing):
                 return edit.generate(draw, self.codec, new, size_of(past), context, asked(), count, how)
             return edit.extend(draw, self.codec, past, new, context, asked(), backwards, how)
 
-        def ask(label: Labels, text: Texts, stride: int | None = None, actions: Actions = None) -> Condition:
-            return self.condition(label, len(past), text, stride, actions, (past.shape[2] + new, past.shape[2]))
+        def ask(**told: Any) -> Condition:
+            return self.condition(count=len(past), frames=(past.shape[2] + new, past.shape[2]), **told)
 
         return Pieces(ask, {"label": label, "text": text, "actions": actions}, pieces, isinstance(how, Stream))
 
