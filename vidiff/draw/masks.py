@@ -141,8 +141,8 @@ def join(made: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
     the membrane).
 
     Args:
-        made, clip: `(b, 3, f, h, w)` in [-1, 1].
-        mask: bool, broadcastable to `(b, 1, f, h, w)`.
+        made, clip: `(b, 3, f, h, w)` in [-1, 1]; what was made may be on another device.
+        mask: bool, broadcastable to `(b, 1, f, h, w)`, where the clip is.
     """
-    off = lead_on((clip.to(made) - made).clamp(-SEAM, SEAM), mask)
+    off = lead_on((clip.to(made) - made).clamp(-SEAM, SEAM), mask.to(made.device))
     return torch.where(mask, (made + off).clamp(-1, 1).to(clip), clip)
