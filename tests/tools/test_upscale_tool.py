@@ -92,8 +92,10 @@ def test_training_leaves_a_run_that_knows_what_it_enlarges(place: Path) -> None:
 
 
 def test_a_schedule_that_sees_what_is_enlarged_is_trained_by_the_bound_and_drawn_with(tmp_path: Path) -> None:
-    assert main(["sr.yaml", "name=adaptive", "objective=bound", "schedule.name=adaptive", "train.steps=3"]) == 0
-    kept = [load_file(path) for path in sorted(Path("runs/adaptive/checkpoints").glob("step-*/model.safetensors"))]
+    run = tmp_path / "runs" / "adaptive"  # and not beside runs/sr, which is to stay the latest there
+    changes = ["name=adaptive", f"runs={run.parent}", "objective=bound", "schedule.name=adaptive", "train.steps=3"]
+    assert main(["sr.yaml", *changes]) == 0
+    kept = [load_file(path) for path in sorted(run.glob("checkpoints/step-*/model.safetensors"))]
     names = [name for name in kept[-1] if name.startswith("denoiser.schedule.layers.")]
     assert len(names) == 4 and all(not torch.equal(kept[0][name], kept[-1][name]) for name in names)
     asked: list[torch.Tensor] = []
@@ -105,7 +107,7 @@ def test_a_schedule_that_sees_what_is_enlarged_is_trained_by_the_bound_and_drawn
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Adaptive, "clock", clock)
-        told = ["--run", "runs/adaptive", "--seed", "2"]
+        told = ["--run", str(run), "--seed", "2"]
         assert call("edit", "upscale", "clip.mp4", "--out", f"{tmp_path}/out/", *told) == 0
     assert frames(tmp_path / "out").shape == (3, 7, 32, 32)
     assert len(asked) > 2 and all(t.shape == (1, 1, 1, 1, 1) for t in asked)
