@@ -179,8 +179,9 @@ SHOWN: dict[str, Run | Part] = {
     "pip install 'vidiff[games]'": installed,
     "pip install 'vidiff[parquet]'": installed,
     # docs/worlds.md
-    "python tools/picture_play.py http://127.0.0.1:7861/ --keys Space:2 ArrowRight:5 ArrowLeft:5 "
+    "python tools/picture_play.py http://127.0.0.1:7861/ --keys Space:4 ArrowRight:30 ArrowLeft:30 ArrowRight:12 "
     "--out docs/play.png": Part("needs a page that is served", parses),
+    "vidiff play runs/breakout_student --beside --seed 3": Part("serves until it is stopped; tests/play", understood),
     "vidiff play runs/breakout": Part("serves until it is stopped; tests/play", understood),
     WORLD: Run(
         add="--episodes 2 --held-out 1 --frames 14 --start 1 --processes 1",
