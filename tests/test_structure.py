@@ -100,6 +100,7 @@ OWNERS = {
 MOST_FILES = 16  # a folder of vidiff
 MOST_PARAMETERS = 10  # a function of vidiff
 LONGEST = {"vidiff": 500, "tools": 150}  # lines a file
+LONGEST_TEST = 500
 MAY_BE_LONGER = {"tools/benchmark.py", LOADING}  # its measurements are nobody's library
 
 
@@ -254,6 +255,15 @@ def test_the_tree_keeps_every_rule() -> None:
     assert "vidiff/nn/unet.py" in sources(ROOT)
     found = [str(problem) for problem in problems(ROOT)]
     assert not found, "\n" + "\n".join(found)
+
+
+def test_no_file_of_tests_is_too_long() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+    assert "tests/test_structure.py" in lengths
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_TEST} == {}
 
 
 def test_every_folder_has_its_floor() -> None:

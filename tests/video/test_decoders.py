@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
+from encoded import FILES, encode, in_order, times_in_order, x264
 from indexes import build_index
-from messy import turned, with_edit_list, write_clip, write_twice
-from videos import run, smooth
+from messy import turned, with_edit_list, write_clip
+from videos import smooth
 
 from vidiff.store.error import VideoError
-from vidiff.video import decord, exact, pyav, timetable
+from vidiff.video import exact, pyav, timetable
 from vidiff.video.decode import Decoder
-from vidiff.video.decoders import BY_NAME, Automatic, check_decoder, video_file
+from vidiff.video.decoders import BY_NAME, Automatic
 from vidiff.video.decord import DecordFile
 from vidiff.video.exact import fault_of_decord
 from vidiff.video.pyav import PyAVFile
@@ -29,84 +26,6 @@ from vidiff.video.torchcodec import why_not
 from vidiff.video.writer import write_video
 
 needs_torchcodec = pytest.mark.skipif(bool(why_not()), reason=f"torchcodec: {why_not()}")
-
-
-def encode(
-    path: Path,
-    frames: int = 90,
-    codec: str = "libx264",
-    size: tuple[int, int] = (48, 64),
-    pixels: str = "yuv420p",
-    times: Callable[[int], int] | None = None,
-    **options: str,
-) -> Path:
-    """A pattern that moves, over a scene that changes: with B-frames, each of which differs from its neighbours."""
-    random = np.random.default_rng(frames)
-    pattern = np.kron(random.integers(0, 255, (2 * size[0] // 8 + 1, 2 * size[1] // 8 + 1, 3)), np.ones((8, 8, 1)))
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=25, options={"threads": "1", **options})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width, stream.pix_fmt = *size, pixels
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for n in range(frames):
-            scene = np.roll(pattern, (n // 3, 2 * n), (0, 1))[: size[0], : size[1]].astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(scene), format="rgb24")
-            if times:
-                frame.pts, frame.time_base = times(n), Fraction(1, 1000)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
-
-
-def in_order(path: Path) -> np.ndarray:
-    """All frames as they come out of FFmpeg, from the first: `(f, h, w, 3)`."""
-    with av.open(str(path)) as file:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
-
-
-def times_in_order(path: Path) -> list[float]:
-    with av.open(str(path)) as file:
-        return [frame.time for frame in file.decode(video=0)]
-
-
-def x264(keys: int, *more: str) -> dict[str, str]:
-    return {"x264-params": ":".join([f"keyint={keys}:min-keyint={keys}:scenecut=0:bframes=3", *more])}
-
-
-FILES: dict[str, dict[str, Any]] = {
-    "g12.mp4": x264(12),
-    "g60.mp4": x264(60),
-    "g250.mp4": {"frames": 270, **x264(250)},
-    "pyramid-none.mp4": x264(30, "b-pyramid=none"),
-    "sixteen.mp4": x264(40, "bframes=16", "b-adapt=0", "ref=16"),
-    "open.mp4": x264(20, "open-gop=1"),
-    "refresh.mp4": {"intra-refresh": "1", "g": "20", "bf": "0"},
-    "varying.mp4": {"times": lambda n: 40 * n + 13 * (n % 3) + 500 * (n // 40), **x264(20)},
-    "late.mkv": {"times": lambda n: 7000 + 40 * n, **x264(20)},
-    "late.mp4": {"times": lambda n: 7000 + 40 * n, **x264(20)},
-    "open.mkv": x264(20, "open-gop=1"),
-    "stream.ts": x264(20),
-    "mpeg2.mpg": {"codec": "mpeg2video", "g": "15", "bf": "2"},
-    "mpeg4.avi": {"codec": "mpeg4", "g": "12"},
-    "reordered.avi": {"codec": "mpeg4", "g": "12", "bf": "2"},
-    "vp9.webm": {"frames": 40, "codec": "libvpx-vp9", "g": "15", "cpu-used": "8", "deadline": "realtime"},
-    "vp8.webm": {
-        "frames": 40,
-        "codec": "libvpx",
-        "g": "15",
-        "auto-alt-ref": "1",
-        "lag-in-frames": "10",
-        "cpu-used": "8",
-    },
-    "open-hevc.mp4": {
-        "codec": "libx265",
-        "preset": "ultrafast",
-        "x265-params": "keyint=20:min-keyint=20:open-gop=1:bframes=4:scenecut=0:log-level=none:pools=none",
-    },
-    "intra.mov": {"frames": 30, "codec": "mjpeg", "pixels": "yuvj420p"},
-    "fragments.mp4": {"frames": 60, **x264(20)},
-}
 
 
 @pytest.fixture(scope="module")
@@ -369,114 +288,6 @@ def test_what_begins_with_another_frame_than_a_key_frame_is_refused(tmp_path: Pa
             rest.mux(packet)
     with pytest.raises(VideoError, match=r"does not begin with a key frame; nor can decord: damaged or truncated"):
         _ = Automatic(path).frames
-
-
-def test_the_last_file_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file is opened once for each size, and again once it has changed."""
-    one, other = (encode(tmp_path / f"{n}.mp4", frames=20, **x264(10)) for n in range(2))
-    opened, make = [], decord.decord.VideoReader
-    monkeypatch.setattr(
-        decord.decord, "VideoReader", lambda *given, **more: opened.append(given[0]) or make(*given, **more)
-    )
-    for path, size in ((one, None), (one, None), (one, (24, 32)), (other, None), (other, None), (one, None)):
-        file = DecordFile(path)
-        assert file.decode([4], size).shape == (1, *(size or (48, 64)), 3)
-        file.close()
-    assert opened == [str(path) for path in (one, one, other, one)]
-    encode(one, frames=30, **x264(10))
-    assert DecordFile(one).frames == 30
-
-
-def test_a_process_ends_without_a_reader(tmp_path: Path) -> None:
-    """decord would crash now and then, as its threads go on decoding."""
-    path = write_clip(tmp_path / "x.mp4")
-    code = """
-        import atexit
-        import sys
-        from pathlib import Path
-
-        atexit.register(lambda: print(len(decord._KEPT)))  # registered first, so it runs last
-        from vidiff.video import decord
-
-        file = decord.DecordFile(Path(sys.argv[1]))
-        file.decode([4], None)
-        file.close()
-        print(len(decord._KEPT))
-    """
-    process = run(code, path)
-    assert process.communicate()[0] == "1\n0\n" and process.returncode == 0
-
-
-def test_a_fork_finds_no_reader_open(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "x.mp4")
-    file = DecordFile(path)
-    file.decode([4], None)
-    file.close()
-    assert decord._KEPT
-    child = os.fork()
-    if not child:
-        file.decode([3], None)
-        os._exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    assert not decord._KEPT
-
-
-def test_a_file_that_pyav_refuses_is_read_by_decord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of its frames are shown at the same time."""
-    for n in range(2):
-        write_clip(tmp_path / "data" / "train" / f"{n}.mp4", number=n)
-    twice = write_twice(write_clip(tmp_path / "2.mkv", number=2), tmp_path / "data" / "train" / "twice.mkv")
-    with pytest.raises(
-        VideoError, match=r"twice\.mkv: PyAV cannot find its frames: several of its frames say that they"
-    ):
-        _ = PyAVFile(twice).frames
-    with VideoReader(twice) as reader:
-        assert (reader.decoder, reader.frames) == ("decord", 8)
-        assert np.array_equal(reader.pixels(range(8)), in_order(twice))
-    index = build_index(tmp_path / "data", layout="flat", progress=False)
-    assert [file.decoder for file in index.files] == ["decord"] * 3
-    tried = []
-    monkeypatch.setattr(pyav.av, "open", lambda *given: tried.append(given))
-    with VideoReader(twice, decoder=index.files[2].decoder) as reader:
-        assert reader.frames == 8 and not tried
-
-
-def test_a_name_that_is_not_utf8_is_read_by_pyav(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "plain.mp4")
-    other = path.rename(tmp_path / os.fsdecode(b"\xff.mp4"))
-    with pytest.raises(VideoError, match="decord opens no file whose name is not UTF-8"):
-        _ = DecordFile(other).frames
-    with VideoReader(other) as reader:
-        assert (reader.decoder, reader.frames) == ("pyav", 8)
-
-
-def test_what_none_reads_is_refused_by_the_first(tmp_path: Path) -> None:
-    (tmp_path / "x.mp4").write_bytes(b"\x00\x01\x02" * 500)
-    with pytest.raises(VideoError, match=r"x\.mp4: not a video, or cut off: .*Invalid data found"):
-        _ = Automatic(tmp_path / "x.mp4").frames
-
-
-def test_a_decoder_is_chosen_by_name(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "x.mp4")
-    assert [type(video_file(path, name)) for name in ("pyav", "decord")] == [PyAVFile, DecordFile]
-    for name in ("auto", "decord"):
-        index = build_index(tmp_path, layout="flat", decoder=name, cache=tmp_path / "cache" / "x.jsonl", progress=False)
-        assert index.files[0].decoder == {"auto": "decord"}.get(name, name)
-    check_decoder("auto")
-    with pytest.raises(ValueError, match=r"data\.decoder is 'opencv'; choose auto, pyav, decord, torchcodec"):
-        check_decoder("opencv")
-
-
-def test_torchcodec_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    why_not.cache_clear()
-    try:
-        with pytest.raises(
-            ValueError, match=r"data\.decoder is torchcodec, which cannot be imported here .*ModuleNotFound"
-        ):
-            check_decoder("torchcodec")
-    finally:
-        why_not.cache_clear()
 
 
 def test_a_trimmed_clip_ends_where_its_edit_list_says(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from vidiff.data.actions.beside import Actions
+from vidiff.data.actions.beside import ActionsBeside
 from vidiff.data.buckets import Strides, View
 from vidiff.data.clips import ClipDataset, Sample, Samples, make_loader
 from vidiff.data.index import Index
@@ -47,7 +47,7 @@ def latent_dataset(
     moments: Latents,
     encoder: TextEncoder | None = None,
     pictures: bool = False,
-    actions: Actions | None = None,
+    actions: ActionsBeside | None = None,
 ) -> LatentDataset:
     """Random windows of an index's cached latents, with all that a model is told of them.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vidiff.codec.files import save_codec
-from vidiff.data.actions.beside import Actions, most_and_usual
+from vidiff.data.actions.beside import ActionsBeside, most_and_usual
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
 from vidiff.diffusion.cascade import enlarge, shrink
@@ -52,7 +52,7 @@ class DiffusionStage(Stage[DiffusionRun]):
             if learned:
                 refuse_other_words(config, self.encoder, [*self.captions, *shown])
         text = (0, 0) if self.encoder is None else (self.encoder.dim, self.encoder.words)
-        slots, self.actions = config.slots(prepared.codec.temporal), list[Actions]()  # seen, and held out
+        slots, self.actions = config.slots(prepared.codec.temporal), list[ActionsBeside]()  # seen, and held out
         space, held = None, 1
         for index in (prepared.index, prepared.held_out) if config.data.actions else ():
             (told, rows), sources = actions_of(config, index)
@@ -64,7 +64,7 @@ class DiffusionStage(Stage[DiffusionRun]):
                     "dimensions: give both the same actions.json"
                 )
             space, segment = told, config.data.frames if prepared.codec.temporal > 1 else 0
-            self.actions.append(Actions(space, rows, slots, segment, prepared.codec.temporal, sources))
+            self.actions.append(ActionsBeside(space, rows, slots, segment, prepared.codec.temporal, sources))
         config.resolve(
             prepared.codec.channels, len(prepared.index.labels), text, slots * space.width if space is not None else 0
         )

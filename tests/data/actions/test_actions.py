@@ -1,4 +1,4 @@
-"""Actions beside clips: what files hold is what a network is told, each row at its frame."""
+"""ActionsBeside beside clips: what files hold is what a network is told, each row at its frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidiff.data.actions.beside import Actions
+from vidiff.data.actions.beside import ActionsBeside
 from vidiff.data.actions.read import read_actions
 from vidiff.data.actions.space import Action, ActionSpace, stacked
 from vidiff.data.clip import Clip
@@ -73,14 +73,14 @@ def test_windows_have_the_rows_of_their_own_frames() -> None:
     space = ActionSpace((Action("n", "continuous", low=0.0, high=20.0),))
     rows = [np.arange(10.0)[:, None], 10 + np.arange(10.0)[:, None]]
 
-    def numbers(actions: Actions, *windows: Window) -> list[list[list[float]]]:
+    def numbers(actions: ActionsBeside, *windows: Window) -> list[list[list[float]]]:
         told = actions(windows)["action"]
         known = told[..., 1] == 1
         return torch.where(known, (told[..., 0] + 1) * 10, -1).round().tolist()  # -1 where nothing is told
 
-    plain = numbers(Actions(space, rows, 3), Window(0, 2, 3, 1, False, 0), Window(1, 1, 3, 3, False, 0))
+    plain = numbers(ActionsBeside(space, rows, 3), Window(0, 2, 3, 1, False, 0), Window(1, 1, 3, 3, False, 0))
     assert plain == [[[2, -1, -1], [3, -1, -1], [4, -1, -1]], [[11, 10, -1], [14, 13, 12], [17, 16, 15]]]
-    in_time = numbers(Actions(space, rows, 2, segment=5, temporal=2), Window(1, 3, 3, 1, False, 0))
+    in_time = numbers(ActionsBeside(space, rows, 2, segment=5, temporal=2), Window(1, 3, 3, 1, False, 0))
     assert in_time == [[[15, -1], [17, 16], [19, 18]]]
 
 

@@ -1,4 +1,4 @@
-"""Actions of files that are seen at a rate of one's own: rows follow the frames that are shown."""
+"""ActionsBeside of files that are seen at a rate of one's own: rows follow the frames that are shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from indexes import build_index, source
 from messy import write_clip
 
-from vidiff.data.actions.beside import Actions, most_and_usual, spans_of
+from vidiff.data.actions.beside import ActionsBeside, most_and_usual, spans_of
 from vidiff.data.actions.read import frames_behind, read_actions
 from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.data.clip import Clip
@@ -24,7 +24,7 @@ TIMES = [0, 100, 150, 300, 350, 400, 800, 850, 900, 1000]  # ms
 SPACE = ActionSpace((Action("n", "continuous", low=0.0, high=20.0),))
 
 
-def numbers(actions: Actions, window: Window) -> list[list[float]]:
+def numbers(actions: ActionsBeside, window: Window) -> list[list[float]]:
     told = actions([window])["action"][0]
     return torch.where(told[..., 1] == 1, (told[..., 0] + 1) * 10, -1).round().tolist()  # -1 where nothing is told
 
@@ -46,15 +46,15 @@ def test_all_rows_between_two_frames_that_are_seen_are_told(folder: Path) -> Non
         assert np.array_equal(seen.pixels(), plain.pixels(behind.tolist()))
     assert most_and_usual([behind], 1) == (3, 2) and most_and_usual([behind], 2) == (5, 2)
     rows = read_actions(source(folder), [Clip(file.name, file.place, frames=own)])[1]
-    actions = Actions(SPACE, rows, 3, sources=[behind])
+    actions = ActionsBeside(SPACE, rows, 3, sources=[behind])
     wanted = [[0, -1, -1], [2, 1, -1], [5, 4, 3], [-1, -1, -1], [6, -1, -1], [9, 8, 7]]
     assert numbers(actions, Window(0, 0, 6, 1, False, 0)) == wanted
     assert numbers(actions, Window(0, 2, 3, 1, False, 0)) == wanted[2:5]
-    strided = Actions(SPACE, rows, 5, sources=[behind])
+    strided = ActionsBeside(SPACE, rows, 5, sources=[behind])
     assert numbers(strided, Window(0, 1, 3, 2, False, 0)) == [[2, 1, 0, -1, -1], [5, 4, 3, -1, -1], [9, 8, 7, 6, -1]]
-    fewer = Actions(SPACE, rows, 2, sources=[behind])  # of a held-out file with longer gaps, the last
+    fewer = ActionsBeside(SPACE, rows, 2, sources=[behind])  # of a held-out file with longer gaps, the last
     assert numbers(fewer, Window(0, 4, 2, 1, False, 0)) == [[6, -1], [9, 8]]
-    in_time = Actions(SPACE, rows, 5, segment=5, temporal=2, sources=[behind])
+    in_time = ActionsBeside(SPACE, rows, 5, segment=5, temporal=2, sources=[behind])
     wanted = [[0, -1, -1, -1, -1], [5, 4, 3, 2, 1], [6, -1, -1, -1, -1]]
     assert numbers(in_time, Window(0, 0, 3, 1, False, 0)) == wanted
 
@@ -65,7 +65,7 @@ def test_a_part_keeps_its_rows(folder: Path) -> None:
     behind, own = frames_behind(part, Manner(5.0, "auto", part=part.part))
     assert behind.tolist() == [0, 2, 3, 3] and own == 7
     (rows,) = read_actions(source(folder), [Clip("0.mkv", place, frames=own, part=part.part)])[1]
-    assert numbers(Actions(SPACE, [rows], 2, sources=[behind]), Window(0, 0, 4, 1, False, 0)) == [
+    assert numbers(ActionsBeside(SPACE, [rows], 2, sources=[behind]), Window(0, 0, 4, 1, False, 0)) == [
         [2, -1], [4, 3], [5, -1], [-1, -1]
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"0\.mkv has 4 frames at 5 a second, but had 5 when it was looked at"):

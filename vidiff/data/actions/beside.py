@@ -14,7 +14,7 @@ from vidiff.data.latents.dataset import Window
 from vidiff.store.error import DataError
 
 
-class Actions:
+class ActionsBeside:
     """What led to each frame of a window of latents, as a model is told it: "action" of a batch, `(b, f, slots, w)`.
 
     Args:
