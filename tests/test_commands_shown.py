@@ -329,6 +329,16 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/generate.py --run runs/shapes_student --label red_square --guidance 2": Run(
         (STUDENT,), leaves={"clip.mp4": 16}
     ),
+    "vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_student": Run(
+        (STUDENT,), add="--few 2 1 --starts 12 --given 2 --new 2", leaves={"runs/shapes/few_steps.json": 0}
+    ),
+    "vidiff evaluate --run runs/breakout --few 8 2 1 --students runs/breakout_student --new 4": Run(
+        ("vidiff train breakout",),
+        add="--few 2 1 --starts 2 --given 1",
+        instead={"breakout_student": "breakout"},
+        leaves={"runs/breakout/few_steps.json": 0},
+        slow=True,
+    ),
     "python tools/benchmark.py stream": Part("minutes of timing; tests/tools/test_benchmark.py", parses),
     "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 11 --strategies clean noisy "
     "rolling keyframes '{name: replace, resample: 2}' reconstruct": Run(

@@ -213,7 +213,17 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         *((["--gpu", gpu], "invalid choice") for gpu in ("H100", "gtx", "0", "")),
     ],
     "doctor": [*FILES, *((["--" + name, "0"], f"--{name} is 0") for name in ("patience", "workers", "size", "frames"))],
-    "evaluate": [*RUN, (["--frames", "9"], "needs a --network"), (["--network", "none"], "none")],
+    "evaluate": [
+        *RUN,
+        (["--frames", "9"], "needs a --network"),
+        (["--network", "none"], "none"),
+        (["--students", "runs/tiny"], "--students needs --few"),
+        (["--new", "4"], "--new needs --follow or --few"),
+        (["--few", "0"], "steps is 0"),
+        (["--few", "2", "--sampler", "x"], "unknown sampling.sampler 'x'"),
+        (["--few", "2", "--steps", "2"], "--steps needs a --network"),
+        (["--few", "2", "--students", "none"], "none is not a trained run"),
+    ],
     "compare": [*RUN, (["--frames", "8"], "frames is 8; give 9 or more"), (["--strategies", "x"], "unknown")],
     "surprise": [
         *RUN,
@@ -369,7 +379,10 @@ def mistyped(command: str) -> Iterator[tuple[list[str], str]]:
                 continue
             yield [*known, name], f"argument {name}: expected"
             if action.type in (int, number):
-                yield [*known, name, *["many"] * (action.nargs or 1)], f"argument {name}: invalid"
+                yield (
+                    [*known, name, *["many"] * (action.nargs if isinstance(action.nargs, int) else 1)],
+                    f"argument {name}: invalid",
+                )
             if action.choices:
                 yield [*known, name, "nonsense"], f"argument {name}: invalid choice: 'nonsense'"
     for word in ("--", "-x", "--no-such-option", "one too many"):

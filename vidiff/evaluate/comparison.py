@@ -10,29 +10,46 @@ from vidiff.report.chart import COLOURS, Series, figure, number
 from vidiff.report.page import bullet_list, gallery, header, media, page, paragraph, section, table
 
 Result = Mapping[str, Any]
+Columns = Mapping[str, tuple[Callable[[Result], str | None], str]]
+"""Heading -> what stands there, given one way's result, None where it was not measured; and what that means."""
 
-# heading -> what stands there, given one way's result; None where it was not measured
-COLUMNS: dict[str, Callable[[Result], str | None]] = {
-    "right at the end": lambda result: _share(result, "shapes", "right_last"),
-    "error, px": lambda result: _figure(result, "shapes", "error"),
-    "sharpness": lambda result: _figure(result, "drift", "sharpness"),
-    "contrast": lambda result: _figure(result, "drift", "contrast"),
-    "colour off": lambda result: _figure(result, "drift", "colour"),
-    "motion": lambda result: _figure(result, "drift", "motion"),
-    "frozen": lambda result: _share(result, "drift", "frozen"),
-    "seam": lambda result: _figure(result, "drift", "seam"),
-    "s a frame": lambda result: _figure(result, "seconds"),
-}
-MEANS = {
-    "right at the end": "clips whose last frame shows exactly one object, of the right colour and shape",
-    "error, px": "mean distance of the object to where it really went, over the first eight new frames",
-    "sharpness": "of moving edges in the last stretch of new frames, times that of the first",
-    "contrast": "standard deviation of the last stretch, times that of the first",
-    "colour off": "how far the mean of each channel in the last stretch is from the first, of a range of 2",
-    "motion": "change from frame to frame in the last stretch, times that of the first",
-    "frozen": "frames of the last stretch that hardly change",
-    "seam": "change where a window begins, times that beside it",
-    "s a frame": "seconds for a new frame of one clip",
+COLUMNS: Columns = {
+    "right at the end": (
+        lambda result: _share(result, "shapes", "right_last"),
+        "clips whose last frame shows exactly one object, of the right colour and shape",
+    ),
+    "error, px": (
+        lambda result: figure_of(result, "shapes", "error"),
+        "mean distance of the object to where it really went, over the first eight new frames",
+    ),
+    "sharpness": (
+        lambda result: figure_of(result, "drift", "sharpness"),
+        "of moving edges in the last stretch of new frames, times that of the first",
+    ),
+    "contrast": (
+        lambda result: figure_of(result, "drift", "contrast"),
+        "standard deviation of the last stretch, times that of the first",
+    ),
+    "colour off": (
+        lambda result: figure_of(result, "drift", "colour"),
+        "how far the mean of each channel in the last stretch is from the first, of a range of 2",
+    ),
+    "motion": (
+        lambda result: figure_of(result, "drift", "motion"),
+        "change from frame to frame in the last stretch, times that of the first",
+    ),
+    "frozen": (
+        lambda result: _share(result, "drift", "frozen"),
+        "frames of the last stretch that hardly change",
+    ),
+    "seam": (
+        lambda result: figure_of(result, "drift", "seam"),
+        "change where a window begins, times that beside it",
+    ),
+    "s a frame": (
+        lambda result: figure_of(result, "seconds"),
+        "seconds for a new frame of one clip",
+    ),
 }
 CURVES = {  # heading -> where its values are, one a stretch
     "Right in 7/8 of the frames": ("shapes", "kept"),
@@ -44,20 +61,20 @@ CURVES = {  # heading -> where its values are, one a stretch
 }
 
 
-def comparison_table(results: Sequence[Result]) -> list[list[str]]:
-    """Rows of text, headings first; columns that no result has are left out."""
-    texts = {heading: [of(result) for result in results] for heading, of in COLUMNS.items()}
+def comparison_table(results: Sequence[Result], columns: Columns = COLUMNS, what: str = "strategy") -> list[list[str]]:
+    """Rows of text, headings first; columns that no result has are left out. A way is a `what`."""
+    texts = {heading: [of(result) for result in results] for heading, (of, _) in columns.items()}
     kept = {heading: column for heading, column in texts.items() if any(text is not None for text in column)}
     cells = [[text or "" for text in column] for column in kept.values()]
-    return [["strategy", *kept], *([result["name"], *row] for result, *row in zip(results, *cells, strict=True))]
+    return [[what, *kept], *([result["name"], *row] for result, *row in zip(results, *cells, strict=True))]
 
 
-def markdown(results: Sequence[Result]) -> str:
+def markdown(results: Sequence[Result], columns: Columns = COLUMNS, what: str = "strategy") -> str:
     """The table, and below it what its columns are."""
-    head, *rows = [[text.replace("|", r"\|") for text in row] for row in comparison_table(results)]
+    head, *rows = [[text.replace("|", r"\|") for text in row] for row in comparison_table(results, columns, what)]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n" + "\n".join(f"- {heading}: {MEANS[heading]}" for heading in head[1:]) + "\n"
+    return f"{text}\n\n" + "\n".join(f"- {heading}: {columns[heading][1]}" for heading in head[1:]) + "\n"
 
 
 def comparison_page(
@@ -77,7 +94,8 @@ def comparison_page(
         title,
         header(title, note),
         section(
-            "Figures", table(rows, head, "figures") + bullet_list({heading: MEANS[heading] for heading in head[1:]})
+            "Figures",
+            table(rows, head, "figures") + bullet_list({heading: COLUMNS[heading][1] for heading in head[1:]}),
         ),
         section("Along the new frames", gallery("charts", _charts(results[:COLOURS]))),
         section("Pictures", paragraph(caption) + strips),
@@ -114,7 +132,7 @@ def _last(result: Result, *keys: str) -> float | None:
     return value[-1] if isinstance(value, list) else value
 
 
-def _figure(result: Result, *keys: str) -> str | None:
+def figure_of(result: Result, *keys: str) -> str | None:
     value = _last(result, *keys)
     return None if value is None else number(value)
 

@@ -4,6 +4,7 @@ vidiff evaluate --run runs/ucf --network networks/motion     by a feature networ
 vidiff evaluate --made clips --data data/ucf --network networks/motion
 vidiff evaluate --run runs/shapes                            by the oracle of the shapes set, as it was trained
 vidiff evaluate --run runs/breakout --follow                 how truly a world obeys, against its environment
+vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_student     what few steps cost: a table
 
 The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
 several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +48,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     which.add_argument("--editing", action="store_true", help="score inpainting, interpolation and loops instead")
     which.add_argument("--classifier", type=tilde, help="a classifier's run: score how it guides the run to labels")
     which.add_argument("--follow", action="store_true", help="score how a model that is told actions follows them")
-    oracle.add_argument("--starts", type=int, default=48, help="of following: held-out clips; default %(default)s")
-    oracle.add_argument("--given", type=int, default=8, help="of following: frames given; default %(default)s")
-    oracle.add_argument("--new", type=int, default=8, help="of following: frames made; default %(default)s")
+    which.add_argument("--few", type=int, nargs="+", metavar="N", help="score these numbers of steps beside each other")
+    two = "of --follow and --few:"
+    oracle.add_argument("--starts", type=int, default=48, help=f"{two} held-out clips; default %(default)s")
+    oracle.add_argument("--given", type=int, default=8, help=f"{two} frames given; default %(default)s")
+    oracle.add_argument("--new", type=int, default=8, help=f"{two} frames made; default %(default)s")
+    oracle.add_argument(
+        "--students", type=tilde, nargs="+", metavar="RUN", help="of --few: runs, each by its own steps"
+    )
+    oracle.add_argument("--grid", metavar="KIND", help="of --few: how the run's times are spaced")
     oracle.add_argument("--json", type=tilde, help="file for the scores; of following a page goes beside it")
     network = parser.add_argument_group("by a feature network; None is the run's own, or as many as there are")
     network.add_argument("--network", type=tilde, help="its folder, see tools/make_network.py; or efficientnet")
@@ -58,10 +66,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     network.add_argument("--frames", type=int, help="of a clip; 16 for a folder of clips")
     network.add_argument("--stride", type=int, help="source frames per clip frame")
     network.add_argument("--size", type=int, help="of the frames, in pixels; 64 for a folder of clips")
-    network.add_argument("--seed", type=int, default=0, help="of the made clips and of resampling")
-    network.add_argument("--guidance", type=number)
+    network.add_argument("--seed", type=int, default=0, help="of the made clips, also by --few, and of resampling")
+    network.add_argument("--guidance", type=number, help="its scale, also by --few")
     network.add_argument("--steps", type=int, help="of the sampler")
-    network.add_argument("--sampler")
+    network.add_argument("--sampler", help="that draws, also by --few for the run")
     network.add_argument("--predict", type=int, metavar="GIVEN", help="also continue real clips from so many frames")
     network.add_argument("--tries", type=int, default=1, help="of each prediction; the best counts")
     network.add_argument("--extend", type=int, metavar="FRAMES", help="also show how clips continued so far drift")
@@ -75,13 +83,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     from vidiff.evaluate.network import Drawing, Prediction, RealClips, Request
 
+    def given(names: Sequence[str]) -> list[str]:
+        return [name for name in names if getattr(options, name) != parser.get_default(name)]
+
+    shared = ("sampler", "guidance", "seed")
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
-    unread = ("editing", "classifier", "follow", "json") if options.network else names
-    odd = [name for name in unread if getattr(options, name) != parser.get_default(name)]
-    alone = [name for name in ("starts", "given", "new") if getattr(options, name) != parser.get_default(name)]
-    if alone and not options.follow:
-        parser.error(f"--{alone[0]} needs --follow")
+    unread = ("editing", "classifier", "follow", "few", "json") if options.network else names
+    odd = [name for name in given(unread) if not (options.few and name in shared)]
+    if given(("starts", "given", "new")) and not (options.follow or options.few):
+        parser.error(f"--{given(('starts', 'given', 'new'))[0]} needs --follow or --few")
+    if given(("students", "grid")) and not options.few:
+        parser.error(f"--{given(('students', 'grid'))[0]} needs --few")
     if odd:
         reason = "goes with the oracle, not with --network" if options.network else "needs a --network"
         parser.error(f"--{odd[0]} {reason}")
@@ -152,6 +165,29 @@ def by_environment(options: argparse.Namespace) -> None:
     print(*write_page(file, found), sep="\n")
 
 
+def by_steps(options: argparse.Namespace) -> None:
+    from vidiff.evaluate.comparison import markdown
+    from vidiff.evaluate.few import COLUMNS, FewProtocol, Way, compare_few
+    from vidiff.pipeline.pipeline import Pipeline
+    from vidiff.pipeline.run import latest_run
+    from vidiff.store.files import check_writable
+
+    run = options.run or latest_run()
+    protocol = FewProtocol(options.starts, options.given, options.new, seed=options.seed)
+    file = options.json or run / "few_steps.json"
+    check_writable(file)
+    asked = {name: getattr(options, name) for name in ("sampler", "grid", "guidance")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    pipeline = Pipeline.from_pretrained(run, options.device, options.weights)
+    ways = [Way(run, pipeline, {**asked, "steps": steps}) for steps in options.few]
+    for student in options.students or ():
+        own = Pipeline.from_pretrained(student, options.device, options.weights)
+        ways.append(Way(student, own, {} if options.guidance is None else {"guidance": options.guidance}))
+    data = None if options.data is None else Path(options.data)
+    print(markdown(list(compare_few(ways, data, protocol, file)), COLUMNS, "run"), end="")
+    print(file)
+
+
 def tell(scores: dict[str, Any]) -> None:
     """Prints scores, a part at a time, but for lists of them and for how they were measured."""
     for part, values in scores.items():
@@ -185,10 +221,12 @@ def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[d
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    (by_network if options.network else by_environment if options.follow else by_oracle)(options)
+    by = by_network if options.network else by_environment if options.follow else by_steps if options.few else by_oracle
+    by(options)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     kept = ", but each earlier checkpoint that is done has its card" if options.checkpoints else ""
+    kept = ", but each row that was done is kept" if options.few else kept
     return exit_code(evaluate, options, f"no scores were written{kept}")

@@ -111,7 +111,7 @@ def find_starts(data: DataConfig, runs: Path, count: int, frames: int, size: int
     Raises:
         ValueError: as `index_of`, `read_actions` and `choose_windows`.
     """
-    windows, space, rows, root = _windows(data, runs, data.test_split, frames, size, count)
+    windows, space, rows, root = windows_of(data, runs, data.test_split, frames, size, count)
     try:
         replays = [_replay(root, windows, number) for number in range(len(windows))]
     except ValueError as error:
@@ -126,13 +126,20 @@ def training_clips(data: DataConfig, runs: Path, frames: int, size: int, most: i
         frames: of a window; fewer where most clips are shorter.
         most: windows, where there are as many.
     """
-    windows, _, rows, _ = _windows(data, runs, data.split, frames, size, None, most)
+    windows, _, rows, _ = windows_of(data, runs, data.split, frames, size, None, most)
     return torch.cat([windows.read(range(number, number + 1)) for number in range(len(windows))]), rows
 
 
-def _windows(
+def windows_of(
     data: DataConfig, runs: Path, split: str, frames: int, size: int, count: int | None, most: int = 0
 ) -> tuple[Windows, ActionSpace, list[np.ndarray], Root]:
+    """Windows of clips, evenly chosen, with what there is to do, what was done in each, `(frames, a)`, and where the
+    clips lie.
+
+    Args:
+        count: windows; None for all.
+        most: of `count` None, windows where there are as many; then of fewer frames where most clips are shorter.
+    """
     root = root_of(data.root, copies_of(runs, data.remote_cache_gb))
     index = index_of(data, runs, split)
     if most:
