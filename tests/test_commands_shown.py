@@ -199,7 +199,7 @@ SHOWN: dict[str, Run | Part] = {
     "vidiff evaluate --run runs/breakout --follow": Run(
         ("vidiff train breakout",),
         add="--starts 2 --given 1 --new 5",
-        leaves={"runs/breakout/follow.json": 0, "runs/breakout/follow.html": 0},
+        leaves={"runs/breakout/follow.json": 0, "runs/breakout/follow.html": 0, "runs/breakout/follow.gif": 6},
         slow=True,
     ),
     # docs/codec.md: eight games
@@ -404,7 +404,7 @@ def test_python_of_the_readme(place: Workplace, monkeypatch: pytest.MonkeyPatch)
 def test_python_of_the_page_on_worlds(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run("vidiff train breakout")
     monkeypatch.chdir(place.folder)
-    (block,) = blocks("docs/worlds.md", "python")
+    _, block = blocks("docs/worlds.md", "python")
     names: dict[str, Any] = {}
     exec(block, names)
     assert str(names["pipe"].facts.actions) in block and names["longer"].shape == (1, 3, 24, 64, 64)

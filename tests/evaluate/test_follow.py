@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from vidiff.data.actions.space import Action, ActionSpace
-from vidiff.evaluate.follow.page import write_page
+from vidiff.evaluate.follow.page import animation, write_page
 from vidiff.evaluate.follow.score import FollowProtocol, follow, score_inverse, teach
+from vidiff.evaluate.follow.signs import LIT, SIDE, UNLIT, signs
 from vidiff.evaluate.follow.starts import Starts, drawn, find_starts, shuffled
 from vidiff.recipe.kinds import DataConfig
-from vidiff.video.reader import read_image
+from vidiff.video.reader import read_image, read_video
 
 SPACE = ActionSpace((Action("keys", "discrete", 3), Action("pull", "continuous", low=-1, high=1)))
 PROTOCOL = FollowProtocol(starts=3, given=3, new=4, clips=3, frames=8, steps=2)
@@ -68,9 +69,11 @@ def test_the_environment_obeys_itself_and_the_last_frame_does_not(place: Path, s
     read = score_inverse(found, starts, network)
     assert read["counterfactual_ratio"] >= 0 and 0 <= read["real_accuracy"] <= 1
     found = replace(found, scores={**scores, "inverse": read})
-    html, picture = write_page(place / "follow.json", found)
+    html, picture, played = write_page(place / "follow.json", found)
     assert "paddle within" in html.read_text()
     assert read_image(picture).shape == (3, 2 * (3 * (2 * (2 * 64 + 4) + 8)), 2 * 7 * 64)
+    video = read_video(played)
+    assert video.shape == (3, 7, 4 * 64 + SIDE, 4 * 128 + 4 * 4) and video.shape == animation(found).shape
 
 
 def test_a_still_picture_scores_as_the_last_frame_repeated(starts: Starts) -> None:
@@ -114,3 +117,34 @@ def test_other_actions_are_never_the_true_ones() -> None:
 def test_numbers_out_of_range() -> None:
     with pytest.raises(ValueError, match="new is 1; give 2 or more"):
         FollowProtocol(new=1)
+
+
+def test_turning_is_scored_beside_the_environment_s_own(tmp_path: Path) -> None:
+    """Doom itself turns as it is told; a picture that stands still turns no way, and a mirrored one the wrong way."""
+    pytest.importorskip("vizdoom")
+    from vidiff.record.record import Recording, record
+
+    wanted = Recording("VizdoomHealthGathering-v1", frames=10, hold=2, size=(64, 64), start=12)
+    record(tmp_path / "data", [wanted], 0, 2, processes=1)
+    starts = find_starts(DataConfig(str(tmp_path / "data"), workers=0), tmp_path / "runs", 2, 7, 64)
+    env, protocol = the_environment(starts, 3), replace(PROTOCOL, starts=2)
+    turned = follow(env, starts, protocol).scores["turning"]  # type: ignore[arg-type]
+    assert turned["right"] == turned["right_environment"] == 1
+    assert turned["pixels"] == turned["pixels_environment"] == pytest.approx(3, abs=1)
+    mirrored = follow(lambda *told: env(*told).flip(-1), starts, protocol).scores["turning"]  # type: ignore[operator]
+    assert mirrored["right"] < 0.5 and mirrored["pixels"] < 0 and mirrored["right_environment"] == 1
+    still = follow(lambda before, rows, _: before[:, :, -1:].expand(-1, -1, 4, -1, -1), starts, protocol)
+    assert still.scores["turning"]["right"] == 0 and still.scores["turning"]["pixels"] == 0
+
+
+def test_signs_light_up_for_what_is_done() -> None:
+    keys = ActionSpace((Action("action", "discrete", 4, ("NOOP", "FIRE", "RIGHT", "LEFT")),))
+    lit = {name: (signs(keys, [number], 60)[0] == LIT) for number, name in enumerate(keys.dimensions[0].names)}
+    dark = signs(keys, None, 60)
+    assert dark.shape == (3, SIDE, 60) and torch.equal(dark.unique(), torch.tensor([-1.0, UNLIT]))
+    assert not lit["NOOP"].any() and torch.equal(lit["LEFT"][:, 9:23].flip(1), lit["RIGHT"][:, 23:37])
+    assert lit["FIRE"][:, 37:51].any() and not lit["FIRE"][:, :37].any()
+    steps = ActionSpace((Action("action", "discrete", 3, ("NOOP", "MOVE_LEFT", "TURN_LEFT")), SPACE.dimensions[1]))
+    shown = signs(steps, [2, 0.5], 128)[0] == LIT  # two ways to the left are no arrow, but a box each
+    assert shown[:, 15:43].sum() == 0 and shown[:, 43:57].sum() == 64 and shown[SIDE // 2, 57:].sum() == 39
+    assert signs(steps, [2, 0.5], 16).shape == (3, SIDE, 16)

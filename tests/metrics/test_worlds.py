@@ -60,6 +60,24 @@ def test_turns_are_told_to_the_pixel_whatever_stands_still() -> None:
     assert sideways(video)[0].tolist() == [7, 12, 0, -18]
 
 
+@pytest.mark.parametrize(("number", "way"), [(3, 1), (2, -1)])
+def test_turns_of_a_real_view(number: int, way: int) -> None:
+    """Doom begins to turn slowly, by 1 or 2 of 64 pixels a frame, and comes to 4; walking turns nothing."""
+    pytest.importorskip("vizdoom")
+    from vidiff.record.environment import shrink
+    from vidiff.record.record import Recording, branch
+
+    recording = Recording("VizdoomHealthGathering-v1", frames=16, hold=2, start=20)
+
+    def seen(action: int) -> Tensor:
+        frames = branch(recording, "test", 0, 4, np.full((8, 1), float(action))).frames[3:]
+        return sideways(torch.stack([shrink(frame, (64, 64))[:, 0] for frame in frames], 1)[None])[0] * way
+
+    turned = seen(number)
+    assert (turned >= 1).all() and (turned[4:] >= 3).all() and turned.max() <= 5
+    assert seen(1).abs().mean() < 1
+
+
 def moved(clips: int, seed: int) -> tuple[Tensor, Tensor]:
     """A square that goes by 2 pixels left, right, or stays, as it is told."""
     draw = torch.Generator().manual_seed(seed)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from indexes import build_index, stock_of
 from messy import FRAMES, write_clip
 from server import Server, serving
 from tars import pack
 
 from vidiff.data.actions.read import read_actions
+from vidiff.data.actions.space import UNKNOWN
 from vidiff.data.doctor.actions import look_at_actions
 from vidiff.data.doctor.record import Record
 from vidiff.data.root import copies_of, root_of
 from vidiff.store.error import DataError
+from vidiff.video.reader import read_video
 
 TOLD = json.dumps({"actions": [{"name": "n", "kind": "discrete", "count": 100}]})
 FIRST, SECOND = np.arange(FRAMES), 50 + np.arange(FRAMES)
@@ -103,3 +107,26 @@ def test_a_folder_elsewhere(tmp_path: Path, server: Server) -> None:
         np.save(server.folder / f"{number}.actions.npy", rows)
     (server.folder / "actions.json").write_text(TOLD)
     assert read(server.url, tmp_path / "runs") == {"0.mp4": FIRST.tolist(), "1.mp4": SECOND.tolist()}
+
+
+def test_what_one_steps_oneself_as_the_page_on_worlds_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stepped again by the rows that were kept, the environment draws the frames that were."""
+    gymnasium = pytest.importorskip("gymnasium")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs" / "worlds.md").read_text()
+    (block,) = [part for part in re.findall(r"```python\n(.*?)```", page, re.S) if "gymnasium" in part]
+    exec(block, {})
+    root = root_of("data/cart", copies_of(Path("runs")))
+    files = build_index("data/cart", "train", cache=Path("runs/x.jsonl"), workers=1, progress=False).files
+    space, rows = read_actions(root, files)
+    assert str(space) == "push (LEFT, RIGHT)" and len(files) == 4
+    env = gymnasium.make("CartPole-v1", render_mode="rgb_array")
+    for number, (file, column) in enumerate(zip(files, rows, strict=True)):
+        video = (read_video(Path("data/cart", file.name)) + 1) * 127.5
+        env.reset(seed=number)
+        assert column[0, 0] == UNKNOWN and video.shape[1] == len(column)
+        for frame, action in enumerate(column[1:, 0].astype(int), start=1):
+            env.step(action)
+            drawn = torch.from_numpy(env.render().copy()).permute(2, 0, 1)
+            assert (video[:, frame] - drawn).abs().mean() < 1

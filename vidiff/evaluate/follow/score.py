@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,15 @@ class Following:
         scores: figures by name, as they are written.
         trials: by name.
         given: the frames before, `(n, 3, given, h, w)`.
+        space: of what is told.
+        fps: frames a second of the clips.
     """
 
     scores: dict[str, Any]
     trials: dict[str, Trial]
     given: Tensor
-    fps: float = field(default=8.0)
+    space: ActionSpace
+    fps: float = 8.0
 
 
 def score_following(run: Path, pipeline: Pipeline, data: Path | None, protocol: FollowProtocol) -> Following:
@@ -156,7 +159,7 @@ def follow(world: World, starts: Starts, protocol: FollowProtocol) -> Following:
         left_out["turning"] = "there is no environment with TURN_LEFT and TURN_RIGHT"
     else:
         scores["turning"] = _score_turning(world, starts, before, turns, protocol)
-    return Following({**scores, "left_out": left_out}, trials, before)
+    return Following({**scores, "left_out": left_out}, trials, before, starts.space)
 
 
 def score_trial(trial: Trial, last: Tensor, oracle: Oracle | None) -> dict[str, Any]:
@@ -274,18 +277,26 @@ def _turns(space: ActionSpace) -> dict[str, int] | None:
 def _score_turning(
     world: World, starts: Starts, before: Tensor, turns: dict[str, int], protocol: FollowProtocol
 ) -> dict[str, float]:
-    """From each start all frames to the left, and all to the right: the share in which what is seen goes the other way,
-    of the world and of the environment itself."""
-    right: dict[str, list[Tensor]] = {"right": [], "right_environment": []}
+    """From each start all frames to the left, and all to the right.
+
+    Returns:
+        `right`, the share in which what is seen goes the other way, and `pixels`, by how much from frame to frame, less
+        than 0 where it goes with the turn; and as `..._environment` of the environment itself.
+    """
+    moves: dict[str, list[Tensor]] = {"": [], "_environment": []}
     for name, number in turns.items():
         rows = np.full((len(starts), protocol.new, 1), float(number))
         truth, there = _played(starts, list(rows), protocol)
         with tqdm(total=len(starts), desc=name, unit="clip") as bar:
             made = _made(world, before, rows, bar)
-        for key, video in (("right", made), ("right_environment", truth)):
-            moved = sideways(torch.cat([before[:, :, -1:], video], 2))  # n new
-            right[key].append((moved * there).sum(1) * TURNS[name] > 0)
-    return {key: float(torch.cat(each).double().mean()) for key, each in right.items()}
+        for key, video in (("", made), ("_environment", truth)):
+            moved = sideways(torch.cat([before[:, :, -1:], video], 2)).double() * TURNS[name]  # n new
+            moves[key].append((moved * there).sum(1) / there.sum(1).clamp(min=1))
+    scores: dict[str, float] = {}
+    for key, each in moves.items():
+        moved = torch.cat(each)
+        scores |= {f"right{key}": float((moved > 0).double().mean()), f"pixels{key}": float(moved.mean())}
+    return scores
 
 
 def _mean(values: Tensor, which: Tensor) -> float | None:
