@@ -202,6 +202,12 @@ SHOWN: dict[str, Run | Part] = {
         leaves={"runs/breakout/follow.json": 0, "runs/breakout/follow.html": 0, "runs/breakout/follow.gif": 6},
         slow=True,
     ),
+    "vidiff evaluate --run runs/breakout --follow --starts 4 --new 24 --json worlds_breakout.json": Run(
+        ("vidiff train breakout",),
+        instead={"--starts 4 --new 24": "--starts 2 --given 1 --new 5"},
+        leaves={"worlds_breakout.json": 0, "worlds_breakout.gif": 6},
+        slow=True,
+    ),
     # docs/codec.md: eight games
     GAMES: Run(add=FEW, instead={"data/games": "data/eight"}, leaves={"data/eight/train/asteroids/0000.mp4": 12}),
     "vidiff train small data.root=data/games": Run(
