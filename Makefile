@@ -39,13 +39,13 @@ lint: $(INSTALLED)  ## style, types, and the direction of imports
 	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/test_structure.py
 
-# --no-deps: the peer asks for torchvision and transformers, which its network does not use.
+# --no-deps: the peers ask for torchvision, transformers, accelerate and more, which their networks do not use.
 $(BENCH_INSTALLED): $(INSTALLED)
 	@$(PIP) -e ".[bench]"
-	@$(PIP) --no-deps video-diffusion-pytorch==0.7.0
+	@$(PIP) --no-deps video-diffusion-pytorch==0.7.0 imagen-pytorch==2.1.0
 	@touch $@
 
-bench: $(BENCH_INSTALLED)  ## time a training step against video-diffusion-pytorch
+bench: $(BENCH_INSTALLED)  ## time a training step against three other video U-Nets
 	$(RUN) tools/benchmark.py train
 
 docs: $(INSTALLED)  ## build the documentation site into site/

@@ -345,7 +345,16 @@ SHOWN: dict[str, Run | Part] = {
         leaves={"runs/breakout/few_steps.json": 0},
         slow=True,
     ),
-    "python tools/benchmark.py stream": Part("minutes of timing; tests/tools/test_benchmark.py", parses),
+    **dict.fromkeys(
+        (
+            "python tools/benchmark.py all --json docs/speed.json",
+            "python tools/benchmark.py quality --minutes 10 --codec runs/shapes_vae --json docs/speed.json",
+            "python tools/benchmark.py ablation --compile",
+            "python tools/benchmark.py stream",
+            "python tools/benchmark.py page",
+        ),
+        Part("minutes of timing; tests/tools/test_benchmark.py", parses),
+    ),
     "python tools/compare_extend.py --run runs/shapes_long --clips 12 --batch 12 --steps 11 --strategies clean noisy "
     "rolling keyframes '{name: replace, resample: 2}' reconstruct": Run(
         (LONG,), add="--clips 2 --steps 2 --frames 40 --out compared", slow=True

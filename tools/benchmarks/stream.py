@@ -1,5 +1,4 @@
-"""Seconds that a new frame takes and memory that it needs, by a causal model's stream and by windows, for
-`benchmark.py stream`.
+"""Seconds that a new frame takes and memory that it needs, by a causal model's stream and by windows.
 
 Weights are random, which takes as long as any; latents are drawn and not decoded, which would take all as long.
 """
@@ -10,7 +9,6 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,11 +19,8 @@ from vidiff.draw.strategy import Strategy
 from vidiff.draw.stream import Stream
 from vidiff.draw.window import Draw
 from vidiff.nn.cache import Cache
-from vidiff.plan.sketch import sketch
-from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import DiffusionRun
-from vidiff.recipe.load import load
-from vidiff.recipe.slots import build_sampler
+
+from .untrained import draws, untrained
 
 
 @dataclass(frozen=True)
@@ -36,30 +31,6 @@ class Way:
     strategy: Strategy
     causal: bool
     context: int
-
-
-def model(args: argparse.Namespace, causal: bool) -> tuple[DiffusionRun, Draw, Tensor, Condition]:
-    """The recipe, how its model draws with guidance, frames that are past, and what is asked for."""
-    recipe = load(args.config, [f"unet.causal={str(causal).lower()}"])
-    plan = sketch(recipe, args.config.parent, look=False)
-    assert isinstance(plan.config, DiffusionRun)
-    torch.manual_seed(args.seed)
-    denoiser = build_denoiser(plan.config).eval().requires_grad_(False).to(args.device)
-    mean = plan.batch(1)["mean"]
-    sampling = plan.config.sampling
-    draw = Draw(
-        denoiser,
-        build_sampler(sampling.sampler),
-        args.steps,
-        args.guidance,
-        mean.shape[2],
-        torch.Generator().manual_seed(args.seed),
-        history=args.guidance,
-        grid=sampling.grid,
-    )
-    past = torch.randn(mean.shape, generator=draw.generator).to(args.device)
-    label = torch.zeros(1, dtype=torch.long, device=args.device) if plan.config.unet.labels else None
-    return plan.config, draw, past, Condition(label)
 
 
 def ways(window: int, context: int) -> list[Way]:
@@ -98,7 +69,7 @@ def held(draw: Draw, past: Tensor, condition: Condition, context: int, frames: i
 def stream(args: argparse.Namespace) -> dict[str, object]:
     """Time every way, print a table, and return what it says."""
     torch.set_num_threads(args.threads)
-    models = {causal: model(args, causal) for causal in (False, True)}
+    models = {causal: draws(args, causal, args.device) for causal in (False, True)}
     recipe, draw, past, condition = models[True]
     rows = []
     print(f"{args.config}, windows of {draw.window} frames, {args.steps} steps of {recipe.sampling.sampler['name']},")
@@ -121,12 +92,6 @@ def stream(args: argparse.Namespace) -> dict[str, object]:
 
 
 def options(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(measure=stream)
-    command.add_argument("--config", type=Path, default=Path("configs/shapes.yaml"), help="recipe of the model")
+    untrained(command)
     command.add_argument("--frames", type=int, default=32, help="new frames that are timed")
-    command.add_argument("--steps", type=int, default=8, help="times at which the sampler asks the model")
-    command.add_argument("--guidance", type=float, default=2.5, help="scale on label and history")
     command.add_argument("--device", default="cpu", help="cpu or cuda")
-    command.add_argument("--threads", type=int, default=1)
-    command.add_argument("--seed", type=int, default=0, help="of weights and noise")
-    command.add_argument("--json", type=Path, help="write the figures here as well")

@@ -1,0 +1,133 @@
+"""The command line of `tools/benchmark.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidiff.cli.command import exit_code
+from vidiff.store.files import write_whole
+from vidiff.store.plain import read_json
+
+from . import ablation, attending, drawing, latents, load, page, quality, steps, stream
+from .timing import ROUNDS, Machine
+
+Options = Callable[[argparse.ArgumentParser], None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something that can be measured: how, its options and what they are by default, and how `all` has it shorter."""
+
+    says: str
+    run: Callable[[argparse.Namespace], dict[str, Any]]
+    options: Options
+    defaults: dict[str, Any] = field(default_factory=dict)
+    shorter: tuple[str, ...] = ()
+
+
+def train_options(command: argparse.ArgumentParser) -> None:
+    steps.options(command)
+    command.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peaks of memory")
+
+
+MEASURES = {
+    "train": Measure("a training step against the peers, and its memory", steps.train, train_options),
+    "forward": Measure("a forward pass against the peers, and longer clips", steps.forward, steps.options),
+    "attention": Measure("attention by every backend, and the peer's", attending.measure, attending.options),
+    "sample": Measure(
+        "the network's share of a draw", drawing.sample, drawing.options, {"steps": 20}, ("--rounds", "3")
+    ),
+    "guidance": Measure("what guidance costs", drawing.guidance, drawing.options),
+    "extend": Measure("memory and time of ten windows against one", drawing.extend, drawing.extend_options),
+    "ablation": Measure("a training step with one choice changed", ablation.measure, ablation.options),
+    "load": Measure(
+        "random clips out of video files, against plain PyAV and torchcodec",
+        load.load,
+        load.options,
+        {"rounds": 9, "threads": 1},
+        ("--rounds", "3", "--clips", "4"),
+    ),
+    "latents": Measure(
+        "clips from a latent cache against decoding, and against memcpy",
+        latents.latents,
+        latents.options,
+        {"rounds": 200, "threads": 1},
+        ("--rounds", "50", "--megabytes", "256"),
+    ),
+    "stream": Measure("a stream's new frame against a window's", stream.stream, stream.options, {"threads": 1}),
+    "quality": Measure(
+        "minutes of training to the peer's final error",
+        quality.measure,
+        quality.options,
+        shorter=("--minutes", "1", "--slices", "20"),
+    ),
+}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Speed, measured against well-known peers on the machine at hand.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, measure in MEASURES.items():
+        command = commands.add_parser(name, help=measure.says)
+        command.set_defaults(work=work)
+        common(command)
+        measure.options(command)
+        command.set_defaults(**measure.defaults)
+    command = commands.add_parser("all", help="each of these, in a process of its own, shorter where it is long")
+    command.set_defaults(work=everything)
+    command.add_argument("--but", nargs="+", choices=MEASURES, default=[], metavar="NAME", help="leave these out")
+    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--json", type=Path, default=page.FIGURES, help="file that gets the figures")
+    command = commands.add_parser("page", help="fill docs/speed.md, and draw its pictures, from such a file")
+    command.set_defaults(work=page.write)
+    page.options(command)
+    return parser.parse_args(arguments)
+
+
+def common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--rounds", type=int, default=ROUNDS, help="turns of all sides that are timed")
+    command.add_argument("--seed", type=int, default=0, help="of weights and input")
+    command.add_argument("--json", type=Path, help="add the figures to this file as well, in place of older ones")
+
+
+def work(args: argparse.Namespace) -> None:
+    """Measures one thing, and keeps what it finds beside what is kept already."""
+    machine = Machine()
+    try:
+        result = MEASURES[args.command].run(args)
+    except ImportError as error:
+        raise ValueError(f"{error.name} is not installed; `make bench` installs what the comparison needs") from None
+    if args.json:
+        known = read_json(args.json) if args.json.exists() else {}
+        assert isinstance(known, dict)
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        known[args.command] = {"machine": machine.facts(), **result}
+        write_whole(args.json, json.dumps(known, indent=1) + "\n")
+
+
+def everything(args: argparse.Namespace) -> None:
+    """Measures one after another; what is measured is kept, whatever comes after."""
+    for name, measure in MEASURES.items():
+        if name in args.but:
+            continue
+        threads = () if name in ("stream", "load", "latents") else ("--threads", str(args.threads))
+        command = [sys.executable, sys.argv[0], name, "--json", str(args.json), *threads, *measure.shorter]
+        print(f"\n== {name}", flush=True)
+        if subprocess.run(command).returncode:
+            raise ValueError(f"{name} failed, which says above why; --but {name} leaves it out")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_code(work_of, parse(arguments), "what was measured before is kept")
+
+
+def work_of(args: argparse.Namespace) -> None:
+    args.work(args)
