@@ -70,7 +70,7 @@ def cache_of(place: Path, files: int) -> LatentCache:
 def test_files_are_cached_segment_by_segment(place: Path, pipeline: Pipeline) -> None:
     """Each is a clip of its own to the codec: it begins with a frame that has a latent to itself."""
     cache, codec = cache_of(place, 24), pipeline.codec
-    assert cache.segment == 3 and cache.frames == [6] * 24
+    assert cache.segments == [3] * 24 and cache.frames == [6] * 24
     frames = read_video(sorted((place / "data/test").rglob("*.mp4"))[0])[None]
     shift, scale = (x.view(-1, 1, 1, 1) for x in (codec.shift, codec.scale))
     for number in range(2):

@@ -374,8 +374,8 @@ def test_missing_files_folders_and_binaries_are_named(tmp_path: Path) -> None:
     [
         (["data.frames=17"], "sampling.context is 8; .*: give 7 or 9"),
         (["data.frames=17", "data.stride=[1, 2]"], r"data.stride is \[1, 2\], .* data.stride=\[1,1\]"),
-        (["data.frames=17", "data.images=here"], r"data.buckets or data.images are given, .* leave both out"),
-        (["data.frames=17", "data.buckets=[{frames: 17}]"], r"data.buckets or data.images are given"),
+        (["data.buckets=[{frames: 17}, {frames: 12}]"], r"data.buckets has 12 frames of 64x64, .*: give 11 or 13"),
+        (["data.buckets=[{frames: 17}]"], "sampling.context is 8; .*: give 7 or 9"),
         (["data.frames=17", "lowres.factor=2"], r"lowres.factor is 2, .* or lowres.factor=0"),
         (["data.frames=17", "sampling.strategy.name=keyframes"], r"or sampling.strategy.name=clean"),
     ],

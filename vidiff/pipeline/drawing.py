@@ -172,7 +172,8 @@ class Drawing:
                 )
             return 0
         if context is None:  # of the run, which is for the first bucket
-            context = self.sampling.context if window == self.frames else min(self.sampling.context, window - 1)
+            usual = self.sampling.context
+            context = usual if window == self.frames else self.codec.fewer(min(usual, window - 1))
         if not 1 <= context < window:
             raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
         self.codec.check_frames(context, "context")

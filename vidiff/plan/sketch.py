@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vidiff.data.actions.read import space_of
+from vidiff.data.buckets import Bucket
 from vidiff.data.captions import read_captions
 from vidiff.data.find import take_stock
 from vidiff.data.lists import LIST_SUFFIXES, read_rows
@@ -79,12 +80,13 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
         ValueError: as `vidiff.recipe.load.load_codec_config`.
     """
     config, unknown = copy.deepcopy(config), list[str]()
-    clip = max(config.data.plan(), key=lambda bucket: bucket.frames * bucket.height * bucket.width)
     if isinstance(config, VAERun):
+        clip = largest(config.data, 1)
         _spare_losses(config.loss, unknown)
         return Sketch(config, lambda count: {"video": torch.zeros(count, 3, *clip)}, 0, unknown)
     assert isinstance(config, LatentRun)
     channels, factor, temporal, codec = _look_at_codec(config, folder, look, unknown)
+    clip = largest(config.data, temporal)
     slot = config.text if isinstance(config, DiffusionRun) else {}
     labels, captions = _look(config.data, bool(slot), look, unknown)
     dim, words, length = _look_at_text(slot, captions, look, unknown) if slot else (0, 0, 0)
@@ -107,6 +109,11 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
         return given
 
     return Sketch(config, batch, codec, unknown)
+
+
+def largest(data: DataConfig, temporal: int) -> Bucket:
+    """The shape of the clips of which a model sees most, with a codec that makes a latent of `temporal` frames."""
+    return max(data.plan(), key=lambda bucket: (1 + (bucket.frames - 1) // temporal) * bucket.height * bucket.width)
 
 
 def _spare_losses(loss: VAELoss, unknown: list[str]) -> None:

@@ -138,6 +138,22 @@ class RunConfig:
         self.data.check()
 
 
+class OfClips(Protocol):
+    """What makes latents of several frames each: an autoencoder's config, or a codec."""
+
+    @property
+    def temporal(self) -> int: ...
+
+    def check_frames(self, frames: int, what: str) -> None: ...
+
+
+def check_lengths(data: DataConfig, codec: OfClips) -> None:
+    """Raises ValueError, with the lengths that would do, where the clips of a bucket make no whole latents."""
+    for bucket in data.plan():
+        what = f"data.buckets has {bucket}, where frames" if data.buckets else "data.frames"
+        codec.check_frames(bucket.frames, what)
+
+
 @dataclass
 class VAERun(RunConfig):
     """Training an autoencoder."""
@@ -149,8 +165,7 @@ class VAERun(RunConfig):
     def check(self) -> None:
         super().check()
         self.vae.validate()
-        for bucket in self.data.plan():
-            self.vae.check_frames(bucket.frames, "data.frames")
+        check_lengths(self.data, self.vae)
         if self.loss.perceptual and not self.loss.perceptual_network:
             raise ConfigError(
                 "loss.perceptual needs loss.perceptual_network: efficientnet (pip install 'vidiff[perceptual]'), or "
@@ -172,15 +187,6 @@ class VAERun(RunConfig):
         for name, side in self.data.sides():
             if side % self.vae.factor:
                 raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
-
-
-class OfClips(Protocol):
-    """What makes latents of several frames each: an autoencoder's config, or a codec."""
-
-    @property
-    def temporal(self) -> int: ...
-
-    def check_frames(self, frames: int, what: str) -> None: ...
 
 
 @dataclass
@@ -368,13 +374,11 @@ class DiffusionRun(LatentRun):
             raise ConfigError(f"lowres.factor is {self.lowres.factor}, {advice} lowres.factor=0")
         if self.data.stride != [1, 1]:
             raise ConfigError(f"data.stride is {self.data.stride}, {advice} data.stride=[1,1]")
-        if self.data.buckets or self.data.images:
-            raise ConfigError(f"data.buckets or data.images are given, {advice} leave both out")
         if self.sampling.strategy.get("name") == "keyframes":
             raise ConfigError(f"sampling.strategy is {self.sampling.strategy}, {advice} sampling.strategy.name=clean")
         try:
-            codec.check_frames(self.data.frames, "data.frames")
-            if self.data.frames > 1:
+            check_lengths(self.data, codec)
+            if self.data.plan()[0].frames > 1:
                 codec.check_frames(self.sampling.context, "sampling.context")
         except ValueError as error:
             raise ConfigError(str(error)) from None

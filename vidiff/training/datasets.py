@@ -56,9 +56,10 @@ def latent_dataset(
         encoder: of the clips' text, which is encoded first if it is not cached; None for a model without text.
         actions: of the index's files; None for a model without.
     """
-    view, segment = view_of(config, index, pictures), of.content.segment
-    if segment:
-        view = replace(view, shape=[shape._replace(frames=segment) for shape in view.shapes(len(index.files))])
+    view, segments = view_of(config, index, pictures), of.content.segments
+    if segments:
+        shapes = zip(view.shapes(len(index.files)), segments, strict=True)
+        view = replace(view, shape=[shape._replace(frames=latents) for shape, latents in shapes])
     beside: list[Beside] = [Classes([file.label for file in index.files], len(index.labels)), *of.beside(moments)]
     beside += [] if actions is None else [actions]
     if encoder is not None:

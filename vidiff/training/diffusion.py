@@ -63,8 +63,8 @@ class DiffusionStage(Stage[DiffusionRun]):
                     f"{config.data.root}: {config.data.split} and {config.data.test_split} have actions of other "
                     "dimensions: give both the same actions.json"
                 )
-            space, segment = told, config.data.frames if prepared.codec.temporal > 1 else 0
-            self.actions.append(ActionsBeside(space, rows, slots, segment, prepared.codec.temporal, sources))
+            space = told
+            self.actions.append(ActionsBeside(space, rows, slots, prepared.codec.temporal, sources))
         config.resolve(
             prepared.codec.channels, len(prepared.index.labels), text, slots * space.width if space is not None else 0
         )

@@ -107,19 +107,20 @@ class Caches:
         """
         data, codec = self.config.data, self.codec
         root = data.images if pictures else data.root
+        shapes = buckets_of(self.config, index, pictures)
         made_of: dict[str, Any] = {"codec": self.key, "precision": self.precision, "kind": kind}
         if kind != "video":
             made_of["factor"] = self.config.enlarges
         return Plan(
             index,
-            [bucket.size for bucket in buckets_of(self.config, index, pictures)],
+            [shape.size for shape in shapes],
             made_of,
             of=f"{root if is_url(root) else Path(root).resolve()} {split} {kind}",
             crops=data.crops,
             flips=data.flip,
             dtype=data.latent_dtype,
             per_pixel=2 * 2 * codec.channels / codec.factor**2,  # mean and std
-            segment=data.frames if codec.temporal > 1 else 0,
+            segments=[shape.frames for shape in shapes] if codec.temporal > 1 else (),
             temporal=codec.temporal,
             shard_bytes=max(1, int(data.shard_mb * 2**20)),
         )

@@ -80,7 +80,7 @@ def test_windows_have_the_rows_of_their_own_frames() -> None:
 
     plain = numbers(ActionsBeside(space, rows, 3), Window(0, 2, 3, 1, False, 0), Window(1, 1, 3, 3, False, 0))
     assert plain == [[[2, -1, -1], [3, -1, -1], [4, -1, -1]], [[11, 10, -1], [14, 13, 12], [17, 16, 15]]]
-    in_time = numbers(ActionsBeside(space, rows, 2, segment=5, temporal=2), Window(1, 3, 3, 1, False, 0))
+    in_time = numbers(ActionsBeside(space, rows, 2, temporal=2), Window(1, 3, 3, 1, False, 0))
     assert in_time == [[[15, -1], [17, 16], [19, 18]]]
 
 

@@ -54,7 +54,7 @@ def test_all_rows_between_two_frames_that_are_seen_are_told(folder: Path) -> Non
     assert numbers(strided, Window(0, 1, 3, 2, False, 0)) == [[2, 1, 0, -1, -1], [5, 4, 3, -1, -1], [9, 8, 7, 6, -1]]
     fewer = ActionsBeside(SPACE, rows, 2, sources=[behind])  # of a held-out file with longer gaps, the last
     assert numbers(fewer, Window(0, 4, 2, 1, False, 0)) == [[6, -1], [9, 8]]
-    in_time = ActionsBeside(SPACE, rows, 5, segment=5, temporal=2, sources=[behind])
+    in_time = ActionsBeside(SPACE, rows, 5, temporal=2, sources=[behind])
     wanted = [[0, -1, -1, -1, -1], [5, 4, 3, 2, 1], [6, -1, -1, -1, -1]]
     assert numbers(in_time, Window(0, 0, 3, 1, False, 0)) == wanted
 

@@ -21,8 +21,8 @@ class ActionsBeside:
         space: the dimensions.
         rows: of each file of the index, `(frames, a)`.
         slots: the most frames of a file by which a latent follows the one before; w is `space.width`.
-        segment: frames of a file that are encoded together, of a codec in time; 0 where each frame has a latent.
-        temporal: frames of such a segment to one latent, the first apart.
+        temporal: frames to one latent, the first of a window apart, where windows are encoded as clips of their own; 1
+            where each frame has a latent.
         sources: of each file, where it is seen at another rate than its own, its own frame behind each that is seen;
             where more than `slots` of them lie between two that are, the last are told.
     """
@@ -32,12 +32,11 @@ class ActionsBeside:
         space: ActionSpace,
         rows: Sequence[np.ndarray],
         slots: int,
-        segment: int = 0,
         temporal: int = 1,
         sources: Sequence[np.ndarray] = (),
     ) -> None:
         self.space, self.rows, self.slots = space, [*rows], slots
-        self.segment, self.temporal, self.sources = segment, temporal, [*sources]
+        self.temporal, self.sources = temporal, [*sources]
 
     def check(self, cache: LatentCache) -> None:
         """Raises DataError unless there are rows for each file."""
@@ -49,8 +48,8 @@ class ActionsBeside:
 
     def _told(self, window: Window) -> torch.Tensor:
         frames, stride = range(window.frames), window.stride
-        if self.segment:  # windows are segments, and their starts count latents
-            start = window.start // window.frames * self.segment
+        if self.temporal > 1:  # windows are segments, and their starts count latents
+            start = window.start // window.frames * (1 + self.temporal * (window.frames - 1))
             ends = [start + self.temporal * frame for frame in frames]
             spans = [1 if frame == 0 else self.temporal for frame in frames]
         else:

@@ -34,7 +34,7 @@ class LatentCache:
     Attributes:
         statistics: shift and scale `(c,)` of the raw latents.
         frames, labels: of each file, as numbered in the index; 0 frames for one that could not be decoded.
-        segment: of how many latent frames each was encoded as a clip of its own; 0 where each frame was.
+        segments: of each file, how many of its latent frames are one clip to the codec; empty where each frame is one.
         crops: how many there are of each file.
         flips: whether there are mirrored frames.
         dtype: of what is kept.
@@ -60,7 +60,8 @@ class LatentCache:
         self.facts = facts
         self.frames: list[int] = facts["frames"]
         self.labels: list[int] = facts["label"]
-        self.segment: int = facts.get("segment", 0)
+        segment = facts.get("segment", [])  # that of every file, or one for each
+        self.segments: list[int] = segment if isinstance(segment, list) else [segment] * len(self.frames) * (segment > 0)
         self.crops: list[int] = facts["crops"]
         self.flips: bool = facts["flips"]
         self.dtype = DTYPES[facts["dtype"]]

@@ -144,8 +144,9 @@ class LatentDataset(Samples):
         self.cache, self.strides, self.seed, self.files = cache, view.strides, seed, len(cache)
         shapes = view.shapes(self.files)
         self.frames = [shape.frames for shape in shapes]
-        if cache.segment and ({*self.frames}, self.strides.least, self.strides.most) != ({cache.segment}, 1, 1):
-            raise ValueError(f"{cache.folder} holds segments of {cache.segment} latents: windows are these at stride 1")
+        if cache.segments and (self.frames, self.strides.least, self.strides.most) != (cache.segments, 1, 1):
+            lengths = " and ".join(map(str, sorted({*cache.segments})))
+            raise ValueError(f"{cache.folder} holds segments of {lengths} latents: windows are these at stride 1")
         self.statistics = statistics or cache.statistics
         self.kept = long_enough(cache.frames, self.frames, self.strides.least, shown(str(cache.folder)))
         self.groups = group([shapes[number] for number in self.kept])
@@ -174,9 +175,9 @@ class LatentDataset(Samples):
     def draw(self, key: Key, generator: torch.Generator) -> Window:
         """The window of a sample."""
         number = self.kept[key[1]]
-        length, segment, frames = self.cache.frames[number], self.cache.segment, self.frames[number]
-        if segment:
-            start, step = draw(0, length // segment - 1, generator) * segment, 1
+        length, frames = self.cache.frames[number], self.frames[number]
+        if self.cache.segments:
+            start, step = draw(0, length // frames - 1, generator) * frames, 1
         else:
             start, step = draw_window(length, frames, self.strides, generator)
         crops = self.cache.crops[number]

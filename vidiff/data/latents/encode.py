@@ -234,7 +234,7 @@ class _Encoding:
             for crop in range(len(corners))
             for mirrored in range(1 + plan.flips)
         ]
-        step = plan.segment or self.chunk
+        step = plan.segments[number] if plan.segments else self.chunk
         for video in self.reader.read(file.place, frames, step, fit.resize, plan.index.manner(file)):  # 3 f h w
             for copy in copies:
                 crop = fit.crop(video, corners[copy.crop])[None]  # 1 3 f height width
@@ -281,7 +281,7 @@ class _Encoding:
         paths = [self.path(shard) for shard in range(len(facts))]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             hashes = list(threads.map(sha256, paths))
-        plan, files = self.plan, self.plan.index.files
+        plan, files, each = self.plan, self.plan.index.files, self.plan.latents_each
         content = {
             "key": plan.key,
             "of": plan.of,
@@ -295,7 +295,7 @@ class _Encoding:
             "flips": plan.flips,
             "crops": [len(plan.corners(number)) for number in range(len(files))],
             "frames": [0 if str(number) in broken else plan.latents(number) for number in range(len(files))],
-            "segment": plan.latents_each,
+            "segment": each[0] if each and each == each[:1] * len(each) else each,
             "label": plan.index.cached_labels,
             "shift": shift.tolist(),
             "scale": scale.tolist(),

@@ -31,12 +31,12 @@ class Plan:
         dtype: "float16" or "bfloat16".
         per_pixel: bytes that the latents of a pixel take. How many files a shard gets follows from it.
         shard_bytes: a shard is closed once it holds this much.
-        segment: frames that are encoded as a clip of their own, one such segment after the other, and what is left of
-            the file not at all; 0 to encode files frame by frame.
+        segments: of each file, frames that are encoded as a clip of their own, one such segment after the other, and
+            what is left of it not at all; empty to encode files frame by frame.
         temporal: frames of a segment to one latent, the first of it apart.
 
     Raises:
-        ValueError: as many sizes as files are needed, 1 crop or more, and a known dtype.
+        ValueError: as many sizes as files are needed, and segments if any, 1 crop or more, and a known dtype.
     """
 
     index: Index
@@ -48,12 +48,14 @@ class Plan:
     dtype: str = "float16"
     per_pixel: float = 0.25
     shard_bytes: int = 64 << 20
-    segment: int = 0
+    segments: Sequence[int] = ()
     temporal: int = 1
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.index.files):
             raise ValueError(f"{len(self.sizes)} sizes for {len(self.index.files)} files: give one each")
+        if self.segments and len(self.segments) != len(self.index.files):
+            raise ValueError(f"{len(self.segments)} segments for {len(self.index.files)} files: give one each")
         if self.crops < 1:
             raise ValueError(f"crops is {self.crops}; give 1 or more")
         if self.dtype not in DTYPES:
@@ -62,11 +64,10 @@ class Plan:
     @property
     def parts(self) -> dict[str, Any]:
         """All that the bytes of the cache depend on."""
-        distinct = sorted({tuple(size) for size in self.sizes})
-        size = list(distinct[0]) if len(distinct) == 1 else hashlib.sha256(json.dumps(self.sizes).encode()).hexdigest()
+        size = _one_or_hash([list(size) for size in self.sizes])
         own = {"files": self.index.digest, "size": size, "crops": self.crops, "flips": self.flips, "dtype": self.dtype}
-        if self.segment:
-            own["segment"] = self.segment
+        if self.segments:
+            own["segment"] = _one_or_hash(self.segments)
         return {**self.made_of, **own, "shard_bytes": self.shard_bytes, "format": FORMAT}
 
     @property
@@ -90,18 +91,19 @@ class Plan:
         return shards
 
     @property
-    def latents_each(self) -> int:
-        """Latent frames of a segment; 0 where there are none."""
-        return 1 + (self.segment - 1) // self.temporal if self.segment else 0
+    def latents_each(self) -> list[int]:
+        """Latent frames of a segment, of each file; empty where there are no segments."""
+        return [1 + (segment - 1) // self.temporal for segment in self.segments]
 
     def read(self, number: int) -> int:
         """Frames of a file that are encoded: all, or whole segments."""
         frames = self.index.files[number].frames
-        return frames // self.segment * self.segment if self.segment else frames
+        return frames // self.segments[number] * self.segments[number] if self.segments else frames
 
     def latents(self, number: int) -> int:
         """Latent frames of a file."""
-        return self.read(number) // self.segment * self.latents_each if self.segment else self.read(number)
+        frames = self.read(number)
+        return frames // self.segments[number] * self.latents_each[number] if self.segments else frames
 
     def fit(self, number: int) -> Fit:
         """How the frames of a file come to their size."""
@@ -116,3 +118,9 @@ class Plan:
             return [(spare[0] // 2, spare[1] // 2)]
         steps = [i * max(spare) // (count - 1) for i in range(count)]
         return [(step, spare[1] // 2) if spare[0] > spare[1] else (spare[0] // 2, step) for step in steps]
+
+
+def _one_or_hash(values: Sequence[Any]) -> Any:
+    """What all files have in common, or where they differ, a hash of what each has."""
+    same = all(value == values[0] for value in values)
+    return values[0] if values and same else hashlib.sha256(json.dumps(values).encode()).hexdigest()
