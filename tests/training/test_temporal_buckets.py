@@ -125,7 +125,8 @@ def test_files_seen_at_one_rate_fall_into_buckets_by_their_length_there(
     """Of 12 and 7 frames at 8 a second, 4 a second leave 6 and 4: a segment of 5 and one of 3."""
     monkeypatch.chdir(place)
     before = set(Path("runs/latents").glob("*/index.json"))
-    assert main(["tiny.yaml", "data.fps=4", "data.images=''", "name=slow", "train.steps=1", "train.sample_every=0"]) == 0
+    short = ["train.steps=1", "train.sample_every=0"]
+    assert main(["tiny.yaml", "data.fps=4", "data.images=''", "name=slow", *short]) == 0
     made = [json.loads(path.read_text()) for path in set(Path("runs/latents").glob("*/index.json")) - before]
     assert sorted((facts["segment"], facts["frames"]) for facts in made) == [
         ([3, 2], [3, 2]),

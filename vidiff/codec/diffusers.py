@@ -6,16 +6,18 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidiff.codec.codec import TILE, Codec
-from vidiff.nn.causal import Stream
+from vidiff.nn.causal import Stream, check_frames
+from vidiff.store.files import write_whole
 
 # owner/name on the Hugging Face hub, and perhaps a folder in it
 HUB = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(/(?P<folder>\w[\w/-]*))?")
@@ -33,6 +35,7 @@ class Facts:
         unit: a clip has 1 frame more than a multiple of it.
         colours: channels of the frames that it takes; 3 times the places of a patch, where it cuts frames into these.
         together: whether a frame is decoded with those around it, though encoded alone.
+        noisy: whether it makes a distribution of latents, or each of them alone.
     """
 
     channels: int
@@ -43,6 +46,11 @@ class Facts:
     unit: int = 1
     colours: int = 3
     together: bool = False
+    noisy: bool = True
+
+    def check_frames(self, frames: int, what: str) -> None:
+        """Raises ValueError where clips of so many frames do not make whole latents; `what` says whose they are."""
+        check_frames(frames, self.temporal, self.unit, what)
 
 
 def _kl(network: Any) -> Facts:
@@ -61,13 +69,13 @@ def _tiny(network: Any) -> Facts:
     """A distilled stand-in for another one's latents, which come out scaled as a diffusion model knows them."""
     config = network.config
     factor = 2 ** (len(config.encoder_block_out_channels) - 1)
-    return Facts(config.latent_channels, factor, config.shift_factor, 1 / config.scaling_factor)
+    return Facts(config.latent_channels, factor, config.shift_factor, 1 / config.scaling_factor, noisy=False)
 
 
 def _dc(network: Any) -> Facts:
     """Chen et al. 2024 (deep compression autoencoder)."""
     config = network.config
-    return Facts(config.latent_channels, network.spatial_compression_ratio, 0.0, 1 / config.scaling_factor)
+    return Facts(config.latent_channels, network.spatial_compression_ratio, 0.0, 1 / config.scaling_factor, noisy=False)
 
 
 def _temporal_decoder(network: Any) -> Facts:
@@ -188,14 +196,7 @@ class DiffusersCodec(Codec):
             yield from super().decode_clips(z, streams)
             return
         for clip in z.transpose(1, 2):  # f c h w
-            latents = self.raw(clip)
-            if self.facts.together:
-                yield self.network.decode(latents, num_frames=len(latents)).sample.float()
-                continue
-            # where the decoder wants to know how much noise is left in the latents, there is none
-            clean = {"temb": latents.new_zeros(1)} if self.network.config.get("timestep_conditioning") else {}
-            video = self.network.decode(rearrange(latents, "f c h w -> 1 c f h w"), **clean).sample.float()
-            yield rearrange(video, "1 c f h w -> f c h w")
+            yield _decode_clips(self.network, self.facts, self.raw(clip), 1)
 
     def digest(self) -> str:
         """A hash of all that its latents depend on: weights, config and tiles."""
@@ -204,6 +205,54 @@ class DiffusersCodec(Codec):
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+class Tuned(nn.Module):
+    """An autoencoder of diffusers as one is trained: with the methods of `vidiff.nn.vae.VAE`, raw latents and all.
+
+    Args:
+        network: what `read` or `blank` returns.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, self.config = network.train().requires_grad_(True), KINDS[type(network).__name__](network)
+
+    @property
+    def together(self) -> bool:
+        """Whether the frames of a clip stay together."""
+        return self.config.temporal > 1 or self.config.together
+
+    @property
+    def noisy(self) -> bool:
+        return self.config.noisy
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.network.decoder
+
+    def encode(self, frames: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """`(n, 3, h, w)`, clip after clip, to mean and std of their raw latents, both `(m, c, h', w')`."""
+        if self.config.temporal == 1:
+            return _moments(self.network.encode(frames))
+        mean, std = _moments(self.network.encode(rearrange(frames, "(b f) c h w -> b c f h w", b=stream.clips)))
+        return rearrange(mean, "b c f h w -> (b f) c h w"), rearrange(std, "b c f h w -> (b f) c h w")
+
+    def decode(self, z: Tensor, stream: Stream) -> Tensor:
+        """Raw latents back to frames, not clamped."""
+        if not self.together:
+            return self.network.decode(z).sample.float()
+        return _decode_clips(self.network, self.config, z, stream.clips)
+
+
+def _decode_clips(network: Any, facts: Facts, z: Tensor, clips: int) -> Tensor:
+    """Raw latents `(m, c, h, w)` of so many clips, one after the other, to their frames `(n, 3, h', w')`."""
+    if facts.together:
+        return network.decode(z, num_frames=len(z) // clips).sample.float()
+    # where the decoder wants to know how much noise is left in the latents, there is none
+    clean = {"temb": z.new_zeros(clips)} if network.config.get("timestep_conditioning") else {}
+    video = network.decode(rearrange(z, "(b f) c h w -> b c f h w", b=clips), **clean).sample.float()
+    return rearrange(video, "b c f h w -> (b f) c h w")
 
 
 def _moments(output: Any) -> tuple[Tensor, Tensor]:
@@ -224,20 +273,8 @@ def read(path: str | Path) -> Any:
     Raises:
         ValueError: where there is none, or it is another model, incomplete or damaged, or diffusers is not installed.
     """
-    try:
-        import diffusers
-    except ImportError:
-        raise ValueError(
-            "codec.name=diffusers needs the package diffusers: pip install 'vidiff[diffusers]', or train an "
-            "autoencoder with codec.name=vae, which needs nothing"
-        ) from None
-    place, where = _place(path)
-    wanted = "give the folder or the hub's name of an autoencoder of diffusers, with its config.json and safetensors"
-    try:
-        kind = diffusers.AutoencoderKL.load_config(place, **where).get("_class_name")
-        if kind not in KINDS:
-            raise ValueError(f"it is of class {kind}, and known are {', '.join(KINDS)}")
-        network, report = getattr(diffusers, kind).from_pretrained(
+    with _opened(path) as (kind, place, where):
+        network, report = kind.from_pretrained(
             place,
             **where,
             torch_dtype=torch.float32,
@@ -247,13 +284,69 @@ def read(path: str | Path) -> Any:
         )
         if report["missing_keys"]:
             raise ValueError(f"its weights lack {report['missing_keys'][0]}")
-        taken, wants = network.config.in_channels, KINDS[kind](network).colours
-        if (taken, network.config.get("out_channels", taken)) != (wants, wants):
-            raise ValueError(f"it takes frames of {taken} channels, and a video has 3")
+        _check_colours(network)
+    return network.eval().requires_grad_(False)
+
+
+def blank(path: str | Path) -> Any:
+    """An autoencoder as `read`, but of its config alone, with first weights. Raises as `read`."""
+    with _opened(path) as (kind, place, where):
+        network = kind.from_config(kind.load_config(place, **where))
+        _check_colours(network)
+    return network
+
+
+def facts_of(path: str | Path) -> Facts:
+    """What has to be known of an autoencoder, by its config alone. Raises as `read`."""
+    with torch.device("meta"):
+        network = blank(path)
+    return KINDS[type(network).__name__](network)
+
+
+def names_one(path: str | Path) -> bool:
+    """Whether a place is meant to be one of diffusers' autoencoders: a folder of one, or a name on the hub, where
+    neither that folder nor the owner's is here, as runs/ is."""
+    folder = Path(path)
+    if folder.is_dir():
+        return (folder / "config.json").is_file()
+    return bool(HUB.fullmatch(str(path))) and not Path(folder.parts[0]).exists() and folder.parts[0] != "runs"
+
+
+def keep_config(path: str | Path, folder: Path) -> None:
+    """Write an autoencoder's config into a folder, so that `blank` takes it there. Raises as `read`."""
+    with torch.device("meta"):
+        network = blank(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "config.json", network.to_json_string())
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, str, dict[str, str | bool]]]:
+    """An autoencoder's class, and what to ask it for, with all that goes wrong in one line as `read` tells it."""
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError(
+            "an autoencoder of diffusers needs the package diffusers: pip install 'vidiff[diffusers]', or train an "
+            "autoencoder with codec.name=vae, which needs nothing"
+        ) from None
+    place, where = _place(path)
+    wanted = "give the folder or the hub's name of an autoencoder of diffusers, with its config.json and safetensors"
+    try:
+        kind = diffusers.AutoencoderKL.load_config(place, **where).get("_class_name")
+        if kind not in KINDS:
+            raise ValueError(f"it is of class {kind}, and known are {', '.join(KINDS)}")
+        yield getattr(diffusers, kind), place, where
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be used as an autoencoder ({reason[:300]}): {wanted}") from None
-    return network.eval().requires_grad_(False)
+
+
+def _check_colours(network: Any) -> None:
+    """Raises ValueError unless it takes and makes videos of three colours."""
+    taken, wants = network.config.in_channels, KINDS[type(network).__name__](network).colours
+    if (taken, network.config.get("out_channels", taken)) != (wants, wants):
+        raise ValueError(f"it takes frames of {taken} channels, and a video has 3")
 
 
 def _place(path: str | Path) -> tuple[str, dict[str, str | bool]]:

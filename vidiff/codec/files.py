@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,7 +61,7 @@ def load_codec(folder: Path, tile: int = TILE) -> Codec:
     return codec.eval().requires_grad_(False)
 
 
-def load_into(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_into(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load weights that were read from `path`. Raises ValueError if they are of another model."""
     try:
         module.load_state_dict(state)

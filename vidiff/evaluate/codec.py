@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidiff.codec.codec import Codec, VAECodec
-from vidiff.codec.files import load_codec, load_into
+from vidiff.codec.codec import Codec
+from vidiff.codec.files import load_codec
 from vidiff.engine.checkpoint import load_part
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.measure import Scores, measure, read_features
@@ -19,6 +20,7 @@ from vidiff.metrics.frechet import Statistics, frechet_distance
 from vidiff.metrics.prediction import lpips, psnr
 from vidiff.metrics.sets import kernel_distance
 from vidiff.pipeline.run import read_run
+from vidiff.recipe.build import build_trained_codec
 from vidiff.recipe.kinds import VAERun
 from vidiff.training.windows import Windows, gathered
 
@@ -38,9 +40,8 @@ def open_codec(folder: Path) -> Codec:
     for part in (folder, folder / "codec"):
         if (part / "codec.json").is_file():
             return load_codec(part)
-    codec = VAECodec(read_run(folder, VAERun).vae)
-    load_into(codec.network, load_part(folder, "network"), folder)
-    return codec.eval().requires_grad_(False)
+    config = replace(read_run(folder, VAERun), runs=str(folder.parent), name=folder.name)  # wherever it is now
+    return build_trained_codec(config, load_part(folder, "network"))
 
 
 def score_codec(

@@ -106,6 +106,7 @@ class VAE(nn.Module):
                 decoder.append(Upsample(width, widths[level - 1]))
         decoder += [nn.Conv2d(widths[0], pixels, 3, padding=1), nn.PixelShuffle(config.patch)]
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
+        self.together, self.noisy = config.temporal > 1, True  # frames of a clip, and a distribution of its latents
         channels_last(self)
 
     def encode(self, frames: Tensor, stream: Stream | None = None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vidiff.codec.diffusers import Tuned
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion import moving
 from vidiff.metrics.prediction import check_pairs, distances
@@ -80,12 +81,15 @@ class VAEObjective(nn.Module):
         parts: calls for one step of the optimizer, as `train.accumulate` has it.
 
     Raises:
-        ValueError: a perceptual weight without a network, or with one that is not for two pictures, or rounds them.
+        ValueError: a perceptual weight without a network, or with one that is not for two pictures, or rounds them; a
+            weight of the KL for an autoencoder of diffusers that makes no distribution of latents.
     """
 
-    def __init__(self, network: VAE, loss: VAELoss, similar: Features | None = None, parts: int = 1) -> None:
+    def __init__(self, network: VAE | Tuned, loss: VAELoss, similar: Features | None = None, parts: int = 1) -> None:
         super().__init__()
         self.network, self.weights, self.similar = network, loss, similar
+        if loss.kl and not network.noisy:
+            raise ValueError(f"loss.kl is {loss.kl}, but this autoencoder's latents have no noise: set loss.kl=0")
         if loss.perceptual:
             if similar is None:
                 raise ValueError("loss.perceptual is above 0: a network of two pictures is needed")
@@ -111,7 +115,7 @@ class VAEObjective(nn.Module):
         frames = rearrange(batch["video"], "b c f h w -> (b f) c h w")
         mean, std = self.network.encode(frames, Stream(len(batch["video"])))
         z = mean + std * torch.randn_like(mean)
-        unit = len(z) // len(batch["video"]) if self.network.config.temporal > 1 else 1  # latents that stay together
+        unit = len(z) // len(batch["video"]) if self.network.together else 1  # latents that stay together
         moved = int(len(z) // unit * self.weights.shifted) * unit if min(z.shape[2:]) > 1 else 0
         still = len(z) - moved
         first = still * len(frames) // len(z)  # of the frames that are to be moved
@@ -129,16 +133,18 @@ class VAEObjective(nn.Module):
                 shown.append((len(code) / len(z), decoded, wanted))
                 psnr[name] = 10 * torch.log10(4 / error.detach().square().mean())  # the range of [-1, 1] is 2
         l1, mse = (torch.stack([part * error[i] for part, *error in errors]).sum() for i in (0, 1))
-        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
         near, terms = self.weights.l1 * l1 + self.weights.mse * mse, dict[str, Tensor]()
         if self.weights.perceptual:
             terms["perceptual"] = self._distance(shown)
             near = near + self.weights.perceptual * terms["perceptual"]
-        loss = near + self.weights.kl * kl
+        loss, noise = near, dict[str, Tensor]()
+        if self.network.noisy:
+            noise["kl"] = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
+            loss = near + self.weights.kl * noise["kl"]
         if self.adversary is not None:
             part, scores = self.adversary(shown, near, last_kernel(self.network.decoder))
             loss, terms = loss + part, terms | scores
-        terms = {"l1": l1, "mse": mse, "kl": kl, **terms}
+        terms = {"l1": l1, "mse": mse, **noise, **terms}
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}, **psnr}
 
     def _distance(self, pairs: list[Pair]) -> Tensor:

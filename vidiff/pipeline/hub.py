@@ -121,6 +121,29 @@ def send(folder: Path, name: str, private: bool = False, message: str = "A run o
     return address
 
 
+def licence_told(path: str) -> str:
+    """A model's place with its licence: of a folder what README.md says, or a file LICENSE; of a name on the hub what
+    the hub does. Where nothing tells it, what to do about that.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        files = sorted(file.name for file in folder.glob("LICENSE*"))
+        page = folder / "README.md"
+        head = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+        found = re.search(r"\A---\n(?:.*\n)*?license: *(\S.*)\n(?:.*\n)*?---", head)
+        licence = found[1] if found else f"that of {folder / files[0]}" if files else ""
+    else:
+        name, hub = "/".join(Path(path).parts[:2]), _library()
+        try:
+            with _told(hub, name, None):
+                licence = getattr(hub.HfApi().model_info(name).card_data, "license", None) or ""
+        except HubError:  # it may lie in the cache of a machine without a network
+            licence = ""
+    if not licence:
+        return f"{path}, beside which no licence is told: look up what may be made of its weights, and be passed on"
+    return f"{path}, whose licence is {licence}: what is made of its weights may be passed on as that allows"
+
+
 def _checked(folder: Path) -> Path:
     """A fetched package, every byte of which is what its manifest says, and which leads nowhere else."""
     files = read_manifest(folder / MANIFEST)

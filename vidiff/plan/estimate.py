@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -195,6 +196,8 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
     """
     weights, kept, more = 0.0, 0.0, 0
     match config:
+        case VAERun() if config.others:  # of a shape that only following tells
+            return math.inf
         case VAERun():
             of: VAEConfig | UNetConfig | ClassifierConfig = config.vae
             count = (2 if config.vae.temporal == 1 else 4) * (config.vae.blocks + 1)
@@ -205,7 +208,7 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
         case LatentRun():
             of, shrunk, blocks = config.network, config.patch, [2 * count + 1 for count in config.network.blocks]
             if config.codec.name != "identity":
-                shrunk *= load_codec_config(config, folder).vae.factor if config.codec.name == "vae" else 8
+                shrunk *= load_codec_config(config, folder).shape.factor if config.codec.name == "vae" else 8
             if isinstance(of, UNetConfig) and of.spatial_convs > 1:
                 more = 20
     weights += 200.0 * of.width**2

@@ -22,9 +22,15 @@ from vidiff.metrics.objects import LABELS
 from vidiff.nn.attention import choose_backend
 from vidiff.nn.blocks import fit_heads
 from vidiff.nn.unet import UNetConfig
-from vidiff.nn.vae import VAE
 from vidiff.objective.vae import VAELoss
-from vidiff.recipe.build import build_classifier, build_codec, build_objective, build_student, build_vae_objective
+from vidiff.recipe.build import (
+    build_classifier,
+    build_codec,
+    build_objective,
+    build_student,
+    build_vae,
+    build_vae_objective,
+)
 from vidiff.recipe.kinds import DiffusionRun, LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import load_codec_config
 from vidiff.recipe.slots import build_text
@@ -127,9 +133,11 @@ def _spare_losses(loss: VAELoss, unknown: list[str]) -> None:
 def _look_at_codec(config: LatentRun, folder: Path, look: bool, unknown: list[str]) -> tuple[int, int, int, int]:
     """Channels of the codec's latents, its factors in space and time, and how many parameters it has."""
     if config.codec.name == "vae":
-        shape = load_codec_config(config, folder).vae
+        made = load_codec_config(config, folder)
+        shape = made.shape
         with torch.device("meta"):
-            return shape.channels, shape.factor, shape.temporal, sum(p.numel() for p in VAE(shape).parameters())
+            network = build_vae(made)
+        return shape.channels, shape.factor, shape.temporal, sum(p.numel() for p in network.parameters())
     if config.codec.name == "diffusers" and not look:
         unknown.append(f"{config.codec.path} was not read: an autoencoder as Stable Diffusion has it is assumed")
         return 4, 8, 1, 83_653_863

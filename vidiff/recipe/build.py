@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from vidiff.codec.codec import Identity
-from vidiff.codec.diffusers import DiffusersCodec, read
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from vidiff.codec.codec import TILE, Identity, VAECodec
+from vidiff.codec.diffusers import DiffusersCodec, Tuned, blank, read
+from vidiff.codec.files import load_into
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.metrics.features import Features
 from vidiff.nn.classifier import Classifier
@@ -64,11 +69,36 @@ def build_student(config: StudentRun, denoiser: Denoiser | None = None, told: bo
     return kind(denoiser, config.loss, teacher, times, config.lowres.noise)
 
 
+def build_vae(config: VAERun) -> VAE | Tuned:
+    """The autoencoder, untrained. Raises ValueError for one of diffusers that cannot be used."""
+    return Tuned(blank(config.others)) if config.others else VAE(config.vae)
+
+
 def build_vae_objective(config: VAERun) -> VAEObjective:
     """The autoencoder, untrained, and what it is trained for. Raises ValueError for a network that cannot be loaded."""
-    network = VAE(config.vae)
+    network = build_vae(config)
     similar = Features.load(config.loss.perceptual_network) if config.loss.perceptual else None
     return VAEObjective(network, config.loss, similar, config.train.accumulate)
+
+
+def build_trained_codec(config: VAERun, weights: Mapping[str, Tensor], tile: int = TILE) -> VAECodec | DiffusersCodec:
+    """The codec that a training of an autoencoder makes.
+
+    Args:
+        weights: of its network, as a checkpoint has them.
+        tile: as of `vidiff.codec.codec.Codec`.
+
+    Raises:
+        ValueError: weights of another shape.
+    """
+    if config.others:
+        tuned = Tuned(blank(config.others))
+        load_into(tuned, weights, config.folder)
+        codec: VAECodec | DiffusersCodec = DiffusersCodec(tuned.network, tile)
+    else:
+        codec = VAECodec(config.vae, tile)
+        load_into(codec.network, weights, config.folder)
+    return codec.eval().requires_grad_(False)
 
 
 def build_classifier(config: ClassifierRun) -> ClassifierObjective:

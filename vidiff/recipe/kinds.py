@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
+from vidiff.codec import diffusers
 from vidiff.codec.codec import CodecConfig
 from vidiff.data.options import DataConfig
 from vidiff.diffusion.choice import choose
@@ -160,33 +161,62 @@ class VAERun(RunConfig):
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     loss: VAELoss = field(default_factory=VAELoss)
-    start: str = ""  # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it
+    # a run whose autoencoder (EMA) this one begins with, for instance to sharpen it; or the folder of an autoencoder of
+    # diffusers, or its name on the hub, whose shape is taken over as well
+    start: str = ""
+
+    @property
+    def others(self) -> str:
+        """Where the autoencoder of diffusers is that is trained: as the run keeps it, or else as it begins with it.
+        Empty for one of our own.
+        """
+        kept = self.folder / "codec"
+        if (kept / "config.json").is_file():
+            return str(kept)
+        return self.start if self.start and diffusers.names_one(self.start) else ""
+
+    @property
+    def shape(self) -> VAEConfig | diffusers.Facts:
+        """What is known of the autoencoder: channels of its latents, and by which factors it shrinks clips.
+
+        Raises:
+            ValueError: an autoencoder of diffusers that cannot be used.
+        """
+        return diffusers.facts_of(self.others) if self.others else self.vae
 
     def check(self) -> None:
         super().check()
         self.vae.validate()
-        check_lengths(self.data, self.vae)
+        if self.others and self.vae != VAEConfig():
+            raise ConfigError(f"start={self.start} brings its own shape, so nothing of vae is read: leave vae out")
         if self.loss.perceptual and not self.loss.perceptual_network:
             raise ConfigError(
                 "loss.perceptual needs loss.perceptual_network: efficientnet (pip install 'vidiff[perceptual]'), or "
                 "the folder of a network of two pictures, such as LPIPS as TorchScript beside its network.json"
             )
+        if self.loss.adversarial and self.train.compile:
+            raise ConfigError(
+                "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
+                "step: set one of them off"
+            )
+        self.check_shape(self.shape)
+
+    def check_shape(self, shape: VAEConfig | diffusers.Facts) -> None:
+        """Raises ConfigError for clips that an autoencoder, or a discriminator of what it makes, does not take."""
+        check_lengths(self.data, shape)
         if self.loss.adversarial:
-            if self.train.compile:
-                raise ConfigError(
-                    "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
-                    "step: set one of them off"
-                )
-            least = 3 * 2**self.loss.discriminator_levels + (self.vae.factor if self.loss.shifted else 0)
+            least = 3 * 2**self.loss.discriminator_levels + (shape.factor if self.loss.shifted else 0)
             name, side = min(self.data.sides(), key=lambda pair: pair[1])
             if side < least:
                 raise ConfigError(
                     f"{name} is {side}; a discriminator of {self.loss.discriminator_levels} levels needs {least}: "
                     "lower loss.discriminator_levels"
                 )
+        if self.loss.kl and not getattr(shape, "noisy", True):
+            raise ConfigError(f"loss.kl is {self.loss.kl}, but latents of {self.start} have no noise: set loss.kl=0")
         for name, side in self.data.sides():
-            if side % self.vae.factor:
-                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {self.vae.factor}: it must divide")
+            if side % shape.factor:
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {shape.factor}: it must divide")
 
 
 @dataclass
@@ -251,10 +281,9 @@ class LatentRun(RunConfig):
         raise ConfigError(f"kind is {self.kind}, {self._which_goes_not(codec)} train a diffusion model")
 
     def _which_goes_not(self, codec: OfClips) -> str:
-        if self.codec.name == "diffusers":
-            return (
-                f"which does not go with codec.path, whose latents hold {codec.temporal} frames each: take another, or"
-            )
+        if not isinstance(codec, VAEConfig):
+            which = "codec.path" if self.codec.name == "diffusers" else "its autoencoder"
+            return f"which does not go with {which}, whose latents hold {codec.temporal} frames each: take another, or"
         return f"which does not go with vae.temporal={codec.temporal}: set codec.override.vae.temporal=1, or"
 
     def check_size(self, factor: int) -> None:

@@ -182,9 +182,10 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
     codec = build_config(_over(_read(source), OmegaConf.create(shared), OmegaConf.create(changes)), str(source))
     if not isinstance(codec, VAERun):
         raise ConfigError(f"{key}: {source} is of kind {codec.kind}; an autoencoder's is vae")
-    if codec.vae.temporal > 1:
-        config.check_temporal(codec.vae)
-    config.check_size(codec.vae.factor)
+    shape = codec.shape
+    if shape.temporal > 1:
+        config.check_temporal(shape)
+    config.check_size(shape.factor)
     return codec
 
 

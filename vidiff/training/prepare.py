@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vidiff.codec.codec import TILE, Codec, VAECodec
+from vidiff.codec.diffusers import DiffusersCodec
 from vidiff.data.index import Index
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.engine.publish import step_of
 from vidiff.metrics.features import Features
 from vidiff.pipeline.run import trained_precision
-from vidiff.recipe.build import build_codec
+from vidiff.recipe.build import build_codec, build_trained_codec
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load, load_codec_config
 from vidiff.recipe.slots import ConfigError
@@ -137,6 +138,8 @@ def refuse_another_codec(vae: VAERun) -> None:
     if not isinstance(before, VAERun):
         raise ConfigError(f"{folder} is a run of kind {before.kind}: name the autoencoder by codec.override.name=...")
     phrases = changed_sight(before, vae)
+    if (before.others or vae.others) and before.start != vae.start:
+        phrases.append(f"start={before.start}, not {vae.start}")
     for part in ("vae", "loss"):
         one, other = (flatten({part: asdict(getattr(config, part))}) for config in (before, vae))
         phrases += [f"{key}={one[key]}, not {other[key]}" for key in one if one[key] != other[key]]
@@ -162,12 +165,10 @@ def is_trained(vae: VAERun) -> bool:
     return checkpoint is not None and step_of(checkpoint) >= vae.train.steps
 
 
-def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE, train: bool = True) -> VAECodec:
+def prepare_codec(vae: VAERun, folder: Path, tile: int = TILE, train: bool = True) -> VAECodec | DiffusersCodec:
     """The autoencoder, trained first if it has not reached its last step and `train` says so."""
     if train and not is_trained(vae):
         run_stage(VAEStage(vae, folder), dump(vae))
     checkpoint = newest(vae.folder / "checkpoints")
     assert checkpoint is not None
-    codec = VAECodec(vae.vae, tile)
-    codec.network.load_state_dict(load_part(checkpoint, "network"))  # and not what helped to train it
-    return codec.eval().requires_grad_(False)
+    return build_trained_codec(vae, load_part(checkpoint, "network"), tile)  # and not what helped to train it

@@ -83,6 +83,9 @@ class Stage(Generic[Run]):
     def sample(self, step: int) -> None:
         """Write samples into the run's folder."""
 
+    def finish(self) -> None:
+        """Write what a training leaves that has reached its last step."""
+
     def sample_path(self, step: int) -> Path:
         return self.config.folder / "samples" / f"step-{step:07d}.mp4"
 
@@ -127,6 +130,8 @@ def run_stage(stage: Stage[Any], given: str) -> None:
             title=config.name,
             name=files.__getitem__,
         )
+        if group.main:
+            stage.finish()
 
 
 CLIPS = ("root", "shapes", "split", "fold", "images")  # of the data: which clips a training sees,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from vidiff.codec.diffusers import Tuned, keep_config, read
+from vidiff.codec.files import load_into, save_codec
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
-from vidiff.engine.checkpoint import load_part
+from vidiff.engine.checkpoint import load_part, newest
 from vidiff.nn.causal import Stream
 from vidiff.nn.vae import VAE
 from vidiff.objective.vae import VAEObjective
+from vidiff.pipeline.hub import licence_told
 from vidiff.pipeline.run import read_run
-from vidiff.recipe.build import build_vae_objective
+from vidiff.recipe.build import build_trained_codec, build_vae_objective
 from vidiff.recipe.kinds import VAERun
 from vidiff.training.datasets import clip_dataset, first_batches
 from vidiff.training.indexes import keep_split, make_indexes, make_pictures
@@ -34,7 +39,14 @@ class VAEStage(Stage[VAERun]):
         self.pictures = make_pictures(self.config, self.index)
 
     def keep(self) -> None:
-        keep_split(self.config.folder, self.held_out)
+        config = self.config
+        keep_split(config.folder, self.held_out)
+        if config.others:
+            kept = config.folder / "codec"
+            (kept / "codec.json").unlink(missing_ok=True)  # what it is not, until it is trained
+            if config.others != str(kept):
+                tqdm.write(f"{config.name}: begins with {licence_told(config.start)}")
+                keep_config(config.others, kept)
 
     def build(self) -> None:
         self.objective = build_vae_objective(self.config)
@@ -64,17 +76,31 @@ class VAEStage(Stage[VAERun]):
         pairs = torch.cat([frames, decoded], dim=-1).cpu().unflatten(0, (-1, clips.shape[2])).transpose(1, 2)
         write_video(self.sample_path(step), pairs, fps=2)
 
+    def finish(self) -> None:
+        """An autoencoder of diffusers lies in the run as one, for `codec.path` and for diffusers itself."""
+        config = self.config
+        if config.others:
+            save_codec(config.folder / "codec", build_trained_codec(config, load_part(config.folder, "network")))
 
-def start_vae(config: VAERun, network: VAE) -> None:
-    """Give an autoencoder the weights of the run `config.start`, its discriminator apart.
+
+def start_vae(config: VAERun, network: VAE | Tuned) -> None:
+    """Give an autoencoder the weights of the run, or of the autoencoder of diffusers, that is `config.start`; of the
+    run's, without its discriminator. One of diffusers that goes on from a checkpoint needs them no more.
 
     Raises:
-        ValueError: no such run, or one of another shape.
+        ValueError: no such run or autoencoder, or one of another shape.
     """
+    if isinstance(network, Tuned):
+        if newest(config.folder / "checkpoints") is None:
+            load_into(network.network, read(config.start).state_dict(), Path(config.start))
+        return
     if not config.start:
         return
     source = Path(config.start)
-    shape = read_run(source, VAERun).vae
+    before = replace(read_run(source, VAERun), runs=str(source.parent), name=source.name)  # wherever it is now
+    if before.others:
+        raise ValueError(f"start={source} has trained an autoencoder of diffusers: give start={before.others}")
+    shape = before.vae
     if shape != config.vae:
         raise ValueError(f"start={source} has an autoencoder of another shape, {shape}: set vae as it is there")
     network.load_state_dict(load_part(source, "network"))

@@ -60,8 +60,9 @@ class LatentCache:
         self.facts = facts
         self.frames: list[int] = facts["frames"]
         self.labels: list[int] = facts["label"]
-        segment = facts.get("segment", [])  # that of every file, or one for each
-        self.segments: list[int] = segment if isinstance(segment, list) else [segment] * len(self.frames) * (segment > 0)
+        segment = facts.get("segment", 0)  # that of every file, or one for each
+        each = segment if isinstance(segment, list) else [segment] * len(self.frames)
+        self.segments: list[int] = each if any(each) else []
         self.crops: list[int] = facts["crops"]
         self.flips: bool = facts["flips"]
         self.dtype = DTYPES[facts["dtype"]]
