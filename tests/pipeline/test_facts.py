@@ -10,11 +10,12 @@ import torch
 
 from vidiff.codec.codec import Identity
 from vidiff.data.buckets import Bucket
+from vidiff.diffusion.cascade import LowresConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, LowresConfig
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun
 
 
 def config(**changes: object) -> DiffusionRun:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.codec.files import save_codec
-from vidiff.diffusion.cascade import enlarge, shrink
+from vidiff.diffusion.cascade import LowresConfig, enlarge, shrink
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.process import expand_time
@@ -24,7 +24,7 @@ from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, LowresConfig, SamplingConfig
+from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.sample import build_sampler
 

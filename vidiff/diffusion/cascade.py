@@ -6,7 +6,8 @@ Noise hides how they differ (Ho et al. 2022, cascaded diffusion models, section 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,35 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.process import add_noise, draw_noise
 from vidiff.diffusion.schedule import Schedule
+
+
+@dataclass
+class LowresConfig:
+    """What a super-resolution model enlarges, and how far it trusts that."""
+
+    factor: int = 0  # by which it enlarges height and width to data.size; 0 for a model that makes clips by itself
+    noise: float = 0.1  # largest time to which the low-resolution video is noised in training
+    level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
+
+    def check(self, sides: Sequence[tuple[str, int]]) -> None:
+        """Raises ValueError for values that do not go together, or with the heights and widths of clips.
+
+        Args:
+            sides: how messages call each, and its pixels.
+        """
+        for name, side in sides:
+            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
+                raise ValueError(
+                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
+                    "0 for a model that makes clips by itself"
+                )
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
+        if not 0 <= self.level <= self.noise:
+            raise ValueError(
+                f"lowres.level is {self.level}; give 0 to {self.noise}, which is lowres.noise: the model was not "
+                "trained on more"
+            )
 
 
 def shrink(video: Tensor, factor: int) -> Tensor:

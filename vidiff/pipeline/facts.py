@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vidiff.data.actions.space import ActionSpace
 from vidiff.data.buckets import Bucket, longest_of, nearest_size, shrunk
+from vidiff.diffusion.cascade import LowresConfig
 from vidiff.engine.precision import Precision
 from vidiff.pixels import check_picture, check_video
-from vidiff.recipe.kinds import DiffusionRun, LowresConfig, StudentRun
+from vidiff.recipe.kinds import DiffusionRun, StudentRun
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.video.decode import PLAIN, Treatment

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from vidiff.codec import diffusers
 from vidiff.codec.codec import CodecConfig
 from vidiff.data.options import DataConfig
+from vidiff.diffusion.cascade import LowresConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import check_prediction
 from vidiff.diffusion.grid import Grid
@@ -45,31 +46,6 @@ class SamplingConfig(Guide):
     lag: int = 0  # steps by which each new frame follows the one before; 0 draws all of a window at once
     strategy: dict[str, Any] = field(default_factory=lambda: {"name": "clean"})  # how more than a window is drawn
     count: int = 12  # clips in the grids drawn while training
-
-
-@dataclass
-class LowresConfig:
-    """What a super-resolution model enlarges, and how far it trusts that."""
-
-    factor: int = 0  # by which it enlarges height and width to data.size; 0 for a model that makes clips by itself
-    noise: float = 0.1  # largest time to which the low-resolution video is noised in training
-    level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
-
-    def check(self, data: DataConfig) -> None:
-        """Raises ConfigError for values that do not go together, or with the sizes of clips."""
-        for name, side in data.sides():
-            if self.factor < 0 or self.factor == 1 or (self.factor and side % self.factor):
-                raise ConfigError(
-                    f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
-                    "0 for a model that makes clips by itself"
-                )
-        if not 0 <= self.noise <= 1:
-            raise ConfigError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")
-        if not 0 <= self.level <= self.noise:
-            raise ConfigError(
-                f"lowres.level is {self.level}; give 0 to {self.noise}, which is lowres.noise: the model was not "
-                "trained on more"
-            )
 
 
 @dataclass
@@ -357,7 +333,7 @@ class DiffusionRun(LatentRun):
     def check(self) -> None:
         self.unet.validate()
         super().check()
-        self.lowres.check(self.data)
+        self.lowres.check(self.data.sides())
         if self.text:
             build_text(self.text)
         check_prediction(self.prediction, build_schedule(self.schedule))
