@@ -327,6 +327,7 @@ SHOWN: dict[str, Run | Part] = {
         (CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True
     ),
     # docs/gpu.md
+    "vidiff selftest": Part("tests/selftest runs it on a CPU", understood),
     "vidiff selftest --device cuda --minutes 8 --json selftest.json": Part(
         "wants a GPU; tests/selftest runs it on a CPU", understood
     ),

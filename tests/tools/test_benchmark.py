@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,9 +42,12 @@ def small(tmp_path: Path) -> Path:
 
 
 def measured(part: Any, out: Path, *arguments: str) -> dict[str, Any]:
-    """What a measurement keeps."""
+    """What a measurement keeps, and what the page makes of it."""
     assert part("command").main([*arguments, "--threads", "1", "--json", str(out)]) == 0
-    return json.loads(out.read_text())[arguments[0]]
+    found = json.loads(out.read_text())[arguments[0]]
+    shown = part("page").filled(f"<!-- measured: {arguments[0]} -->\n<!-- end -->", {arguments[0]: found})
+    assert found["machine"]["versions"]["torch"] in shown and "1 of " in shown
+    return found
 
 
 @pytest.mark.parametrize(
@@ -117,26 +121,28 @@ def test_a_step_is_measured_against_a_peer(part: Any, tmp_path: Path, monkeypatc
     apart, joint = (row["flops"] for row in forward["frames"])
     assert apart[1] < 1.1 < joint[1]  # linear in frames but for attention
     assert set(json.loads(out.read_text())) == {"train", "forward"}
-
-
-def test_memory_is_that_of_a_fresh_process(part: Any) -> None:
-    """Whatever this process held at some time."""
-    fresh = part("fresh")
-    big = torch.zeros(1 << 30, dtype=torch.uint8) + 1
-    most = fresh.peak()
-    assert most >= big.nbytes
-    del big
-    assert fresh.run_fresh("benchmarks.fresh:peak") < most
-    with pytest.raises(ValueError, match="nothing failed: AttributeError"):
-        fresh.run_fresh("benchmarks.fresh:nothing")
+    (page := tmp_path / "page.md").write_text("# Speed\n<!-- measured: train -->\nstale\n<!-- end -->\nend\n")
+    assert part("command").main(["page", "--json", str(out), "--page", str(page)]) == 0
+    assert "stale" not in page.read_text() and "| vidiff: width 16, [1, 2], blocks [1, 1] |" in page.read_text()
+    assert (tmp_path / part("page").RATIOS).stat().st_size > 1000
 
 
 def test_draws_are_measured(part: Any, small: Path, tmp_path: Path) -> None:
-    out, few = tmp_path / "found.json", ["--config", str(small), "--steps", "2", "--rounds", "1"]
-    rows = measured(part, out, "sample", *few)["rows"]
+    """Memory of an extension is that of its own process, whatever this one holds."""
+    out, few = tmp_path / "found.json", ["--config", str(small), "--steps", "2"]
+    rows = measured(part, out, "sample", *few, "--rounds", "1")["rows"]
     assert all(0 < row["share"]["median"] <= 1 for row in rows)
+    big = torch.zeros(1 << 30, dtype=torch.uint8) + 1
     found = measured(part, out, "extend", *few, "--windows", "3")
     assert len(found["seconds"]) == 3 and found["peak"] == sorted(found["peak"])
+    assert found["peak"][-1] < big.nbytes <= part("fresh").peak()
+
+
+def test_what_fails_in_a_process_of_its_own_is_told(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh, ended = part("fresh"), subprocess.CompletedProcess([], 1, "", "Traceback\nMemoryError: too large\n")
+    monkeypatch.setattr(fresh.subprocess, "run", lambda *given, **options: ended)
+    with pytest.raises(ValueError, match="nothing failed: MemoryError: too large"):
+        fresh.run_fresh("benchmarks.fresh:nothing")
 
 
 def test_guidance_costs_the_clips_that_it_asks_for(part: Any, small: Path, tmp_path: Path, monkeypatch) -> None:
@@ -153,6 +159,28 @@ def test_each_change_of_the_recipe_is_a_step(part: Any, small: Path, tmp_path: P
     assert names == list(part("ablation").variants(1, False)) and found["rows"][0]["ratio"]["median"] == 1
 
 
+def test_all_runs_each_by_arguments_that_it_has(part: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command, ran = part("command"), []
+
+    def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+        assert Path(words[1]) == ROOT / "tools" / "benchmark.py"
+        ran.append(command.parse(words[2:]))
+        return subprocess.CompletedProcess(words, 2 if len(ran) == 3 else 0)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    out = tmp_path / "found.json"
+    assert command.main(["all", "--json", str(out), "--but", "train", "quality", "--threads", "3"]) == 2
+    assert [args.command for args in ran] == [
+        "forward",
+        "attention",
+        "sample",
+    ]  # which failed, so the rest is not begun
+    assert command.main(["all", "--json", str(out), "--threads", "3"]) == 0
+    threads = {args.command: args.threads for args in ran[3:]}
+    assert list(threads) == list(command.MEASURES) == list(part("page").SECTIONS)
+    assert threads["train"] == 3 and threads["load"] == 1 and {args.json for args in ran} == {out}
+
+
 def test_where_a_curve_comes_down_to_an_error(part: Any) -> None:
     reached = part("quality").reached
     assert reached([(0, 1.0), (1, 0.5), (2, 0.25)], 0.375) == 1.5
@@ -160,10 +188,10 @@ def test_where_a_curve_comes_down_to_an_error(part: Any) -> None:
     assert reached([(0, 1.0), (1, 0.5), (2, 0.6)], 0.5) == 1
 
 
-def test_a_side_of_quality_learns(part: Any, tmp_path: Path) -> None:
+def test_a_side_of_quality_learns(part: Any, small: Path) -> None:
     """vidiff's: the error of the noise falls from 1, which an untrained network has."""
     quality = part("quality")
-    args = part("command").parse(["quality", "--clips", "1", "--batch", "4"])
+    args = part("command").parse(["quality", "--clips", "1", "--batch", "4", "--config", str(small)])
     clips, held_out = quality.data(args)
     assert clips.shape == held_out.shape == (len(quality.LABELS), 3, 16, 8, 8)
     assert clips.std(dim=(0, 2, 3, 4)).allclose(torch.ones(3), atol=1e-2)

@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     print(f"{args.config}, a training step of {args.batch} clips, {args.threads} threads, fp32 unless said")
     for row in rows:
         print(f"{row['name']:<42}{1000 * row['seconds']:>8.0f} ms, {spread(row['ratio'])} times", flush=True)
-    return {"config": str(args.config), "batch": args.batch, "threads": args.threads, "rows": rows}
+    return {"config": str(args.config), "batch": args.batch, "rows": rows}
 
 
 def options(command: argparse.ArgumentParser) -> None:

@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 }
             )
             print(f"{name:<25}{1000 * middle:>9.1f} ms{spread(rows[-1]['ratio']):>24} times{rows[-1]['share']:>6.0%}")
-    return {"threads": args.threads, "rounds": args.rounds, "width": args.width, "rates": rates, "rows": rows}
+    return {"width": args.width, "rates": rates, "rows": rows}
 
 
 def options(command: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,32 @@ from vidiff.store.plain import read_json
 
 from . import ablation, attending, drawing, latents, load, page, quality, steps, stream
 from .timing import ROUNDS, Machine
+from .untrained import untrained
 
+DOOR = Path(__file__).parents[1] / "benchmark.py"
 Options = Callable[[argparse.ArgumentParser], None]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Something that can be measured: how, its options and what they are by default, and how `all` has it shorter."""
+    """Something that can be measured.
+
+    Attributes:
+        says: what it is, for help.
+        run: measures, and returns figures as plain values.
+        options: adds those of its own.
+        rounds: of turns, by default; None where there are none.
+        threads: by default.
+        seeded: whether anything is drawn at random.
+        shorter: arguments with which `all` has it, where it is long.
+    """
 
     says: str
     run: Callable[[argparse.Namespace], dict[str, Any]]
     options: Options
-    defaults: dict[str, Any] = field(default_factory=dict)
+    rounds: int | None = ROUNDS
+    threads: int = 2
+    seeded: bool = True
     shorter: tuple[str, ...] = ()
 
 
@@ -41,32 +55,43 @@ MEASURES = {
     "train": Measure("a training step against the peers, and its memory", steps.train, train_options),
     "forward": Measure("a forward pass against the peers, and longer clips", steps.forward, steps.options),
     "attention": Measure("attention by every backend, and the peer's", attending.measure, attending.options),
-    "sample": Measure(
-        "the network's share of a draw", drawing.sample, drawing.options, {"steps": 20}, ("--rounds", "3")
+    "sample": Measure("the network's share of a draw", drawing.sample, drawing.sample_options, rounds=3),
+    "guidance": Measure("what guidance costs", drawing.guidance, untrained, shorter=("--steps", "4")),
+    "extend": Measure(
+        "memory and time of ten windows against one", drawing.extend, drawing.extend_options, rounds=None
     ),
-    "guidance": Measure("what guidance costs", drawing.guidance, drawing.options),
-    "extend": Measure("memory and time of ten windows against one", drawing.extend, drawing.extend_options),
     "ablation": Measure("a training step with one choice changed", ablation.measure, ablation.options),
     "load": Measure(
         "random clips out of video files, against plain PyAV and torchcodec",
         load.load,
         load.options,
-        {"rounds": 9, "threads": 1},
-        ("--rounds", "3", "--clips", "4"),
+        rounds=9,
+        threads=1,
+        seeded=False,
+        shorter=("--rounds", "3", "--clips", "4"),
     ),
     "latents": Measure(
         "clips from a latent cache against decoding, and against memcpy",
         latents.latents,
         latents.options,
-        {"rounds": 200, "threads": 1},
-        ("--rounds", "50", "--megabytes", "256"),
+        rounds=200,
+        threads=1,
+        shorter=("--rounds", "50", "--megabytes", "256"),
     ),
-    "stream": Measure("a stream's new frame against a window's", stream.stream, stream.options, {"threads": 1}),
+    "stream": Measure(
+        "a stream's new frame against a window's",
+        stream.stream,
+        stream.options,
+        rounds=None,
+        threads=1,
+        shorter=("--frames", "16"),
+    ),
     "quality": Measure(
         "minutes of training to the peer's final error",
         quality.measure,
         quality.options,
-        shorter=("--minutes", "1", "--slices", "20"),
+        rounds=None,
+        shorter=("--minutes", "1", "--seeds", "1", "--slices", "10"),
     ),
 }
 
@@ -77,9 +102,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, measure in MEASURES.items():
         command = commands.add_parser(name, help=measure.says)
         command.set_defaults(work=work)
-        common(command)
+        common(command, measure)
         measure.options(command)
-        command.set_defaults(**measure.defaults)
     command = commands.add_parser("all", help="each of these, in a process of its own, shorter where it is long")
     command.set_defaults(work=everything)
     command.add_argument("--but", nargs="+", choices=MEASURES, default=[], metavar="NAME", help="leave these out")
@@ -91,10 +115,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=int, default=2)
-    command.add_argument("--rounds", type=int, default=ROUNDS, help="turns of all sides that are timed")
-    command.add_argument("--seed", type=int, default=0, help="of weights and input")
+def common(command: argparse.ArgumentParser, measure: Measure) -> None:
+    command.add_argument("--threads", type=int, default=measure.threads)
+    if measure.rounds is not None:
+        command.add_argument("--rounds", type=int, default=measure.rounds, help="turns of all sides that are timed")
+    if measure.seeded:
+        command.add_argument("--seed", type=int, default=0, help="of weights and input")
     command.add_argument("--json", type=Path, help="add the figures to this file as well, in place of older ones")
 
 
@@ -109,7 +135,8 @@ def work(args: argparse.Namespace) -> None:
         known = read_json(args.json) if args.json.exists() else {}
         assert isinstance(known, dict)
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        known[args.command] = {"machine": machine.facts(), **result}
+        given = {name: vars(args)[name] for name in ("threads", "rounds") if name in args}
+        known[args.command] = {"machine": machine.facts(), **given, **result}
         write_whole(args.json, json.dumps(known, indent=1) + "\n")
 
 
@@ -118,8 +145,8 @@ def everything(args: argparse.Namespace) -> None:
     for name, measure in MEASURES.items():
         if name in args.but:
             continue
-        threads = () if name in ("stream", "load", "latents") else ("--threads", str(args.threads))
-        command = [sys.executable, sys.argv[0], name, "--json", str(args.json), *threads, *measure.shorter]
+        threads = ("--threads", str(args.threads)) if measure.threads > 1 else ()  # the others are of one
+        command = [sys.executable, str(DOOR), name, "--json", str(args.json), *threads, *measure.shorter]
         print(f"\n== {name}", flush=True)
         if subprocess.run(command).returncode:
             raise ValueError(f"{name} failed, which says above why; --but {name} leaves it out")

@@ -88,7 +88,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         share = {"median": statistics.median(shares), "min": min(shares), "max": max(shares)}
         rows.append({"sampler": name, "seconds": statistics.median(seconds), "share": share})
         print(f"{name:<12}{rows[-1]['seconds']:>8.2f} s, in the network " + "{median:.1%}".format(**share), flush=True)
-    return {"config": str(args.config), "steps": args.steps, "threads": args.threads, "rows": rows}
+    return {"config": str(args.config), "steps": args.steps, "rows": rows}
 
 
 def guidance(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def guidance(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{row['name']:<28}{spread(row['ratio']):>22} times the time, {row['clips']:.2f} times the clips")
     sides = passes(args)
     print("a guided pass over a plain one: " + ", ".join(f"{name} {spread(each)}" for name, each in sides.items()))
-    return {"config": str(args.config), "steps": args.steps, "threads": args.threads, "rows": rows, "passes": sides}
+    return {"config": str(args.config), "steps": args.steps, "rows": rows, "passes": sides}
 
 
 def passes(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -169,7 +169,7 @@ def extend(args: argparse.Namespace) -> dict[str, Any]:
         f"{ratios['peak']:.3f} times\nwithout what the process held before, {ratios['grown']:.3f} times\n"
         f"a window takes {statistics.median(found['seconds']):.2f} s, a later one {later:.2f} times the first"
     )
-    return found | {**given, "threads": args.threads, "windows": args.windows, "ratio": ratios, "later": later}
+    return found | {**given, "windows": args.windows, "ratio": ratios, "later": later}
 
 
 def extension(
@@ -199,8 +199,9 @@ def extension(
     return found
 
 
-def options(command: argparse.ArgumentParser) -> None:
+def sample_options(command: argparse.ArgumentParser) -> None:
     untrained(command)
+    command.set_defaults(steps=20)
 
 
 def extend_options(command: argparse.ArgumentParser) -> None:

@@ -240,7 +240,7 @@ def load(args: argparse.Namespace) -> dict[str, object]:
                     spent = measure(paths, row, readers, args.rounds, args.clips)
                 rows.append(summary(row, alone, spent))
                 show(rows[-1], row)
-    return {"torch": torch.__version__, "rounds": args.rounds, "clips": args.clips, "rows": rows}
+    return {"torch": torch.__version__, "clips": args.clips, "rows": rows}
 
 
 def summary(row: Row, alone: bool, spent: Spent) -> dict[str, Any]:

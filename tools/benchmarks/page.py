@@ -32,7 +32,8 @@ def machine(found: Found) -> str:
     """Where and when it was measured, in a line."""
     known = found["machine"]
     versions = known["versions"]
-    line = f"{known['processor']}, {found['threads']} of {known['cpus']} cores, {known['cpu_capability']}; "
+    line = f"{known['processor']}, {found['threads']} of {known['cpus']} cores, {known['cpu_capability']}"
+    line += f", {found['rounds']} rounds; " if "rounds" in found else "; "
     line += (
         f"vidiff {versions.get('vidiff', '')}, torch {versions['torch']}; {known['date']}, {known['seconds']:.0f} s."
     )

@@ -196,7 +196,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"seed {seed}: the peer's error is {final:.4f} after {args.minutes:g} minutes; vidiff's {after}", flush=True
         )
     sizes = {name: parameters(side.network) for name, side in sides.items()}
-    given = {"minutes": args.minutes, "batch": args.batch, "threads": args.threads, "codec": args.codec is not None}
+    given = {"minutes": args.minutes, "batch": args.batch, "codec": args.codec is not None}
     return {**given, "config": str(args.config), "trials": trials, "rate": best, "parameters": sizes, "runs": runs}
 
 

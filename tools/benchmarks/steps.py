@@ -70,7 +70,7 @@ def against_peers(args: argparse.Namespace, kind: Pass) -> dict[str, Any]:
         for shape in SHAPES:
             rows.append(pair(side, peer, shape, kind, args.rounds, rates))
             tell(rows[-1])
-    return {"kind": kind, "threads": args.threads, "rounds": args.rounds, "rates": rates, "rows": rows}
+    return {"kind": kind, "rates": rates, "rows": rows}
 
 
 def pair(side: Side, peer: Side, shape: Shape, kind: Pass, rounds: int, rates: dict[str, float]) -> dict[str, Any]:
