@@ -39,6 +39,9 @@ class StudentLoss(DiffusionLoss):
     """Options of a student's loss: those of the diffusion loss, but for bound and rollout, and these."""
 
     steps: int = 16  # times at which the teacher is asked on its way; consistency: 0 for continuous time
+    order: int = (
+        1  # progressive: of the teacher's steps; of second order each has two evaluations, and two may do for four
+    )
     segments: int = 1  # consistency: parts of the way, each to its own end; then as many steps of ddim draw a clip
     # the scale of guidance is drawn from this range for each sample, and told to the student; [1, 1] is the plain model
     guidance: list[float] = field(default_factory=lambda: [1.0, 4.0])
@@ -56,6 +59,8 @@ class StudentLoss(DiffusionLoss):
                 f"loss.steps is {self.steps} and loss.segments {self.segments}; give 0 or more steps, 16 are usual, "
                 "and 1 or more segments"
             )
+        if self.order not in (1, 2):
+            raise ValueError(f"loss.order is {self.order}; give 1, which is DDIM, or 2")
         if len(self.guidance) != 2 or not 0.0 <= self.guidance[0] <= self.guidance[1] < math.inf:
             raise ValueError(f"loss.guidance is {list(self.guidance)}; give the least scale and the largest: [1, 4]")
 
@@ -313,7 +318,8 @@ class Progressive(StudentObjective):
     """Progressive distillation (Salimans & Ho 2022, algorithm 2): one step of the student is several of the teacher.
 
     The student is asked at the times of its own draws alone. From each to the next, the teacher's steps are even in
-    `atan(sigma / alpha)`, as they are in that paper, whose schedule is uniform in it.
+    `atan(sigma / alpha)`, as they are in that paper, whose schedule is uniform in it. They are DDIM's, or with
+    `loss.order` 2 those of `mean_between`,.
 
     Raises:
         ValueError: steps of the teacher that are no multiple of the student's.
@@ -335,13 +341,17 @@ class Progressive(StudentObjective):
 
     def answer(self, x0: Tensor, eps: Tensor, clock: Tensor, learned: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
         assert self.teacher is not None
-        schedule = self.denoiser.schedule
+        schedule, teacher, loss = self.denoiser.schedule, self.teacher, self.student
         x_t = add_noise(schedule, x0, eps, clock)
         end = torch.where(learned, self.path.end(clock), clock)
         x, here, wanted = x_t, clock, torch.zeros_like(x0)
+
+        def ask(x: Tensor, t: Tensor) -> Tensor:
+            return teacher(x, t, lesson)
+
         for part in range(1, self.parts + 1):
             there = end if part == self.parts else angle_between(schedule, clock, end, part / self.parts)
-            estimate = self.teacher(x, here, lesson)
+            estimate = ask(x, here) if loss.order == 1 else mean_between(ask, schedule, x, here, there)
             # the mean so far, over the way to `here`, and what comes after it
             wanted = torch.lerp(wanted, estimate, share_of(schedule, clock, here, there).to(wanted.dtype))
             x, here = ddim_step(schedule, estimate, x, here, there), there
