@@ -23,9 +23,11 @@ from vidiff.objective.vae import VAELoss, VAEObjective
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.plan.estimate import estimate
 from vidiff.plan.sketch import sketch
+from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.load import load
 from vidiff.share.export import export
 from vidiff.train import main
+from vidiff.training.prepare import open_caches, plan_codec
 
 VAE = """\
 kind: vae
@@ -114,15 +116,17 @@ def test_one_is_trained_and_is_a_codec_of_a_run_and_of_diffusers(
     assert all(torch.equal(value, weights[f"network.{key}"]) for key, value in again.state_dict().items())
     assert same(codec, DiffusersCodec(again))
 
-    # a model is trained on its latents, in three ways that mean the same
+    # models take it in three ways that mean the same; one is trained, and shared
     ways = {
-        "run": f"codec.run={run}",
         "path": f"codec={{name: diffusers, path: {run / 'codec'}}}",
         "config": f"codec.config={name}.yaml",
+        "run": f"codec.run={run}",
     }
     for way, key in ways.items():
-        assert main(["model.yaml", f"name={name}-{way}", key, "codec.least=0"]) == 0
-        assert same(Pipeline.from_pretrained(f"runs/{name}-{way}", "cpu").codec, codec)
+        config = load("model.yaml", [f"name={name}-{way}", key, "codec.least=0"])
+        assert isinstance(config, DiffusionRun)
+        assert same(open_caches(config, plan_codec(config, place), place).codec, codec)
+    assert main(["model.yaml", f"name={name}-run", ways["run"], "codec.least=0"]) == 0
     export(Path(f"runs/{name}-run"), Path(f"shared-{name}"), "ada/shapes")
     shared = Pipeline.from_pretrained(f"shared-{name}", "cpu")
     assert same(shared.codec, codec) and bool(shared.generate(frames=2).isfinite().all())
