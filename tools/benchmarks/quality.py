@@ -151,7 +151,7 @@ def data(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
                 found.append(avg_pool3d(video, (1, SHRUNK, SHRUNK)) if codec is None else codec.encode(video).mean)
         return torch.cat(found)
 
-    train, test = read("train", args.clips), read("test", max(1, args.clips // 8))
+    train, test = read("train", args.clips), read("test", max(1, args.clips // 16))
     mean = train.mean(dim=(0, 2, 3, 4), keepdim=True)
     std = train.std(dim=(0, 2, 3, 4), keepdim=True)
     return (train - mean) / std, (test - mean) / std
@@ -208,5 +208,5 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dim", type=int, default=48, help="width of the peer: as many parameters as the recipe's")
     command.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 4], help="of the peer, one a level")
     command.add_argument("--batch", type=int, default=16, help="clips of a step")
-    command.add_argument("--clips", type=int, default=64, help="of each label to learn from; an eighth is held out")
+    command.add_argument("--clips", type=int, default=64, help="of each label to learn from; a sixteenth is held out")
     command.add_argument("--slices", type=int, default=40, help="turns, after each of which both errors are measured")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vidiff.engine.precision import Precision
 from vidiff.plan.trace import trace
 
 from .fresh import forget_peak, held, peak, run_fresh
@@ -67,15 +68,23 @@ def against_peers(args: argparse.Namespace, kind: Pass) -> dict[str, Any]:
     for name in args.peers:
         peer = PEERS[name](args.dim, tuple(args.multipliers))
         side = ours(matching(peer.parameters, tuple(args.multipliers)))
+        precision = chosen_precision(side, SHAPES[0])
         for shape in SHAPES:
-            rows.append(pair(side, peer, shape, kind, args.rounds, rates))
+            rows.append(pair((side, peer), shape, kind, precision, args.rounds, rates))
             tell(rows[-1])
     return {"kind": kind, "rates": rates, "rows": rows}
 
 
-def pair(side: Side, peer: Side, shape: Shape, kind: Pass, rounds: int, rates: dict[str, float]) -> dict[str, Any]:
-    """Of one peer at one shape."""
-    precision = chosen_precision(side, shape)
+def pair(
+    sides: tuple[Side, Side], shape: Shape, kind: Pass, precision: Precision, rounds: int, rates: dict[str, float]
+) -> dict[str, Any]:
+    """Of vidiff and one peer at one shape.
+
+    Args:
+        precision: in which vidiff is timed as well.
+        rates: of the machine, as `machine_rates`.
+    """
+    side, peer = sides
     works: dict[str, Callable[[], object]] = {"ours": work(side, shape, kind), "theirs": work(peer, shape, kind)}
     if precision != "fp32":
         works["chosen"] = work(side, shape, kind, precision)
