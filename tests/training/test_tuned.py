@@ -128,6 +128,7 @@ def test_one_is_trained_and_is_a_codec_of_a_run_and_of_diffusers(
         assert same(open_caches(config, plan_codec(config, place), place).codec, codec)
     assert main(["model.yaml", f"name={name}-run", ways["run"], "codec.least=0"]) == 0
     export(Path(f"runs/{name}-run"), Path(f"shared-{name}"), "ada/shapes")
+    assert "runs" not in Path(f"shared-{name}/codec/config.json").read_text(), "no path of this machine"
     shared = Pipeline.from_pretrained(f"shared-{name}", "cpu")
     assert same(shared.codec, codec) and bool(shared.generate(frames=2).isfinite().all())
     shutil.move(f"elsewhere-{name}", f"theirs/{name}")

@@ -27,6 +27,9 @@ def save_codec(folder: Path, codec: Codec) -> None:
         facts: dict[str, Any] | None = None
         if isinstance(codec, DiffusersCodec):
             codec.network.save_pretrained(scratch)
+            config = read_json(Path(scratch) / "config.json")
+            config.pop("_name_or_path", None)  # where it was read from, which is nobody's business
+            (Path(scratch) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             facts = {"name": "diffusers"}
         else:
             state = {key: value.contiguous().cpu() for key, value in codec.state_dict().items()}
