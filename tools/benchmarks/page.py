@@ -254,7 +254,7 @@ def draw_curves(found: Found, out: Path) -> None:
     for number, run in enumerate(found["runs"]):
         for side, colour in (("ours", "C0"), ("theirs", "C1")):
             label = {"ours": "vidiff", "theirs": "video-diffusion-pytorch"}[side] if not number else None
-            axes.plot(*zip(*run[side]["curve"][1:], strict=True), color=colour, label=label)
+            axes.plot(*zip(*run[side]["curve"], strict=True), color=colour, label=label)
     axes.set(xlabel="minutes of training", ylabel="error of the noise, held-out clips", yscale="log")
     axes.legend()
     figure.savefig(out, dpi=110)

@@ -185,16 +185,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for side in sides.values():
                 side.learn(clips, args.batch, 60 * args.minutes * part / args.slices)
                 side.look(held_out)
-        final = sides["theirs"].curve[-1][1]
+        whole, final = sides["theirs"].curve[-1]
         minutes = reached(sides["ours"].curve, final)
         run = {name: {"curve": side.curve, "steps": side.steps} for name, side in sides.items()}
-        runs.append(
-            {"seed": seed, **run, "minutes": minutes, "share": None if minutes is None else minutes / args.minutes}
-        )
+        runs.append({"seed": seed, **run, "minutes": minutes, "share": None if minutes is None else minutes / whole})
         after = "never" if minutes is None else f"after {minutes:.2f} minutes"
-        print(
-            f"seed {seed}: the peer's error is {final:.4f} after {args.minutes:g} minutes; vidiff's {after}", flush=True
-        )
+        print(f"seed {seed}: the peer's error is {final:.4f} after {whole:.2f} minutes; vidiff's {after}", flush=True)
     sizes = {name: parameters(side.network) for name, side in sides.items()}
     given = {"minutes": args.minutes, "batch": args.batch, "codec": args.codec is not None}
     return {**given, "config": str(args.config), "trials": trials, "rate": best, "parameters": sizes, "runs": runs}
