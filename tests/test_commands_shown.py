@@ -130,6 +130,7 @@ GAMES = (
     "--out data/games --episodes 60 --held-out 8 --frames 24 --size 128"
 )
 WORLD = "vidiff record breakout --out data/breakout --episodes 400 --held-out 48 --size 128"
+DOOM = "vidiff record VizdoomHealthGathering-v1 --out data/doom --episodes 400 --held-out 48 --hold 2 --size 128"
 FEW = "--episodes 1 --held-out 1 --frames 12 --start 1 --processes 1"
 DEMO = {"generated": 16, "extended": 40}  # frames of what it makes
 TWO = {"--nproc-per-node 8": "--nproc-per-node 2"}
@@ -207,6 +208,11 @@ SHOWN: dict[str, Run | Part] = {
         instead={"--starts 4 --new 24": "--starts 2 --given 1 --new 5"},
         leaves={"worlds_breakout.json": 0, "worlds_breakout.gif": 6},
         slow=True,
+    ),
+    DOOM: Run(add=FEW, leaves={"data/doom/train/0000.mp4": 12}, slow=True),
+    "vidiff train doom": Run((DOOM,), instead={"train doom": "train configs/doom.yaml"}, slow=True),
+    "vidiff evaluate --run runs/doom --follow": Run(
+        ("vidiff train doom",), add="--starts 2 --given 1 --new 5", leaves={"runs/doom/follow.gif": 6}, slow=True
     ),
     # docs/codec.md: eight games
     GAMES: Run(add=FEW, instead={"data/games": "data/eight"}, leaves={"data/eight/train/asteroids/0000.mp4": 12}),
