@@ -197,7 +197,8 @@ def score_way(way: Way, held: Held, protocol: FewProtocol) -> dict[str, Any]:
 
 def score_prediction(made: Tensor, real: Tensor, given: int) -> dict[str, float]:
     """The squared error over what moves in the frames after the given ones, as a share of that which the last given
-    frame has, repeated: of the "first", of the "last" and of "all". Both videos are `(n, 3, f, h, w)`.
+    frame has, repeated: of the "first", of the "last" and of "all"; NaN of a frame in which nothing moves. Both videos
+    are `(n, 3, f, h, w)`.
 
     Raises:
         ValueError: nothing moves in those frames.
@@ -208,7 +209,7 @@ def score_prediction(made: Tensor, real: Tensor, given: int) -> dict[str, float]
         return ((video.double() - after).square() * moves).sum((0, 1, 3, 4))  # of each frame
 
     own, of_last = error(made[:, :, given:]), error(real[:, :, given - 1 : given])
-    if not of_last.min() > 0:
+    if not of_last.sum() > 0:
         raise ValueError(f"nothing moves in the frames that follow the {given} given ones: give others with --data")
     share = own / of_last
     return {"first": float(share[0]), "last": float(share[-1]), "all": float(own.sum() / of_last.sum())}
