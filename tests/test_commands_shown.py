@@ -209,7 +209,7 @@ SHOWN: dict[str, Run | Part] = {
         leaves={"worlds_breakout.json": 0, "worlds_breakout.gif": 6},
         slow=True,
     ),
-    DOOM: Run(add=FEW, leaves={"data/doom/train/0000.mp4": 12}, slow=True),
+    DOOM: Run(add=f"{FEW} --policy random", leaves={"data/doom/train/0000.mp4": 12}, slow=True),
     "vidiff train doom": Run((DOOM,), instead={"train doom": "train configs/doom.yaml"}, slow=True),
     "vidiff evaluate --run runs/doom --follow": Run(
         ("vidiff train doom",), add="--starts 2 --given 1 --new 5", leaves={"runs/doom/follow.gif": 6}, slow=True
