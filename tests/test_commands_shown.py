@@ -464,9 +464,12 @@ def test_python_of_the_codec_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_settings_of_the_codec_page_go_with_its_recipe(tmp_path: Path) -> None:
-    (block,) = blocks("docs/codec.md", "yaml")
-    (tmp_path / "sharper.yaml").write_text(f"base: {ROOT}/configs/real_vae.yaml\n{block}")
+    tuned, sharper = blocks("docs/codec.md", "yaml")
+    (tmp_path / "sharper.yaml").write_text(f"base: {ROOT}/configs/real_vae.yaml\n{sharper}")
     assert load(tmp_path / "sharper.yaml").loss.adversarial == 0.5
+    (tmp_path / "tuned.yaml").write_text(tuned)
+    config = load(tmp_path / "tuned.yaml")
+    assert (config.kind, config.start, config.data.frames) == ("vae", "FOLDER", 1)
 
 
 def test_the_script_for_slurm_starts_what_the_page_shows(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from vidiff.engine.loop import Diverged
 
 ROOT = Path(__file__).parents[2]
 THIN = sorted(
-    path.name for path in (ROOT / "tools").glob("*.py") if "import main" in path.read_text()
+    path.name
+    for path in (ROOT / "tools").glob("*.py")
+    if re.search(r"^from vidiff\.\S+ import main$", path.read_text(), re.MULTILINE)
 )  # the others have no module in vidiff/cli
 
 
