@@ -329,11 +329,10 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/extend.py clip.mp4 --frames 1000 --run runs/shapes_causal": Run(
         (CAUSAL,), add="--steps 2", leaves={"extended.mp4": 1000}, slow=True
     ),
-    "python tools/compare_extend.py --run runs/shapes_causal --clips 12 --batch 12 --steps 9 --history 2.5 --strategies "
-    "stream": Run((CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True),
-    "python tools/compare_extend.py --run runs/shapes --clips 12 --batch 12 --steps 9 --history 2.5 --strategies clean": (
-        drawn(add="--clips 2 --steps 2 --frames 24 --out windowed", slow=True)
-    ),
+    "python tools/compare_extend.py --run runs/shapes_causal --clips 12 --batch 12 --steps 9 --history 2.5 "
+    "--strategies stream": Run((CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True),
+    "python tools/compare_extend.py --run runs/shapes --clips 12 --batch 12 --steps 9 --history 2.5 "
+    "--strategies clean": (drawn(add="--clips 2 --steps 2 --frames 24 --out windowed", slow=True)),
     # docs/gpu.md
     "vidiff selftest": Part("tests/selftest runs it on a CPU", understood),
     "vidiff selftest --device cuda --minutes 8 --json selftest.json": Part(
