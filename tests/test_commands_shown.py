@@ -7,113 +7,37 @@ it is checked. All commands share a folder, and each is run once, after those th
 from __future__ import annotations
 
 import os
-import re
-import runpy
 import shlex
 import subprocess
 import sys
-import tempfile
 import types
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shown import PAGES, architecture, blocks, commands, installs, nothing, parses, recipe, understood
 from workplace import ROOT, Part, Run, Workplace
 
-from vidiff.cli import module_of
 from vidiff.cli.make.demo import parse as parse_demo
 from vidiff.metrics.features import Features
 from vidiff.recipe.load import load
 from vidiff.video.reader import read_video
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-STARTS = (
-    "python",
-    "vidiff",
-    "torchrun",
-    "make",
-    "pip",
-    "tensorboard",
-    "apt-get",
-)  # of commands in a sentence
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
-
-
-def commands(page: str) -> list[str]:
-    """The command lines of a page, each as `shlex.join` writes it, without comments."""
-    lines = []
-    for block in blocks(page, "sh"):
-        if not block.startswith("#!"):
-            lines += block.replace("\\\n", " ").splitlines()
-    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.S | re.M)
-    lines += re.findall(rf"`((?:{'|'.join(STARTS)})\s[^`]+)`", prose)
-    words = (shlex.split(part, comments=True) for line in lines for part in line.split(" && "))
-    return [shlex.join(some) for some in words if some]
-
-
-# What is checked of a command that is not run
-
-
-def installs(words: list[str]) -> None:
-    """pip's arguments: extras and files are there."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert words[:2] == ["pip", "install"]
-    for before, word in pairwise(words):
-        extra = re.fullmatch(r"(?:\.|vidiff)\[(.+)\]", word)
-        if extra:
-            assert set(extra[1].split(",")) <= set(project["optional-dependencies"]), word
-        elif before == "-c":
-            assert (ROOT / word).is_file()
-
-
-def recipe(words: list[str]) -> list[str]:
-    """The commands of ours that make would run."""
-    done = subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = (shlex.split(line) for line in done.stdout.replace("\\\n", " ").splitlines() if line.startswith(".venv"))
-    return [shlex.join(["python", *rest]) for _, *rest in lines if rest[:2] != ["-m", "pip"]]
-
-
-def parses(words: list[str]) -> None:
-    """A tool's arguments are ones that it has."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "tools"))
-        runpy.run_path(str(ROOT / words[1]))["main"].__globals__["parse"](words[2:])
-
-
-def architecture(words: list[str]) -> None:
-    """The tool's picture is the one that the page shows."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "plan.svg"
-        subprocess.run([sys.executable, str(ROOT / words[1]), "--out", str(out)], check=True)
-        assert out.read_bytes() == (ROOT / "docs" / "architecture.svg").read_bytes()
-
-
-def understood(words: list[str]) -> None:
-    """The command's arguments are ones that it has."""
-    module_of(words[1]).parse(words[2:])
-
-
-def nothing(words: list[str]) -> None:
-    pass
-
-
 TRAIN = "python -m vidiff.train configs/{}.yaml".format
-SHAPES, LONG, CAUSAL, STUDENT, TEXT, SR, MINE, UCF, REAL = map(
+SHAPES, LONG, CAUSAL, GUIDED, STUDENT, TEXT, SR, MINE, UCF, REAL = map(
     TRAIN,
-    ("shapes", "shapes_long", "shapes_causal", "shapes_student", "shapes_text", "shapes_sr", "mine", "ucf", "real_vae"),
+    (
+        *("shapes", "shapes_long", "shapes_causal", "shapes_guided", "shapes_student", "shapes_text", "shapes_sr"),
+        *("mine", "ucf", "real_vae"),
+    ),
 )
 CLASSIFIER, UNLABELLED = TRAIN("shapes_classifier"), TRAIN("shapes_unlabelled")
+TEXTURE = TRAIN("texture_sr128"), TRAIN("texture_sr256")
+BOTH = "--run runs/texture_sr128 --upscale runs/texture_sr256"
+ROLLOUT = f"{CAUSAL} name=shapes_rollout loss.rollout=0.5"
+STREAMS = "python tools/compare_extend.py --run runs/shapes_causal --others runs/shapes_rollout"
 LIST = "python tools/list_real.py --out data/real.jsonl"
 MOTION = "python tools/make_network.py motion --data data/shapes --out networks/motion"
 AVERAGE = "python tools/ema.py runs/mine --width 0.08"
@@ -177,8 +101,6 @@ SHOWN: dict[str, Run | Part] = {
         add="--episodes 1 --held-out 0 --frames 4 --start 3 --processes 1",
         leaves={"data/games/train/pong/0000.mp4": 4, "data/games/train/breakout/0000.actions.npy": 0},
     ),
-    "pip install 'vidiff[games]'": installed,
-    "pip install 'vidiff[parquet]'": installed,
     # docs/worlds.md
     "python tools/picture_play.py http://127.0.0.1:7861/ --keys Space:4 ArrowRight:30 ArrowLeft:30 ArrowRight:12 "
     "--out docs/play.png": Part("needs a page that is served", parses),
@@ -261,6 +183,12 @@ SHOWN: dict[str, Run | Part] = {
     SR: Run(),
     "python tools/generate.py --run runs/shapes --upscale runs/shapes_sr": Run((SHAPES, SR)),
     "python tools/edit.py upscale clip.mp4 --run runs/shapes_sr": Run((SR,)),
+    TEXTURE[0]: Run(slow=True),
+    TEXTURE[1]: Run(TEXTURE[:1], slow=True),
+    f"python tools/edit.py upscale clip.mp4 {BOTH}": Run(TEXTURE, slow=True),
+    f"python tools/evaluate.py {BOTH} --few 1 4 12 --starts 12 --new 2 --network efficientnet": Run(
+        TEXTURE, add="--starts 2", leaves={"runs/texture_sr128/few_steps.json": 0}, slow=True
+    ),
     # docs/use.md: guidance
     CLASSIFIER: Run((SHAPES,)),
     LONG: Run((SHAPES,)),
@@ -285,8 +213,6 @@ SHOWN: dict[str, Run | Part] = {
     ),  # without serving the page, which tests/study does
     MOTION: Run((SHAPES,), add="--steps 20", leaves={"networks/motion/network.json": 0}, slow=True),
     "python tools/evaluate.py --run runs/shapes --network networks/motion": Run((MOTION,), slow=True),
-    "pip install 'vidiff[perceptual]'": installed,
-    "pip install 'vidiff[diffusers]'": installed,
     # docs/use.md: completion; tests/cli/test_main.py asks for some
     "pip install 'vidiff[completion]'": installed,
     "eval '$(register-python-argcomplete vidiff)'": Part("changes the shell", nothing),
@@ -312,7 +238,10 @@ SHOWN: dict[str, Run | Part] = {
     **dict.fromkeys(
         (
             f"pip install 'vidiff[{name}]'"
-            for name in ("app", "diffusers", "hub", "parquet", "play", "remote", "tensorboard", "torchcodec")
+            for name in (
+                *("app", "diffusers", "games", "hub", "parquet", "perceptual", "play", "remote", "tensorboard"),
+                *("torchcodec", "triton"),
+            )
         ),
         installed,
     ),
@@ -326,26 +255,43 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/benchmark.py load": Part("minutes of timing", parses),
     # docs/long.md: streams
     CAUSAL: Run((SHAPES,)),
+    f"{CAUSAL} start=runs/shapes_long 'data.stride=[1,4]' data.least_stride=0.6": Part(
+        "as the recipe alone, above, from another run", understood
+    ),
     "python tools/extend.py clip.mp4 --frames 1000 --run runs/shapes_causal": Run(
         (CAUSAL,), add="--steps 2", leaves={"extended.mp4": 1000}, slow=True
     ),
-    "python tools/compare_extend.py --run runs/shapes_causal --clips 12 --batch 12 --steps 9 --history 2.5 "
+    "python tools/compare_extend.py --run runs/shapes_causal --clips 12 --batch 12 --steps 9 --history 2.5 none "
     "--strategies stream": Run((CAUSAL,), add="--clips 2 --steps 2 --frames 24 --out streamed", slow=True),
-    "python tools/compare_extend.py --run runs/shapes --clips 12 --batch 12 --steps 9 --history 2.5 "
+    "python tools/compare_extend.py --run runs/shapes --clips 12 --batch 12 --steps 9 --history 2.5 none "
     "--strategies clean": (drawn(add="--clips 2 --steps 2 --frames 24 --out windowed", slow=True)),
+    ROLLOUT: Run((SHAPES,), slow=True),
+    f"{STREAMS} --clips 12 --batch 12 --steps 9 --history none --strategies stream": Run(
+        (CAUSAL, ROLLOUT), add="--clips 2 --steps 2 --frames 24 --out both", slow=True
+    ),
+    f"{STREAMS} --clips 4 --batch 4 --steps 9 --history none --strategies stream --frames 1000 --chunk 50": Run(
+        (CAUSAL, ROLLOUT), add="--clips 2 --steps 2 --frames 60 --out far", slow=True
+    ),
     # docs/gpu.md
     "vidiff selftest": Part("tests/selftest runs it on a CPU", understood),
     "vidiff selftest --device cuda --minutes 8 --json selftest.json": Part(
         "wants a GPU; tests/selftest runs it on a CPU", understood
     ),
     # docs/few_steps.md
-    STUDENT: Run((SHAPES,)),
-    "python tools/generate.py --run runs/shapes_student --label red_square --guidance 2": Run(
-        (STUDENT,), leaves={"clip.mp4": 16}
+    GUIDED: Run((SHAPES,)),
+    STUDENT: Run((GUIDED,)),
+    "python tools/generate.py --run runs/shapes_guided --label red_square --guidance 2": Run(
+        (GUIDED,), leaves={"clip.mp4": 16}
     ),
-    "vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_student": Run(
+    "vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_guided runs/shapes_student": Run(
         (STUDENT,), add="--few 2 1 --starts 12 --given 2 --new 2", leaves={"runs/shapes/few_steps.json": 0}
     ),
+    "vidiff evaluate --run runs/shapes --few 18 9 5 --sampler unipc --seed 500": Part(
+        "as the command above", understood
+    ),
+    "vidiff evaluate --run runs/shapes_guided --few 9 6 5 4 --seed 500": Part("as the command above", understood),
+    "vidiff evaluate --run runs/shapes --few 18 9 5 --sampler unipc --grid '{kind: logistic, half: -4.86}' "
+    "--seed 500": Part("as the command above", understood),
     "vidiff evaluate --run runs/breakout --few 8 2 1 --students runs/breakout_student --new 4": Run(
         ("vidiff train breakout",),
         add="--few 2 1 --starts 2 --given 1",
@@ -358,8 +304,7 @@ SHOWN: dict[str, Run | Part] = {
             "python tools/benchmark.py all --json docs/speed.json",
             "python tools/benchmark.py quality --minutes 10 --codec runs/shapes_vae --json docs/speed.json",
             "python tools/benchmark.py ablation --compile",
-            "python tools/benchmark.py stream",
-            "python tools/benchmark.py page",
+            *(f"python tools/benchmark.py {name}" for name in ("stream", "play", "page")),
         ),
         Part("minutes of timing; tests/tools/test_benchmark.py", parses),
     ),

@@ -42,6 +42,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "gradio": "app",
     "gymnasium": "games",
+    "triton": "triton",
     **dict.fromkeys(("fsspec", "aiohttp"), "remote"),
     **dict.fromkeys(("starlette", "uvicorn", "websockets"), "play"),
     **dict.fromkeys(("flask", "krippendorff", "waitress", "werkzeug"), "study"),

@@ -134,6 +134,8 @@ def test_one_command_trains_codec_and_model(place: Place) -> None:
     assert read_video(runs / "tiny_vae" / "samples" / "step-0000004.mp4").shape[1] == 2
     facts = json.loads((runs / "tiny" / "data.json").read_text())
     assert len(facts["labels"]) == 12 and facts["fps"] == 16
+    halves = [line["val/half"] for line in read_metrics(runs / "tiny" / "metrics.jsonl") if "val/half" in line]
+    assert facts["half"] == halves[-1] and -14 < facts["half"] < 6
 
 
 def test_the_same_command_again_has_nothing_to_do(place: Place) -> None:

@@ -40,7 +40,7 @@ def make(options: argparse.Namespace) -> None:
         if options.data is None or options.steps < 20:
             raise ValueError("motion is trained on clips: name them with --data, and take 20 or more --steps")
         index = index_of(DataConfig(options.data), Path("runs"), "train")
-        windows = choose_windows(index, 2 * options.frames, SIZE)
+        windows = choose_windows(index, 2 * options.frames, SIZE, lower="--frames")
         if len(windows) > options.clips:
             windows = choose_windows(index, 2 * options.frames, SIZE, count=options.clips)
         parts = tqdm(range(0, len(windows), 8), desc="clips", unit="batch")

@@ -23,6 +23,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--held-out", type=int, default=0, help="pairs of label and direction that training leaves out, with --straight"
     )
+    parser.add_argument(
+        "--texture", type=int, default=0, metavar="FACTOR", help="fine random texture, gone when shrunk by FACTOR"
+    )
     parser.add_argument("--force", action="store_true", help="replace a set that was made with other options")
     return parser.parse_args(arguments)
 

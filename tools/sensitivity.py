@@ -42,7 +42,7 @@ def tabulate(options: argparse.Namespace) -> None:
     index = index_of(DataConfig(options.real), Path("runs"), options.split)
     parts = []
     for network, count in zip(networks, options.clips or [None] * len(networks), strict=True):
-        chosen = choose_windows(index, options.frames, options.size, count=count)
+        chosen = choose_windows(index, options.frames, options.size, count=count, lower="--frames")
         if len(chosen) < 4:
             raise ValueError(f"{options.real} has {len(chosen)} clips of {options.frames} frames; 4 are needed")
         video = torch.cat([chosen.read(range(n, min(n + 8, len(chosen)))) for n in range(0, len(chosen), 8)])

@@ -62,6 +62,8 @@ def test_files_too_short_are_told() -> None:
         assert long_enough([5, 5, 4], [3, 5, 5], 1, "clips") == [0, 1]
     with pytest.raises(DataError, match="4 frames at stride 3 needs 10 frames, but the longest file in clips has 9"):
         long_enough([7, 6, 9], 4, 3, "clips")
+    with pytest.raises(DataError, match="has 9: lower --frames"):
+        long_enough([7, 6, 9], 4, 3, "clips", "--frames")
 
 
 def test_a_clip_is_a_window_of_its_file(four: Index) -> None:

@@ -128,3 +128,9 @@ def test_a_killed_search_leaves_no_process(tmp_path: Path) -> None:
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < began + 100
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_without_a_process_nothing_can_be_opened(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match=f"workers is {workers}: give 1 or more"):
+        next(probe_all([], workers))

@@ -17,6 +17,7 @@ def full(count: int = 4) -> Condition:
         lowres_log_snr=torch.arange(float(count)),
         stride=torch.full((count,), 2),
         action=torch.randn(count, 3, 2, 5),
+        control=torch.randn(count, 3, 2, 4, 4),
     )
 
 
@@ -47,6 +48,30 @@ def test_actions_are_dropped_by_themselves() -> None:
     assert 70 < int(gone.sum()) < 130 and dropped.label is condition.label and dropped.text_mask is condition.text_mask
     assert torch.equal(dropped.action[~gone], condition.action[~gone])
     assert condition.drop(0.5, torch.Generator().manual_seed(0)).action is condition.action
+
+
+def test_a_control_that_is_dropped_is_noise_alone() -> None:
+    condition = full(200)
+    dropped = condition.drop(0.5, torch.Generator().manual_seed(0), names=("control",))
+    gone = dropped.control_log_snr == -20
+    assert 70 < int(gone.sum()) < 130 and (dropped.control_log_snr[~gone] == 20).all()
+    assert not dropped.control[gone].any() and torch.equal(dropped.control[~gone], condition.control[~gone])
+    assert dropped.lowres is condition.lowres and dropped.action is condition.action
+    both = condition.cat(condition.without("control"))
+    assert both.control_log_snr.tolist() == [20.0] * 200 + [-20.0] * 200
+
+
+def test_a_video_that_may_be_unknown_is_noise_alone_and_another_must_be_there() -> None:
+    like, condition = torch.randn(2, 3, 2, 4, 4), Condition(lowres=torch.ones(2, 3, 2, 4, 4))
+    assert not condition.shown("control", like).any() and condition.noise_of("control", like).tolist() == [-20, -20]
+    assert condition.shown("lowres", like) is condition.lowres and condition.noise_of("lowres", like).tolist() == [
+        20,
+        20,
+    ]
+    with pytest.raises(ValueError, match=r"condition\.lowres is missing: use `upscale`"):
+        Condition().shown("lowres", like)
+    with pytest.raises(ValueError, match=r"condition\.control is \(2, 3, 2, 4, 4\); expected \(2, 3, 2, 8, 8\)"):
+        Condition(control=like).shown("control", torch.zeros(2, 3, 2, 8, 8))
 
 
 def test_what_led_to_frames_that_are_left_out_leads_to_the_next() -> None:
@@ -99,7 +124,7 @@ def test_cat_repeat_and_rows() -> None:
 
 def test_a_name_is_asked_for_while_any_sample_asks_for_it() -> None:
     condition = full()
-    assert ASKED == ("label", "text", "action") and all(condition.asks(name) for name in ASKED)
+    assert ASKED == ("label", "text", "action", "control") and all(condition.asks(name) for name in ASKED)
     assert not any(condition.without(*ASKED).asks(name) or Condition().asks(name) for name in ASKED)
     assert not any(condition.null().asks(name) for name in TOGETHER) and condition.null().asks("action")
     silent = condition.without("text")

@@ -65,6 +65,28 @@ def test_the_bell_is_logistic_on_both_sides_and_begins_in_noise() -> None:
         assert float(schedule.log_snr(Grid()(schedule, count, DOUBLE))[0]) == pytest.approx(-6.0)
 
 
+def test_a_bell_follows_where_half_is_known() -> None:
+    schedule = Flow()
+    for half, below in ((0.0, 2.45), (-1.5, 1.94), (-2.5, 1.6), (-12.0, 0.5)):
+        for count in (5, 10, 20):
+            log_snr = schedule.log_snr(Grid(half=half)(schedule, count, DOUBLE))
+            assert log_snr[[0, -1]].tolist() == pytest.approx([-7.0, 5.6 + 4.5 * math.log(count / 10)])
+            off = log_snr - (2.7 + math.log(count / 10) + 1.7 * half)
+            share = torch.sigmoid(off / torch.where(off < 0, below, 3.25)).diff()
+            torch.testing.assert_close(share, share.mean().expand(count - 1), rtol=1e-5, atol=1e-12)
+    told = schedule.log_snr(Grid(half=-1.5, ends=[-8.0, 5.0])(schedule, 9, DOUBLE))
+    assert told[[0, -1]].tolist() == pytest.approx([-8.0, 5.0])
+    for count in (1, 2, 3):  # pure noise must not pass for a clip
+        assert float(schedule.log_snr(Grid(half=-1.5)(schedule, count, DOUBLE))[0]) == pytest.approx(-7.0)
+    assert float(schedule.log_snr(Grid(half=-0.5)(schedule, 999, DOUBLE))[-1]) == pytest.approx(10.0, abs=1e-6)
+
+
+def test_what_was_measured_of_a_model_moves_a_bell_that_was_told_nothing() -> None:
+    assert Grid().measured(-2.0) == Grid(half=-2.0) and Grid().measured(None) == Grid()
+    for told in (Grid(half=-1.0), Grid(ends=[-8.0, 5.0]), Grid(kind="karras")):
+        assert told.measured(-2.0) == told
+
+
 @pytest.mark.parametrize("count", [1, 3, 7, 10, 20, 999, 1000])
 @pytest.mark.parametrize("kind", SUBSEQUENCES)
 def test_subsequences_are_those_of_diffusers(kind: str, count: int) -> None:
@@ -97,6 +119,8 @@ def test_steps_are_between_two_times_each() -> None:
         (lambda: Grid(ends=[-5.0]), r"ends is \[-5.0\]"),
         (lambda: Grid(kind="leading", ends=[-5.0, 5.0]), "a grid of kind leading has its own: leave it out"),
         (lambda: Grid(rho=7.0), "rho is 7.0, but a grid of kind logistic has none"),
+        (lambda: Grid(kind="karras", half=-2), "half is -2, but a grid of kind karras does not ask"),
+        (lambda: Grid(half=-15.0), "half is -15.0; give a log-SNR from -14 to 6"),
         (lambda: Grid(kind="karras", rho=0.0), "rho is 0.0; give a positive number"),
         (lambda: Grid()(Cosine(), 0), "steps is 0; give 1 or more"),
         (lambda: Grid(kind="trailing")(Linear(), 1001), "steps is 1001, but the schedule has 1000 discrete steps"),

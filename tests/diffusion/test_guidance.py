@@ -413,11 +413,10 @@ def test_bad_input_is_named() -> None:
         Threshold(exact(), 0.995)
     with pytest.raises(ValueError, match=r"floor = 0\.0 must be positive"):
         Threshold(exact(), floor=0.0)
-    with pytest.raises(ValueError, match=r"scales = \{\} is empty; give one for any of action, history, label, text"):
+    names = "action, control, history, label, text"
+    with pytest.raises(ValueError, match=rf"scales = \{{\}} is empty; give one for any of {names}"):
         ClassifierFree(exact(), {})
-    with pytest.raises(
-        ValueError, match="unknown condition to guide on 'labels'; choose one of action, history, label, text"
-    ):
+    with pytest.raises(ValueError, match=f"unknown condition to guide on 'labels'; choose one of {names}"):
         ClassifierFree(exact(), {"labels": 2.0})
     with pytest.raises(ValueError, match=r"history needs a mask and a scale: scales = \{'history': 2\.0\}, with 0"):
         ClassifierFree(exact(), {"history": 2.0})

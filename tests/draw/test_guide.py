@@ -133,9 +133,8 @@ def test_an_option_is_the_library_s_own(pipe: Pipeline, asked: dict, library: di
 
 
 def test_every_option_changes_the_draw_in_a_call_and_in_a_config(pipe: Pipeline) -> None:
-    assert EVERY.keys() == asdict(Guide()).keys() - {"separate", "text_guidance", "action_guidance"}, (
-        "these need more than a label"
-    )
+    more = {"separate", "text_guidance", "action_guidance", "control_guidance"}  # these need more than a label
+    assert EVERY.keys() == asdict(Guide()).keys() - more
     for name, value in EVERY.items():
         make = extend if name == "history_level" else generate
         changed = make(pipe, **{name: value})
@@ -253,7 +252,7 @@ def test_the_label_and_known_frames_apart(pipe: Pipeline) -> None:
         ({"apg": {"radius": 0.0}}, "apg: radius = 0.0 must be positive"),
         ({"apg": {"momentum": 0.5}}, "apg: momentum = 0.5 must be above -1"),
         ({"apg": {"eta": 0.0}, "separate": True}, "apg is {'eta': 0.0}, but it changes one difference"),
-        ({"apg": {"eta": 0.0}, "text_guidance": 2.0}, "leave out apg, or separate, text_guidance and action_guidance"),
+        ({"apg": {"eta": 0.0}, "text_guidance": 2.0}, "leave out apg, or separate, text_guidance, action_guidance"),
         ({"threshold": {"percentile": 99.0}}, "threshold is {'percentile': 99.0}; it needs a floor"),
         ({"threshold": {"floor": 0.0}}, "threshold: floor = 0.0 must be positive"),
         ({"threshold": {"floor": 1.0, "percentile": 10.0}}, "threshold: percentile = 10.0 must be from 50 to 100"),

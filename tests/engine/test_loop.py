@@ -274,7 +274,7 @@ def test_checkpoint_files_hold_what_the_layout_says(tiny, tmp_path: Path) -> Non
     model, ema = load_file(path / "model.safetensors"), load_file(path / "ema.safetensors")
     assert set(model) - set(ema) == {"frozen.weight", "frozen.bias", "body.1.num_batches_tracked"}
     state = json.loads((path / "state.json").read_text())
-    assert set(state) == {"counters", "scaler", "precision", "ema_updates", "random"}
+    assert set(state) == {"counters", "scaler", "precision", "rate", "ema_updates", "random"}
     assert set(state["random"][0]) == {"python", "numpy", "torch", "cuda"}
     kept = moments_of(path)
     names = [name for name in ema if "running" not in name]
@@ -298,3 +298,21 @@ def test_what_cannot_work_is_said_before_training(tiny, tmp_path: Path) -> None:
     tiny.train(tmp_path / "d", steps=1)
     with pytest.raises(ValueError, match=r"step-0000001 is of another model.*Missing key"):
         fit(torch.nn.Sequential(torch.nn.Linear(4, 4)), short, 8, options, tmp_path / "d", device="cpu")
+
+
+def test_a_learning_rate_that_jumps_is_told_with_its_numbers(tiny, tmp_path: Path, capsys) -> None:
+    """Of a longer decay, and of another rate; not of the same run taken up, nor of more at a constant one."""
+    falling = {"decay": "linear", "lr": 0.01, "warmup": 0}
+    tiny.train(tmp_path, steps=4, optim=falling)
+    tiny.train(tmp_path, steps=4, optim=falling)
+    assert "learning rate" not in capsys.readouterr().out
+    tiny.train(tmp_path, steps=8, optim=falling)
+    out = capsys.readouterr().out
+    assert "the learning rate rises from 0 to 0.005, where train.optim.decay=linear over train.steps=8 has it at" in out
+    assert "at step 4; for another, set train.optim.decay=constant train.optim.lr=..." in out
+    assert read_metrics(tmp_path / "metrics.jsonl")[4]["lr"] == pytest.approx(0.005)
+    constant = {"decay": "constant", "lr": 0.002, "warmup": 0}
+    tiny.train(tmp_path, steps=10, optim=constant)
+    assert "the learning rate rises from 0 to 0.002, as train.optim now has it" in capsys.readouterr().out
+    tiny.train(tmp_path, steps=12, optim=constant)
+    assert "learning rate" not in capsys.readouterr().out

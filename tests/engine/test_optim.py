@@ -11,6 +11,7 @@ from torch import nn
 from vidiff.engine import moments
 from vidiff.engine.optim import Optim, Together, build_optimizer, clip_gradients, learning_rate, orthogonalise
 from vidiff.engine.options import TrainOptions
+from vidiff.plan.trace import count_flops
 
 
 def test_learning_rate_at_exact_points() -> None:
@@ -107,6 +108,25 @@ def test_orthogonalise_keeps_directions_and_evens_out_sizes() -> None:
         assert values.min() > 0.6 and values.max() < 1.3, values
         inner = u.mT @ (found if found.shape[1] == 6 else found.mT) @ vt.mT  # diagonal: no direction is mixed
         torch.testing.assert_close(inner, torch.diag_embed(inner.diagonal(dim1=1, dim2=2)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rank", [2, 16])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_wide_matrices_are_orthogonalised_by_less_work_to_the_same_end(rank: int, bf16: bool) -> None:
+    """Singular values from 1 to 1e-6, and where the rank is 2 many of 0, as of a gradient at the start."""
+    torch.manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(2, side, 16))[0] for side in (16, 144))
+    sizes = torch.logspace(0, -6, 16) * (torch.arange(16) < rank)
+    wide = u @ torch.diag(sizes) @ v.mT
+    expected = wide.double() / wide.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ expected
+    for x, wanted in ((wide, expected), (wide.mT, expected.mT)):
+        with count_flops() as counter, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found = orthogonalise(x)
+        torch.testing.assert_close(found.double(), wanted, atol=2e-3, rtol=0)
+        assert counter.get_total_flops() < 0.5 * 2 * 2 * 5 * (2 * 16**2 * 144 + 16**3)
 
 
 def kernels() -> nn.Sequential:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -30,6 +31,35 @@ def test_one_process_needs_nothing() -> None:
         assert group.share(3) == 3
         assert group.reduce_sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
         group.barrier()
+
+
+FREED = """
+import resource, torch
+from vidiff.engine.parallel import processes
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        pieces = [torch.zeros(3_000_000) for _ in range(4)]
+        del pieces
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+faults()
+with processes("cpu"):
+    faults()
+    print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such thresholds")
+@pytest.mark.parametrize("own", [False, True], ids=["ours", "the user's"])
+def test_memory_that_is_freed_is_not_taken_anew(own: bool) -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = plain | ({"MALLOC_MMAP_THRESHOLD_": "100000"} if own else {})
+    done = subprocess.run([sys.executable, "-c", FREED], env=environment, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 100_000) == own, "pages of 4 KiB; one pass asks for 234,000"
+    assert own or int(done.stdout) < 1000
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,10 @@ def test_windows_are_evenly_chosen_and_read_as_they_are(root: Path) -> None:
     assert some.sha256 == choose_windows(index, 2, 32, count=4).sha256
     with pytest.raises(ValueError, match="has 12 clips of 2 frames, but 13 are asked for"):
         choose_windows(index, 2, 32, count=13)
+    with pytest.raises(ValueError, match=r"longest file in .* has 11: lower --frames or --stride"):
+        choose_windows(index, 12, 32)
+    with pytest.raises(ValueError, match="has 11: lower --given or --new"):
+        choose_windows(index, 12, 32, lower="--given or --new")
     with pytest.raises(ValueError, match="stride=0"):
         choose_windows(index, 2, 32, stride=0)
     assert build_index(root, split="train", progress=False).digest != index.digest

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from vidiff.data.options import DataConfig
 from vidiff.data.shapes import ShapesSpec, make_clip, make_shapes, read_clips
 from vidiff.evaluate.comparison import comparison_table
 from vidiff.evaluate.few import COLUMNS, FewProtocol, Way, compare_few, score_prediction
 from vidiff.metrics.objects import LABELS
-from vidiff.recipe.kinds import DataConfig
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_video
 
@@ -103,6 +103,8 @@ def test_other_clips_are_scored_by_what_moves(place: Path, monkeypatch: pytest.M
         ("first", "last", "all"), 1.0
     )
     assert comparison_table([many], COLUMNS, "run")[0] == ["run", "steps", "first", "last", "all", "s a frame"]
+    with pytest.raises(ValueError, match=r"needs 7 frames, but the longest file in .* has 6: lower --given or --new"):
+        next(compare_few(ways, None, FewProtocol(2, 3, 4), place / "few.json"))
     with pytest.raises(ValueError, match="nothing moves"):
         score_prediction(clips[:, :, :1].expand(-1, -1, 6, -1, -1), clips[:, :, :1].expand(-1, -1, 6, -1, -1), 3)
     with pytest.raises(ValueError, match=r"starts is 0; give 1 or more"):

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from vidiff.data.actions.space import Action, ActionSpace
+from vidiff.data.options import DataConfig
 from vidiff.evaluate.follow.page import animation, write_page
 from vidiff.evaluate.follow.score import FollowProtocol, follow, score_inverse, teach
 from vidiff.evaluate.follow.signs import LIT, SIDE, UNLIT, signs
 from vidiff.evaluate.follow.starts import Starts, drawn, find_starts, shuffled
-from vidiff.recipe.kinds import DataConfig
 from vidiff.video.reader import read_image, read_video
 
 SPACE = ActionSpace((Action("keys", "discrete", 3), Action("pull", "continuous", low=-1, high=1)))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vidiff.codec.codec import Identity
+from vidiff.data.options import DataConfig
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.draw.long import STRATEGIES
@@ -22,7 +23,7 @@ from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
+from vidiff.recipe.kinds import CodecConfig, DiffusionRun, SamplingConfig
 from vidiff.video.reader import read_image, read_video
 from vidiff.video.writer import write_video
 
@@ -88,25 +89,26 @@ def test_held_out_clips_are_those_that_training_would_read(tmp_path: Path, shape
 
 
 def test_every_strategy_is_tried_with_guidance_on_history_and_without() -> None:
-    names = [way.name for way in ways(build(), None, None)]
+    names = [way.name for way in ways(build())]
     guided = ["clean", "noisy", "rolling"]
     assert names == [
         *("clean, history 1.5", "noisy, history 1.5", "replace", "reconstruct", "rolling, history 1.5"),
         *guided,
     ]
-    assert "keyframes" in [way.name for way in ways(build(stride=1), None, None)]
+    assert "keyframes" in [way.name for way in ways(build(stride=1))]
     causal = build(stride=1)
     causal.facts = replace(causal.facts, causal=True)
-    assert {way.strategy["name"] for way in ways(causal, None, None)} == set(STRATEGIES) - {"keyframes"}
-    chosen = ways(build(), ["{name: noisy, level: 0.1}", "replace"], 3.0)
+    assert {way.strategy["name"] for way in ways(causal)} == set(STRATEGIES) - {"keyframes"}
+    chosen = ways(build(), ["{name: noisy, level: 0.1}", "replace"], [3.0, None])
     assert chosen == [
         Way({"name": "noisy", "level": 0.1}, 3.0),
         Way({"name": "replace"}, None),
         Way({"name": "noisy", "level": 0.1}, None),
     ]
     assert chosen[0].name == "noisy, level 0.1, history 3.0"
+    assert ways(build(), ["clean", "replace"], [None]) == [Way({"name": "clean"}, None), Way({"name": "replace"}, None)]
     with pytest.raises(ValueError, match=r"unknown sampling.strategy 'x'; choose one of clean"):
-        ways(build(), ["x"], None)
+        ways(build(), ["x"])
 
 
 def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, tmp_path: Path, monkeypatch) -> None:
@@ -119,7 +121,7 @@ def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, t
         return stream(self, *arguments, **options)
 
     monkeypatch.setattr(Pipeline, "stream", spy)
-    every = ways(pipeline, ["clean", "replace"], None)
+    every = ways(pipeline, ["clean", "replace"])
 
     def run(protocol: LongProtocol = FEW, origin: str = "a") -> list[tuple[dict, Path]]:
         calls.clear()

@@ -43,6 +43,17 @@ def test_the_defaults_have_less_error_with_more_evaluations_and_than_those_of_be
     assert denoiser(one.data, "flow").schedule(torch.tensor(0.25))[1] == 0.25
 
 
+@pytest.mark.parametrize("dimension", [1, 64])
+def test_a_grid_that_knows_what_training_measured_has_less_error(dimension: int) -> None:
+    """On mixtures that chose nothing: of 1 and of 64 dimensions, which want opposite bells."""
+    problems = [problem(dimension, seed, "flow", 40) for seed in (20, 21)]
+    for count in (10, 20):
+        measured, default = (
+            root_mean([one.errors(ours(one, "flow", count, known)) for one in problems])[0] for known in (True, False)
+        )
+        assert measured < 0.8 * default
+
+
 def test_the_table_has_a_row_a_cell_and_the_ratios(capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("diffusers")
     spec = importlib.util.spec_from_file_location("compare_samplers", TOOL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,7 @@ def pretend(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(16, dtype=torch.uint8))
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    patch.setattr(torch.nn.utils.clip_grad, "_has_foreach_support", lambda *_: True)  # which looks for plain tensors
 
     def apply(self: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
         for part in self.modules():
@@ -123,6 +125,8 @@ class AbsentGpu(TorchDispatchMode):
         waits: how often the program waited for the device, by what and where.
         mixed: operations on tensors of several devices, or with a generator of another one, by what and where.
         kernels: how many there would be.
+        moved: bytes that these would read and write, each tensor once a kernel, as if there were no caches.
+        names: which kernels there were, and how often.
         complex: operations with complex numbers, by where.
         truth: what is answered where the program asks for a bool on the GPU.
     """
@@ -137,7 +141,8 @@ class AbsentGpu(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.mixed: Counter[str] = Counter()
         self.complex: Counter[str] = Counter()
-        self.kernels = 0
+        self.kernels, self.moved = 0, 0
+        self.names: Counter[str] = Counter()
 
     def __enter__(self) -> AbsentGpu:
         self._lifts = torch._C._only_lift_cpu_tensors()
@@ -171,7 +176,12 @@ class AbsentGpu(TorchDispatchMode):
             args = self._without_masks(packet, args)
         with self.fakes:
             result = func(*tree_map_only(Tensor, self._faked, args), **tree_map_only(Tensor, self._faked, kwargs))
-        self.kernels += packet not in NO_KERNEL and not func.is_view
+        if packet not in NO_KERNEL and not func.is_view:
+            count = launches(packet, args)
+            self.kernels += count
+            self.names[str(packet)] += count
+            read = args[1:] if packet is aten.copy_ else args  # what is there is only written over
+            self.moved += sum(map(touched, tree_leaves((read, kwargs, result))))
         if packet is aten.copy_:
             return args[0]
         return tree_map_only(FakeTensor, fetched, result)
@@ -203,6 +213,32 @@ class AbsentGpu(TorchDispatchMode):
                 return [torch.zeros(index.numel(), dtype=torch.long, device=index.device) for _ in range(index.ndim)]
 
         return (args[0], [place for index in args[1] for place in places(index)], *args[2:])
+
+
+def launches(packet: Any, args: Any) -> int:
+    """Kernels of an operation: one, or, of lists of tensors, as many as CUDA's own take for them.
+
+    A kernel takes so many tensors of each list, and 320 pieces of 65,536 numbers; where those of several lists are laid
+    out in different ways, they go one by one, but for the optimizer's, which cannot.
+    """
+    name = str(packet)
+    if not name.startswith(("aten._foreach", "aten._fused_adamw")):
+        return 1
+    lists = [x for x in args if isinstance(x, (list, tuple)) and x and isinstance(x[0], Tensor)]
+    lists = [x for x in lists if x[0].ndim] or lists[:1]  # numbers, such as of steps, come along
+    alike = all(one.stride() == other.stride() for row in lists for one, other in zip(row, lists[0], strict=True))
+    if name.startswith("aten._foreach") and not alike:
+        return len(lists[0])
+    most = {1: 110, 2: 64, 3: 48, 4: 36}[len(lists)]
+    pieces = sum(math.ceil(x.numel() / 65_536) for x in lists[0])
+    return max(math.ceil(len(lists[0]) / most), math.ceil(pieces / 320))
+
+
+def touched(x: Any) -> int:
+    """Bytes of a tensor, one that is expanded counted as what it is expanded from; 0 of anything else."""
+    if not isinstance(x, Tensor) or x.device.type != "cuda":
+        return 0
+    return x.element_size() * math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride)
 
 
 def fetched(tensor: Tensor) -> Tensor:

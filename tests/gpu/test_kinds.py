@@ -26,6 +26,7 @@ UNET += ["unet.temporal_attention=[]", "unet.joint_attention=[0]"]
 KINDS = {  # a recipe -> what makes it small
     "shapes_text": UNET,
     "shapes_sr": UNET,
+    "shapes_guided": UNET,
     "shapes_student": [*UNET, "loss.steps=8"],  # of its teacher, two in each of its own
     "shapes_student consistency": [*UNET, "objective=consistency"],
     "shapes_classifier": ["classifier.width=16", "classifier.head_dim=8", "classifier.blocks=[1,1]"],

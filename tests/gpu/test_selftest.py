@@ -27,6 +27,11 @@ def test_parts_are_timed_without_mixing_devices(
     seen = parts.memory(place)
     assert seen.numbers.keys() == {"copy_gb_s", "total_gb", "free_gb", "to_device_gb_s", "from_device_gb_s"}
     assert seen.numbers["total_gb"] == 80
+    gpu.truth = True  # they differ, for all that is known
+    with pytest.raises(Fails, match="bf16 all at once"):
+        parts.casts(place)
+    gpu.truth = False
+    assert parts.casts(place).numbers.keys() == {"bf16", "fp16"}
     assert not gpu.mixed, gpu.mixed
     assert {device.type for device in waited} == {"cuda"}, "what is timed is waited for"
 

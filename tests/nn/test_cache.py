@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
 from vidiff.nn.attention import attention, plain
-from vidiff.nn.blocks import Attention, ResBlock
-from vidiff.nn.cache import Cache, looks_back
+from vidiff.nn.blocks import Attention, ResBlock, Told
+from vidiff.nn.cache import MOST_TOLD, Cache, looks_back
 from vidiff.nn.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(
@@ -225,6 +225,46 @@ def test_a_copy_leaves_its_record_as_it_is() -> None:
         assert torch.equal(network(*rest, kept), wanted), "what does not grow may be asked again"
         alone = network(*(part[:1] for part in rest[:2]), Condition(), kept)
     torch.testing.assert_close(alone, wanted[:1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_what_is_told_again_is_made_once(dtype: torch.dtype) -> None:
+    cache, emb = Cache(2), torch.randn(3, 4).to(dtype)
+    made = cache.told(emb, Told)
+    assert cache.told(emb.clone(), Told) is made and cache.copy().told(emb, Told) is made
+    others = [cache.told(emb + 1 + number, Told) for number in range(MOST_TOLD)]
+    assert others[-1] is cache.told(emb + MOST_TOLD, Told)
+    assert cache.told(emb, Told) is not made, "the oldest is forgotten"
+    asked = emb.clone().requires_grad_()
+    assert cache.told(asked, Told) is asked
+
+
+def test_a_network_that_is_told_nothing_but_clocks_streams_in_bf16() -> None:
+    """Nothing of fp32 is then added to the embedding."""
+    network, (x, clock) = build(SMALL), inputs(6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        whole = network(x, clock, Condition())
+        cache = Cache(6).copy(grows=True)
+        parts = [network(x[:, :, at], clock[:, :, at], Condition(), cache) for at in (slice(0, 4), slice(4, 6))]
+    torch.testing.assert_close(torch.cat(parts, 2), whole, atol=0.05, rtol=0.05)
+
+
+def test_of_a_call_the_first_frames_may_be_added_alone() -> None:
+    """What is added is what would be without the others, and those are what they would be in a call of their own."""
+    network, (x, clock) = build(SMALL), inputs(9)
+    with torch.no_grad():
+        alone = Cache(3).copy(grows=True)
+        network(x[:, :, :5], clock[:, :, :5], Condition(), alone)
+        some = alone.copy(grows=True, finished=2)
+        both = network(x[:, :, 5:], clock[:, :, 5:], Condition(), some)
+        alone.grows = True
+        first = network(x[:, :, 5:7], clock[:, :, 5:7], Condition(), alone)
+        rest = (x[:, :, 7:], clock[:, :, 7:], Condition())
+        last = network(*rest, alone.copy())
+        assert some.bytes == alone.bytes
+        torch.testing.assert_close(network(*rest, some.copy()), last, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[:, :, :2], first, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[:, :, 2:], last, atol=1e-5, rtol=1e-5)
 
 
 def test_what_cannot_be_kept_is_refused() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from networks import SMALL, build
 from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
@@ -13,19 +14,7 @@ from vidiff.nn.attention import attention, plain, sdpa
 from vidiff.nn.text import CrossAttention, TextInput
 from vidiff.nn.unet import UNet, UNetConfig
 
-SMALL = UNetConfig(channels=2, width=8, multipliers=[1, 2], blocks=[1, 2], head_dim=4)
 EMBEDDED, WORDS = replace(SMALL, text_dim=6), replace(SMALL, text_dim=6, words=5)
-
-
-def build(config: UNetConfig) -> UNet:
-    """A network in which every part matters: what starts at zero is drawn, too."""
-    network = UNet(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

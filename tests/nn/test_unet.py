@@ -295,6 +295,7 @@ def test_a_missing_low_resolution_video_is_named() -> None:
         ({"checkpoint": [-1]}, "unet.checkpoint names level -1"),
         ({"modulation": "none"}, "'none'; choose film or adain"),
         ({"attention_backend": "flash"}, "'flash'; choose auto, sdpa, xformers, plain"),
+        ({"fused": "cuda"}, "'cuda'; choose auto, plain, triton"),
         ({"head_dim": 3}, "8 channels do not divide into heads of 3"),
         ({"head_dim": 0}, "heads of 0"),
         ({"temporal_attention": [0], "width": 5, "head_dim": 64}, "5 channels do not divide into heads of 5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from vidiff.diffusion.process import add_noise
 from vidiff.diffusion.schedule import VE, Cosine, Flow, Linear, Schedule
 from vidiff.objective.consistency import ConsistencyObjective
 from vidiff.objective.distill import (
+    Guided,
     Lesson,
     Path,
     Progressive,
@@ -229,7 +231,8 @@ def trained(objective: nn.Module, clips: Callable[[], Tensor], steps: int, rate:
         falls.step()
 
 
-def test_guidance_of_each_sample_s_own_scale_is_classifier_free_guidance() -> None:
+@pytest.mark.parametrize("interval", [None, (0.5, 0.7), (0.7, 1.0)])
+def test_guidance_of_each_sample_s_own_scale_is_classifier_free_guidance(interval: tuple[float, float] | None) -> None:
     """On the label, and where frames are known on them too, forgotten as the same noise."""
     schedule = Cosine()
     teacher, mask = exact(two(), schedule), first_frames(4, 2)
@@ -239,12 +242,45 @@ def test_guidance_of_each_sample_s_own_scale_is_classifier_free_guidance() -> No
     condition, scales = Condition(label=torch.tensor([0, 1, -1])), [1.0, 2.5, 4.0]
     for history in (True, False):
         lesson = Lesson(condition, torch.tensor(scales, dtype=DOUBLE), mask, noise)
-        found = Teacher(teacher, history=history)(shown, clock.expand(3, 1, 4, 1, 1), lesson)
+        found = Teacher(teacher, history=history, interval=interval)(shown, clock.expand(3, 1, 4, 1, 1), lesson)
         for row, scale in enumerate(scales):
-            guided = ClassifierFree(teacher, scale, history=mask if history else None)
+            guided = ClassifierFree(teacher, scale, interval=interval, history=mask if history else None)
             guided.noise = noise[row : row + 1]
             one = guided(shown[row : row + 1], clock, condition[row : row + 1]).x0
             torch.testing.assert_close(found[row : row + 1], one, rtol=1e-10, atol=1e-10)
+
+
+class Led(nn.Module):
+    """An exact network that is guided on the label by the scale that it is told."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
+        assert condition.guidance is not None
+        told = replace(condition, guidance=None)
+        free, plain = (self.network(x, log_snr, one) for one in (told.null(), told))
+        return torch.lerp(free, plain, condition.guidance.to(x).view(-1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_the_guided_teacher_is_the_optimum_of_distilled_guidance(schedule: Schedule) -> None:
+    """Meng et al. 2023, section 3.1: its loss and gradient are 0 there with every task and clock; not beside it, nor
+    unguided."""
+    loss = StudentLoss(guidance=[1.5, 3.0], history=False, tasks=EVERY)
+    found = []
+    for guided, off in ((True, 0.0), (True, 0.1), (False, 0.0)):
+        torch.manual_seed(0)
+        teacher = exact(two(), schedule)
+        network = Shifted(Led(teacher.network) if guided else ExactNetwork(two(), schedule, "v"))
+        network.error.data[0] = off
+        objective = Guided(Denoiser(network, schedule, "v"), loss, Teacher(teacher, history=False), Grid()(schedule, 4))
+        made = objective({"video": two().sample(400), "label": torch.arange(400) % 2})["loss"]
+        (gradient,) = torch.autograd.grad(made, network.error)
+        found.append((float(made.detach()), float(gradient.abs().max())))
+    assert found[0][0] < 1e-9 and found[0][1] < 1e-6, found
+    assert found[1][0] > 1e-4 and found[1][1] > 1e-3 and found[2][0] > 1e-4, found
 
 
 def test_a_teacher_is_no_part_of_what_is_trained_and_stays_as_it_was() -> None:

@@ -15,7 +15,7 @@ from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.schedule import Cosine
 from vidiff.objective.consistency import ConsistencyObjective
 from vidiff.objective.diffusion import DiffusionLoss, DiffusionObjective
-from vidiff.objective.distill import Progressive, StudentLoss, StudentObjective, teacher_of
+from vidiff.objective.distill import EXACT, Guided, Progressive, StudentLoss, StudentObjective, Teacher, teacher_of
 from vidiff.objective.flow import Reflow
 from vidiff.objective.task import Tasks
 
@@ -98,3 +98,35 @@ def test_a_student_is_nearer_to_its_teacher_s_ode_than_the_teacher_in_as_few_ste
     after, _ = objective.gaps(test, exact)
     assert after["gap_teacher"] == before["gap_teacher"]
     assert after["gap"] < 0.9 * after["gap_teacher"] and after["gap"] < 0.6 * before["gap"], (before, after)
+
+
+def test_a_student_that_is_guided_by_itself_draws_what_its_teacher_draws_for_half_the_evaluations(
+    teacher: Denoiser,
+) -> None:
+    """By any sampler, in as many steps: as near to the teacher's ODE as that, where it began far off."""
+    torch.manual_seed(1)
+    student = copy.deepcopy(teacher)
+    options = StudentLoss(guidance=[1.0, 3.0], tasks=Tasks(generate=0.5, first=0.5, random=0.0, forget=0.0))
+    objective = Guided(student, options, teacher_of(student, False, True), Grid()(SCHEDULE, 8))
+    test = clips(1000)
+    torch.manual_seed(2)
+    before, exact = objective.gaps(test)
+    train(objective, 800, 5e-3)
+    torch.manual_seed(2)
+    after, _ = objective.gaps(test, exact)
+    assert after["gap"] < 1.3 * after["gap_teacher"] and after["gap"] < 0.6 * before["gap"], (before, after)
+
+
+def test_a_teacher_and_its_student_know_as_little_of_what_guidance_forgets(
+    teacher: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise that stands for forgotten frames moves a draw, and is another where the teacher takes few steps."""
+    tasks = Tasks(generate=0.0, first=1.0, random=0.0, forget=0.0)
+    options = StudentLoss(steps=8, guidance=[3.0, 3.0], tasks=tasks)
+    objective = Progressive(copy.deepcopy(teacher), options, teacher_of(teacher, False, True), Grid()(SCHEDULE, 4))
+    asked, call = list[Tensor](), Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, x, t, of: asked.append(of.noise) or call(self, x, t, of))
+    objective.gaps(clips(100))
+    assert len(asked) == EXACT + 4
+    assert all(noise is asked[0] for noise in asked[:EXACT]) and all(noise is asked[-1] for noise in asked[EXACT:])
+    assert not torch.equal(asked[0], asked[-1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
+from vidiff.data.options import DataConfig
 from vidiff.diffusion.classifier_guidance import ClassifierGuidance
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.grid import Grid, time_grid
@@ -25,7 +26,7 @@ from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
 from vidiff.recipe.build import build_classifier, build_denoiser
-from vidiff.recipe.kinds import ClassifierRun, CodecConfig, DataConfig, DiffusionRun, SamplingConfig
+from vidiff.recipe.kinds import ClassifierRun, CodecConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.sample import DDIM, start
 

@@ -10,12 +10,13 @@ import torch
 
 from vidiff.codec.codec import Identity
 from vidiff.data.buckets import Bucket
+from vidiff.data.options import DataConfig
 from vidiff.diffusion.cascade import LowresConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun
+from vidiff.recipe.kinds import CodecConfig, DiffusionRun
 
 
 def config(**changes: object) -> DiffusionRun:

@@ -83,7 +83,7 @@ def test_what_cannot_change_is_told_and_the_stream_goes_on() -> None:
         (lambda: pieces.set(stride=5), "stride is 5; this model was trained on 1 to 4, in source frames"),
         (
             lambda: pieces.set(guidance=2.0),
-            "a stream does not take 'guidance'; it takes label, text, actions and stride",
+            "a stream does not take 'guidance'; it takes label, text, actions, control, stride",
         ),
         (lambda: pipe.stream(9, clip=CLIP, strategy="clean").set(label="dog"), "can change with strategy=stream alone"),
         (lambda: pipe.extend(CLIP, 9, strategy={"name": "stream", "chunk": 4}), "chunk is 4, context 3 and sinks 0"),

@@ -25,6 +25,17 @@ def pipe() -> Pipeline:
     return build()
 
 
+def test_what_training_measured_of_a_model_spaces_its_draws(pipe: Pipeline) -> None:
+    measured = Pipeline(replace(pipe.model, facts=replace(pipe.facts, half=-2.0)), pipe.sampling, "cpu")
+    bell = {"grid": {"kind": "logistic"}, "steps": 4}
+    told = pipe.generate(label="cat", grid={"kind": "logistic", "half": -2.0}, steps=4)
+    assert torch.equal(measured.generate(label="cat", **bell), told)
+    assert not torch.equal(pipe.generate(label="cat", **bell), told)
+    assert torch.equal(measured.extend(clip(3), 6, **bell), pipe.extend(clip(3), 6, **bell)), (
+        "of known frames it is not"
+    )
+
+
 @pytest.mark.parametrize("frames", [None, 1, 5, 6, 7, 15])
 def test_generate_gives_as_many_frames_as_asked(pipe: Pipeline, frames: int | None) -> None:
     made = pipe.generate(frames, "dog", count=2)
@@ -170,7 +181,7 @@ def test_settings_tell_how_clips_are_drawn(pipe: Pipeline) -> None:
         ({"steps": 0}, "steps is 0"),
         ({"sampler": "ddmi"}, "unknown sampling.sampler 'ddmi'"),
         ({"grid": "even"}, "sampling.grid: unknown grid kind 'even'; choose one of karras"),
-        ({"grid": {"kind": "karras", "sigma": 1}}, "it takes kind, ends and rho"),
+        ({"grid": {"kind": "karras", "sigma": 1}}, "it takes kind, ends, rho and half"),
         ({"grid": "{kind: karras"}, "sampling.grid is {kind: karras; give a kind, or {kind: ..., option: ...}"),
         ({"sampler": "{name: ddim, eta: 2}"}, "eta = 2 is outside"),
         ({"sampler": {"eta": 1}}, "sampling.sampler needs a name"),

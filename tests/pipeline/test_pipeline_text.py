@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from vidiff.codec.codec import Identity
+from vidiff.data.options import DataConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
+from vidiff.recipe.kinds import CodecConfig, DiffusionRun, SamplingConfig
 from vidiff.text import Words
 
 

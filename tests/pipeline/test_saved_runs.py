@@ -15,12 +15,13 @@ from pipelines import LABELS, VAE, clip, config, denoiser
 from vidiff.codec.codec import Codec, Identity, VAECodec
 from vidiff.codec.files import load_codec, save_codec
 from vidiff.data.buckets import Bucket
+from vidiff.data.options import DataConfig
 from vidiff.engine import checkpoint
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import find_runs, latest_run, read_config, runs_of
-from vidiff.recipe.kinds import DataConfig, DiffusionRun, VAERun
+from vidiff.recipe.kinds import DiffusionRun, VAERun
 from vidiff.recipe.load import dump
 from vidiff.training.start import start_denoiser
 

@@ -15,7 +15,7 @@ from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import LatentDataset
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.diffusion.condition import Condition
-from vidiff.draw.edit import causal
+from vidiff.draw.edit import causal, of_latents
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.train import main
@@ -200,6 +200,35 @@ def test_every_strategy_but_key_frames_goes_on(pipeline: Pipeline, strategy: str
     longer = pipeline.extend(clip, 14, strategy=strategy, history=None, guidance=1.0, seed=1)
     assert longer.shape[2] == 14 and torch.equal(longer[:, :, :5], clip) and bool(longer.isfinite().all())
     assert pipeline.generate(frames=8, strategy=strategy, guidance=1.0).shape[2] == 8
+
+
+def test_another_video_is_encoded_with_each_window_as_a_clip_of_its_own(place: Path) -> None:
+    """Here the clips themselves are shown beside them, so that caches of both hold the same."""
+    assert main(["tiny.yaml", "name=shown", "data.control=data", "train.steps=2"]) == 0
+    shown = Pipeline.from_pretrained("runs/shown", device="cpu")
+    video = read_video(sorted((place / "data/test").rglob("*.mp4"))[0])[None]
+    pixels = shown.model.control_tensor(video, 2, 13, (32, 32))
+    assert pixels is not None and torch.equal(pixels, video.expand(2, -1, -1, -1, -1))
+    told = of_latents(Condition(control=pixels), shown.codec, 5, 3).control
+    assert told is not None
+    torch.testing.assert_close(told, shown.codec.encode(video[:, :, 5:10]).mean.expand(2, -1, -1, -1, -1))
+    caches = [LatentCache(path.parent) for path in Path("runs/latents").glob("*/index.json")]
+    own, beside = ([one for one in caches if one.facts["made_of"]["kind"] == kind] for kind in ("video", "control"))
+    assert {len(one) for one in beside} == {12, 24}
+    for one in beside:
+        same = next(other for other in own if len(other) == len(one))
+        assert all(torch.equal(one.read(n, 3, 3)[0], same.read(n, 3, 3)[0]) for n in range(len(one)))
+    other = video.clone()
+    other[:, :, 9:] = -1
+    for strategy in ("clean", "rolling"):
+        one, two = (shown.generate(13, control=each, strategy=strategy, seed=0) for each in (video, other))
+        same_frames = (one == two).flatten(3).all(3).all(1)[0]
+        assert same_frames[:5].all() and not same_frames[9:].any(), strategy
+    clip = video[:, :, :5]
+    back = [
+        shown.extend(clip, 9, control=each[:, :, :9].flip(2), backwards=True, seed=0) for each in (video, other.flip(2))
+    ]
+    assert not torch.equal(*back) and all(torch.equal(one[:, :, 4:], clip) for one in back)
 
 
 def test_what_makes_no_sense_is_refused(pipeline: Pipeline) -> None:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from pipelines import DETAIL as OF_DETAIL
+from pipelines import enlarging, save
 from torch import Tensor
 
 from vidiff.codec.codec import Codec, Identity, VAECodec
-from vidiff.codec.files import save_codec
-from vidiff.diffusion.cascade import LowresConfig, enlarge, shrink
+from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Cosine
 from vidiff.draw.edit import upscale
 from vidiff.draw.window import Draw
-from vidiff.engine import checkpoint
-from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import latest_run
-from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
-from vidiff.recipe.load import dump
 from vidiff.sample import build_sampler
 
-DETAIL = torch.tensor([0.25, 0.5, 0.125])
+DETAIL = torch.tensor(OF_DETAIL)
 
 
 def clip(frames: int, side: int = 4, batch: int = 2) -> Tensor:
@@ -192,36 +187,11 @@ def test_mistakes_are_named() -> None:
 # The pipeline
 
 
-def config(factor: int = 2) -> DiffusionRun:
-    unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4, lowres_channels=3 if factor else 0, patch=2)
-    lowres, data = LowresConfig(factor, noise=0.3, level=0.1), DataConfig("nowhere", size=16, frames=4)
-    sampling = SamplingConfig({"name": "ddim"}, steps=2, context=2)
-    parts = {"data": data, "codec": CodecConfig("identity"), "unet": unet, "sampling": sampling, "lowres": lowres}
-    return DiffusionRun("diffusion", "tiny", **parts)
-
-
-def save(folder: Path, of: DiffusionRun) -> Path:
-    """A run of random weights."""
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    denoiser = build_denoiser(of)
-    with torch.no_grad():
-        for parameter in denoiser.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    (folder / "resolved.yaml").write_text(dump(of))
-    facts = {"labels": [], "fps": 8.0, **({"detail": DETAIL.tolist()} if of.lowres.factor else {})}
-    (folder / "data.json").write_text(json.dumps(facts))
-    save_codec(folder / "codec", Identity())
-    weights = {f"denoiser.{key}": value for key, value in denoiser.state_dict().items()}
-    checkpoint.save(folder / "checkpoints", 1, weights, weights, {})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    save(runs / "base", config(0))
-    save(runs / "sr", config())
+    save(runs / "base", enlarging(factor=0, patch=2))
+    save(runs / "sr", enlarging(patch=2))
     return runs
 
 
@@ -246,9 +216,7 @@ def test_the_same_seed_gives_the_same_bytes_and_each_option_counts(pipe: Pipelin
 
 
 def test_a_cascade_may_have_any_number_of_stages(pipe: Pipeline, tmp_path: Path) -> None:
-    of = config()
-    of.data.size = 32
-    larger = Pipeline.from_pretrained(save(tmp_path / "larger", of), "cpu")
+    larger = Pipeline.from_pretrained(save(tmp_path / "larger", enlarging(32, patch=2)), "cpu")
     given = clip(6, 8)
     stream = larger.upscale_stream(pipe.upscale_stream([given], count=2, seed=1), count=2, seed=1)
     made = torch.cat(list(stream), dim=2)

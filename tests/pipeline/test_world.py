@@ -98,7 +98,7 @@ def test_frames_looked_at_once_are_not_looked_at_anew() -> None:
     seen, network = list[int](), pipe.denoiser.network
     network.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2]))
     play(pipe.world(CLIP, seed=0, steps=2), "LEFT", "RIGHT", "LEFT")
-    assert seen == [2, 1, 1] + 2 * [1, 1, 1]
+    assert seen == [3, 1] + 2 * [2, 1]
 
 
 def test_a_stride_holds_an_action_for_all_its_frames() -> None:

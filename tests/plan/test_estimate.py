@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidiff.engine.optim import Muon, build_optimizer
+from vidiff.nn.heads import formulas
 from vidiff.plan import estimate as module
 from vidiff.plan.estimate import GB, MARGIN, at_most, estimate, follow, refuse_too_large
 from vidiff.plan.sketch import Sketch, sketch
@@ -148,7 +149,7 @@ def test_the_quick_bound_is_above(recipe: Path) -> None:
     config = load(recipe)
     bound = at_most(config, config.batch, recipe.parent)
     config.batch = part = min(config.batch, 4)
-    found = estimate(sketch(config, recipe.parent, look=False, fused=True), "fp32", gpu=True)
+    found = estimate(sketch(config, recipe.parent, look=False, gpu=True), "fp32", gpu=True)
     assert found.total < at_most(config, part, recipe.parent) <= bound
 
 
@@ -283,7 +284,27 @@ def test_a_compiler_moves_less_and_multiplies_as_much() -> None:
     plain = sketched("shapes.yaml", *SMALL, "train.optim.name=adamw")
     plain.config.train.compile = False
     fused = sketched("shapes.yaml", *SMALL, "train.optim.name=adamw", "train.compile=true")
-    found, less = (estimate(of, "bf16") for of in (plain, fused))
+    with formulas():  # which is what a compiler reads
+        found, less = (estimate(of, "bf16") for of in (plain, fused))
     assert found.flops == less.flops and found.memory == less.memory
     moved, fewer = (sum(size * count for (_, size), count in one.work.items()) for one in (found, less))
     assert 0.3 * moved < fewer < 0.7 * moved
+
+
+def counted(*changes: str) -> tuple[int, int, int]:
+    """On a GPU: operations of a step, the bytes that they move, and those of activations."""
+    given = configured("shapes.yaml", *SMALL, "train.optim.name=adamw", *changes)
+    found = estimate(sketch(given, ROOT / "configs", look=False, gpu=True), "bf16", gpu=True)
+    moved = sum(size * count for (_, size), count in found.work.items())
+    return sum(found.work.values()), moved, found.memory["activations"]
+
+
+def test_on_a_gpu_kernels_move_less_but_in_blocks_that_are_compiled() -> None:
+    kernels, formulas = counted("train.compile=false"), counted("train.compile=false", "unet.fused=plain")
+    assert all(one < 0.8 * other for one, other in zip(kernels[:2], formulas[:2], strict=True)), (kernels, formulas)
+    assert kernels[2] < formulas[2]
+    compiled = counted("train.compile=true")
+    # what a compiler joins hangs a little on when tensors are freed, and so on the garbage collector
+    assert counted("train.compile=true", "unet.fused=plain") == pytest.approx(compiled, rel=0.03)
+    asked_for = counted("train.compile=true", "unet.fused=triton")
+    assert all(one < 0.9 * other for one, other in zip(asked_for, compiled, strict=True)), (asked_for, compiled)

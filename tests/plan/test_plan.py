@@ -129,3 +129,4 @@ def test_lines_say_what_facts_say() -> None:
     assert f"{facts['parameters']:,}" in text and f"{plan.estimate.total / GB:,.2f} GB: fits" in text
     assert "2 x h100, 80 GB each" in text and "50% of 989 TFLOP/s" in text and "80% of the memory's 3.35 TB/s" in text
     assert f"{facts['bytes_per_step_and_device'] / 1e9:,.3g} GB on each, in blocks that are not compiled" in text
+    assert f"{facts['operations_per_step_and_device']:,} on each" in text

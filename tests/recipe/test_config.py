@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -35,7 +41,7 @@ def complaint(*overrides: str, path: Path = SHAPES) -> str:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_load_and_survive_a_round_trip(path: Path) -> None:
     config = load(path)
-    kinds = {"vae": VAERun, "classifier": ClassifierRun, "student": StudentRun}
+    kinds = {"vae": VAERun, "classifier": ClassifierRun, "student": StudentRun, "guided": StudentRun}
     assert type(config) is kinds.get(path.stem.rpartition("_")[2], DiffusionRun)
     again = build_config(OmegaConf.create(dump(config)), "dump")
     assert again == config and dump(again) == dump(config)
@@ -216,7 +222,7 @@ def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said:
         ("sampling.grid.kind=even", ["unknown grid kind 'even'", "karras, leading, linspace, log_snr"]),
         ("sampling.grid.sigma=1", ["sampling.grid.sigma"]),
         ("sampling.grid.ends=[3]", ["ends is [3.0]; give log-SNR of the first time"]),
-        ("sampling.grid.rho=3", ["rho is 3.0, but a grid of kind log_snr has none"]),
+        ("sampling.grid.rho=3", ["rho is 3.0, but a grid of kind logistic has none"]),
         ("sampling.rescale=1.5", ["rescale = 1.5 is outside [0, 1]"]),
         ("sampling.interval=[0.2]", ["interval is [0.2]; give two times"]),
         ("sampling.interval=[0.8,0.2]", ["interval = (0.8, 0.2) must satisfy"]),
@@ -414,3 +420,36 @@ def test_a_run_keeps_the_grid_of_its_time(tmp_path: Path) -> None:
     before = load_resolved(write(tmp_path / "before.yaml", OmegaConf.to_yaml(kept)))
     assert isinstance(before, DiffusionRun) and before.sampling.grid == Grid(kind="log_snr")
     assert before.sampling.steps == 13, "steps were counted between the times"
+
+
+@pytest.mark.parametrize(("told", "half"), [(None, None), (16, -math.log(16) / 1.7)])
+def test_a_run_whose_grid_was_told_dimensions_keeps_its_bell(tmp_path: Path, told: int | None, half: float) -> None:
+    kept = OmegaConf.create(dump(load(SHAPES, ["sampling.grid.kind=logistic"])))
+    del kept.sampling.grid["half"]
+    kept.sampling.grid.dimensions = told
+    before = load_resolved(write(tmp_path / "before.yaml", OmegaConf.to_yaml(kept)))
+    assert isinstance(before, DiffusionRun) and before.sampling.grid.half == (half and pytest.approx(half))
+
+
+@pytest.mark.parametrize("recipe", ["shapes_vae", "shapes", "shapes_classifier", "shapes_student"])
+def test_every_number_is_finite(recipe: str) -> None:
+    config = load(CONFIGS / f"{recipe}.yaml")
+
+    def numbers(of: Any, key: str = "") -> Iterator[str]:
+        for field in fields(of):
+            value, name = getattr(of, field.name), f"{key}{field.name}"
+            if is_dataclass(value):
+                yield from numbers(value, f"{name}.")
+            elif isinstance(value, float):
+                yield name
+
+    found = list(numbers(config))
+    assert len(found) > 20 and "train.optim.lr" in found and "train.optim.weight_decay" in found
+    given = OmegaConf.structured(config)
+    for key, number in zip(found, cycle([math.nan, math.inf, -math.inf]), strict=False):
+        wrong = given.copy()
+        OmegaConf.update(wrong, key, number)
+        with pytest.raises(ConfigError, match=rf"{re.escape(key)} is (-?inf|nan); give a finite number"):
+            build_config(wrong, recipe)
+    with pytest.raises(ConfigError, match=r"train\.ema_widths\[1\] is inf; give a finite number"):
+        load(CONFIGS / f"{recipe}.yaml", ["train.ema_widths=[0.1,.inf]"])

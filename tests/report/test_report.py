@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vidiff.report.chart import Series, line_chart, number
+from vidiff.report.chart import FARTHEST, Series, line_chart, number
 from vidiff.report.log import append_metrics
 from vidiff.report.run import write_report
 
@@ -144,3 +144,26 @@ def test_thinning_keeps_the_peak_and_points_that_cannot_be_drawn_are_left_out() 
 def test_numbers() -> None:
     values = (0, 1234567, 12345, 1500, 12.5, 0.0123456, 3.2e-4, -2.0, math.nan)
     assert [number(v) for v in values] == ["0", "1.23M", "12.3k", "1,500", "12.5", "0.0123", "3.2e-4", "-2", "nan"]
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e-12, 1e-12],
+        [0.0, 1e-12, 3e-15],
+        [1e-300, 1e300],
+        [5e-324, 1e-323],
+        [-1.7e308, 1.7e308],
+        [float("nan"), float("inf"), -float("inf")],
+        [1e-9, 1.0000001e-9, 1e12],
+    ],
+    ids=str,
+)
+def test_any_number_can_be_drawn_or_is_left_out(values: list[float], log: bool) -> None:
+    drawn = line_chart([Series("lr", list(enumerate(values)))], log=log)
+    if any(abs(value) <= FARTHEST and (not log or value >= 1 / FARTHEST) for value in values):
+        assert drawn.startswith("<svg") and "nan" not in drawn and "inf" not in drawn
+        assert re.findall(r'class="grid" x1="\d+" x2="\d+" y1="([\d.]+)"', drawn), "lines of the axis, within it"
+    else:
+        assert drawn == ""

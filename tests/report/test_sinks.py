@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def records(data: bytes) -> Iterator[bytes]:
             place += -place % (1 << 15)
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + length > len(data):  # not written to its end yet
+            return
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole one, or its last piece
@@ -75,13 +78,15 @@ def test_wandb_offline(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     given = {"log": ["wandb"], "sample_every": 2, "callbacks": sampler(tmp_path)}
     tiny.train(tmp_path, steps=4, **given)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    logged: dict[int, dict[str, object]] = {}
-    for data in records(file.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
-            logged.setdefault(int(items["_step"]), {}).update(items)
+    deadline, record = time.monotonic() + 60, Record()
+    while not record.HasField("exit"):  # the package's own process writes the file, and may do so after the run's end
+        assert time.monotonic() < deadline, "the record of the run's end never came"
+        logged: dict[int, dict[str, object]] = {}
+        for data in records(file.read_bytes()):
+            record.ParseFromString(data)
+            if record.HasField("history"):
+                items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+                logged.setdefault(int(items["_step"]), {}).update(items)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
     assert {step: items["loss"] for step, items in logged.items()} == pytest.approx(
         {line["step"]: line["loss"] for line in lines}

@@ -12,8 +12,9 @@ import torch
 
 from vidiff.cli import main
 from vidiff.nn import attention as kernels
+from vidiff.nn.fused import choice
 from vidiff.selftest import clips, parts, runs
-from vidiff.selftest.check import Fails, Finding, Place, find
+from vidiff.selftest.check import Fails, Finding, Place, Skipped, find
 from vidiff.selftest.one import CHECKS
 
 
@@ -55,6 +56,23 @@ def test_a_backend_that_is_wrong_is_refused_and_another_is_taken(place: Place, m
     assert seen.line == "fp32 plain, bf16 plain"
     assert "differs from the plain formula" in seen.numbers["fp32"]["sdpa"]["refused"]
     assert seen.numbers["bf16"]["plain"]["time 1x16"] > 0
+
+
+@pytest.mark.parametrize("refused", [None, "they differ from the formulas by 1.0e-01", choice.ABSENT])
+def test_kernels_around_attention_are_told_with_both_times(
+    place: Place, monkeypatch: pytest.MonkeyPatch, refused: str | None
+) -> None:
+    with pytest.raises(Skipped, match="on a CPU formulas serve"):
+        parts.fused(place)
+    monkeypatch.setattr(parts, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(choice, "probe", lambda *_: choice.Found(refused, 4e-3, 1e-3))
+    if refused is not None:
+        with pytest.raises(Skipped if refused == choice.ABSENT else Fails, match=refused):
+            parts.fused(place)
+        return
+    seen = parts.fused(place)
+    assert seen.line.startswith("times as fast: norm fp32 4.00, attention fp32 4.00, norm bf16 4.00")
+    assert seen.numbers["attention fp16"] == {"plain_ms": 4.0, "triton_ms": 1.0}
 
 
 def test_a_run_that_goes_on_with_other_bits_is_seen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +131,7 @@ def test_the_command_makes_every_check_and_writes_them_down(
     assert [one["name"] for one in found["checks"]] == [*CHECKS]
     assert {one["outcome"] for one in found["checks"]} <= {"works", "skipped"}, said
     by_name = {one["name"]: one for one in found["checks"]}
-    assert all(by_name[name]["outcome"] == "works" for name in CHECKS if name != "compile"), said
+    assert {name for name in CHECKS if by_name[name]["outcome"] == "skipped"} <= {"compile", "fused", "casts"}, said
     assert by_name["training"]["numbers"]["clips_per_second"] > 0
     assert by_name["training"]["numbers"]["clips_per_second_planned"] > 0
     assert by_name["resume"]["numbers"] == by_name["deterministic"]["numbers"] == {"files": 3, "apart": []}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
 import re
 import subprocess
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,8 +199,40 @@ def test_a_side_of_quality_learns(part: Any, small: Path) -> None:
     assert clips.std(dim=(0, 2, 3, 4)).allclose(torch.ones(3), atol=1e-2)
     side = quality.ours(args, clips, 0)
     first = side.look(held_out[:4])
-    side.learn(clips, 4, 0.5)
+    side.learn(clips, 0.5)
     assert side.steps > 0 and side.look(held_out[:4]) < first
+
+
+def test_quality_tells_when_vidiff_got_to_where_the_peer_ended(
+    part: Any, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With vidiff on the peer's side as well, learning slowly, and a clock by which a step takes a second: by turns, or
+    each side by itself, or waiting while it is ahead, vidiff gets there after the same minutes."""
+    quality, now = part("quality"), count(0, 0.5)
+
+    def slow(args: Any, clips: torch.Tensor, seed: int, rate: float, batch: int) -> Any:
+        few = argparse.Namespace(**vars(args) | {"set": [f"train.optim.lr={rate}"], "batch": batch})
+        return quality.ours(few, clips, seed)
+
+    monkeypatch.setattr(quality, "theirs", slow)
+    monkeypatch.setattr(quality, "RATES", (1e-6, 1e-4))
+    monkeypatch.setattr(quality, "automatic", lambda *_: "fp32")
+    monkeypatch.setattr(quality, "worked", lambda: next(now) * 2)
+    few = ["quality", "--config", str(small), "--clips", "1", "--batch", "2", "--batches", "1", "2", "--seeds", "1"]
+    few += ["--minutes", "0.5", "--slices", "5", "--set", "train.optim.lr=1e-3", "train.optim.warmup=1"]
+    both = measured(part, tmp_path / "both.json", *few)
+    assert [(trial["rate"], trial["batch"]) for trial in both["peer"]["trials"]] == [(1e-6, 1), (1e-4, 1), (1e-4, 2)]
+    assert both["peer"]["rate"] == 1e-4 and 0 < both["runs"][0]["share"] < 1
+    waiting = measured(part, tmp_path / "waiting.json", *few, "--stop")["runs"][0]
+    assert waiting["minutes"] == both["runs"][0]["minutes"] and waiting["theirs"] == both["runs"][0]["theirs"]
+    assert waiting["ours"]["steps"] < both["runs"][0]["ours"]["steps"] == 30
+    alone = tmp_path / "alone.json"
+    assert part("command").main([*few, "--sides", "theirs", "--threads", "1", "--json", str(alone)]) == 0
+    assert measured(part, alone, *few, "--sides", "ours")["runs"] == both["runs"]
+    assert (
+        part("command").main([*few, "--sides", "ours", "--minutes", "1", "--json", str(alone), "--threads", "1"]) == 2
+    )
+    assert "had another minutes; run --sides theirs anew" in capsys.readouterr().err
 
 
 def test_a_stream_is_timed_against_windows(part: Any, small: Path, tmp_path: Path, capsys) -> None:
@@ -214,6 +248,17 @@ def test_a_stream_is_timed_against_windows(part: Any, small: Path, tmp_path: Pat
     assert found["bytes"]["50"] == found["bytes"]["2000"] > 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in names)
+
+
+def test_a_frame_of_a_world_is_timed_part_by_part(part: Any, tmp_path: Path, capsys) -> None:
+    """By a small recipe of as many steps as are asked for: the first of them looks at the finished frame as well."""
+    shape = "{width: 8, multipliers: [1], blocks: [1], joint_attention: [], temporal_attention: [0], head_dim: 8}"
+    config = tmp_path / "small.yaml"
+    config.write_text(f"base: {ROOT / 'configs' / 'breakout.yaml'}\nname: small\nunet: {shape}\n")
+    found = measured(part, tmp_path / "found.json", "play", "--config", str(config), "--frames", "3", "--steps", "2")
+    calls = ["call 1 of the network, 2 frames", "call 2 of the network, 1 frame"]
+    assert list(found["ms"]) == ["frame", *calls, "decoder"] and min(found["ms"].values()) > 0
+    assert "frames a second" in capsys.readouterr().out
 
 
 def test_the_page_says_what_was_measured(part: Any) -> None:

@@ -78,6 +78,8 @@ MISTAKES = [
     ("extend", (*EXTEND, "--strategy", "{name: noisy"), "give a name, or {name: ..., option: ...}"),
     ("compare_extend", ("--strategies", "clean", "x"), "unknown sampling.strategy 'x'"),
     ("compare_extend", ("--data", "folder"), "folder"),
+    ("compare_extend", ("--others", "elsewhere/tiny"), "two of the runs are called tiny"),
+    ("compare_extend", ("--history", "some"), "argument --history: invalid scale value: 'some'"),
     ("evaluate", (), "was not trained on the shapes set: its labels are cat, dog"),
 ]
 

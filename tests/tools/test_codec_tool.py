@@ -12,6 +12,7 @@ from indexes import build_index
 
 from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
+from vidiff.data.options import DataConfig
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
 from vidiff.evaluate.card import read_card
@@ -22,7 +23,7 @@ from vidiff.metrics.motion_network import MotionNetwork, save_motion
 from vidiff.metrics.prediction import lpips, psnr
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective
-from vidiff.recipe.kinds import DataConfig, VAERun
+from vidiff.recipe.kinds import VAERun
 from vidiff.recipe.load import dump
 from vidiff.training.windows import choose_windows
 from vidiff.video.reader import read_image

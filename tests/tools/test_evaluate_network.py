@@ -16,6 +16,7 @@ import torch
 from vidiff.codec.codec import Identity
 from vidiff.codec.files import save_codec
 from vidiff.data.clip import Clip
+from vidiff.data.options import DataConfig
 from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
@@ -27,7 +28,7 @@ from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
+from vidiff.recipe.kinds import CodecConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.store.files import sha256
 from vidiff.video.writer import write_video

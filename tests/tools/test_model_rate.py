@@ -12,11 +12,12 @@ import torch
 from vidiff.cli.use import edit, extend
 from vidiff.codec.codec import Identity
 from vidiff.codec.files import save_codec
+from vidiff.data.options import DataConfig
 from vidiff.engine import checkpoint
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
+from vidiff.recipe.kinds import CodecConfig, DiffusionRun, SamplingConfig
 from vidiff.recipe.load import dump
 from vidiff.video.reader import VideoReader, read_image, read_video
 from vidiff.video.writer import write_video

@@ -8,21 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipelines import ENLARGING, enlarging, save
 from safetensors.torch import load_file
 
 from vidiff.codec.codec import Identity, VAECodec
-from vidiff.codec.files import save_codec
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.schedule import Adaptive
-from vidiff.engine import checkpoint
-from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
 from vidiff.objective.latents import normalised
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.recipe.build import build_denoiser
-from vidiff.recipe.kinds import CodecConfig, DataConfig, DiffusionRun, SamplingConfig
-from vidiff.recipe.load import dump, load
+from vidiff.recipe.kinds import DiffusionRun
+from vidiff.recipe.load import load
 from vidiff.train import main
 from vidiff.training.datasets import latent_dataset
 from vidiff.training.indexes import make_index
@@ -31,40 +28,17 @@ from vidiff.video.reader import VideoReader, read_image, read_metadata, read_vid
 from vidiff.video.writer import write_video
 
 TOOLS = Path(__file__).parents[2] / "tools"
-CONFIG = """\
-kind: diffusion
-name: sr
-device: cpu
-batch: 2
-data: {root: data, layout: shapes, shapes: {size: 32, train: 1, test: 1, frames: 12}, size: 32, frames: 4, workers: 0}
-lowres: {factor: 2, noise: 0.2}
-codec: {name: identity}
-conditional: false
-unet: {width: 8, multipliers: [1, 2], blocks: [1, 1], head_dim: 8, patch: 2}
-loss: {tasks: {generate: 0.5, first: 0.5, random: 0}}
-sampling: {sampler: {name: ddim}, steps: 2, context: 2, count: 2}
-train: {steps: 2, precision: fp32, log_every: 1, checkpoint_every: 2, validate_every: 2, sample_every: 2}
-"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a super-resolution run as the command trains it, and a run of random weights that makes clips."""
     place = tmp_path_factory.mktemp("place")
-    (place / "sr.yaml").write_text(CONFIG)
+    (place / "sr.yaml").write_text(ENLARGING)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert main(["sr.yaml"]) == 0
-    unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4)
-    data, sampling = DataConfig("data", size=16, frames=4), SamplingConfig({"name": "ddim"}, steps=1, context=2)
-    base = DiffusionRun("diffusion", "base", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
-    run = place / "runs" / "base"
-    run.mkdir()
-    (run / "resolved.yaml").write_text(dump(base))
-    (run / "data.json").write_text(json.dumps({"labels": [], "fps": 6.0}))
-    save_codec(run / "codec", Identity())
-    weights = {f"denoiser.{key}": value for key, value in build_denoiser(base).state_dict().items()}
-    checkpoint.save(run / "checkpoints", 1, weights, weights, {})
+    save(place / "runs" / "base", enlarging(factor=0), fps=6.0)
     write_video(place / "clip.mp4", torch.rand(3, 7, 16, 16) * 2 - 1, fps=10)
     return place
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vidiff.data.index import index_of
+from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.recipe.kinds import RunConfig, VAERun
 from vidiff.training import dry_run
 
@@ -38,3 +40,47 @@ def test_only_what_is_fetched_is_kept(
     with pytest.raises(ValueError, match="enough"):
         dry_run.rehearse(config, tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == (["runs", "remote"] if kept else [])
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["nothing there", "a set that was not drawn to its end"])
+@pytest.mark.parametrize(("asked", "drawn"), [({}, {"train": 2, "test": 2}), ({"test": 1}, {"train": 2, "test": 1})])
+def test_of_a_shapes_set_that_is_missing_a_few_clips_are_drawn(
+    begun: bool, asked: dict[str, int], drawn: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the rehearsal reads, in its own folder."""
+    before = {"shapes/train/red_disc/0000.mp4"} if begun else set()
+    for name in before:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+
+    def train(config: RunConfig, given: str, folder: Path) -> None:
+        data = config.data
+        assert Path(config.runs) in Path(data.root).parents
+        assert data.shapes == {"frames": 4, "size": 32, **drawn} and data.limit == 16
+        index = index_of(data, Path(config.runs), "train", workers=1, progress=False)
+        assert len(index.files) == 16 and len({file.label for file in index.files}) == 12
+        raise ValueError("enough")
+
+    monkeypatch.setattr(dry_run, "train", train)
+    monkeypatch.chdir(tmp_path)
+    config = VAERun(kind="vae", name="tiny")
+    config.batch, config.data.layout, config.data.root = 8, "shapes", "shapes"
+    config.data.shapes = {"frames": 4, "size": 32, **asked}
+    with pytest.raises(ValueError, match="enough"):
+        dry_run.rehearse(config, tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_shapes_set_that_is_there_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shapes(tmp_path / "shapes", ShapesSpec(size=32, frames=2, train=1, test=0), progress=False)
+
+    def train(config: RunConfig, given: str, folder: Path) -> None:
+        assert (config.data.root, config.data.shapes) == ("shapes", {})
+        raise ValueError("enough")
+
+    monkeypatch.setattr(dry_run, "train", train)
+    monkeypatch.chdir(tmp_path)
+    config = VAERun(kind="vae", name="tiny")
+    config.data.layout, config.data.root = "shapes", "shapes"
+    with pytest.raises(ValueError, match="enough"):
+        dry_run.rehearse(config, tmp_path)

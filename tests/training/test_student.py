@@ -12,6 +12,7 @@ from tests.helpers.videos import numbered
 from vidiff.cli import main as command
 from vidiff.cli.measure import surprise
 from vidiff.engine.checkpoint import load_part, newest
+from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.plan.estimate import follow
@@ -78,8 +79,9 @@ def test_its_draws_are_compared_with_those_of_its_teacher(place: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(["objective=progressive"], id="progressive"),
-        pytest.param(["objective=reflow"], id="reflow"),
+        pytest.param(["objective=progressive", "loss.segments=1"], id="progressive"),
+        pytest.param(["objective=reflow", "loss.segments=1"], id="reflow"),
+        pytest.param(["objective=guidance", "loss.segments=1", "loss.steps=16"], id="guidance"),
         pytest.param(["objective=consistency_training", "loss.guidance=[1,1]"], id="of clips", marks=pytest.mark.slow),
         pytest.param(
             ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency", "loss.tasks.rising=0"],
@@ -89,8 +91,25 @@ def test_its_draws_are_compared_with_those_of_its_teacher(place: Path) -> None:
     ],
 )
 def test_each_kind_of_student_is_trained(changes: list[str]) -> None:
+    """Of those that draw at the times that they learn at, half of what clips vary in is not measured."""
     name = "-".join(change.partition("=")[2] for change in changes).replace("/", "")
-    assert main(["student.yaml", f"name={name.replace('[', '').replace(']', '')}", *changes]) == 0
+    name = name.replace("[", "").replace("]", "")
+    assert main(["student.yaml", f"name={name}", *changes]) == 0
+    config = read_config(Path("runs", name))
+    assert isinstance(config, StudentRun)
+    assert (Facts.load(Path("runs", name), config).half is not None) is (config.objective == "guidance")
+
+
+def test_the_interval_of_a_recipe_is_distilled_and_another_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["objective=guidance", "loss.segments=1", "loss.steps=16", "sampling.interval=[0.4,1]"]
+    assert main(["student.yaml", "name=interval", *changes]) == 0
+    pipe = Pipeline.from_pretrained("runs/interval")
+    one, other = (pipe.generate(label="bee", guidance=2.0, seed=1, **given) for given in ({}, {"interval": [0.4, 1]}))
+    assert torch.equal(one, other)
+    with pytest.raises(ValueError, match=r"interval is .*: leave it at \[0.4, 1.0\], or draw with its teacher"):
+        pipe.generate(label="bee", guidance=2.0, interval=[0.1, 1])
+    assert main(["student.yaml", "name=next", "start=runs/interval", *changes[:-1]]) == 2
+    assert "in the interval [0.4, 1.0], not None: set sampling.interval so" in capsys.readouterr().err
 
 
 def test_every_task_asks_the_student_once_a_step(student: Pipeline) -> None:
@@ -154,6 +173,7 @@ def test_what_was_not_distilled_is_refused(student: Pipeline, options: dict, mes
         ),
         (["objective=progressive", "loss.steps=3"], "loss.steps is 3, but the student draws by sampling.steps=2"),
         (["objective=reflow", "loss.steps=0"], "loss.steps is 0, but objective is reflow"),
+        (["objective=guidance", "loss.guidance=[1,1]"], r"which is none, but objective is guidance: .*=\[1,4\]"),
         (["loss.steps=0"], "loss.segments is 2, but loss.steps=0 is for one"),
         (["loss.guidance=[4,1]"], r"loss.guidance is \[4.0, 1.0\]; give the least scale and the largest"),
         (["loss.bound=0.001"], "loss.bound is 0.001 and loss.rollout 0.0, but a student"),

@@ -83,9 +83,11 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def same(one: Codec, other: Codec) -> bool:
+    """But for rounding: where its weights lie in memory decides on some CPUs in which order a convolution adds."""
     video = torch.rand(1, 3, 2, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     z = one.encode(video)
-    return torch.equal(z.mean, other.encode(video).mean) and torch.equal(one.decode(z.mean), other.decode(z.mean))
+    pairs = [(z.mean, other.encode(video).mean), (one.decode(z.mean), other.decode(z.mean))]
+    return all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in pairs)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def step_of(config: Path, changes: list[str], batch: int, seed: int) -> Callable
             loss = objective(given)["loss"]
         loss.backward()
         clip_gradients(weights, options.optim.clip)
-        optimizer.step()
+        with autocast(CPU, precision):  # as the engine has it: Muon multiplies in it
+            optimizer.step()
         optimizer.zero_grad()
 
     return step

@@ -86,6 +86,7 @@ MEASURES = {
         threads=1,
         shorter=("--frames", "16"),
     ),
+    "play": Measure("a frame of a world, and its parts", stream.play, stream.play_options, rounds=None, threads=1),
     "quality": Measure(
         "minutes of training to the peer's final error",
         quality.measure,

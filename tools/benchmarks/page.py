@@ -180,19 +180,28 @@ def quality(found: Found) -> str:
     rows = []
     for run in found["runs"]:
         reached = "not reached" if run["minutes"] is None else f"{run['minutes']:.2f}"
-        share = "" if run["share"] is None else f"{run['share']:.2f}"
-        ends = [f"{run[side]['curve'][-1][1]:.4f}" for side in ("theirs", "ours")]
-        steps = [str(run[side]["steps"]) for side in ("theirs", "ours")]
-        rows.append([str(run["seed"]), *ends, *steps, reached, share])
-    head = ["seed", "its error at the end", "vidiff's", "its steps", "vidiff's", "minutes to its error", "of all"]
-    sizes, tried = found["parameters"], ", ".join(f"{rate}: {error:.4f}" for rate, error in found["trials"].items())
+        share = "" if run["share"] is None else f"**{run['share']:.2f}**"
+        ends = [told for side in ("theirs", "ours") for told in ended(run[side])]
+        rows.append([str(run["seed"]), *ends, reached, share])
+    head = ["seed", "the peer's error", "minutes", "steps", "vidiff's error", "minutes", "steps"]
+    head += ["vidiff at the peer's error, minutes", "of the peer's"]
+    peer, first = found["peer"], found["runs"][0]
+    tried = [f"{t['rate']:g}, {t['batch']}: {t['error']:.4f} ({t['steps']} steps)" for t in peer["trials"]]
     latent = "latents of a trained autoencoder" if found["codec"] else "frames of an eighth of the size"
     return (
         f"![Held-out error against minutes of training]({CURVES})\n\n{table(head, rows)}\n\n"
-        f"{found['minutes']:g} minutes of each side, batches of {found['batch']}, {latent}; "
-        f"{sizes['theirs'] / 1e6:.1f} million parameters of the peer, {sizes['ours'] / 1e6:.1f} of "
-        f"`{found['config']}`. Errors of the peer's learning rates after a tenth of the time: {tried}."
+        f"{latent.capitalize()}, {found['minutes']:g} minutes for each side at most. The peer: "
+        f"{first['theirs']['parameters'] / 1e6:.1f} million parameters, rate {peer['rate']:g}, batches of "
+        f"{peer['batch']}. vidiff: {first['ours']['parameters'] / 1e6:.1f} million, `{found['config']}` with batches "
+        f"of {found['batch']} and {', '.join(f'`{change}`' for change in found['changes'])}. The peer's rates and "
+        f"batches that were tried, with their errors after a tenth of the time: {'; '.join(tried)}."
     )
+
+
+def ended(side: Found) -> list[str]:
+    """The error of a side at its end, its minutes and its steps, as they are printed."""
+    minutes, error = side["curve"][-1]
+    return [f"{error:.4f}", f"{minutes:.1f}", str(side["steps"])]
 
 
 SECTIONS: dict[str, Callable[[Found], str]] = {
@@ -206,6 +215,7 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
     "load": load,
     "latents": latents,
     "stream": stream,
+    "play": lambda found: table(["part", "ms of processor time"], [[k, f"{v:.1f}"] for k, v in found["ms"].items()]),
     "quality": quality,
 }
 
@@ -255,7 +265,11 @@ def draw_curves(found: Found, out: Path) -> None:
         for side, colour in (("ours", "C0"), ("theirs", "C1")):
             label = {"ours": "vidiff", "theirs": "video-diffusion-pytorch"}[side] if not number else None
             axes.plot(*zip(*run[side]["curve"], strict=True), color=colour, label=label)
-    axes.set(xlabel="minutes of training", ylabel="error of the noise, held-out clips", yscale="log")
+    axes.set(
+        xlabel="minutes of training, of processor time for each thread",
+        ylabel="error of the noise, held-out clips",
+        yscale="log",
+    )
     axes.legend()
     figure.savefig(out, dpi=110)
     pyplot.close(figure)

@@ -26,6 +26,11 @@ def clock(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def worked() -> float:
+    """Seconds of processor time that this process has taken, for each thread of torch: others' work is none of it."""
+    return time.process_time() / torch.get_num_threads()
+
+
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Seconds of each in each round, after one round that warms up.
 

@@ -8,13 +8,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidiff.codec.codec import VAECodec
+from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.diffusion.condition import Condition
 from vidiff.draw.window import Draw
+from vidiff.pipeline.facts import Facts
+from vidiff.pipeline.model import TrainedModel
+from vidiff.pipeline.pipeline import Pipeline
 from vidiff.plan.sketch import sketch
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import DiffusionRun
-from vidiff.recipe.load import load
+from vidiff.recipe.load import load, load_codec_config
 from vidiff.recipe.slots import build_sampler
+
+KEYS = ActionSpace((Action("keys", "discrete", 4, ("NOOP", "FIRE", "RIGHT", "LEFT")),))
+
+
+def world(config: Path, seed: int) -> Pipeline:
+    """A recipe's model and autoencoder, told one of four keys for each frame."""
+    run = sketch(load(config), config.parent, look=False).config
+    assert isinstance(run, DiffusionRun)
+    run.unet.actions, run.unet.labels = KEYS.width, 0
+    torch.manual_seed(seed)
+    codec = VAECodec(load_codec_config(run, config.parent).vae, run.codec.tile).eval()
+    facts = Facts.of(run, (), 15.0, actions=KEYS)
+    return Pipeline(TrainedModel(build_denoiser(run).eval(), codec, facts), run.sampling, "cpu")
 
 
 def draws(

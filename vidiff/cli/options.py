@@ -115,6 +115,11 @@ GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
         "help": "scale on actions, which are always guided on by themselves",
         "metavar": "SCALE",
     },
+    "control_guidance": {
+        "type": number,
+        "help": "scale on the video of --control, which is always guided on by itself",
+        "metavar": "SCALE",
+    },
     "classifier_scale": {
         "type": number,
         "metavar": "SCALE",
@@ -214,6 +219,16 @@ def add_actions(parser: argparse.ArgumentParser, frames: str) -> None:
         type=tilde,
         metavar="FILE",
         help=f".npy, .csv or .jsonl with a row for {frames}, for a model that learned actions",
+    )
+
+
+def add_control(parser: argparse.ArgumentParser, frames: str) -> None:
+    """Another video of what is shown, of which the model sees as many frames as `frames` says in words."""
+    parser.add_argument(
+        "--control",
+        type=tilde,
+        metavar="FILE",
+        help=f"a video such as depth or edges, by which {frames} goes, for a model that learned it (data.control)",
     )
 
 

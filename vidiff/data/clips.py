@@ -45,11 +45,18 @@ def draw_window(length: int, frames: int, stride: Strides, generator: torch.Gene
     return draw(0, length - (frames - 1) * step - 1, generator), step
 
 
-def long_enough(lengths: list[int], frames: int | Sequence[int], stride: int, where: str) -> list[int]:
+def long_enough(
+    lengths: list[int],
+    frames: int | Sequence[int],
+    stride: int,
+    where: str,
+    lower: str = "data.frames or data.stride",
+) -> list[int]:
     """Numbers of the files, given their lengths in frames, that hold a clip. Raises DataError if none does.
 
     Args:
         frames: of a clip, or of each file's clips.
+        lower: what asks for less, in words of whoever is told.
     """
     wanted = [frames] * len(lengths) if isinstance(frames, int) else frames
     kept = [number for number, length in enumerate(lengths) if length >= (wanted[number] - 1) * stride + 1]
@@ -58,7 +65,7 @@ def long_enough(lengths: list[int], frames: int | Sequence[int], stride: int, wh
     if not kept:
         raise DataError(
             f"a clip of {least} frames at stride {stride} needs {needed} frames, but the longest file in {where} has "
-            f"{max(lengths)}: lower data.frames or data.stride"
+            f"{max(lengths)}: lower {lower}"
         )
     if len(kept) < len(lengths):
         short = f"{len(lengths) - len(kept)} of {len(lengths)} files in {where}"

@@ -138,6 +138,29 @@ def index_of(data: DataConfig, runs: Path, split: str, workers: int = 2, progres
     )
 
 
+def look_into(
+    clips: Sequence[Clip], data: DataConfig, root: str | Path, runs: Path, workers: int = 2, progress: bool = True
+) -> list[Outcome]:
+    """What each of some clips of another data set holds, or why it cannot be read; what is known is kept, as that of
+    the clips of a data set is.
+
+    Args:
+        data: how they are read.
+        root: of the data set that they are of.
+        runs, workers, progress: as of `index_of`.
+    """
+    folder, name = runs / "index", name_of(root)
+    cache = folder / f"{name}.jsonl"
+    with claimed(folder / ".turn"):
+        ledger = Ledger(data, cache, folder / name / "index.jsonl", workers, progress)
+        try:
+            ledger.look_into(clips)
+        finally:
+            if ledger.opened:
+                _write_cache(cache, ledger.known, ledger.by_others)
+    return [ledger.outcome(clip) for clip in clips]
+
+
 def other_data(data: DataConfig, root: str | Path) -> DataConfig:
     """The options of a data set for another one that is laid out alike; the shapes set is not drawn there."""
     return replace(data, root=str(root), layout="folders" if data.layout == "shapes" else data.layout)

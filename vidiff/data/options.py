@@ -93,6 +93,9 @@ class DataConfig(Source):
     jitter: float = 0.0  # change brightness, contrast and saturation of each clip by up to this share; pixels only
     zoom: list[float] = field(default_factory=lambda: [1.0, 1.0])  # frames so much larger than `size` are cropped to it
     actions: bool = False  # learn what was done between frames, from the files of actions beside the clips
+    # show the model another video of each clip: a folder of them, laid out as `root` is, such as data/depth; of a data
+    # set of LeRobot, another of its cameras; empty for none
+    control: str = ""
     flip: bool = False  # mirror half of the clips; off where left and right mean something
     crops: int = 1  # of each frame that latents are cached of, along its longer side; 1 takes the middle
     latent_dtype: str = "float16"  # of the latent cache; bfloat16 where a codec's latents go beyond 65504
@@ -135,7 +138,8 @@ class DataConfig(Source):
             raise DataError(
                 f"data.background is {self.background!r}; give a colour as CSS names it: white, black, '#00ff00'"
             ) from None
-        self.root, self.images, self.latents = map(os.path.expanduser, (self.root, self.images, self.latents))
+        for path in ("root", "images", "latents", "control"):
+            setattr(self, path, os.path.expanduser(getattr(self, path)))
         for keys, allowed, advice in RULES:
             for key in keys.split():
                 if not allowed(value := getattr(self, key)):

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,9 @@ FPS = 16
 CRF = 12  # little compression: a clip is 15 kB all the same
 WOBBLE = math.radians(25)  # how far a straight path may turn from one of the four directions
 TRAVEL = (15.0, 37.5)  # pixels that an object goes in a straight clip: 1 to 2.5 a frame in 16 frames
+WAVES = 32  # of which a texture is the sum
+FINEST = 2.4  # pixels, their shortest wavelength: shorter ones would not survive being sampled and moved
+GRAIN = 0.15  # a texture's root mean square, where black and white are 2 apart
 DRAWING = 1  # part of spec.json: raise it when the same options come to draw other clips
 
 REACH = {  # how far from the centre: left and right, up, down
@@ -63,6 +66,8 @@ class ShapesSpec:
             px in a clip, whatever its length. Each label has the four directions in turn.
         held_out: for a straight set, pairs of label and direction that the training split leaves out, at most 24. Each
             label is left at least two directions, and each colour, shape and direction loses about as many.
+        texture: cover object and background with a fine random texture each, which moves with what it lies on, and of
+            which frames that are shrunk by so much show nothing; 0 for plain colours.
 
     Raises:
         ValueError: a field out of range.
@@ -75,6 +80,7 @@ class ShapesSpec:
     seed: int = 0
     straight: int = 0
     held_out: int = 0
+    texture: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 2:
@@ -88,12 +94,17 @@ class ShapesSpec:
             raise ValueError(f"straight is {self.straight}; give 1 for paths that reach no wall, else 0")
         if not 0 <= self.held_out <= (2 * len(LABELS) if self.straight else 0):
             raise ValueError(f"held_out is {self.held_out}; give 0 to {2 * len(LABELS)} with straight=1, else 0")
+        if self.texture and self.texture < 2:
+            raise ValueError(
+                f"texture is {self.texture}; give the factor by which frames are shrunk for it to vanish, 2 or more, "
+                "or 0 for none"
+            )
         if self.straight and self.frames < 2:
             raise ValueError(f"frames is {self.frames}; a straight path needs 2 or more")
 
     def facts(self) -> dict[str, int]:
         """What spec.json tells of the set. Options that came later are left out where they are not used."""
-        later = {"straight", "held_out"}
+        later = {"straight", "held_out", "texture"}
         return {name: value for name, value in asdict(self).items() if value or name not in later}
 
     def unseen(self) -> list[tuple[str, str]]:
@@ -108,6 +119,30 @@ class ShapesSpec:
         return found
 
 
+class Texture:
+    """Fine random texture: plane waves of random direction and phase, whose sum is nearly a Gaussian field.
+
+    Wavelengths run from FINEST to 1.5 `factor` pixels, evenly in their logarithm: frames shrunk by `factor` have no
+    place for waves shorter than 2 `factor`, so nothing of it can be told from these.
+    """
+
+    def __init__(self, factor: int, stream: np.random.Generator) -> None:
+        length = np.exp(stream.uniform(math.log(FINEST), math.log(1.5 * factor), WAVES))
+        angle, self.phase = stream.uniform(0, 2 * math.pi, (2, WAVES))
+        self.across, self.down = (2 * math.pi / length * turned for turned in (np.cos(angle), np.sin(angle)))
+
+    def __call__(self, centre: Tensor, side: int) -> Tensor:
+        """Its values on frames of side `side` when its origin lies at `centre`, `(f, 2)`: `(f, side, side)` float32."""
+        place = np.arange(side) + 0.5
+        x, y = (place - centre.numpy()[:, i, None] for i in (0, 1))  # f side
+        u = self.across * x[..., None]
+        v = self.down * y[..., None] + self.phase  # f side waves
+        rows = np.concatenate([np.cos(v), -np.sin(v)], -1)  # cos(u + v), as a product of rows and columns
+        columns = np.concatenate([np.cos(u), np.sin(u)], -1)
+        wave = torch.from_numpy(rows).float() @ torch.from_numpy(columns).float().mT
+        return GRAIN * math.sqrt(2 / WAVES) * wave
+
+
 @dataclass(frozen=True)
 class ShapesClip:
     """One clip and the whole truth about it: everything else follows from these fields in closed form."""
@@ -117,6 +152,12 @@ class ShapesClip:
     position: tuple[float, float]
     velocity: tuple[float, float]
     side: int
+    texture: int = 0  # the factor of the two textures
+    grain: int = 0  # the seed of the stream of which they are drawn
+
+    def facts(self) -> dict[str, object]:
+        """What captions.jsonl tells of the clip; of textures, where it has them."""
+        return {name: value for name, value in asdict(self).items() if self.texture or name not in ("texture", "grain")}
 
     @property
     def speed(self) -> float:
@@ -138,9 +179,15 @@ class ShapesClip:
     def video(self, frames: int) -> Tensor:
         """The clip drawn, (3, frames, side, side) float32 in [-1, 1]."""
         colour, shape = self.label.split("_")
-        amount = coverage(shape, self.path(frames), torch.full((frames,), self.size), self.side, self.side)
-        background, foreground = rgb(BACKGROUND), rgb(COLOURS[colour])
-        return background.view(3, 1, 1, 1) + (foreground - background).view(3, 1, 1, 1) * amount
+        path = self.path(frames)
+        amount = coverage(shape, path, torch.full((frames,), self.size), self.side, self.side)
+        background, foreground = rgb(BACKGROUND).view(3, 1, 1, 1), rgb(COLOURS[colour]).view(3, 1, 1, 1)
+        if not self.texture:
+            return background + (foreground - background) * amount
+        stream = np.random.default_rng(self.grain)
+        under, over = (Texture(self.texture, stream) for _ in range(2))
+        background = background + under(torch.zeros(1, 2), self.side)  # 3 1 h w
+        return torch.lerp(background, foreground + over(path, self.side), amount).clamp(-1, 1)
 
 
 def caption(label: str, course: str) -> str:
@@ -160,11 +207,18 @@ def make_clip(spec: ShapesSpec, split: str, label: str, number: int) -> ShapesCl
     size = scale * stream.uniform(7, 11)
     if spec.straight:
         courses = [name for name in DIRECTIONS if split == "test" or (label, name) not in spec.unseen()]
-        return _straight(spec, label, size, courses[number % len(courses)], stream)
+        return _textured(spec, _straight(spec, label, size, courses[number % len(courses)], stream), stream)
     speed, angle = scale * stream.uniform(1, 4), stream.uniform(0, 2 * math.pi)
     low, high = _room(label, size, spec.size)
     x, y = stream.uniform(low, high).tolist()
-    return ShapesClip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
+    clip = ShapesClip(label, size, (x, y), (speed * math.cos(angle), speed * math.sin(angle)), spec.size)
+    return _textured(spec, clip, stream)
+
+
+def _textured(spec: ShapesSpec, clip: ShapesClip, stream: np.random.Generator) -> ShapesClip:
+    if not spec.texture:
+        return clip
+    return replace(clip, texture=spec.texture, grain=int(stream.integers(2**31)))
 
 
 def _straight(spec: ShapesSpec, label: str, size: float, course: str, stream: np.random.Generator) -> ShapesClip:
@@ -236,7 +290,7 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
             raise
     if missing or not captions.exists():
         lines = (
-            {"path": path, "label": clip.label, "caption": clip.caption, "speed": clip.speed, **asdict(clip)}
+            {"path": path, "label": clip.label, "caption": clip.caption, "speed": clip.speed, **clip.facts()}
             for path, clip in clips.items()
         )
         _replace(captions, "".join(json.dumps(line) + "\n" for line in lines))
@@ -259,7 +313,13 @@ def read_clips(folder: str | Path) -> dict[Path, ShapesClip]:
         try:
             position, velocity = tuple(line["position"]), tuple(line["velocity"])
             found[Path(folder) / line["path"]] = ShapesClip(
-                line["label"], line["size"], position, velocity, line["side"]
+                line["label"],
+                line["size"],
+                position,
+                velocity,
+                line["side"],
+                line.get("texture", 0),
+                line.get("grain", 0),
             )
         except LookupError as error:
             raise ValueError(f"{captions} is not of a shapes set: it has a line without {error}") from None

@@ -154,7 +154,12 @@ def ask_all(
 
     Where a process crashes, or stays silent for `patience` seconds, another takes over. Closing the generator ends the
     processes.
+
+    Raises:
+        ValueError: for less than one process.
     """
+    if processes < 1:
+        raise ValueError(f"workers is {processes}: give 1 or more, since files are opened in processes of their own")
     waiting = iter(questions)
     busy: list[Helper[Question, Answer]] = []
     try:

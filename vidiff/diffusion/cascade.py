@@ -25,6 +25,7 @@ class LowresConfig:
     factor: int = 0  # by which it enlarges height and width to data.size; 0 for a model that makes clips by itself
     noise: float = 0.1  # largest time to which the low-resolution video is noised in training
     level: float = 0.0  # time to which it is noised when clips are enlarged, unless a call says otherwise
+    crop: int = 0  # side in pixels, at data.size, of the random squares of frames to train on; 0 for whole frames
 
     def check(self, sides: Sequence[tuple[str, int]]) -> None:
         """Raises ValueError for values that do not go together, or with the heights and widths of clips.
@@ -37,6 +38,11 @@ class LowresConfig:
                 raise ValueError(
                     f"lowres.factor is {self.factor}; give 2 or more, such that it divides {name}, which is {side}, or "
                     "0 for a model that makes clips by itself"
+                )
+            if self.crop and not (self.factor and 0 < self.crop <= side):
+                raise ValueError(
+                    f"lowres.crop is {self.crop}; give pixels up to {name}, which is {side}, or 0 for whole frames"
+                    + ("" if self.factor else "; only a model that enlarges clips (lowres.factor) is trained on parts")
                 )
         if not 0 <= self.noise <= 1:
             raise ValueError(f"lowres.noise is {self.noise}; give a time from 0 to 1, such as 0.1")

@@ -1,15 +1,16 @@
-"""What a clip is asked to be: label, text, actions, low-resolution video, frame stride. Every field is optional.
+"""What a clip is asked to be: label, text, actions, another video, frame stride. Every field is optional.
 
 All that is done to conditions is written once, over the fields. Each says of itself in its metadata: "asks", the name
 that guidance has for it, if it says what a clip should show, with the "null" that asks for nothing; "apart", where it
-is dropped and guided on by itself, and not with all the others; "frames", the axis along which frames lie; and "slots",
-that along which lies what belongs to a frame because those before it are left out. So a new field is a line here, and
-where the network reads it.
+is dropped and guided on by itself, and not with all the others; "frames", the axis along which frames lie; "slots",
+that along which lies what belongs to a frame because those before it are left out; "video", that it is a video, which
+the network is shown beside the noisy clip; and "of", the field that it tells something of, with what it is, "whole",
+where it is not given. So a new field is a line here, and where the network reads it; a new video is read already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +18,15 @@ import torch
 from torch import Tensor
 
 NO_LABEL = -1
+CLEAN = 20.0  # clamped log-SNR of what has no noise; its negative is that of noise alone
+
+
+def _every_token(text: Tensor) -> Tensor:
+    return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+
+
+def _clean(video: Tensor) -> Tensor:
+    return video.new_full(video.shape[:1], CLEAN, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,9 @@ class Condition:
             any is a sample without text.
         lowres: `(b, c, f, h, w)`, already upsampled to the size of `x`.
         lowres_log_snr: `(b,)`, clamped log-SNR of the noise in `lowres`; without noise where it is not given.
+        control: `(b, c, f, h, w)`, another video of what `x` is to show, frame by frame: its depth, its edges, another
+            camera; all 0 where it is not known.
+        control_log_snr: `(b,)`, the same of `control`; of noise alone, -20, where that is not known.
         stride: `(b,)` int64, source frames per clip frame.
         guidance: `(b,)`, the scale of guidance, for a student into which it was distilled; 1 is the plain model.
         action: `(b, f, k, w)`, what was done between each frame and the one before, the last first, where several
@@ -38,13 +51,21 @@ class Condition:
 
     label: Tensor | None = field(default=None, metadata={"asks": "label", "null": NO_LABEL})
     text: Tensor | None = None
-    text_mask: Tensor | None = field(default=None, metadata={"asks": "text", "null": False})
-    lowres: Tensor | None = field(default=None, metadata={"frames": 2})
-    lowres_log_snr: Tensor | None = None
+    text_mask: Tensor | None = field(
+        default=None, metadata={"asks": "text", "null": False, "of": "text", "whole": _every_token}
+    )
+    lowres: Tensor | None = field(default=None, metadata={"frames": 2, "video": True})
+    lowres_log_snr: Tensor | None = field(default=None, metadata={"of": "lowres", "whole": _clean})
     stride: Tensor | None = None
     guidance: Tensor | None = None
     action: Tensor | None = field(
         default=None, metadata={"asks": "action", "null": 0.0, "apart": True, "frames": 1, "slots": 2}
+    )
+    control: Tensor | None = field(
+        default=None, metadata={"asks": "control", "null": 0.0, "apart": True, "frames": 2, "video": True}
+    )
+    control_log_snr: Tensor | None = field(
+        default=None, metadata={"asks": "control", "null": -CLEAN, "apart": True, "of": "control", "whole": _clean}
     )
 
     def drop(
@@ -110,8 +131,8 @@ class Condition:
     def cat(self, *others: Condition) -> Condition:
         """Stack along the batch. Raises ValueError where one has a field that another lacks."""
         conditions = (self, *others)
-        masked = any(condition.text_mask is not None for condition in conditions)
-        given = [{one.name: value for one, value in condition._given(masked)} for condition in conditions]
+        there = {one.name for one in fields(self) if any(getattr(each, one.name) is not None for each in conditions)}
+        given = [{one.name: value for one, value in condition._given(there)} for condition in conditions]
         for name in {name: None for values in given for name in values}:
             count = sum(name in values for values in given)
             if count < len(given):
@@ -152,24 +173,50 @@ class Condition:
 
         return self._map(chosen) if any("frames" in one.metadata for one, _ in self._given()) else self
 
-    def _given(self, masked: bool = True) -> Iterator[tuple[Field[Any], Tensor]]:
-        """The fields that are there; where there is text, its mask too, unless `masked` is False."""
+    def shown(self, name: str, like: Tensor) -> Tensor:
+        """One of `VIDEOS`, `(b, c, f, h, w)` as `like` is; 0 for one that is not known.
+
+        Raises:
+            ValueError: none where one must be known; one of another shape.
+        """
+        video: Tensor | None = getattr(self, name)
+        if video is None and name not in ASKED:
+            raise ValueError(f"this model enlarges clips, and condition.{name} is missing: use `upscale`")
+        if video is not None and video.shape != like.shape:
+            raise ValueError(
+                f"condition.{name} is {tuple(video.shape)}; expected {tuple(like.shape)}: that of the clip"
+            )
+        return torch.zeros_like(like) if video is None else video
+
+    def noise_of(self, name: str, like: Tensor) -> Tensor:
+        """The log-SNR of one of `VIDEOS`, `(b,)` where `like` is `(b, ...)`; one that is not known is noise alone."""
+        log_snr: Tensor | None = getattr(self, f"{name}_log_snr")
+        if log_snr is None:
+            there = getattr(self, name) is not None or name not in ASKED
+            log_snr = like.new_full(like.shape[:1], CLEAN if there else -CLEAN, dtype=torch.float32)
+        return log_snr
+
+    def _given(self, whole: Collection[str] | None = None) -> Iterator[tuple[Field[Any], Tensor]]:
+        """The fields that are there, and those of `whole`, by default all, that tell something of these."""
         for one in fields(self):
             value = getattr(self, one.name)
-            if one.name == "text_mask" and value is None and self.text is not None and masked:
-                value = torch.ones(self.text.shape[:2], dtype=torch.bool, device=self.text.device)
+            if value is None and "of" in one.metadata and (whole is None or one.name in whole):
+                told_of = getattr(self, one.metadata["of"])
+                value = None if told_of is None else one.metadata["whole"](told_of)
             if value is not None:
                 yield one, value
 
     def _map(self, change: Callable[[Tensor, Field[Any]], Tensor]) -> Condition:
         """`change(value, field)` of each field."""
-        values = {one.name: change(value, one) for one, value in self._given(masked=False)}
+        values = {one.name: change(value, one) for one, value in self._given(whole=())}
         return type(self)(**values)
 
 
-ASKED = tuple(one.metadata["asks"] for one in fields(Condition) if "asks" in one.metadata)  # what guidance can drop
-TOGETHER = tuple(  # and what of it is dropped at once
-    dict.fromkeys(
-        one.metadata["asks"] for one in fields(Condition) if "asks" in one.metadata and "apart" not in one.metadata
-    )
+ASKED = tuple(  # what guidance can drop
+    dict.fromkeys(one.metadata["asks"] for one in fields(Condition) if "asks" in one.metadata)
 )
+APART = tuple(  # and what of it is dropped and guided on by itself
+    dict.fromkeys(one.metadata["asks"] for one in fields(Condition) if "apart" in one.metadata)
+)
+TOGETHER = tuple(name for name in ASKED if name not in APART)  # or at once with others
+VIDEOS = tuple(one.name for one in fields(Condition) if "video" in one.metadata)  # what the network is shown

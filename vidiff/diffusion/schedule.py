@@ -306,7 +306,7 @@ class Adaptive(Trained):
         super().__init__(ends, shift)
         if width < 1 or steps < 2:
             raise ValueError(f"width = {width} must be at least 1, and steps = {steps} at least 2")
-        self.steps = steps
+        self.steps, self.keeps_float32 = steps, True  # what it sees of clips is summed in the type of its weights
         self.layers = nn.Sequential(nn.Linear(4, width), nn.SiLU(), nn.Linear(width, 1))
 
     def beta(self, t: Tensor, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from math import ceil
 
 import torch
@@ -189,12 +190,19 @@ def stream(
 
 
 def of_latents(condition: Condition, codec: Codec, first: int, latents: int) -> Condition:
-    """The condition of some latents, of that of frames: what led to any of a latent's frames leads to it.
+    """The condition of some latents, of that of frames: what led to any of a latent's frames leads to it, and a control
+    of pixels, as it is where a latent holds several frames, is encoded as a clip of its own, as in training.
 
     Args:
         first: the frame of the first latent; each further one is of `temporal` frames.
     """
-    return condition.at([first + codec.temporal * n for n in range(latents)], [1] + [codec.temporal] * (latents - 1))
+    spans = [1] + [codec.temporal] * (latents - 1)
+    told = condition.at([first + codec.temporal * n for n in range(latents)], spans)
+    if condition.control is None or codec.temporal == 1:
+        return told
+    pixels = Condition(control=condition.control).at(range(first, first + sum(spans))).control
+    assert pixels is not None
+    return replace(told, control=codec.encode(pixels).mean)
 
 
 def inpaint(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.classifier_guidance import Classifier, ClassifierGuidance
-from vidiff.diffusion.condition import NO_LABEL, TOGETHER, Condition
+from vidiff.diffusion.condition import APART, NO_LABEL, TOGETHER, Condition
 from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.guidance import (
     CONVENTIONS,
@@ -22,6 +22,8 @@ from vidiff.diffusion.guidance import (
     check_shares,
     check_threshold,
 )
+
+OWN = {name: f"{name}_guidance" for name in ("text", *APART)}  # the options that scale one condition by itself
 
 
 @dataclass(kw_only=True)
@@ -40,6 +42,7 @@ class Guide:
         separate: guide on the label alone and on known frames alone, not on all at once.
         text_guidance: scale on the text alone, which is then separate.
         action_guidance: scale on actions, which are always guided on by themselves; 1 is the plain model.
+        control_guidance: scale on the video beside (data.control), likewise.
 
     Raises:
         ValueError: for an option out of range, or two that do not go together; the message names them.
@@ -54,6 +57,7 @@ class Guide:
     separate: bool = False
     text_guidance: float | None = None
     action_guidance: float | None = None
+    control_guidance: float | None = None
 
     def __post_init__(self) -> None:
         choose("convention", self.convention, CONVENTIONS)
@@ -69,10 +73,10 @@ class Guide:
                 Projected(**self.apg)
             except ValueError as error:
                 raise ValueError(f"apg: {error}") from None
-            if self.separate or self.text_guidance is not None or self.action_guidance is not None:
+            if self.separate or any(getattr(self, name) is not None for name in OWN.values()):
                 raise ValueError(
                     f"apg is {self.apg}, but it changes one difference and separate scales have several: "
-                    "leave out apg, or separate, text_guidance and action_guidance"
+                    f"leave out apg, or separate, {', '.join(OWN.values())}"
                 )
         if self.threshold:
             _check_keys("threshold", self.threshold, ("percentile", "floor"))
@@ -100,7 +104,8 @@ class Guide:
         known: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Denoises:
-        """A denoiser guided on what is there of label, text, actions and known frames; itself where nothing is.
+        """A denoiser guided on what is there of label, text, actions, a control and known frames; itself where nothing
+        is.
 
         Args:
             guidance: scale on label and text.
@@ -117,8 +122,9 @@ class Guide:
             scales["history"] = history  # type: ignore[assignment]
         if len(scales) > 1 and not (self.separate or self.text_guidance is not None):
             scales = {tuple(map(str, scales)): scales.get("history", guidance)}
-        if self.action_guidance is not None and condition.asks("action"):
-            scales = {"action": self.action_guidance, **scales}
+        for name in APART:
+            if (own := getattr(self, OWN[name])) is not None and condition.asks(name):
+                scales = {name: own, **scales}
         if not scales:
             return denoiser
         return ClassifierFree(
@@ -141,19 +147,21 @@ class Guide:
         scale = guidance if history is None or known is None else history
         return Told(denoiser, scale + CONVENTIONS[self.convention])
 
-    def check_told(self, scales: tuple[float, float], guidance: float, history: float | None) -> None:
+    def check_told(
+        self, scales: tuple[float, float], guidance: float, history: float | None, interval: list[float] | None
+    ) -> None:
         """Raises ValueError for a scale outside those that a student is told, and for what changes the guidance that
-        was distilled into it."""
+        was distilled into it, within `interval`."""
         low, high = (scale - CONVENTIONS[self.convention] for scale in scales)
         for name, scale in {"guidance": guidance, "history": history}.items():
             if scale is not None and not low <= scale <= high:
                 raise ValueError(f"{name} is {scale:g}, but this student knows scales of {low:g} to {high:g}: give one")
-        plain = Guide()
-        for name in ("interval", "rescale", "apg", "history_level", "separate", "text_guidance", "action_guidance"):
+        plain = Guide(interval=interval)
+        for name in ("interval", "rescale", "apg", "history_level", "separate", *OWN.values()):
             if getattr(self, name) != getattr(plain, name):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but guidance was distilled into this student, of which only the "
-                    "scale can be chosen: leave it out, or draw with its teacher"
+                    f"scale can be chosen: leave it at {getattr(plain, name)}, or draw with its teacher"
                 )
 
     def judged(self, denoiser: Denoises, classifier: Classifier, label: Tensor, scale: float) -> Denoises:

@@ -23,8 +23,9 @@ from vidiff.nn.cache import Cache
 class Recall(nn.Module):
     """A causal network, called as it is itself, that looks once at the finished frames with which a window begins.
 
-    They are looked at by the first call of a window, as that shows them: each branch of guidance its own way. Later
-    calls look at the new frames alone, and at what the cache keeps of all those before.
+    They are looked at by the first call of a window, as that shows them and together with its new frames, which cannot
+    be seen from them: each branch of guidance its own way. Later calls look at the new frames alone, and at what the
+    cache keeps of all those before.
 
     Args:
         network: `(x, log_snr, condition, cache) -> output`.
@@ -55,13 +56,15 @@ class Recall(nn.Module):
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition) -> Tensor:
         clips, frames, given = len(x), x.shape[2], self.given
         if given and (self.said is None or len(self.said) < clips):
-            self.after = self.before.copy(grows=True)
-            old = slice(0, given)
-            with torch.no_grad():
-                self.said = self.network(
-                    x[:, :, old], log_snr[:, :, old], condition.at(range(given)), self.after
-                )  # b c given h w
-            self.after.grows = False
+            # Sinks stand right before the frames that look back on them: those that are finished come by themselves.
+            looked = given if self.before.sinks else frames
+            self.after = self.before.copy(grows=True, finished=given)
+            whole = self.network(
+                x[:, :, :looked], log_snr[:, :, :looked], condition.at(range(looked)), self.after
+            )  # b c looked h w
+            self.after.grows, self.said = False, whole[:, :, :given].detach()
+            if looked == frames:
+                return whole
         new = condition.at(range(given, frames))
         output = self.network(x[:, :, given:], log_snr[:, :, given:], new, self.after)
         return output if self.said is None else torch.cat([self.said[:clips], output], dim=2)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidiff.diffusion.classifier_guidance import Classifier
 from vidiff.diffusion.condition import Condition
@@ -16,6 +17,7 @@ from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.known import Held, Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise, expand_time
 from vidiff.draw.guide import Guide
+from vidiff.nn.cast import low_weights
 from vidiff.sample import DDIM, Sampler, invert, start
 
 
@@ -160,6 +162,8 @@ class Draw:
         longest: stride between frames that the model was trained up to, in source frames; None where it is not known.
         grid: how the times of the sampler's steps are spaced.
         distilled: the model is a student, which is told the scale of guidance.
+        half: log-SNR at which the model knows half of a clip of which nothing is given (`half_known`), which the times
+            of such draws follow; None where that was not measured.
     """
 
     denoiser: Denoises
@@ -180,6 +184,7 @@ class Draw:
     longest: int | None = None
     grid: Grid = field(default_factory=Grid)
     distilled: bool = False
+    half: float | None = None
 
     def copy(self) -> Draw:
         """The same, with noise of its own, which begins as what is still to come of this one's."""
@@ -187,9 +192,11 @@ class Draw:
         generator.set_state(self.generator.get_state())
         return replace(self, generator=generator)
 
-    def times(self, count: int | None = None) -> Tensor:
-        """The falling times of a draw, `(steps,)`, or `(count,)`. Raises ValueError as `Grid`."""
-        return self.grid(self.denoiser.schedule, self.steps if count is None else count)
+    def times(self, count: int | None = None, free: bool = False) -> Tensor:
+        """The falling times of a draw, `(steps,)`, or `(count,)`; `free` if it begins from noise and knows no frame.
+        Raises ValueError as `Grid`."""
+        grid = self.grid.measured(self.half) if free else self.grid
+        return grid(self.denoiser.schedule, self.steps if count is None else count)
 
     def told(self, condition: Condition) -> Condition:
         """What the network is told: not the label, where a classifier stands for it."""
@@ -208,9 +215,13 @@ class Draw:
             denoiser = self.guide.judged(denoiser, self.classifier, condition.label, self.classifier_scale)
         return self.guide.bounded(denoiser)
 
-    def arithmetic(self, device: torch.device) -> torch.autocast:
-        """The context in which the network computes."""
-        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+    @contextmanager
+    def arithmetic(self, device: torch.device) -> Iterator[None]:
+        """The context in which the network computes: its weights are cast once, and not at each step."""
+        network = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Module()
+        autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with low_weights(network, device, self.dtype), autocast:
+            yield
 
     def __call__(
         self,
@@ -234,7 +245,7 @@ class Draw:
             `(b, c, f, h, w)`, bit for bit `frames` where known.
         """
         schedule = self.denoiser.schedule
-        times, partial = self._from(strength)
+        times, partial = self._from(strength, free=known is None and strength >= 1.0)
         if not len(times):
             return frames
         denoiser, clocks = self._shown(frames, known, condition, times)
@@ -276,10 +287,10 @@ class Draw:
         with self.arithmetic(frames.device):
             return DDIM()(denoiser, x, self.told(condition), clocks, progress=self.progress)
 
-    def _from(self, strength: float) -> tuple[Tensor, bool]:
+    def _from(self, strength: float, free: bool = False) -> tuple[Tensor, bool]:
         """The falling times of a draw that begins at the time `strength`, none where that comes too late for any; and
         whether it begins later than from pure noise."""
-        times = self.times()
+        times = self.times(free=free)
         begin = times.new_tensor(strength)
         if begin <= times[-1]:
             return times[:0], True

@@ -10,6 +10,7 @@ between ends with the bits of one that was not, on the same machine and number o
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, processes
 from vidiff.engine.publish import Keep
 from vidiff.engine.record import LENGTH, Counters, Recorder, collect, deviations, write_environment
+from vidiff.nn.cast import low_weights
 from vidiff.report.log import duration, trim_metrics
 from vidiff.store.files import sweep
 
@@ -146,6 +148,7 @@ class _Training:
         if saved:
             self.restore(saved)
             say(f"going on from step {self.at.step} of {self.options.steps} ({saved.path.name})")
+            self.tell_rate(saved.state.get("rate"))
         if main:
             sweep(self.run)
             trim_metrics(self.run / "metrics.jsonl", self.at.step)
@@ -166,10 +169,11 @@ class _Training:
 
     def compilable(self) -> bool:
         """Whether blocks compute the same when they are compiled, on every process; says why not."""
-        part = self.feed.peek(self.at.samples)
+        part, device = self.feed.peek(self.at.samples), self.group.device
         if part is None:
             return False
-        with precision.autocast(self.group.device, self.precision):
+        dtype = precision.DTYPES[self.precision]
+        with low_weights(self.objective, device, dtype), precision.autocast(device, self.precision):
             reason = objection(self.objective, part, self.precision)
         if reason:
             self.say(f"blocks are not compiled: {reason}")
@@ -186,12 +190,30 @@ class _Training:
         if self.group.rank < len(state["random"]):
             seeds.set_random_state(state["random"][self.group.rank])
 
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return learning_rate(self.options.optim, self.at.step, self.options.steps)
+
+    def tell_rate(self, before: float | None) -> None:
+        """Says where the learning rate jumps: to what it was to be when the checkpoint was written, `before`, which is
+        None of one from before that was kept."""
+        now, steps, optim = self.rate(), self.options.steps, self.options.optim
+        if before is None or self.at.step >= steps or math.isclose(before, now, rel_tol=1e-6):
+            return
+        way = "rises" if now > before else "falls"
+        why = "as train.optim now has it"
+        if optim.decay != "constant":
+            why = f"where train.optim.decay={optim.decay} over train.steps={steps} has it at step {self.at.step}"
+            why += "; for another, set train.optim.decay=constant train.optim.lr=..."
+        self.say(f"the learning rate {way} from {before:.3g} to {now:.3g}, {why}")
+
     def save(self) -> None:
         """Begins to write a checkpoint."""
         state = {
             "counters": vars(self.at) | {"seconds": self.seconds()},
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
+            "rate": self.rate(),
             "ema_updates": self.ema.updates,
             "random": self.group.gather(seeds.random_state()),
         }
@@ -260,13 +282,14 @@ class _Training:
         self.hang.note(f"taking step {at.step + 1}", slower)
 
         seeds.seed_step(options.seed, at.step, self.group.rank)
-        rate = learning_rate(options.optim, at.step, options.steps)
+        rate = self.rate()
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
         kept = [buffer.clone() for buffer in self.model.module.buffers()]
         shares, results = Shares(self.group, len(parts)), []
         for number, part in enumerate(parts, 1):
-            with self.model.unsynced() if number < len(parts) else nullcontext():
+            syncing = nullcontext() if number == len(parts) else self.model.unsynced()
+            with syncing, self.model.low_weights(self.precision):
                 with precision.autocast(self.group.device, self.precision):
                     result = self.model.call(self.feed.move(part))
                 self.scaler.scale(shares.loss(result)).backward()

@@ -24,6 +24,7 @@ from vidiff.engine.compile import compile_blocks, find_blocks, uncompiled
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group, local, whole
 from vidiff.engine.precision import DTYPES, Precision
+from vidiff.nn.cast import low_weights
 
 if TYPE_CHECKING:  # torch.distributed.fsdp takes a second, which trainings without shards need not
     from torch.distributed.device_mesh import DeviceMesh
@@ -38,7 +39,7 @@ class Model:
     """
 
     def __init__(self, objective: nn.Module, group: Group) -> None:
-        self.compiled = False
+        self.group, self.compiled = group, False
         self.module = self.call = objective
         if group.world > 1:
             devices = [group.device] if group.device.type == "cuda" else None
@@ -52,6 +53,10 @@ class Model:
     def unsynced(self) -> AbstractContextManager[None]:
         """Inside, `backward` adds to this process's own gradients: for all but the last part of a batch."""
         return self.call.no_sync() if isinstance(self.call, DistributedDataParallel) else nullcontext()
+
+    def low_weights(self, precision: Precision) -> AbstractContextManager[None]:
+        """Around both passes of a part: weights are in its precision, cast all at once; see `vidiff.nn.cast`."""
+        return low_weights(self.module, self.group.device, DTYPES[precision])
 
     def settle(self) -> None:
         """After the last part's `backward`: gradients are the mean over all processes."""
@@ -199,6 +204,9 @@ class Shards(Model):
             yield
         finally:
             self.call.set_requires_gradient_sync(True)  # type: ignore[operator]
+
+    def low_weights(self, precision: Precision) -> AbstractContextManager[None]:
+        return nullcontext()  # FSDP casts what it gathers
 
     def settle(self) -> None:
         grads = [p.grad for p in self.single if p.grad is not None]

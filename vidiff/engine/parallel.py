@@ -8,7 +8,9 @@ One process needs nothing, several are started by torchrun:
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ T = TypeVar("T")
 # That a process waits for another in a collective. Whoever stands still is ended by the watch over each process, which
 # knows what takes long; NCCL's own half an hour would end those that wait while the main one samples or saves.
 PATIENCE = timedelta(days=1)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,26 @@ def _prepare_gpu(device: torch.device) -> None:
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
+def keep_freed() -> None:
+    """Have glibc keep memory that is freed: it gives large pieces back, which each step then takes anew, page by page.
+
+    What a process holds at its peak stays the same. Who sets MALLOC_TRIM_THRESHOLD_ or its like is left alone, and so
+    are other C libraries.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**28)
+
+
 @contextmanager
 def processes(device: str | torch.device = "auto") -> Iterator[Group]:
     """Join the processes that torchrun started, and leave them at the end. Inside another such block: a look-up."""
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group(chosen)

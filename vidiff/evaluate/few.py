@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vidiff.data.index import index_of, other_data
 from vidiff.evaluate.comparison import Columns, Result, figure_of, finite
-from vidiff.evaluate.follow.starts import windows_of
+from vidiff.evaluate.follow.starts import GIVEN, windows_of
 from vidiff.evaluate.long import LongProtocol, held_out
 from vidiff.evaluate.shapes import ShapesProtocol, score_extension, score_generation
 from vidiff.metrics.motion import moving
@@ -32,7 +32,7 @@ from vidiff.store.plain import read_json
 from vidiff.training.windows import choose_windows
 
 
-def share(row: Result, name: str) -> str | None:
+def of_drawn(row: Result, name: str) -> str | None:
     """One of the figures of clips that were drawn, where any were."""
     return f"{row['generation'][name]:.1%}" if "generation" in row else None
 
@@ -40,7 +40,7 @@ def share(row: Result, name: str) -> str | None:
 COLUMNS: Columns = {
     "steps": (lambda row: str(row["sampling"]["steps"]), "times at which the model is asked for a window"),
     "right": (
-        lambda row: share(row, "clips_right"),
+        lambda row: of_drawn(row, "clips_right"),
         "clips drawn by label, with its colour and shape in 7/8 of the frames",
     ),
     "acceleration, px": (
@@ -48,7 +48,7 @@ COLUMNS: Columns = {
         "median of |c[i + 1] - 2 c[i] + c[i - 1]| of the object's centre c in these clips",
     ),
     "missing": (
-        lambda row: share(row, "missing"),
+        lambda row: of_drawn(row, "missing"),
         "places without one object to measure it by; twice the frame's diagonal stands in",
     ),
     "error, px": (
@@ -147,7 +147,7 @@ def read_held_out(way: Way, data: Path | None, protocol: FewProtocol) -> Held:
     told = None
     if pipeline.facts.actions is None:
         index = index_of(source, runs, source.test_split)
-        windows = choose_windows(index, frames, pipeline.size, source.stride[0], protocol.starts)
+        windows = choose_windows(index, frames, pipeline.size, source.stride[0], protocol.starts, GIVEN)
     elif pipeline.facts.strides[0] == 1:
         windows, _, rows, _ = windows_of(source, runs, source.test_split, frames, pipeline.size, protocol.starts)
         told = np.stack(rows)

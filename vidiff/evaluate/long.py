@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from vidiff.data.clip import Clip
 from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.shapes import ShapesClip
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import finite
@@ -29,7 +30,6 @@ from vidiff.metrics.drift import Looks, after, drift, join, look
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, extension_score, join_readings, kept_along, read_shapes
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.recipe.kinds import DataConfig
 from vidiff.recipe.slots import build_strategy, read_slot
 from vidiff.store.plain import read_json
 from vidiff.video.decode import PLAIN, Treatment
@@ -153,12 +153,15 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> HeldO
     return HeldOut(index.files, labels, [], length, stride, side, data.fps, data.treatment)
 
 
-def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None) -> list[Way]:
-    """Each strategy with guidance on history, by a scale or the run's own, and then each without.
+def ways(
+    pipeline: Pipeline, names: Sequence[str] | None = None, histories: Sequence[float | None] | None = None
+) -> list[Way]:
+    """Each strategy by each scale of guidance on history; those that have none of it, once.
 
     Args:
         names: names or slots as text; by default all that the run's model can do.
-        history: scale; by default the run's, or else the scale of its guidance.
+        histories: scales, None for guidance on the label alone; by default the run's, or else the scale of its
+            guidance, and None.
 
     Raises:
         ValueError: for an unknown strategy or option.
@@ -168,9 +171,13 @@ def ways(pipeline: Pipeline, names: Sequence[str] | None, history: float | None)
         names = [name for name in able if name != "keyframes" or pipeline.stride is not None]
     slots = [read_slot("strategy", name) for name in names]
     guided = [build_strategy(slot).guides for slot in slots]
-    scale = history if history is not None else pipeline.sampling.history or pipeline.sampling.guidance
-    every = [Way(slot, scale if guides else None) for slot, guides in zip(slots, guided, strict=True)]
-    return every + [Way(slot, None) for slot, guides in zip(slots, guided, strict=True) if guides]
+    scales = [pipeline.sampling.history or pipeline.sampling.guidance, None] if histories is None else histories
+    return [
+        Way(slot, scale if guides else None)
+        for number, scale in enumerate(scales)
+        for slot, guides in zip(slots, guided, strict=True)
+        if guides or number == 0
+    ]
 
 
 def compare_ways(
@@ -181,6 +188,7 @@ def compare_ways(
     show: Sequence[int],
     folder: Path,
     origin: str,
+    real: bool = True,
 ) -> Iterator[tuple[dict[str, Any], Path]]:
     """Continue the clips in every way, the real one first where it is known.
 
@@ -190,13 +198,15 @@ def compare_ways(
     Args:
         show: numbers of frames to picture.
         origin: which weights these are.
+        real: whether the real one is wanted.
 
     Yields:
         a result, with its `name` (see `score_continuation`), and the file of its pictures.
     """
-    real: list[Way | None] = [None] if clips.truth or clips.length >= protocol.frames else []
-    with tqdm(total=len(real) + len(every), desc="strategies") as bar:
-        for way in [*real, *every]:
+    known = real and (clips.truth or clips.length >= protocol.frames)
+    first: list[Way | None] = [None] if known else []
+    with tqdm(total=len(first) + len(every), desc="strategies") as bar:
+        for way in [*first, *every]:
             name = "real" if way is None else way.name
             bar.set_postfix_str(name)
             slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vidiff.codec.files import load_into
 from vidiff.data.index import Index, index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.root import name_of
 from vidiff.engine.checkpoint import describe_weights, load_part, newest
 from vidiff.engine.options import TrainOptions
@@ -48,7 +49,6 @@ from vidiff.metrics.sensitivity import damaged
 from vidiff.metrics.sets import nearest
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
-from vidiff.recipe.kinds import DataConfig
 from vidiff.training.kept import read_kept
 from vidiff.training.windows import BATCH, Windows, choose_windows, gathered
 

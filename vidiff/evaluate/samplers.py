@@ -14,6 +14,7 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.half import half_known
 from vidiff.diffusion.schedule import build_schedule
 from vidiff.recipe.kinds import SamplingConfig
 from vidiff.recipe.slots import build_sampler
@@ -66,11 +67,13 @@ def denoiser(data: Mixture, name: str) -> Denoiser:
     return Denoiser(ExactNetwork(data, schedule, "v"), schedule, "v")
 
 
-def ours(of: Problem, name: str, evaluations: int) -> Tensor:
-    """By the default settings."""
+def ours(of: Problem, name: str, evaluations: int, measured: bool = True) -> Tensor:
+    """By the default settings, with what a training would have measured of the model, or without."""
     how = SamplingConfig()
     model = denoiser(of.data, name)
-    times = how.grid(model.schedule, evaluations, DOUBLE)
+    torch.manual_seed(0)
+    half = half_known(model, of.exact, Condition()) if measured else None
+    times = how.grid.measured(half)(model.schedule, evaluations, DOUBLE)
     return build_sampler(how.sampler)(model, start(model.schedule, of.noise, times), Condition(), times)
 
 

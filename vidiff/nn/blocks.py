@@ -6,6 +6,9 @@ frame, `b f h w c`. Time is then reached by views: `(b, c, f, h w)` for convolut
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,6 +17,9 @@ from torch import Tensor, nn
 from vidiff.nn.attention import attention
 from vidiff.nn.cache import Cache, looks_back
 from vidiff.nn.embed import Turn, rotary, rotate, turn_by
+from vidiff.nn.fused import ops
+from vidiff.nn.fused.choice import interpreted, on_gpu, serves
+from vidiff.nn.heads import Layout, enter, leave
 
 MODULATIONS = ("film", "adain")
 
@@ -32,8 +38,11 @@ def channels_last(module: nn.Module) -> None:
 
 def layer_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """Layer norm over the last axis, in the type of `x`: the kernel accumulates in float32 whatever that is."""
+    weight = None if weight is None else weight.to(x.dtype)
+    if not torch.is_autocast_enabled(x.device.type):  # to leave it costs more than a small norm
+        return F.layer_norm(x, x.shape[-1:], weight)
     with torch.autocast(x.device.type, enabled=False):
-        return F.layer_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype))
+        return F.layer_norm(x, x.shape[-1:], weight)
 
 
 def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
@@ -52,6 +61,19 @@ def normalise(x: Tensor, kind: str, weight: Tensor | None = None) -> Tensor:
         return ((x - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
 
 
+class Told(dict["Modulation", tuple[Tensor, Tensor]]):
+    """An embedding of frames, `(b f) dim`, already activated, with what modulations have made of it: those of a stream
+    are told the same again and again.
+
+    Args:
+        emb: the embedding.
+    """
+
+    def __init__(self, emb: Tensor) -> None:
+        super().__init__()
+        self.emb = emb
+
+
 class Modulation(nn.Module):
     """A layer that normalises, then scales and shifts by the embedding of each frame.
 
@@ -59,20 +81,38 @@ class Modulation(nn.Module):
     instance normalisation (Huang and Belongie 2017, eq. 8).
     """
 
-    def __init__(self, channels: int, dim: int, kind: str) -> None:
+    def __init__(self, channels: int, dim: int, kind: str, fused: str = "auto") -> None:
         super().__init__()
         if kind not in MODULATIONS:
             raise ValueError(f"modulation is {kind!r}; choose {' or '.join(MODULATIONS)}")
-        self.kind = kind
+        self.kind, self.fused = kind, fused
         self.project = nn.Linear(dim, 2 * channels)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: `(b f) c h w`; emb: `(b f) dim`, already activated."""
+    def forward(self, x: Tensor, emb: Tensor | Told, table: Tensor | None = None) -> Tensor:
+        """x: `(b f) c h w`; emb: `(b f) dim`, already activated; table: `(b f) (2 c)`, what `project` makes of that, if
+        it is there."""
         x = normalise(x, self.kind)
-        scale, shift = self.project(emb).to(x.dtype)[:, :, None, None].chunk(2, dim=1)  # (b f) c 1 1
-        return torch.addcmul(shift, x, scale + 1)
+        gain, shift = self.gains(emb, x.dtype, table)
+        return torch.addcmul(shift, x, gain)
+
+    def gains(self, emb: Tensor | Told, dtype: torch.dtype, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is multiplied by, and what is added: each `(b f) c 1 1`."""
+        if isinstance(emb, Told):
+            if self not in emb:
+                emb[self] = self.gains(emb.emb, dtype)
+            return emb[self]
+        table = self.project(emb) if table is None else table
+        scale, shift = table.to(dtype)[:, :, None, None].chunk(2, dim=1)  # (b f) c 1 1
+        return scale + 1, shift
+
+    def activated(self, x: Tensor, emb: Tensor | Told, table: Tensor | None = None) -> Tensor:
+        """`forward`, then SiLU."""
+        if self.kind == "film" and serves("norm", x, self.fused, x.shape[1]):
+            table = self.project(emb.emb if isinstance(emb, Told) else emb) if table is None else table
+            return ops.norm(x, table, True)
+        return F.silu(self(x, emb, table))
 
 
 class ResBlock(nn.Module):
@@ -94,33 +134,49 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         causal: bool = False,
         spatial_convs: int = 1,
+        fused: str = "auto",
     ) -> None:
         super().__init__()
         self.causal = causal
-        self.modulate_space = Modulation(inputs, dim, modulation)
+        self.modulate_space = Modulation(inputs, dim, modulation, fused)
         self.space = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulate_second: Modulation | None = None
         if spatial_convs > 1:
-            self.modulate_second = Modulation(outputs, dim, modulation)
+            self.modulate_second = Modulation(outputs, dim, modulation, fused)
             self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
             for parameter in self.second.parameters():
                 nn.init.zeros_(parameter)
-        self.modulate_time = Modulation(outputs, dim, modulation)
+        self.modulate_time = Modulation(outputs, dim, modulation, fused)
         self.dropout = nn.Dropout(dropout)
         self.time = nn.Conv2d(outputs, outputs, (3, 1), padding=(0 if causal else 1, 0))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor, frames: int, cache: Cache | None = None) -> Tensor:
-        h = self.space(F.silu(self.modulate_space(x, emb)))  # (b f) outputs h w
+    @property
+    def modulations(self) -> list[Modulation]:
+        """In order."""
+        return [m for m in (self.modulate_space, self.modulate_second, self.modulate_time) if m is not None]
+
+    def forward(
+        self,
+        x: Tensor,
+        emb: Tensor | Told,
+        frames: int,
+        cache: Cache | None = None,
+        tables: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """x: `(b f) inputs h w`; emb: `(b f) dim`, already activated; tables: of each of `modulations`, if there."""
+        first, *second, last = [None] * len(self.modulations) if tables is None else tables
+        h = self.space(self.modulate_space.activated(x, emb, first))  # (b f) outputs h w
         if self.modulate_second is not None:
-            h = h + self.second(F.silu(self.modulate_second(h, emb)))
-        h = self.dropout(F.silu(self.modulate_time(h, emb)))
+            h = h + self.second(self.modulate_second.activated(h, emb, *second))
+        h = self.dropout(self.modulate_time.activated(h, emb, last))
         height = h.shape[2]
-        h = rearrange(h, "(b f) c h w -> b c f (h w)", f=frames)  # a view in channels-last memory
+        h = h.flatten(2).unflatten(0, (-1, frames)).transpose(1, 2)  # b c f (h w): a view in channels-last memory
         if self.causal:
             past = h if cache is None else cache.extend(self, h, dim=2, window=2)
-            h = F.pad(past, (0, 0, 2 + frames - past.shape[2], 0))  # b c 2+f (h w), where a stream begins with zeros
-        h = rearrange(self.time(h), "b c f (h w) -> (b f) c h w", h=height)
+            missing = 2 + frames - past.shape[2]  # at the beginning of a stream, where zeros stand in
+            h = F.pad(past, (0, 0, missing, 0)) if missing else past  # b c 2+f (h w)
+        h = self.time(h).transpose(1, 2).flatten(0, 1).unflatten(2, (height, -1))  # (b f) c h w
         return self.skip(x) + h
 
 
@@ -130,6 +186,15 @@ def fit_heads(channels: int, head_dim: int) -> int:
     if head_dim < 4 or channels % head_dim or head_dim % 2:
         raise ValueError(f"{channels} channels do not divide into heads of {head_dim} (an even number from 4 on)")
     return head_dim
+
+
+class Around(NamedTuple):
+    """What layers of attention share: which voxels read each other, the turn of all tokens that are read, and the mask
+    of a causal layer, where there is one."""
+
+    layout: Layout
+    turn: Turn
+    mask: Tensor | None
 
 
 class Attention(nn.Module):
@@ -147,13 +212,21 @@ class Attention(nn.Module):
     AXES = ("space", "time", "joint")
     PREFERENCE = 0.2  # added to a logit for each unit of log-SNR, at first
 
-    def __init__(self, channels: int, axis: str, head_dim: int, backend: str = "auto", causal: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        axis: str,
+        head_dim: int,
+        backend: str = "auto",
+        causal: bool = False,
+        fused: str = "auto",
+    ) -> None:
         super().__init__()
         if axis not in self.AXES:
             raise ValueError(f"attention axis is {axis!r}; choose {', '.join(self.AXES)}")
         head_dim = fit_heads(channels, head_dim)
         heads = channels // head_dim
-        self.axis, self.head_dim, self.backend = axis, head_dim, backend
+        self.axis, self.head_dim, self.backend, self.fused = axis, head_dim, backend, fused
         self.causal = causal and axis != "space"
         self.scale = nn.Parameter(torch.ones(channels))
         self.sharpness = nn.Parameter(torch.ones(head_dim))
@@ -165,43 +238,62 @@ class Attention(nn.Module):
     def turn(self, frames: int, height: int, width: int, device: torch.device) -> Turn:
         """By which positions are told; the same for all layers of these sizes and heads."""
         sizes = {"space": (height, width), "time": (frames,), "joint": (frames, height, width)}[self.axis]
-        return turn_by(rotary(sizes, self.head_dim, device), device.type == "cuda")
+        return turn_by(rotary(sizes, self.head_dim, device), on_gpu(device) or interpreted(self.fused))
+
+    def around(self, log_snr: Tensor, frames: int, cache: Cache | None) -> Around:
+        """What is the same for all layers of these sizes and heads. log_snr: `(b f) 1 h w`."""
+        height, width = log_snr.shape[2:]
+        layout, device = Layout(self.axis, frames, height, width), log_snr.device
+        seen = frames + (cache.length(self, -2) // layout.area if cache is not None else 0)
+
+        def make() -> tuple[Turn, Tensor | None]:
+            looks = self.causal and frames > 1
+            mask = looks_back(frames, seen, layout.area, cache, device) if looks else None
+            return self.turn(seen, height, width, device), mask
+
+        name = layout, seen, self.head_dim, self.causal, device
+        turn, mask = make() if cache is None else cache.made(name, make)
+        return Around(layout, turn, mask)
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, frames: int, cache: Cache | None = None, turn: Turn | None = None
+        self, x: Tensor, log_snr: Tensor, frames: int, cache: Cache | None = None, around: Around | None = None
     ) -> Tensor:
-        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`; turn: the layer's own, where a network has it ready."""
-        height, width = x.shape[2:]
-        sequences, tokens, area = {
-            "space": ("(b f)", "(h w)", height * width),
-            "time": ("(b h w)", "f", 1),
-            "joint": ("b", "(f h w)", height * width),
-        }[self.axis]  # area: tokens of a frame, or of the space of one
-        h = normalise(x, "film", self.scale.to(x.dtype))
-        qkv = rearrange(self.qkv(h), f"(b f) (k n d) h w -> k {sequences} n {tokens} d", k=3, d=self.head_dim, f=frames)
-        qkv = qkv.to(torch.float32, memory_format=torch.contiguous_format)  # 3 sequences heads tokens head_dim
-        # Queries and keys are normed (Dehghani et al. 2023, section 2), so attention is selective from the start.
-        qk, v = layer_norm(qkv[:2], self.sharpness), qkv[2]
-        turn = self.turn(frames, height, width, x.device) if turn is None else turn
-        kept = cache if self.causal else None  # which holds tokens that are not turned yet: their places change
-        if kept is None:
-            qk, v = rotate(qk, turn.there), rotate(v, turn.there)
-        q, k = qk
-        clock = rearrange(log_snr.float(), f"(b f) n h w -> {sequences} n {tokens} 1", f=frames)
-        preference = (self.preference * self.head_dim**0.5)[:, None, None]  # what the logits are divided by
-        q = torch.cat([q[..., :-1], preference.expand(*q.shape[:-1], 1)], dim=-1)
-        k = torch.cat([k[..., :-1], clock.expand(*k.shape[:-1], 1)], dim=-1)  # of the last pair, which is not turned
-        if kept is not None:
-            k, v = kept.extend(self, torch.cat([k, v], dim=-1), -2, kept.window, kept.sinks, area).chunk(2, dim=-1)
-            whole = self.turn(k.shape[-2] // area, height, width, x.device)  # with frames that the cache holds
-            turn = whole.last(q.shape[-2])
-            q, k, v = rotate(q, turn.there), rotate(k, whole.there), rotate(v, whole.there)
-        seen = k.shape[-2] // area
-        mask = looks_back(frames, seen, area, cache, x.device) if self.causal and frames > 1 else None
-        q, k, v = (part.to(h.dtype).transpose(1, 2) for part in (q, k, v))  # sequences tokens heads head_dim
-        h = rotate(attention(q, k, v, self.backend, mask).transpose(1, 2).float(), turn.back)
-        h = rearrange(h, f"{sequences} n {tokens} d -> (b f) (n d) h w", f=frames, h=height, w=width)
-        return x + self.out(h.to(x.dtype, memory_format=torch.channels_last))
+        """x: `(b f) c h w`; log_snr: `(b f) 1 h w`; around: the layer's own, where a network has it ready."""
+        layout, turn, mask = around or self.around(log_snr, frames, cache)
+        if serves("norm", x, self.fused, x.shape[1]):
+            h = ops.norm(x, self.scale, False)
+        else:
+            h = normalise(x, "film", self.scale.to(x.dtype))
+        h = self.qkv(h)  # (b f) (3 heads head_dim) h w
+        kernels = serves("attention", h, self.fused, len(self.preference), self.head_dim)
+        if cache is not None and self.causal:
+            q, k, v, turn = self.recall(h, log_snr, layout, turn, cache)
+        elif kernels:
+            sharpness, preference = self.sharpness.float(), self.preference.float()
+            q, k, v = ops.enter(h, sharpness, preference, log_snr.float(), turn.there, self.axis, frames)
+        else:
+            q, k, v = enter(h, self.sharpness, self.preference, log_snr, turn.there, layout)
+        read = attention(q, k, v, self.backend, mask)
+        if kernels and read.dtype == h.dtype:
+            return x + self.out(ops.leave(read, turn.back, *layout))
+        return x + self.out(leave(read, turn.back, layout, h.dtype))
+
+    def recall(
+        self, x: Tensor, log_snr: Tensor, layout: Layout, whole: Turn, cache: Cache
+    ) -> tuple[Tensor, Tensor, Tensor, Turn]:
+        """`enter`, with keys and values of frames that the cache holds before those of `x`, and the turn of its own
+        tokens, where `whole` is that of all."""
+        turn = whole.last(layout.length)
+        q, k, v = enter(x.float(), self.sharpness, self.preference, log_snr, turn.there, layout)
+        new = torch.cat([k, v], dim=-1).transpose(1, 2)  # sequences heads tokens 2*head_dim
+
+        def back(kept: Tensor, gone: int) -> Tensor:
+            at = whole.back[..., gone * layout.area, None, :]  # of the first token of a frame, in space at 0
+            return torch.cat([rotate(part, at) for part in kept.chunk(2, dim=-1)], dim=-1)
+
+        kept = cache.extend(self, new, -2, cache.window, cache.sinks, layout.area, back)
+        k, v = kept.to(x.dtype).transpose(1, 2).chunk(2, dim=-1)  # sequences tokens heads head_dim
+        return q.to(x.dtype), k, v, turn
 
 
 class Downsample(nn.Conv2d):

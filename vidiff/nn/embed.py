@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidiff.diffusion.condition import Condition
-
-CLEAN = 20.0  # clamped log-SNR of what has no noise
+from vidiff.diffusion.condition import ASKED, Condition
 
 
 def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
@@ -31,13 +30,13 @@ def sinusoidal(x: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
 
 class Embedding(nn.Module):
     """A layer that makes of each frame what blocks are told of it: its clock, what was done before it, and the sample's
-    label, stride, noise of its low resolution, and scale of guidance.
+    label, stride, noise of the videos that it is shown, and scale of guidance.
 
     Args:
         dim: width of the result.
         labels: number of classes; 0 for a model without labels.
         strided: whether clips come with a frame stride.
-        lowres: whether a low-resolution video, which may be noised, conditions the model.
+        videos: names of the videos, which may be noised, that condition the model.
         guided: whether it is told the scale of guidance (Meng et al. 2023, on distillation of guided diffusion models,
             section 3.1).
         actions: numbers by which it is told what led to a frame; 0 for none.
@@ -48,7 +47,7 @@ class Embedding(nn.Module):
         dim: int,
         labels: int = 0,
         strided: bool = False,
-        lowres: bool = False,
+        videos: Sequence[str] = (),
         guided: bool = False,
         actions: int = 0,
     ) -> None:
@@ -60,7 +59,13 @@ class Embedding(nn.Module):
         if self.stride is not None:  # says nothing at first: a model of one stride may begin to learn others
             for parameter in self.stride[-1].parameters():
                 nn.init.zeros_(parameter)
-        self.lowres = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if lowres else None
+        self.videos = [*videos]
+        for name in self.videos:
+            last = nn.Linear(dim, dim)
+            self.add_module(name, nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), last))
+            if name in ASKED:  # says nothing at first: a model of clips may begin to learn what is shown beside them
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
         self.guidance = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)) if guided else None
         if self.guidance is not None:  # says nothing at first, so that a student begins as its teacher
             for parameter in self.guidance[-1].parameters():
@@ -76,8 +81,8 @@ class Embedding(nn.Module):
 
         Args:
             log_snr: `(b, f)`, the mean clamped log-SNR of each frame.
-            condition: its label, stride, `lowres_log_snr`, guidance and action are read; one that is absent stands for
-                "none", or for a low-resolution video without noise.
+            condition: its label, stride, guidance, action and the noise of its videos are read; one that is absent
+                stands for "none", or for a video without noise.
 
         Returns:
             `(b, f, dim)`.
@@ -96,10 +101,9 @@ class Embedding(nn.Module):
             emb = emb + self.label(label + 1)[:, None]
         if self.stride is not None and condition.stride is not None:
             emb = emb + self.stride(sinusoidal(condition.stride.float().log2() * 100, self.dim))[:, None]
-        if self.lowres is not None:
-            noise = condition.lowres_log_snr
-            noise = log_snr.new_full(log_snr.shape[:1], CLEAN) if noise is None else noise
-            emb = emb + self.lowres(sinusoidal(noise * 25, self.dim))[:, None]
+        for name in self.videos:
+            noise = condition.noise_of(name, log_snr)
+            emb = emb + self.get_submodule(name)(sinusoidal(noise * 25, self.dim))[:, None]
         if self.guidance is not None and condition.guidance is not None:
             emb = emb + self.guidance(sinusoidal(condition.guidance.float() * 100, self.dim))[:, None]
         if self.action is not None:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.condition import VIDEOS, Condition
 from vidiff.nn.attention import BACKENDS
 from vidiff.nn.blocks import (
     MODULATIONS,
+    Around,
     Attention,
     Downsample,
     Modulation,
     ResBlock,
+    Told,
     Upsample,
     channels_last,
     fit_heads,
 )
 from vidiff.nn.cache import Cache
-from vidiff.nn.embed import Embedding, Turn
+from vidiff.nn.embed import Embedding
+from vidiff.nn.fused.choice import SETTINGS, on_gpu
 from vidiff.nn.text import CrossAttention, TextInput, Tokens
+
+Tables = Sequence[Tensor] | None  # of a block's modulations, where they are there already
+SIZES = 4  # of clips, for which it is kept where tokens lie
 
 
 @dataclass
@@ -47,10 +55,12 @@ class UNetConfig:
     text_attention: list[int] | None = None  # levels that read the text; by default all, where there is text
     actions: int = 0  # numbers by which it is told what led to a frame; 0 for none
     lowres_channels: int = 0  # of a low-resolution video that conditions the model
+    control_channels: int = 0  # of another video that does: depth, edges, another camera
     variance: bool = False  # a second head for the learned reverse variance
     dropout: float = 0.0
     checkpoint: list[int] = field(default_factory=list)  # levels whose activations are recomputed in the backward pass
     attention_backend: str = "auto"  # or sdpa, xformers, plain
+    fused: str = "auto"  # or plain, triton: norms, and what surrounds attention, by kernels of a GPU; see nn/fused
     patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
     causal: bool = False  # no frame looks at one after it, so that a video can go on frame by frame, with a `Cache`
     guided: bool = False  # whether it is told the scale of guidance, as a student is; follows from loss.guidance
@@ -82,6 +92,8 @@ class UNetConfig:
             raise ValueError(
                 f"unet.attention_backend is {self.attention_backend!r}; choose {', '.join(('auto', *BACKENDS))}"
             )
+        if self.fused not in SETTINGS:
+            raise ValueError(f"unet.fused is {self.fused!r}; choose {', '.join(SETTINGS)}")
         if min(self.text_dim, self.words) < 0 or (self.words and (self.text_dim < 2 or self.text_dim % 2)):
             raise ValueError(
                 f"unet.text_dim is {self.text_dim} and unet.words {self.words}; give 0 or more of both, and words an "
@@ -98,6 +110,12 @@ class UNetConfig:
         chosen = [("space", self.spatial_attention), ("time", self.temporal_attention)]
         return [axis for axis, levels in chosen if level in levels]
 
+    @property
+    def videos(self) -> dict[str, int]:
+        """The videos that condition the model, by the names of `Condition`, and the channels of each."""
+        channels = {name: int(getattr(self, f"{name}_channels")) for name in VIDEOS}
+        return {name: count for name, count in channels.items() if count}
+
     def reads(self, level: int) -> bool:
         """Whether a level reads the text."""
         return self.text_dim > 0 and (self.text_attention is None or level in self.text_attention)
@@ -113,35 +131,38 @@ class LevelBlock(nn.Module):
         self.recompute = level in config.checkpoint
         # Adding a projected skip equals concatenating it before a pointwise convolution, without the copy.
         self.join = nn.Conv2d(skip, width, 1, bias=False) if skip else None
-        self.block = ResBlock(width, width, dim, config.modulation, config.dropout, config.causal, config.spatial_convs)
+        self.block = ResBlock(
+            width, width, dim, config.modulation, config.dropout, config.causal, config.spatial_convs, config.fused
+        )
         self.attention = nn.ModuleList(
-            Attention(width, axis, config.head_dim, config.attention_backend, config.causal)
+            Attention(width, axis, config.head_dim, config.attention_backend, config.causal, config.fused)
             for axis in config.attention(level)
         )
         self.read: CrossAttention | None = None
         if config.reads(level):
             self.read = CrossAttention(width, config.text_dim, config.head_dim, config.attention_backend)
 
-    def turns(self, frames: int, height: int, width: int, device: torch.device) -> list[Turn]:
+    def arounds(self, log_snr: Tensor, frames: int, cache: Cache | None) -> list[Around]:
         """Of each attention of this level, or of another block of it."""
-        return [layer.turn(frames, height, width, device) for layer in self.attention]  # type: ignore[operator]
+        return [layer.around(log_snr, frames, cache) for layer in self.attention]  # type: ignore[operator]
 
     def run(
         self,
         x: Tensor,
-        emb: Tensor,
+        emb: Tensor | Told,
         log_snr: Tensor,
         frames: int,
         text: Tokens | None,
-        turns: list[Turn] | list[None],
+        arounds: list[Around],
         skip: Tensor | None = None,
         cache: Cache | None = None,
+        tables: Tables = None,
     ) -> Tensor:
         if self.join is not None:
             x = x + self.join(skip)
-        x = self.block(x, emb, frames, cache)
-        for layer, turn in zip(self.attention, turns, strict=True):
-            x = layer(x, log_snr, frames, cache, turn)
+        x = self.block(x, emb, frames, cache, tables)
+        for layer, around in zip(self.attention, arounds, strict=True):
+            x = layer(x, log_snr, frames, cache, around)
         if self.read is not None and text is not None:
             x = self.read(x, *text, frames)
         return x
@@ -149,17 +170,18 @@ class LevelBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        emb: Tensor,
+        emb: Tensor | Told,
         log_snr: Tensor,
         frames: int,
         text: Tokens | None,
-        turns: list[Turn] | list[None],
+        arounds: list[Around],
         skip: Tensor | None = None,
         cache: Cache | None = None,
+        tables: Tables = None,
     ) -> Tensor:
         if self.recompute and torch.is_grad_enabled() and cache is None:
-            return checkpoint(self.run, x, emb, log_snr, frames, text, turns, skip, use_reentrant=False)
-        return self.run(x, emb, log_snr, frames, text, turns, skip, cache)
+            return checkpoint(self.run, x, emb, log_snr, frames, text, arounds, skip, None, tables, use_reentrant=False)
+        return self.run(x, emb, log_snr, frames, text, arounds, skip, cache, tables)
 
 
 class UNet(nn.Module):
@@ -180,11 +202,11 @@ class UNet(nn.Module):
         self.config, self.causal = config, config.causal
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
-        lowres = config.lowres_channels > 0
-        self.embed = Embedding(dim, config.labels, config.strided, lowres, config.guided, config.actions)
+        self.embed = Embedding(dim, config.labels, config.strided, [*config.videos], config.guided, config.actions)
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
-        given, area = config.channels + 1 + config.lowres_channels, config.patch**2
+        given, area = config.channels + 1 + sum(config.videos.values()), config.patch**2
         self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
+        self.placed: dict[tuple[torch.Size, int, torch.device], dict[int, list[Around]]] = {}
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
         self.down = nn.ModuleList(LevelBlock(config, level, dim) for level in self.levels)
         self.up = nn.ModuleList(LevelBlock(config, level, dim, widths[level]) for level in reversed(self.levels))
@@ -193,11 +215,46 @@ class UNet(nn.Module):
             self.merge.append(Downsample(upper, lower))
             self.split.append(Upsample(lower, upper))
         self.middle = LevelBlock(config, len(widths) - 1, dim)
-        self.modulate = Modulation(widths[0], dim, config.modulation)
+        self.modulate = Modulation(widths[0], dim, config.modulation, config.fused)
         self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1) * area, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
         channels_last(self)
+
+    def tables(self, emb: Tensor, cache: Cache | None) -> Iterator[Tables]:
+        """What the modulations of each block make of the embedding `(b f) dim`, in order, and then the last of all.
+
+        On a GPU that is one product for all, where weights are whole, and no cache keeps what was made. Alone each is a
+        small one, for which, with its derivative, a GPU starts eight kernels.
+        """
+        groups = [stage.block.modulations for stage in (*self.down, self.middle, *self.up)]
+        layers = [layer.project for group in (*groups, [self.modulate]) for layer in group]
+        if cache is not None or not on_gpu(emb.device) or any(hasattr(layer.weight, "full_tensor") for layer in layers):
+            yield from repeat(None)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        parts = iter(F.linear(emb, weight, bias).split([layer.out_features for layer in layers], dim=1))
+        yield from ([next(parts) for _ in group] for group in (*groups, [self.modulate]))
+
+    def arounds(self, clocks: list[Tensor], frames: int, cache: Cache | None) -> dict[int, list[Around]]:
+        """Of each level. Without a cache they are kept for the sizes that were asked for last: for them a GPU else
+        starts a hundred small kernels."""
+        stages = {level: stage for level, stage in zip(self.levels, self.down, strict=True)}
+        if cache is not None:  # whose frames have places of their own
+            return {level: stage.arounds(clocks[level], frames, cache) for level, stage in stages.items()}  # type: ignore[operator]
+        sizes = clocks[0].shape[2:], frames, clocks[0].device
+        if sizes in self.placed:
+            return self.placed[sizes]
+        with torch.inference_mode(False):  # what is kept may serve a training
+            made: dict[int, list[Around]] = {
+                level: stage.arounds(clocks[level], frames, None)  # type: ignore[operator]
+                for level, stage in stages.items()
+            }
+        turned = [part for level in made.values() for around in level for part in around.turn]
+        if not any(map(torch._C._functorch.is_functorch_wrapped_tensor, turned)):  # which end with what wraps them
+            while len(self.placed) >= SIZES:
+                self.placed.pop(next(iter(self.placed)), None)
+            self.placed[sizes] = made
+        return made
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Condition, cache: Cache | None = None) -> Tensor:
         """Look at noisy clips, and say what the denoiser reads as its prediction.
@@ -205,7 +262,7 @@ class UNet(nn.Module):
         Args:
             x: `(b, c, f, h, w)`, scaled to unit variance.
             log_snr: `(b, 1, f, h, w)`, the clock of each voxel, in [-20, 20].
-            condition: label, text, actions, stride and low-resolution video, as far as the model was built for them.
+            condition: label, text, actions, stride and other videos, as far as the model was built for them.
             cache: of a causal network, what it keeps of the frames before these; by default there are none.
 
         Returns:
@@ -226,10 +283,8 @@ class UNet(nn.Module):
                 f"the network {patches}halves {height}x{width} {halvings} times: both must divide by {factor}"
             )
         inputs = [x, log_snr.to(x.dtype) / 10]
-        if self.config.lowres_channels:
-            if condition.lowres is None:
-                raise ValueError("this model enlarges clips, and condition.lowres is missing: use `upscale`")
-            inputs.append(condition.lowres)
+        for name, channels in self.config.videos.items():
+            inputs.append(condition.shown(name, x[:, :1].expand(-1, channels, -1, -1, -1)))
         h = rearrange(torch.cat(inputs, dim=1), "b c f (h p) (w q) -> (b f) (c p q) h w", p=patch, q=patch)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))  # (b f) width h w
         emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
@@ -237,29 +292,26 @@ class UNet(nn.Module):
         if self.text is not None:
             text, pooled = self.text(condition, len(x))
             emb = emb + pooled[:, None]
-        emb = torch.nn.functional.silu(rearrange(emb, "b f d -> (b f) d"))
+        emb = F.silu(rearrange(emb, "b f d -> (b f) d"))
+        told = emb if cache is None else cache.told(emb, Told)
+        tables = self.tables(emb, cache)
 
         clocks = [rearrange(log_snr, "b c f h w -> (b f) c h w")]  # of each level
         if patch > 1:
-            clocks = [torch.nn.functional.avg_pool2d(clocks[0], patch)]
+            clocks = [F.avg_pool2d(clocks[0], patch)]
         for _ in self.merge:
-            clocks.append(torch.nn.functional.avg_pool2d(clocks[-1], 2))
-        turns: dict[int, list[Turn] | list[None]] = {}
-        for level, stage in zip(self.levels, self.down, strict=True):  # once, and not in each layer
-            if level not in turns:
-                turns[level] = [None] * len(stage.attention)  # type: ignore[arg-type]
-                if cache is None:  # whose frames have places of their own
-                    turns[level] = stage.turns(frames, *clocks[level].shape[2:], x.device)  # type: ignore[operator]
+            clocks.append(F.avg_pool2d(clocks[-1], 2))
+        arounds = self.arounds(clocks, frames, cache)
         skips, here = [], 0
         for level, stage in zip(self.levels, self.down, strict=True):
             if level > here:
                 h, here = self.merge[here](h), level  # (b f) 2c h/2 w/2
-            h = stage(h, emb, clocks[level], frames, text, turns[level], None, cache)
+            h = stage(h, told, clocks[level], frames, text, arounds[level], None, cache, next(tables))
             skips.append(h)
-        h = self.middle(h, emb, clocks[-1], frames, text, turns[here], None, cache)
+        h = self.middle(h, told, clocks[-1], frames, text, arounds[here], None, cache, next(tables))
         for level, stage in zip(reversed(self.levels), self.up, strict=True):
             if level < here:
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
-            h = stage(h, emb, clocks[level], frames, text, turns[level], skips.pop(), cache)
-        h = self.leave(torch.nn.functional.silu(self.modulate(h, emb)))
+            h = stage(h, told, clocks[level], frames, text, arounds[level], skips.pop(), cache, next(tables))
+        h = self.leave(self.modulate.activated(h, told, *next(tables) or ()))
         return rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)

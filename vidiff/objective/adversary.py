@@ -27,7 +27,7 @@ def adaptive_weight(near: Tensor, fooled: Tensor, kernel: Tensor) -> Tensor:
     The ratio of the norms of their gradients (Esser et al. 2021, eq. 7), at most `LARGEST`, and a constant to both.
     """
     with torch.autocast(kernel.device.type, enabled=False):  # the step's own backward runs outside it too
-        pulls = [torch.autograd.grad(loss, kernel, retain_graph=True)[0].norm() for loss in (near, fooled)]
+        pulls = [torch.autograd.grad(loss, kernel, retain_graph=True)[0].float().norm() for loss in (near, fooled)]
     return (pulls[0] / (pulls[1] + 1e-6)).clamp(max=LARGEST).detach()
 
 

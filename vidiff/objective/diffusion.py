@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from vidiff.diffusion.cascade import augment
 from vidiff.diffusion.choice import choose
-from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.condition import APART, Condition
 from vidiff.diffusion.denoise import Denoiser, target
+from vidiff.diffusion.half import half_known
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
@@ -38,6 +40,7 @@ class DiffusionLoss:
     drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
     drop_action: float = 0.1  # probability that a sample's actions are dropped, apart from the rest
+    drop_control: float = 0.1  # the same of the video beside it (data.control)
     tasks: Tasks = field(default_factory=Tasks)
     rollout: float = 0.0  # probability that known frames are shown as the model itself makes them, errors and all
     rollout_time: float = (
@@ -45,7 +48,7 @@ class DiffusionLoss:
     )
 
     def __post_init__(self) -> None:
-        for name in ("rollout", "rollout_time", "drop_action"):
+        for name in ("rollout", "rollout_time", *(f"drop_{part}" for part in APART)):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"loss.{name} is {value}; give a number from 0 to 1")
@@ -57,6 +60,8 @@ class DiffusionObjective(nn.Module):
     Args:
         lowres_noise: largest time to which a low-resolution video that conditions the model is noised.
     """
+
+    free: ClassVar[bool] = True  # what is learned may be asked at any times, and not at those of its own draws alone
 
     def __init__(self, denoiser: Denoiser, loss: DiffusionLoss, lowres_noise: float = 0.0) -> None:
         super().__init__()
@@ -108,6 +113,13 @@ class DiffusionObjective(nn.Module):
             loss, extra = loss + self.options.bound * limit, extra | {"bound": limit.detach()}
         return {"loss": loss, **extra, **self._report(errors.detach() / counted, drawn, t)}
 
+    @torch.no_grad()
+    def half_known(self, batch: Batch) -> float:
+        """The log-SNR at which half of a batch is known, by `half_known`, told all that comes with it."""
+        batch = normalised(batch)
+        condition = augment(condition_of(batch), self.denoiser.schedule, 0.0)
+        return half_known(self.denoiser, draw_clips(batch), condition)
+
     def _errors(self, output: Tensor, wanted: Tensor, clock: Tensor, learned: Tensor) -> tuple[Tensor, Tensor]:
         """What is wrong with a network's output, weighted by noise level and summed over what is learned from.
 
@@ -127,7 +139,9 @@ class DiffusionObjective(nn.Module):
         """The condition of a batch, with what it asks for dropped at random and its low resolution noised."""
         nothing = (drawn.task == Tasks.NAMES.index("generate")) | (drawn.task == Tasks.NAMES.index("clocks"))
         drop = torch.where(nothing, self.options.drop, self.options.drop_known)  # b
-        condition = condition_of(batch).drop(drop).drop(self.options.drop_action, names=("action",))
+        condition = condition_of(batch).drop(drop)
+        for name in APART:
+            condition = condition.drop(getattr(self.options, f"drop_{name}"), names=(name,))
         return augment(condition, self.denoiser.schedule, self.lowres_noise)
 
     @torch.no_grad()

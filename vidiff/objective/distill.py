@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate, eps_from, target
 from vidiff.diffusion.grid import Grid
-from vidiff.diffusion.guidance import forget
+from vidiff.diffusion.guidance import forget, within
 from vidiff.diffusion.process import add_noise, send
 from vidiff.diffusion.schedule import Schedule
 from vidiff.objective.diffusion import DiffusionLoss, DiffusionObjective
@@ -31,7 +31,7 @@ from vidiff.sample import DDIM, Sampler, UniPC, start
 EXACT = 32  # evaluations that stand for the teacher's ODE itself
 Ask = Callable[[Tensor, Tensor], Tensor]
 
-OBJECTIVES = ("consistency", "consistency_training", "progressive", "reflow")
+OBJECTIVES = ("consistency", "consistency_training", "guidance", "progressive", "reflow")
 
 
 @dataclass
@@ -39,9 +39,7 @@ class StudentLoss(DiffusionLoss):
     """Options of a student's loss: those of the diffusion loss, but for bound and rollout, and these."""
 
     steps: int = 16  # times at which the teacher is asked on its way; consistency: 0 for continuous time
-    order: int = (
-        1  # progressive: of the teacher's steps; of second order each has two evaluations, and two may do for four
-    )
+    order: int = 1  # progressive: of the teacher's steps; one of order 2 asks it twice, and does for more than two
     segments: int = 1  # consistency: parts of the way, each to its own end; then as many steps of ddim draw a clip
     # the scale of guidance is drawn from this range for each sample, and told to the student; [1, 1] is the plain model
     guidance: list[float] = field(default_factory=lambda: [1.0, 4.0])
@@ -184,10 +182,18 @@ class Teacher:
     Args:
         told: it is a student itself, and told the scale.
         history: guidance is on known frames too.
+        interval: times `(low, high)` in which it is guided, as of `ClassifierFree`.
     """
 
-    def __init__(self, denoiser: Denoiser, told: bool = False, history: bool = True) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        told: bool = False,
+        history: bool = True,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
         self.denoiser, self.told, self.history = denoiser.eval().requires_grad_(False), told, history
+        self.interval = interval
 
     def __deepcopy__(self, memo: object) -> Teacher:
         return self  # its weights never change, so that copies of the objective share it
@@ -206,7 +212,10 @@ class Teacher:
             null, at = forget(self.denoiser.schedule, x_t, clock, lesson.known, lesson.noise)
         both = self.denoiser(torch.cat([x_t, null]), torch.cat([clock, at]), condition.cat(condition.null())).x0
         plain, free = both.chunk(2)
-        return torch.lerp(free, plain, scale.view(-1, *[1] * (x_t.ndim - 1)))
+        scale = scale.to(free.dtype).view(-1, *[1] * (x_t.ndim - 1))
+        if self.interval is not None:
+            scale = torch.where(within(clock, self.interval), scale, 1.0)
+        return torch.lerp(free, plain, scale)
 
 
 class Shown:
@@ -240,6 +249,8 @@ class StudentObjective(DiffusionObjective):
         teacher: None for what learns of data alone.
         times: `(n,)`, at which the student is to be asked.
     """
+
+    free: ClassVar[bool] = False
 
     def __init__(
         self, denoiser: Denoiser, loss: StudentLoss, teacher: Teacher | None, times: Tensor, lowres_noise: float = 0.0
@@ -277,7 +288,8 @@ class StudentObjective(DiffusionObjective):
 
         Returns:
             "gap" of the student, drawn by DDIM in as many steps as it is trained for, and "gap_teacher" of the teacher
-            in as many; and what a later call may be given.
+            in as many, with other noise in place of the frames that guidance forgets, since a student, too, is not told
+            that; and what a later call may be given.
         """
         batch = normalised(batch)
         x0, schedule = draw_clips(batch), self.denoiser.schedule
@@ -295,7 +307,10 @@ class StudentObjective(DiffusionObjective):
         times = self.path.times[:-1].float()
         if exact is None:
             ends = made(lambda x, t: teacher(x, t, lesson), Grid()(schedule, EXACT), UniPC(2))
-            exact = gap(made(lambda x, t: teacher(x, t, lesson), times, DDIM()), ends), ends
+            other = replace(
+                lesson, noise=torch.randn_like(x0)
+            )  # guidance on history draws by it, and no student knows it
+            exact = gap(made(lambda x, t: teacher(x, t, other), times, DDIM()), ends), ends
         own = made(lambda x, t: self.denoiser(x, t, lesson.told).x0, times, DDIM())
         return {"gap": gap(own, exact[1]), "gap_teacher": exact[0]}, exact
 
@@ -314,12 +329,27 @@ class StudentObjective(DiffusionObjective):
         return Lesson(self._condition(batch, drawn), scale, drawn.known, torch.randn_like(x0))
 
 
+class Guided(StudentObjective):
+    """Distillation of guidance (Meng et al. 2023, On Distillation of Guided Diffusion Models, section 3.1): the loss of
+    a denoiser on what its guided teacher says of noised clips, in place of the clips.
+
+    Its ODE is its teacher's, so that any sampler draws by it, in any number of steps, for half of the evaluations.
+    """
+
+    free: ClassVar[bool] = True
+
+    def answer(self, x0: Tensor, eps: Tensor, clock: Tensor, learned: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
+        assert self.teacher is not None
+        x_t = add_noise(self.denoiser.schedule, x0, eps, clock)
+        return x_t, self.teacher(x_t, clock, lesson)
+
+
 class Progressive(StudentObjective):
     """Progressive distillation (Salimans & Ho 2022, algorithm 2): one step of the student is several of the teacher.
 
     The student is asked at the times of its own draws alone. From each to the next, the teacher's steps are even in
     `atan(sigma / alpha)`, as they are in that paper, whose schedule is uniform in it. They are DDIM's, or with
-    `loss.order` 2 those of `mean_between`,.
+    `loss.order` 2 those of `mean_between`.
 
     Raises:
         ValueError: steps of the teacher that are no multiple of the student's.
@@ -358,6 +388,6 @@ class Progressive(StudentObjective):
         return x_t, wanted
 
 
-def teacher_of(denoiser: Denoiser, told: bool, history: bool) -> Teacher:
+def teacher_of(denoiser: Denoiser, told: bool, history: bool, interval: tuple[float, float] | None = None) -> Teacher:
     """A teacher that is the denoiser as it is now, whatever becomes of it."""
-    return Teacher(copy.deepcopy(denoiser), told, history)
+    return Teacher(copy.deepcopy(denoiser), told, history, interval)

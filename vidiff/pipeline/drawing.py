@@ -15,7 +15,7 @@ from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
 from vidiff.pipeline.facts import size_of
-from vidiff.pipeline.model import Actions, Labels, Texts, TrainedModel
+from vidiff.pipeline.model import TOLD, Labels, Texts, TrainedModel
 from vidiff.recipe.kinds import SamplingConfig
 from vidiff.recipe.slots import build_grid, build_sampler, build_strategy
 
@@ -76,15 +76,14 @@ class Drawing:
         clip: Tensor,
         frames: int,
         label: Labels,
-        text: Texts = None,
         context: int | None = None,
-        actions: Actions = None,
         **options: Any,
     ) -> tuple[Draw, int, Condition]:
         """What every edit of `clip` takes, for a result of `frames`."""
-        window = self.facts.window(size_of(clip))
+        size = size_of(clip)
+        window, told = self.facts.window(size), told_among(options)
         draw, context = self._draw(window, **options), self._context(context, frames, window)
-        return draw, context, self.condition(label, len(clip), text, actions=actions, frames=(frames, 0))
+        return draw, context, self.condition(label, len(clip), frames=(frames, 0), size=size, **told)
 
     def _draw(
         self,
@@ -115,7 +114,7 @@ class Drawing:
             )
         scale, asked = self.sampling.guidance if guidance is None else guidance, self._guide(**guide)
         if self.facts.scales is not None:
-            asked.check_told(self.facts.scales, scale, history)
+            asked.check_told(self.facts.scales, scale, history, self.sampling.interval)
         return Draw(
             self.denoiser,
             build_sampler(self.sampling.sampler if sampler is None else sampler),
@@ -134,6 +133,7 @@ class Drawing:
             longest=self.facts.strides[1],
             grid=self.sampling.grid if grid is None else build_grid(grid),
             distilled=self.facts.scales is not None,
+            half=self.facts.half,
         )
 
     def _guide(self, **given: Any) -> Guide:
@@ -178,3 +178,8 @@ class Drawing:
             raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
         self.codec.check_frames(context, "context")
         return context
+
+
+def told_among(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes what is asked for, of `TOLD`, out of a call's options."""
+    return {name: options.pop(name) for name in TOLD if name in options}

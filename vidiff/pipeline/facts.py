@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Facts:
     """What a model has seen, and what follows from that for whoever draws with it.
 
     A training resolves it once. What its config does not tell is kept beside the config, as data.json: labels, fps,
-    detail, text, actions and held.
+    detail, text, actions, held and half.
 
     Attributes:
         buckets: the shapes of the clips that the model was trained on; the first is drawn by default.
@@ -46,8 +46,11 @@ class Facts:
         causal: whether no frame looks at one after it.
         scales: least and largest scale of guidance that a student is told; None for a model that is guided.
         actions: what can be done in a frame; None for a model that is told no actions.
+        control: whether it is shown another video of what it makes.
         held: own frames of a file by which a frame follows the one before, as a rule, where files were seen at another
             rate: for so many an action that is asked for is held.
+        half: log-SNR at which it knows half of what its clips vary in, which its grid follows where no frame is given;
+            None where that was not measured.
         student: whether it was taught to draw in few steps, so that its estimates lead on and are no posterior means.
     """
 
@@ -67,6 +70,8 @@ class Facts:
     student: bool = False
     actions: ActionSpace | None = None
     held: int = 1
+    control: bool = False
+    half: float | None = None
 
     @classmethod
     def of(
@@ -98,6 +103,7 @@ class Facts:
             student=isinstance(config, StudentRun),
             actions=actions,
             held=held,
+            control=bool(config.data.control),
         )
 
     @classmethod
@@ -107,12 +113,13 @@ class Facts:
         detail = tuple(kept["detail"]) if config.lowres.factor else None
         text = kept["text"] if config.text else None
         actions = ActionSpace.of(kept["actions"]) if config.unet.actions else None
-        return cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision, actions, kept.get("held", 1))
+        of = cls.of(config, tuple(kept["labels"]), kept["fps"], detail, text, precision, actions, kept.get("held", 1))
+        return replace(of, half=kept.get("half"))
 
     def save(self, run: Path) -> None:
         """Keep in a run's folder what its config does not tell."""
         kept: dict[str, Any] = {"labels": self.labels, "fps": self.fps}
-        kept |= {name: value for name in ("text", "detail") if (value := getattr(self, name)) is not None}
+        kept |= {name: value for name in ("text", "detail", "half") if (value := getattr(self, name)) is not None}
         kept |= {} if self.actions is None else {"actions": self.actions.facts(), "held": self.held}
         write_whole(run / FILE, json.dumps(kept))
 

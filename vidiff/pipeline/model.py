@@ -18,7 +18,7 @@ from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device
 from vidiff.pipeline.classifier import TrainedClassifier
-from vidiff.pipeline.facts import FILE, Facts
+from vidiff.pipeline.facts import FILE, Facts, size_of
 from vidiff.pipeline.labels import class_number
 from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_denoiser
@@ -29,6 +29,8 @@ from vidiff.text import TextEncoder
 Labels = str | int | Sequence[str | int | None] | None
 Texts = str | Sequence[str] | None
 Actions = Tensor | np.ndarray | Sequence[Any] | None
+
+TOLD = ("text", "actions", "control")  # what may be asked for besides a label, by keyword
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,29 @@ class TrainedModel:
         text: Texts = None,
         stride: int | None = None,
         actions: Actions = None,
+        control: Tensor | None = None,
         frames: tuple[int, int] = (0, 0),
+        size: tuple[int, int] | None = None,
     ) -> Condition:
         """What the model is told of `count` clips.
 
         Args:
             stride: source frames from frame to frame; by default the least that it was trained on.
             actions: what led to each frame, as `action_tensor` takes it.
+            control: another video of what they show, as `control_tensor` takes it.
+            size: their height and width in pixels, where they are known.
             frames: how many there are, of clips that have any, and how many of these are given.
 
         Raises:
-            ValueError: as `label_tensor`, `text_tensors` and `action_tensor`; a stride that the model was not trained
-                on.
+            ValueError: as `label_tensor`, `text_tensors`, `action_tensor` and `control_tensor`; a stride that the
+                model was not trained on.
         """
         told = self.facts.check_stride(stride)
         strides = None if told is None else torch.full((count,), told)
         words, mask = self.text_tensors(text, count)
         done = self.action_tensor(actions, count, *frames, told or self.facts.strides[0])
-        return Condition(self.label_tensor(label, count), words, mask, stride=strides, action=done)
+        video = self.control_tensor(control, count, frames[0], size)
+        return Condition(self.label_tensor(label, count), words, mask, stride=strides, action=done, control=video)
 
     def classifier_scale(self, given: float | None) -> float:
         """By what the classifier's gradient is multiplied; 0 where there is none. Raises ValueError out of range."""
@@ -149,6 +156,36 @@ class TrainedModel:
         told = torch.stack([space.encode(one) for one in rows])  # 1 or count, f, w
         told = torch.nn.functional.pad(told, (0, 0, frames - told.shape[1], 0)).expand(count, -1, -1)
         return told[:, :, None].repeat(1, 1, stride * self.facts.held, 1)
+
+    @torch.no_grad()
+    def control_tensor(
+        self, control: Tensor | None, count: int, frames: int, size: tuple[int, int] | None = None
+    ) -> Tensor | None:
+        """Another video of what clips show, as the network is shown it, `(count, c, frames, h, w)`; None for none. If
+        a latent holds several frames, it stays as it is, `(count, 3, frames, H, W)`, for each window to encode its own.
+
+        Args:
+            control: `(3, frames, H, W)` for all clips, or `(1 or count, 3, frames, H, W)`, in [-1, 1].
+            size: H and W of the clips; by default any that the model was trained on.
+
+        Raises:
+            ValueError: for a model that was trained without, and a video of another length, size or number.
+        """
+        if control is None:
+            return None
+        if not self.facts.control:
+            raise ValueError("control is given, but this model was trained without (data.control): leave it out")
+        video = self.facts.check_clip(control, name="control")
+        if size is not None and size_of(video) != tuple(size):
+            one, other = ("x".join(map(str, sides)) for sides in (size_of(video), size))
+            raise ValueError(f"control is of {one} pixels, and the clips of {other}: give one of their size")
+        if video.shape[2] != frames:
+            raise ValueError(f"control has {video.shape[2]} frames, but the result has {frames}: give as many")
+        if len(video) not in (1, count):
+            raise ValueError(f"control is of {len(video)} clips for {count}: give that of one, or of each")
+        video = video.to(self.codec.shift)
+        z = self.codec.encode(video).mean if self.codec.temporal == 1 else video
+        return z.expand(count, -1, -1, -1, -1)
 
     def label_tensor(self, label: Labels, count: int) -> Tensor | None:
         """Names or numbers of classes, as `class_number` takes them, to `(count,)`; -1 where none is asked for.

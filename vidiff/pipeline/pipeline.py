@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,18 @@ from vidiff.diffusion.condition import Condition
 from vidiff.draw import edit
 from vidiff.draw.long import Clean, check_whole_latents
 from vidiff.draw.stream import Stream
-from vidiff.pipeline.drawing import Drawing
+from vidiff.pipeline.drawing import Drawing, told_among
 from vidiff.pipeline.facts import size_of
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.hub import folder_of
 from vidiff.pipeline.model import Actions, Labels, Texts, load_model
-from vidiff.pipeline.pieces import Pieces
+from vidiff.pipeline.pieces import Pieces, Upscales
 from vidiff.pipeline.run import read_config
 from vidiff.pipeline.world import World
 from vidiff.store.place import place_of
 
 
-class Pipeline(Drawing):
+class Pipeline(Drawing, Upscales):
     """Generates, extends, edits and enlarges clips with a trained model."""
 
     @classmethod
@@ -76,6 +77,23 @@ class Pipeline(Drawing):
         if self.facts.actions is None:
             raise ValueError(f"{path} is given as actions, but this model was trained without (data.actions)")
         return actions_in(place_of(path), self.facts.actions)
+
+    def read_control(self, path: str | Path, frames: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """A video as `control`, which shows the model what is to go with it: `(3, frames, h, w)` at its rate.
+
+        Args:
+            frames: how many of its first are wanted; by default all.
+            size: as of `read_clip`.
+
+        Raises:
+            ValueError: a model without a control; a video of fewer frames, or that cannot be read.
+        """
+        if not self.facts.control:
+            raise ValueError(f"{path} is given as control, but this model was trained without (data.control)")
+        with GivenClip(path, self.facts, size) as clip:
+            if frames is not None and frames > clip.frames:
+                raise ValueError(f"{path} has {clip.frames} frames, but the result has {frames}: ask for fewer")
+            return clip.read(None if frames is None else range(frames))
 
     def generate(self, frames: int | None = None, label: Labels = None, count: int = 1, **options: Any) -> Tensor:
         """Draw clips.
@@ -233,7 +251,9 @@ class Pipeline(Drawing):
                 f"sampler is {options['sampler']}, but inversion is of DDIM, which then draws too: leave out sampler"
             )
         draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
-        shows = self.condition(source_label, len(clip), source_text) if inversion else None
+        shows: Condition | None = None
+        if inversion:
+            shows = replace(self.condition(source_label, len(clip), source_text), control=condition.control)
         made = edit.edit(draw, self.codec, clip, strength, context, condition, shows, inversion)
         return torch.cat(list(made), dim=2)
 
@@ -274,23 +294,6 @@ class Pipeline(Drawing):
         clip = self.facts.check_clip(clip)
         draw, context, condition = self._asked(clip, 2 * clip.shape[2] - 1, label, **options)
         return torch.cat(list(edit.double(draw, self.codec, clip, context, condition)), dim=2)
-
-    def upscale(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
-        """Enlarge a clip of any length with a super-resolution model.
-
-        Args:
-            clip: `(b, 3, f, h, w)` or `(3, f, h, w)` in [-1, 1], h and w `facts.small`.
-            label: what the clip shows, where the model has labels.
-            options: as for `upscale_stream`.
-
-        Returns:
-            `(b, 3, f, size, size)` in [-1, 1].
-
-        Raises:
-            ValueError: a model that enlarges nothing; a clip of another size; an option out of range.
-        """
-        count = 1 if clip.ndim == 4 else len(clip)
-        return torch.cat([part.to(clip) for part in self.upscale_stream([clip], label, count, **options)], dim=2)
 
     @torch.no_grad()
     def upscale_stream(
@@ -337,8 +340,6 @@ class Pipeline(Drawing):
         label: Labels = None,
         count: int = 1,
         *,
-        text: Texts = None,
-        actions: Actions = None,
         size: tuple[int, int] | None = None,
         clip: Tensor | None = None,
         backwards: bool = False,
@@ -352,18 +353,22 @@ class Pipeline(Drawing):
         change while it runs: `pieces.set(text="a blue circle")`.
 
         Args:
-            text: what to show, in words: one for all clips, or one for each; by default none is asked for.
-            actions: what leads to each frame, for a model that was trained with `data.actions`: `(frames, a)` numbers,
-                or `(count, frames, a)`, or names where there is one dimension, such as ["LEFT", None, "FIRE"]; None is
-                not known, as all are by default. Where a clip is continued, those of the new frames are enough.
-            size: height and width in pixels, one of those in `buckets`; by default that of the first.
+            size: height and width in pixels, one of those in `buckets`; by default that of `control`, or of the first.
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
             strategy: of `vidiff.draw.long.STRATEGIES`, by which a video longer than a window goes on: a name such as
                 "rolling", or a name with options: `{"name": "noisy", "level": 0.02}`; by default the run's own.
-            options: `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps`, times at which
-                the sampler asks the model; `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim",
+            options: `text`, what to show, in words: one for all clips, or one for each; by default none is asked for.
+                `actions`, what leads to each frame, for a model that was trained with `data.actions`: `(frames, a)`
+                numbers, or `(count, frames, a)`, or names where there is one dimension, such as ["LEFT", None, "FIRE"];
+                None is not known, as all are by default; where a clip is continued, those of the new frames are enough.
+                `control`, another video of what is shown, for a model that was trained with `data.control`: `(3,
+                frames, h, w)` for all clips, or `(count, 3, frames, h, w)`, those of a clip that is continued included;
+                by default it is not known.
+
+                `guidance`, scale of classifier-free guidance, where 1 is the plain model; `steps`, times at which the
+                sampler asks the model; `sampler`, a name such as "ddim", or a name with options: `{"name": "ddim",
                 "eta": 1.0}`; `grid` of its times, of `vidiff.diffusion.grid.Grid`, a kind such as "karras", or a kind
                 with options: `{"kind": "karras", "rho": 5}`; `seed` of all noise, since the same seed gives the same
                 clip; `history`, scale of guidance on the frames that are continued, label and text at once, which takes
@@ -372,11 +377,16 @@ class Pipeline(Drawing):
                 a bar; `classifier_scale`, of the classifier's gradient where one was loaded (by default the
                 classifier's own; 0 tells the model the label after all); and those of `vidiff.draw.guide.Guide`, that
                 change guidance: `interval`, `rescale`, `apg`, `threshold`, `history_level`, `separate`,
-                `text_guidance`, `convention`.
+                `text_guidance`, `action_guidance`, `control_guidance`, `convention`.
 
         Returns:
             an iterator over `(b, 3, n, h, w)` in [-1, 1].
         """
+        told = told_among(options)
+        control = told.get("control")
+        if control is not None and clip is None:
+            size = size_of(control) if size is None else size
+            frames = control.shape[-3] if frames is None else frames
         if clip is not None:
             clip = self.facts.check_clip(clip)
             if size is not None and tuple(size) != size_of(clip):
@@ -412,10 +422,11 @@ class Pipeline(Drawing):
                 return edit.generate(draw, self.codec, new, size_of(past), context, asked(), count, how)
             return edit.extend(draw, self.codec, past, new, context, asked(), backwards, how)
 
-        def ask(**told: Any) -> Condition:
-            return self.condition(count=len(past), frames=(past.shape[2] + new, past.shape[2]), **told)
+        def ask(**asked: Any) -> Condition:
+            shape = past.shape[2] + new, past.shape[2]
+            return self.condition(count=len(past), frames=shape, size=size_of(past), **asked)
 
-        return Pieces(ask, {"label": label, "text": text, "actions": actions}, pieces, isinstance(how, Stream))
+        return Pieces(ask, {"label": label, **told}, pieces, isinstance(how, Stream))
 
     def world(self, clip: Tensor, actions: Actions = None, **options: Any) -> World:
         """A clip that goes on by a frame for each action: `world.step("LEFT")`. Arguments are those of `World`."""

@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 
 from vidiff.engine.precision import Precision, gpu_precision
-from vidiff.recipe.kinds import KINDS, SHARED, DiffusionRun, RunConfig
+from vidiff.recipe.common import SHARED, RunConfig
+from vidiff.recipe.kinds import KINDS, DiffusionRun
 from vidiff.recipe.load import load_resolved
 from vidiff.recipe.slots import ConfigError
 from vidiff.report.log import device_name

@@ -78,7 +78,7 @@ def follow(of: Sketch, count: int, precision: str) -> Trace:
             if isinstance(part, Muon):  # AdamW multiplies nothing of note
                 part.step()
 
-    return trace(of.build, lambda: of.batch(count), precision, update, of.config.train.compile)
+    return trace(of.build, lambda: of.batch(count), precision, update, of.config.train.compile, of.gpu)
 
 
 def estimate(
@@ -177,7 +177,7 @@ def refuse_too_large(config: RunConfig, folder: Path) -> None:
     part = part_size(config, world)
     if at_most(config, part, folder) < memory / 2:
         return
-    of = sketch(config, folder, look=False, fused=gpu)
+    of = sketch(config, folder, look=False, gpu=gpu)
     precision = config.train.precision if config.train.precision != "auto" else ("bf16" if gpu else "fp32")
     footprint = estimate(of, precision, world, local, gpu)
     if footprint.total > MARGIN * memory:

@@ -124,6 +124,11 @@ class Deployment:
         """Bytes that a step reads and writes, on each device."""
         return sum(count * moved for (_, moved), count in self.estimate.work.items())
 
+    @property
+    def operations(self) -> int:
+        """Of a step, on each device; compiled blocks have one for what is joined."""
+        return sum(self.estimate.work.values())
+
     def facts(self) -> dict[str, Any]:
         """All of it, as plain numbers and words."""
         train = self.config.train
@@ -142,6 +147,7 @@ class Deployment:
             "checkpoint": self.config.recomputed,
             "flops_per_step_and_device": self.estimate.flops,
             "bytes_per_step_and_device": self.moved,
+            "operations_per_step_and_device": self.operations,
             "compiled": train.compile,
             "seconds_per_step": self.seconds,
             "steps": self.steps,
@@ -163,6 +169,7 @@ class Deployment:
             reached += f"memory's {self.device.bandwidth / 1e12:.3g} TB/s"
             how = "in compiled blocks" if self.config.train.compile else "in blocks that are not compiled"
             traffic = [("traffic of a step", f"{self.moved / 1e9:,.3g} GB on each, {how}")]
+            traffic.append(("operations of a step", f"{self.operations:,} on each, of which a GPU starts kernels"))
         rows = [
             ("devices", f"{self.gpus} x {self.device.name}, {self.device.memory / GB:,.4g} GB each"),
             ("settings", f"{', '.join(settings)}, {self.precision}"),
@@ -197,7 +204,7 @@ class Planner:
         self.precision: Precision = ("bf16" if self.gpu else "fp32") if asked == "auto" else asked
         if self.precision not in device.rate:
             raise ValueError(f"train.precision is {asked}, which no rate is known of on {device.name}")
-        self.sketch = sketch(config, folder, fused=self.gpu)
+        self.sketch = sketch(config, folder, gpu=self.gpu)
         self._steps: dict[tuple[tuple[int, ...], int], Trace] = {}
 
     def deployment(self, changes: list[str], config: RunConfig, step: Trace | None = None) -> Deployment:

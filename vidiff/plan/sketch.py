@@ -61,26 +61,28 @@ class Sketch:
         batch: number of samples -> a batch, of any content.
         codec: parameters of the codec, which lie beside the model.
         unknown: what was assumed, a sentence each.
+        gpu: whether it is for a GPU, which has kernels of its own; else for a CPU.
     """
 
     config: RunConfig
     batch: Callable[[int], dict[str, Tensor]]
     codec: int
     unknown: list[str]
+    gpu: bool = False
 
     def build(self) -> nn.Module:
         """The objective, untrained."""
         return BUILDERS[self.config.kind](self.config)
 
 
-def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = False) -> Sketch:
+def sketch(config: RunConfig, folder: Path, look: bool = True, gpu: bool = False) -> Sketch:
     """Sketches the training of `config`.
 
     Args:
         folder: where the config file stands.
         look: list the data for labels and captions, where it is there, and ask a text encoder for its width; else both
             are assumed, which changes next to nothing in memory and time.
-        fused: count with fused attention, as a GPU has it; else as a CPU does.
+        gpu: count as a GPU does it, with fused attention; else as a CPU.
 
     Raises:
         ValueError: as `vidiff.recipe.load.load_codec_config`.
@@ -89,7 +91,7 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
     if isinstance(config, VAERun):
         clip = largest(config.data, 1)
         _spare_losses(config.loss, unknown)
-        return Sketch(config, lambda count: {"video": torch.zeros(count, 3, *clip)}, 0, unknown)
+        return Sketch(config, lambda count: {"video": torch.zeros(count, 3, *clip)}, 0, unknown, gpu)
     assert isinstance(config, LatentRun)
     channels, factor, temporal, codec = _look_at_codec(config, folder, look, unknown)
     clip = largest(config.data, temporal)
@@ -100,9 +102,10 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
     slots = config.slots(temporal) if isinstance(config, DiffusionRun) else 1
     config.resolve(channels, labels, (dim, words), slots * actions)
     if isinstance(config.network, UNetConfig):
-        _choose_attention(config.network, fused)
-    names = ("mean", "std", "lowres") if config.enlarges else ("mean", "std")
-    shape = (channels, 1 + (clip.frames - 1) // temporal, clip.height // factor, clip.width // factor)
+        _choose_attention(config.network, gpu)
+    names = ("mean", "std", *(config.network.videos if isinstance(config.network, UNetConfig) else ()))
+    height, width = (config.crop,) * 2 if config.crop else clip.size
+    shape = (channels, 1 + (clip.frames - 1) // temporal, height // factor, width // factor)
 
     def batch(count: int) -> dict[str, Tensor]:
         whole = torch.ones(count, dtype=torch.long)
@@ -114,7 +117,7 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, fused: bool = Fal
             given["text_mask"] = torch.ones(count, length, dtype=torch.bool)
         return given
 
-    return Sketch(config, batch, codec, unknown)
+    return Sketch(config, batch, codec, unknown, gpu)
 
 
 def largest(data: DataConfig, temporal: int) -> Bucket:
@@ -194,9 +197,9 @@ def _look_at_text(slot: dict[str, Any], captions: list[str], look: bool, unknown
     return encoder.dim, encoder.words, encoder.length  # type: ignore[attr-defined]
 
 
-def _choose_attention(unet: UNetConfig, fused: bool) -> None:
+def _choose_attention(unet: UNetConfig, gpu: bool) -> None:
     """Fused attention for a GPU, whichever kernel that then is. On a CPU the choice is made here, with real tensors."""
-    if unet.attention_backend == "xformers" or (fused and unet.attention_backend == "auto"):
+    if unet.attention_backend == "xformers" or (gpu and unet.attention_backend == "auto"):
         unet.attention_backend = "sdpa"
     if unet.attention_backend == "auto":
         for multiplier in unet.multipliers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from vidiff.nn.cast import swapped
+from vidiff.nn.fused.choice import assumed_gpu
+from vidiff.nn.heads import formulas
 
 aten = torch.ops.aten
 
@@ -94,6 +98,7 @@ def trace(
     precision: str = "fp32",
     update: Callable[[nn.Module], object] = lambda objective: None,
     compiled: bool = False,
+    gpu: bool = False,
 ) -> Trace:
     """Follows one forward and backward pass of the objective that `build` makes on the batch that `batch` makes.
 
@@ -104,6 +109,7 @@ def trace(
         compiled: bytes are counted as a compiler would move them in both passes: what is done number by number, and
             norms, go into one kernel up to the next product, which reads what came before and writes what that product
             reads.
+        gpu: as on a GPU: what is not compiled goes through `vidiff.nn.fused`, and weights are cast all at once.
     """
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     with FakeTensorMode(allow_non_fake_inputs=True), _Follower() as follower:
@@ -115,9 +121,16 @@ def trace(
         for parameter in objective.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(lambda p: follower.ignore(p.grad))
-        with torch.autocast("cpu", low) if low else nullcontext():
-            loss = objective(given)["loss"]
-        loss.backward()
+        with ExitStack() as around:
+            if compiled:
+                around.enter_context(formulas())
+            if gpu:
+                around.enter_context(assumed_gpu(compiled))
+            if gpu and low:
+                around.enter_context(swapped(objective, low))
+            with torch.autocast("cpu", low) if low else nullcontext():
+                loss = objective(given)["loss"]
+            loss.backward()
         flops, peak, work = follower.flops, follower.peak, follower.work
         follower.compiled, follower.work = False, Work()
         update(objective)

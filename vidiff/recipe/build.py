@@ -18,7 +18,7 @@ from vidiff.objective.bound import BoundObjective
 from vidiff.objective.classifier import ClassifierObjective
 from vidiff.objective.consistency import ConsistencyObjective
 from vidiff.objective.diffusion import DiffusionObjective
-from vidiff.objective.distill import Progressive, StudentObjective, Teacher, teacher_of
+from vidiff.objective.distill import Guided, Progressive, StudentObjective, Teacher, teacher_of
 from vidiff.objective.flow import Reflow
 from vidiff.objective.vae import VAEObjective
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, StudentRun, VAERun
@@ -62,9 +62,9 @@ def build_student(config: StudentRun, denoiser: Denoiser | None = None, told: bo
     denoiser = denoiser or build_denoiser(config)
     teacher: Teacher | None = None
     if config.objective != "consistency_training":
-        teacher = teacher_of(denoiser, told, config.loss.history)
+        teacher = teacher_of(denoiser, told, config.loss.history, config.sampling.times)
     times = config.sampling.grid(denoiser.schedule, config.draws)
-    kinds = {"progressive": Progressive, "reflow": Reflow}
+    kinds = {"guidance": Guided, "progressive": Progressive, "reflow": Reflow}
     kind: type[StudentObjective] = kinds.get(config.objective, ConsistencyObjective)
     return kind(denoiser, config.loss, teacher, times, config.lowres.noise)
 

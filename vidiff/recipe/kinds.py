@@ -1,23 +1,18 @@
-"""What a training is described by, as checked dataclasses."""
+"""What a training of each kind is described by, as checked dataclasses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-from omegaconf import MISSING
+from typing import Any, ClassVar
 
 from vidiff.codec import diffusers
 from vidiff.codec.codec import CodecConfig
-from vidiff.data.options import DataConfig
 from vidiff.diffusion.cascade import LowresConfig
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.denoise import check_prediction
 from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.schedule import Adaptive, Trained
 from vidiff.draw.guide import Guide
-from vidiff.engine.loop import TrainOptions
 from vidiff.nn.classifier import ClassifierConfig
 from vidiff.nn.unet import UNetConfig
 from vidiff.nn.vae import VAEConfig
@@ -26,11 +21,8 @@ from vidiff.objective.diffusion import DISTANCES, DiffusionLoss
 from vidiff.objective.distill import OBJECTIVES, StudentLoss
 from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
+from vidiff.recipe.common import OfClips, RunConfig, check_lengths
 from vidiff.recipe.slots import ConfigError, build_sampler, build_schedule, build_strategy, build_text
-
-SHARED = ("index", "latents", "remote")  # folders beside the runs
-KEPT = ("checkpoints", "codec", "ema", "samples")  # folders within a run
-LONGEST_NAME = 200  # bytes of a part of a run's name; file systems take 255, and drafts need some
 
 
 @dataclass
@@ -39,96 +31,13 @@ class SamplingConfig(Guide):
 
     sampler: dict[str, Any] = field(default_factory=lambda: {"name": "unipc"})
     steps: int = 30  # times at which it asks the model: evaluations, of most samplers
-    grid: Grid = field(default_factory=Grid)  # kind, and its ends in log-SNR or rho: how the times are spaced
+    grid: Grid = field(default_factory=Grid)  # kind, ends in log-SNR, rho, half: how the times are spaced
     guidance: float = 1.5  # 1 is the plain model
     history: float | None = None  # where frames are known: scale on them and the label at once, in place of guidance
     context: int = 8  # frames that an extension looks back on
     lag: int = 0  # steps by which each new frame follows the one before; 0 draws all of a window at once
     strategy: dict[str, Any] = field(default_factory=lambda: {"name": "clean"})  # how more than a window is drawn
     count: int = 12  # clips in the grids drawn while training
-
-
-@dataclass
-class RunConfig:
-    """What every training has."""
-
-    kind: str = MISSING  # vae, diffusion, classifier or student
-    name: str = MISSING  # the run's folder is runs/<name>, as it is typed: name=0515 is runs/0515; it may have slashes
-    runs: str = "runs"
-    device: str = "auto"  # or cpu, cuda, cuda:1
-    batch: int = 16  # clips a step, over all processes
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainOptions = field(default_factory=TrainOptions)
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.runs) / self.name
-
-    def check_name(self) -> None:
-        """Raises ConfigError for a name that makes no folder within `runs`.
-
-        Whoever is about to write calls this: a run of an earlier version may be read under whatever name it has.
-        """
-        shown, parts = self.name if len(self.name) <= 80 else f"{self.name[:80]}...", self.name.split("/")
-        reasons = {
-            "it leads out of the folder of runs": self.name.startswith("/") or ".." in parts,
-            "it names no folder": any(part.strip() in ("", ".") for part in parts),
-            "it holds characters that cannot be seen": not self.name.isprintable(),
-            f"a part of it has more than {LONGEST_NAME} bytes": any(
-                len(part.encode(errors="replace")) > LONGEST_NAME for part in parts
-            ),
-            f"{parts[0]} is where runs keep what they share": parts[0] in SHARED,
-            "it leads into what another run keeps": any(part in KEPT for part in parts[1:]),
-        }
-        for reason, applies in reasons.items():
-            if applies:
-                raise ConfigError(
-                    f"name is {shown!r}, but {reason}: give one such as name=cats, or name=cats/first; a run elsewhere "
-                    "has runs=FOLDER besides"
-                )
-
-    @property
-    def recomputed(self) -> list[int]:
-        """Levels of the network whose activations are recomputed in the backward pass."""
-        return []
-
-    @property
-    def recomputable(self) -> range:
-        """Levels of which they can be."""
-        return range(0)
-
-    @property
-    def learns_actions(self) -> bool:
-        """Whether actions can be learned."""
-        return False
-
-    def check(self) -> None:
-        """Raises ConfigError for values that do not go together."""
-        if self.data.actions and not self.learns_actions:
-            raise ConfigError("data.actions is true, but only models that make clips learn actions: set it to false")
-        if self.batch < 1:
-            raise ConfigError(f"batch is {self.batch}; give 1 or more")
-        if self.batch % self.train.accumulate:
-            raise ConfigError(
-                f"batch is {self.batch}; it must divide into train.accumulate={self.train.accumulate} parts"
-            )
-        self.data.check()
-
-
-class OfClips(Protocol):
-    """What makes latents of several frames each: an autoencoder's config, or a codec."""
-
-    @property
-    def temporal(self) -> int: ...
-
-    def check_frames(self, frames: int, what: str) -> None: ...
-
-
-def check_lengths(data: DataConfig, codec: OfClips) -> None:
-    """Raises ValueError, with the lengths that would do, where the clips of a bucket make no whole latents."""
-    for bucket in data.plan():
-        what = f"data.buckets has {bucket}, where frames" if data.buckets else "data.frames"
-        codec.check_frames(bucket.frames, what)
 
 
 @dataclass
@@ -219,6 +128,11 @@ class LatentRun(RunConfig):
         """By which a super-resolution model enlarges clips; 0 for any other training."""
         return 0
 
+    @property
+    def crop(self) -> int:
+        """Side in pixels of the squares of frames that a training sees; 0 for whole frames."""
+        return 0
+
     def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
         """Fill in what of the network's shape follows from codec and data.
 
@@ -266,7 +180,7 @@ class LatentRun(RunConfig):
         """Raises ConfigError unless the codec, which shrinks by `factor`, and the network can halve the frames."""
         levels = len(self.network.multipliers)
         needed = factor * self.patch * 2 ** (levels - 1)
-        for name, side in self.data.sides():
+        for name, side in [*self.data.sides(), ("lowres.crop", self.crop)]:
             if side % needed:
                 patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
                 raise ConfigError(
@@ -313,8 +227,12 @@ class DiffusionRun(LatentRun):
         return self.lowres.factor
 
     @property
-    def learns_actions(self) -> bool:
-        return not self.enlarges
+    def crop(self) -> int:
+        return self.lowres.crop
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        return () if self.enlarges else ("actions", "control")
 
     def slots(self, temporal: int) -> int:
         """The most frames of a file by which a latent follows the one before: each brings an action of its own.
@@ -327,8 +245,8 @@ class DiffusionRun(LatentRun):
     def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
         super().resolve(channels, labels if self.conditional else 0)
         self.unet.lowres_channels = channels if self.enlarges else 0
-        self.unet.text_dim, self.unet.words = text
-        self.unet.actions = actions
+        self.unet.control_channels = channels if self.data.control else 0
+        self.unet.text_dim, self.unet.words, self.unet.actions = *text, actions
 
     def check(self) -> None:
         self.unet.validate()
@@ -425,7 +343,7 @@ class StudentRun(DiffusionRun):
     objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
     untrained: ClassVar[str] = "a student"
 
-    objective: str = "consistency"  # or consistency_training, progressive, reflow
+    objective: str = "consistency"  # or consistency_training, guidance, progressive, reflow
     loss: StudentLoss = field(default_factory=StudentLoss)
 
     @property
@@ -455,6 +373,11 @@ class StudentRun(DiffusionRun):
                 f"loss.guidance is {self.loss.guidance}, but consistency_training learns of clips, which no guidance "
                 "leads to: set loss.guidance=[1,1]"
             )
+        if self.objective == "guidance" and not self.loss.told:
+            raise ConfigError(
+                f"loss.guidance is {self.loss.guidance}, which is none, but objective is guidance: give the least "
+                "scale and the largest, such as loss.guidance=[1,4]"
+            )
         if self.objective != "consistency" and not self.loss.steps:
             raise ConfigError(f"loss.steps is 0, but objective is {self.objective}: give as many as the teacher takes")
         if not self.loss.steps and self.loss.segments > 1:
@@ -478,7 +401,8 @@ class StudentRun(DiffusionRun):
             )
         if self.scales is not None:
             try:
-                self.sampling.check_told(self.scales, self.sampling.guidance, self.sampling.history)
+                own = self.sampling
+                own.check_told(self.scales, own.guidance, own.history, own.interval)
             except ValueError as error:
                 raise ConfigError(f"sampling.{error}") from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,12 +66,17 @@ def load_resolved(path: Path) -> RunConfig:
     """The config that a training kept, with what was the default in its time. Raises ConfigError as `load`.
 
     Runs of before there was a grid to choose were drawn at times even in log-SNR, and asked the model once more than
-    they had steps.
+    they had steps. Grids that were told in how many numbers d the data vary are bells all the same: half of such data
+    is known at a log-SNR of -log(d) / 1.7.
     """
     given = _read(path)
     sampling = given.get("sampling")
     if isinstance(sampling, DictConfig) and "grid" not in sampling and isinstance(sampling.get("steps"), int):
         given.sampling = OmegaConf.merge(sampling, {"grid": {"kind": "log_snr"}, "steps": sampling.steps + 1})
+    grid = given.get("sampling", {}).get("grid")
+    if isinstance(grid, DictConfig) and "dimensions" in grid:
+        told = grid.pop("dimensions")
+        grid.half = None if told is None else -math.log(told) / 1.7
     return build_config(given, str(path))
 
 
@@ -120,6 +126,9 @@ def build_config(given: Any, source: str) -> RunConfig:
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise ConfigError(f"{missing[0]} is not set: add {missing[0]}=... to the command, or the key to the file")
+        for key, value in _leaves(OmegaConf.to_container(merged)):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{key} is {value}; give a finite number")
         config: Any = OmegaConf.to_object(merged)
         config.check()
     except OmegaConfBaseException as error:
@@ -127,6 +136,18 @@ def build_config(given: Any, source: str) -> RunConfig:
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
     return config
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a config, each with its key as it is typed: "data.buckets[1].size"."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}[{number}]")
+    else:
+        yield key, value
 
 
 def _over(below: DictConfig, *others: DictConfig) -> DictConfig:

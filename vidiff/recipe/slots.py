@@ -50,7 +50,7 @@ def build_grid(slot: str | dict[str, Any]) -> Grid:
     try:
         return Grid(**slot)
     except TypeError:
-        raise ConfigError(f"sampling.grid is {slot}; it takes kind, ends and rho") from None
+        raise ConfigError(f"sampling.grid is {slot}; it takes kind, ends, rho and half") from None
     except ValueError as error:
         raise ConfigError(f"sampling.grid: {error}") from None
 

@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 560, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 24
 MOST_POINTS = 400
 COLOURS = 6  # classes s0 to s5 of the page
+FARTHEST = 1e150  # from 0, on an axis; on a logarithmic one, from 1
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,11 @@ class _Axis:
         size = 10.0 ** math.floor(math.log10(rough))
         size *= next(m for m in (1, 2, 5, 10) if m * size >= rough * 0.999)
         first = math.ceil(self.low / size)
-        return [round(n * size, 12) for n in range(first, math.floor(self.high / size + 1e-9) + 1)]
+        return [float(f"{n * size:.12g}") for n in range(first, math.floor(self.high / size + 1e-9) + 1)]
 
 
 def _drawable(value: float, log: bool) -> bool:
-    return math.isfinite(value) and (value > 0 or not log)
+    return abs(value) <= FARTHEST and (value >= 1 / FARTHEST or not log)  # and so no NaN
 
 
 def _widened(low: float, high: float, log: bool) -> tuple[float, float]:

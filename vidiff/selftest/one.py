@@ -9,12 +9,14 @@ from pathlib import Path
 
 from vidiff.selftest.check import Check, Place, find
 from vidiff.selftest.clips import decoding, sampling
-from vidiff.selftest.parts import attention, compiled, memory, products
+from vidiff.selftest.parts import attention, casts, compiled, fused, memory, products
 from vidiff.selftest.runs import deterministic, resume, training, two_processes
 from vidiff.store.files import write_whole
 
 CHECKS: dict[str, Check] = {
     "attention": attention,
+    "fused": fused,
+    "casts": casts,
     "products": products,
     "memory": memory,
     "training": training,

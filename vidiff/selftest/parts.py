@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from vidiff.engine.compile import compile_blocks, objection
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES, Precision, autocast
 from vidiff.nn.attention import BACKENDS, choose_backend, probe
+from vidiff.nn.cast import cast_all, low_weights
+from vidiff.nn.fused import choice
 from vidiff.plan.estimate import machine_memory
 from vidiff.plan.plan import convolution_rate
 from vidiff.plan.sketch import sketch
@@ -57,6 +60,52 @@ def times_of(backend: str, device: torch.device, dtype: torch.dtype, quick: bool
 
         times[f"{kind} {count}x{tokens}"] = round(1000 * seconds_of(passes, device, repeats_of(quick)), 3)
     return times
+
+
+def fused(place: Place) -> Seen:
+    """Whether kernels around attention agree with the formulas, and the milliseconds of both, forward and backward.
+    Fails where Triton is there, and they do not."""
+    device, numbers = choose_device(place.device), dict[str, Any]()
+    if device.type != "cuda":
+        raise Skipped("kernels around attention are for GPUs: on a CPU formulas serve")
+    for precision in precisions(device):
+        for part, sizes in (("norm", (HEADS * HEAD_DIM,)), ("attention", (HEADS, HEAD_DIM))):
+            found = choice.probe(part, device, DTYPES[precision], sizes)
+            times = {"plain_ms": round(1000 * found.plain, 3), "triton_ms": round(1000 * found.triton, 3)}
+            numbers[f"{part} {precision}"] = {"refused": found.refused} if found.refused else times
+    refused = {name: found["refused"] for name, found in numbers.items() if "refused" in found}
+    if choice.ABSENT in refused.values():
+        raise Skipped(choice.ABSENT)
+    if refused:
+        raise Fails(Seen(", ".join(f"{name}: {reason}" for name, reason in refused.items()), numbers))
+    ratios = {name: found["plain_ms"] / max(found["triton_ms"], 1e-3) for name, found in numbers.items()}
+    return Seen("times as fast: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), numbers)
+
+
+def casts(place: Place) -> Seen:
+    """Whether a network's weights have the same bits cast all at once as one by one, and the milliseconds of both."""
+    device, numbers = choose_device(place.device), dict[str, Any]()
+    if device.type != "cuda":
+        raise Skipped("weights are cast all at once for GPUs: on a CPU autocast does it one by one")
+    of = sketch(load(find_config("shapes")), find_config("shapes").parent, look=False)
+    torch.manual_seed(0)
+    weights = [weight.detach() for weight in of.build().to(device).parameters()]
+    for precision in ("bf16", "fp16"):
+        dtype = DTYPES[precision]
+        pairs = zip(cast_all(weights, dtype), weights, strict=True)
+        if bool(torch.stack([(low != weight.to(dtype)).any() for low, weight in pairs]).any()):
+            raise Fails(Seen(f"weights that are cast to {precision} all at once have other bits", numbers))
+        repeats = repeats_of(place.quick)
+        one_by_one = seconds_of(partial(_each, weights, dtype), device, repeats)
+        at_once = seconds_of(partial(cast_all, weights, dtype), device, repeats)
+        numbers[precision] = {"one_by_one_ms": round(1000 * one_by_one, 3), "at_once_ms": round(1000 * at_once, 3)}
+    ratios = {name: found["one_by_one_ms"] / max(found["at_once_ms"], 1e-3) for name, found in numbers.items()}
+    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    return Seen(f"{len(weights)} weights, times as fast: {told}", numbers)
+
+
+def _each(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    return [weight.to(dtype) for weight in weights]
 
 
 def repeats_of(quick: bool) -> int:
@@ -114,7 +163,7 @@ def compiled(place: Place) -> Seen:
     torch.manual_seed(0)
     objective = of.build().to(device)
     given = {name: value.to(device) for name, value in content(of.batch(2 if place.quick else 8)).items()}
-    with autocast(device, precision):
+    with low_weights(objective, device, DTYPES[precision]), autocast(device, precision):
         reason = objection(objective, given, precision)
     if reason and "Compiler" in reason and device.type == "cpu":
         raise Skipped(f"there is no compiler that torch could use: {reason}")
@@ -122,9 +171,10 @@ def compiled(place: Place) -> Seen:
         raise Fails(Seen(f"blocks are not compiled: {reason}", {"objection": reason}))
 
     def step() -> None:
-        with autocast(device, precision):
-            loss = objective(given)["loss"]
-        loss.backward()
+        with low_weights(objective, device, DTYPES[precision]):
+            with autocast(device, precision):
+                loss = objective(given)["loss"]
+            loss.backward()
 
     repeats = repeats_of(place.quick)
     before = seconds_of(step, device, repeats)

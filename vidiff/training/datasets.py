@@ -68,7 +68,8 @@ def latent_dataset(
         with claimed(folder / ".turn"):
             text, mask = encode_captions(encoder, list(rows), folder)
         beside.append(Texts(text, mask, [rows[caption] for caption in captions]))
-    return LatentDataset(of.content, view, config.train.seed, moments.moments, beside)
+    part = config.crop // of.factor
+    return LatentDataset(of.content, view, config.train.seed, moments.moments, beside, part)
 
 
 def batches(config: RunConfig, dataset: Samples) -> Callable[[int], Iterable[Sample]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vidiff.codec.files import save_codec
 from vidiff.data.actions.beside import ActionsBeside, most_and_usual
@@ -22,6 +24,7 @@ from vidiff.pipeline.run import read_config
 from vidiff.recipe.build import build_objective
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.slots import build_text
+from vidiff.report.log import read_metrics
 from vidiff.store.plain import read_json
 from vidiff.text import TextEncoder, Words
 from vidiff.training.datasets import clip_dataset, first_batches, latent_dataset
@@ -94,6 +97,10 @@ class DiffusionStage(Stage[DiffusionRun]):
         self.tests = first_batches(config, held_out, TESTED)
         self.prompts = [text for text in sorted(set(self.captions)) if encoder is not None and encoder.fits(text)]
         self.real = first_batches(config, clip_dataset(config, prepared.held_out), config.sampling.count)[0]["video"]
+        beside = prepared.unseen.control  # of which the same windows are drawn
+        self.control: Tensor | None = None
+        if beside is not None:
+            self.control = first_batches(config, clip_dataset(config, beside), config.sampling.count)[0]["video"]
 
     def make(self) -> DiffusionObjective | BoundObjective:
         """The objective, with its first weights."""
@@ -115,11 +122,22 @@ class DiffusionStage(Stage[DiffusionRun]):
 
     def validate(self, step: int) -> dict[str, float]:
         torch.manual_seed(0)  # the same noise and tasks each time, so that numbers compare
-        return {"val/loss": statistics.fmean(float(self.objective(self.here(test))["loss"]) for test in self.tests)}
+        scores = {"val/loss": statistics.fmean(float(self.objective(self.here(test))["loss"]) for test in self.tests)}
+        if isinstance(self.objective, DiffusionObjective) and self.objective.free:
+            scores["val/half"] = self.objective.half_known(self.here(self.tests[0]))
+        return scores
+
+    def finish(self) -> None:
+        """Keep the last `val/half`: read back, since a run that went on from its last step validates no more."""
+        lines = read_metrics(self.config.folder / "metrics.jsonl")
+        half = next((line["val/half"] for line in reversed(lines) if "val/half" in line), None)
+        replace(self.facts, half=half).save(self.config.folder)
 
     def sample(self, step: int) -> None:
-        """Clips that the model makes, and how it continues held-out ones; or how it enlarges these."""
+        """Clips that the model makes, and how it continues held-out ones; or how it enlarges these. One that is shown
+        another video makes what goes with those of held-out clips: they stand above, and the real clips below."""
         config, pipeline, real, path = self.config, self.pipeline, self.real, self.sample_path(step)
+        control = self.control
         count, prompts = config.sampling.count, self.prompts
         if factor := config.enlarges:
             small = shrink(real, factor)
@@ -128,11 +146,13 @@ class DiffusionStage(Stage[DiffusionRun]):
             return
         labels = [pipeline.labels[i % len(pipeline.labels)] for i in range(count)] if pipeline.labels else None
         texts = [prompts[i * len(prompts) // count] for i in range(count)] if prompts else None
-        clips = pipeline.generate(label=labels, count=count, text=texts)
-        write_video(path, clips.cpu(), fps=pipeline.fps)
+        clips = pipeline.generate(label=labels, count=count, text=texts, control=control).cpu()
+        shown = clips if control is None else grid(torch.cat([control, clips, real]), columns=count)
+        write_video(path, shown, fps=pipeline.fps)
         if (frames := real.shape[2]) > 1:
             context = min(config.sampling.context, frames - 1)
-            longer = pipeline.extend(real[:, :, :context], frames=2 * frames - context)
+            total = frames if control is not None else 2 * frames - context
+            longer = pipeline.extend(real[:, :, :context], frames=total, control=control)
             write_video(path.with_stem(f"{path.stem}-extended"), longer.cpu(), fps=pipeline.fps)
 
 

@@ -7,9 +7,11 @@ import tempfile
 from pathlib import Path
 
 from vidiff.data.lists import LIST_SUFFIXES
+from vidiff.data.shapes import LABELS, ShapesSpec
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump
+from vidiff.recipe.unread import refuse_unread
 from vidiff.report.log import duration, read_metrics
 from vidiff.store.remote import is_url
 from vidiff.training.prepare import plan_codec
@@ -25,6 +27,7 @@ def rehearse(config: RunConfig, folder: Path) -> None:
         ValueError: as `vidiff.training.stages.train`.
     """
     config.check_name()
+    refuse_unread(config)
     with tempfile.TemporaryDirectory() as scratch:
         small = copy.deepcopy(config)
         changes: dict[str, object] = {
@@ -40,8 +43,9 @@ def rehearse(config: RunConfig, folder: Path) -> None:
             small.loss.adversarial_start = 0  # the dearer part of the training is the one to rehearse
         small.data.latents = ""
         small.runs, small.data.limit = scratch, max(config.batch, 16)
-        if config.data.layout == "shapes" and not Path(config.data.root).exists():
-            small.data.root = f"{scratch}/shapes"  # the set is drawn for the rehearsal alone
+        if config.data.layout == "shapes" and not (Path(config.data.root) / "spec.json").is_file():
+            small.data.root = f"{scratch}/shapes"  # a few clips of the set are drawn, for the rehearsal alone
+            small.data.shapes = few_shapes(config.data.shapes, small.data.limit)
         elif any(map(_fetched, (config.data.root, config.data.images))):  # what is fetched for it is kept
             kept = Path(config.runs).resolve() / "remote"
             kept.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,13 @@ def rehearse(config: RunConfig, folder: Path) -> None:
         for plan in plans:
             print(expectation(plan, Path(scratch) / plan.name))
     print("dry run complete: nothing was kept")
+
+
+def few_shapes(asked: dict[str, int], clips: int) -> dict[str, int]:
+    """Options of a shapes set like the one that is asked for, but with no more than `clips` in a split, or one of each
+    label."""
+    spec, most = ShapesSpec(**asked), -(-clips // len(LABELS))
+    return {**asked, "train": min(spec.train, most), "test": min(spec.test, most)}
 
 
 def _fetched(root: str) -> bool:

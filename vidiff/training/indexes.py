@@ -13,6 +13,7 @@ from tqdm import tqdm
 from vidiff.data.actions.read import Rows, frames_behind, read_actions
 from vidiff.data.buckets import Bucket, assign
 from vidiff.data.captions import read_captions
+from vidiff.data.control.pair import control_index
 from vidiff.data.index import Index, index_of
 from vidiff.data.lists import LIST_SUFFIXES
 from vidiff.data.options import BucketConfig
@@ -158,6 +159,11 @@ def actions_of(config: RunConfig, index: Index) -> tuple[Rows, list[np.ndarray]]
         sources = [behind for behind, _ in pairs]
         files = [replace(file, frames=own) for file, (_, own) in zip(files, pairs, strict=True)]
     return read_actions(root, files), sources
+
+
+def control_of(config: RunConfig, index: Index) -> Index:
+    """The videos beside the clips of an index, as `vidiff.data.control.pair.control_index`."""
+    return control_index(index, config.data, Path(config.runs))
 
 
 def captions_of(config: RunConfig, index: Index, pictures: bool = False) -> list[str]:

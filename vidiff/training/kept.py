@@ -211,7 +211,7 @@ def ceiling_windows(config: LatentRun, of: tuple[Index, Index]) -> list[Windows]
     data = config.data
     shape = data.plan()[0]
     how = (shape.frames, min(shape.height, shape.width), data.stride[0])
-    held_out, training = (len(choose_windows(index, *how)) for index in of)
+    held_out, training = (len(choose_windows(index, *how, lower="data.frames or data.stride")) for index in of)
     if min(held_out, training) < 2:
         raise ValueError(
             f"there are {held_out} held-out clips of {shape.frames} frames and {training} to train on, and a distance "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.codec.codec import Codec
+from vidiff.data.buckets import Bucket
 from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import Beside, CachedVideo
@@ -20,12 +22,13 @@ from vidiff.data.latents.spec import Plan
 from vidiff.data.latents.stale import stale
 from vidiff.data.root import copies_of
 from vidiff.diffusion.cascade import enlarge, shrink
+from vidiff.diffusion.condition import VIDEOS
 from vidiff.engine.guard import unwinding
 from vidiff.engine.parallel import processes
 from vidiff.engine.precision import Precision, autocast
 from vidiff.recipe.kinds import LatentRun
 from vidiff.store.remote import is_url, shown
-from vidiff.training.indexes import buckets_of
+from vidiff.training.indexes import buckets_of, control_of
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,23 @@ class Latents:
 
     Attributes:
         content: what the model makes: latents of the clips, or of a super-resolution model the detail.
-        lowres: what a super-resolution model is shown; else None.
+        shown: the videos that it is shown, by the names of `Condition`'s fields: "lowres" to a super-resolution model,
+            "control" where another lies beside each clip.
         fixed: whether the codec's latents are normalised as they are cached, by statistics of its own.
+        factor: by which the codec shrinks frames.
+        control: the videos beside the clips, if any are.
     """
 
     content: LatentCache
-    lowres: LatentCache | None
+    shown: Mapping[str, LatentCache]
     fixed: bool = False
+    factor: int = 1
+    control: Index | None = None
+
+    @property
+    def lowres(self) -> LatentCache | None:
+        """What a super-resolution model is shown; None for any other."""
+        return self.shown.get("lowres")
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -58,7 +71,7 @@ class Latents:
 
     def beside(self, moments: Latents) -> list[Beside]:
         """What a model is shown besides, normalised by the statistics of `moments`."""
-        return [] if self.lowres is None else [CachedVideo("lowres", self.lowres, moments.codec_moments)]
+        return [CachedVideo(name, cache, moments.codec_moments) for name, cache in self.shown.items()]
 
     @property
     def detail(self) -> Tensor | None:
@@ -85,10 +98,12 @@ class Caches:
 
     @property
     def kinds(self) -> list[str]:
-        """What is cached: "video", latents of the clips; or for a super-resolution model "lowres", those of the clips
-        shrunk by `lowres.factor` and enlarged again, and "detail", the one less the other, which is what it makes.
+        """What is cached, first what the model makes: "video", latents of the clips; or for a super-resolution model
+        "detail", of which "lowres" falls short, latents of the clips shrunk by `lowres.factor` and enlarged again. And
+        "control", those of the videos beside the clips, where there are any.
         """
-        return ["detail", "lowres"] if self.config.enlarges else ["video"]
+        own = ["detail", "lowres"] if self.config.enlarges else ["video"]
+        return [*own, "control"] if self.config.data.control else own
 
     @property
     def folder(self) -> Path:
@@ -98,21 +113,29 @@ class Caches:
             raise ValueError(f"data.latents is {shown(where)}, where caches are read: give a folder to make them in")
         return Path(where or Path(self.config.runs) / "latents")
 
-    def plan(self, index: Index, split: str, kind: str, pictures: bool = False) -> Plan:
-        """What of an index is cached, and how.
+    def plans(self, index: Index, split: str, pictures: bool = False) -> dict[str, Plan]:
+        """What of an index is cached, by kind, and how.
 
         Args:
             split: name of what the index holds.
-            pictures: whether these are the pictures beside the clips of the split.
+            pictures: whether these are the pictures beside the clips of the split, with no video beside them.
+
+        Raises:
+            DataError: a clip without a video beside it that goes with it, where there are to be any.
         """
-        data, codec = self.config.data, self.codec
-        root = data.images if pictures else data.root
+        kinds = [kind for kind in self.kinds if not (pictures and kind == "control")]
+        files = {kind: control_of(self.config, index) if kind == "control" else index for kind in kinds}
         shapes = buckets_of(self.config, index, pictures)
+        return {kind: self._plan(files[kind], shapes, split, kind, pictures) for kind in kinds}
+
+    def _plan(self, files: Index, shapes: Sequence[Bucket], split: str, kind: str, pictures: bool) -> Plan:
+        data, codec = self.config.data, self.codec
+        root = data.control if kind == "control" else data.images if pictures else data.root
         made_of: dict[str, Any] = {"codec": self.key, "precision": self.precision, "kind": kind}
-        if kind != "video":
+        if kind in ("detail", "lowres"):
             made_of["factor"] = self.config.enlarges
         return Plan(
-            index,
+            files,
             [shape.size for shape in shapes],
             made_of,
             of=f"{root if is_url(root) else Path(root).resolve()} {split} {kind}",
@@ -127,8 +150,10 @@ class Caches:
 
     def latents(self, index: Index, split: str, pictures: bool = False) -> Latents:
         """All that a model learns of an index, encoded first if it is not cached, and checked."""
-        caches = [self._cache(self.plan(index, split, kind, pictures)) for kind in self.kinds]
-        return Latents(caches[0], caches[1] if len(caches) == 2 else None, self.codec.fixed)
+        plans = self.plans(index, split, pictures)
+        caches = {kind: self._cache(plan) for kind, plan in plans.items()}
+        content, beside = caches.pop(next(iter(plans))), plans["control"].index if "control" in plans else None
+        return Latents(content, caches, self.codec.fixed, self.codec.factor, beside)
 
     def _cache(self, plan: Plan) -> LatentCache:
         data = self.config.data
@@ -157,11 +182,11 @@ class Caches:
 
             def encode(video: Tensor) -> tuple[Tensor, Tensor]:
                 video = video.to(group.device)
-                low = video if kind == "video" else enlarge(shrink(video, factor), factor)
+                low = enlarge(shrink(video, factor), factor) if kind in ("detail", "lowres") else video
                 with autocast(group.device, plan.made_of["precision"]):
                     encoded = self.codec.encode(low if kind == "lowres" else video)
                     mean, std = encoded.mean.float(), encoded.std.float()
-                    if kind == "lowres":
+                    if kind in VIDEOS:  # it is only shown
                         std = torch.zeros_like(mean)
                     elif kind == "detail":
                         mean = mean - self.codec.encode(low).mean.float()

@@ -16,7 +16,7 @@ from vidiff.metrics.features import Features
 from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_codec, build_trained_codec
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
-from vidiff.recipe.load import dump, load, load_codec_config
+from vidiff.recipe.load import dump, load_codec_config, load_resolved
 from vidiff.recipe.slots import ConfigError
 from vidiff.training.indexes import make_indexes, make_pictures
 from vidiff.training.kept import check_kept
@@ -100,8 +100,7 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
         indexes = [(config.data.split, index, False), (config.data.test_split, held_out, False)]
         indexes += [] if pictures is None else [(config.data.split, pictures, True)]
         for split, clips, are_pictures in indexes:
-            for kind in caches.kinds if split in splits else ():
-                plan = caches.plan(clips, split, kind, are_pictures)
+            for kind, plan in caches.plans(clips, split, are_pictures).items() if split in splits else ():
                 complete = caches.encode(plan, part)
                 cache = plan.folder(caches.folder)
                 count = len(list(cache.glob("latents-*.safetensors")))
@@ -134,7 +133,7 @@ def refuse_another_codec(vae: VAERun) -> None:
     folder = vae.folder
     if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
         return
-    before = load(folder / "resolved.yaml")
+    before = load_resolved(folder / "resolved.yaml")
     if not isinstance(before, VAERun):
         raise ConfigError(f"{folder} is a run of kind {before.kind}: name the autoencoder by codec.override.name=...")
     phrases = changed_sight(before, vae)

@@ -24,7 +24,8 @@ from vidiff.engine.publish import step_of
 from vidiff.engine.seeds import choose_kernels
 from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig
-from vidiff.recipe.load import dump, load
+from vidiff.recipe.load import dump, load_resolved
+from vidiff.recipe.unread import refuse_unread
 from vidiff.store.files import claimed
 from vidiff.store.remote import is_url
 from vidiff.training.datasets import batches
@@ -32,7 +33,7 @@ from vidiff.training.datasets import batches
 Run = TypeVar("Run", bound=RunConfig)
 
 # what may change while a model is trained
-FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "classifier.dropout")
+FREE = ("unet.dropout", "unet.checkpoint", "unet.attention_backend", "unet.fused", "classifier.dropout")
 
 
 class Stage(Generic[Run]):
@@ -107,6 +108,7 @@ def run_stage(stage: Stage[Any], given: str) -> None:
     """
     config = stage.config
     config.check_name()
+    refuse_unread(config)
     refuse_too_large(config, stage.folder)
     choose_kernels(config.train.deterministic, one_shape=not config.data.buckets)
     with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
@@ -134,7 +136,7 @@ def run_stage(stage: Stage[Any], given: str) -> None:
             stage.finish()
 
 
-CLIPS = ("root", "shapes", "split", "fold", "images")  # of the data: which clips a training sees,
+CLIPS = ("root", "shapes", "split", "fold", "images", "control")  # of the data: which clips a training sees,
 SIGHT = ("size", "frames", "stride", "least_stride", "buckets", "flip", "zoom", "jitter")  # and what of them
 
 
@@ -147,7 +149,7 @@ def changed_sight(before: RunConfig, now: RunConfig, keys: Sequence[str] = (*CLI
     for key in keys:
         one, other = getattr(before.data, key), getattr(now.data, key)
         same = one == other
-        if key in ("root", "images") and one and other and not is_url(one) and not is_url(other):
+        if key in ("root", "images", "control") and one and other and not is_url(one) and not is_url(other):
             same = Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
         if key == "limit":
             same = not one or 0 < other <= one
@@ -164,7 +166,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
         return
     advice = "give this training another name=..., or set it as it was"
-    last = load(folder / "resolved.yaml")
+    last = load_resolved(folder / "resolved.yaml")
     before, now = flatten(asdict(last)), flatten(asdict(config))
     fixed = ["unet.", "vae.", "text.", "classifier.", "kind", "prediction", "lowres.factor"]
     fixed += ["loss.discriminator"] if now.get("loss.adversarial") else []

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from vidiff.codec.codec import Codec
 from vidiff.codec.files import load_codec, same_codec
+from vidiff.diffusion.condition import VIDEOS
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import processes
@@ -21,6 +22,7 @@ from vidiff.training.indexes import listed, set_apart
 
 Weights = dict[str, Tensor]
 CLASSES, WORDS = "network.embed.label.weight", "network.text.embed.weight"  # a row for each, after one for none
+EMBED, ENTER = "network.embed", "network.enter.weight"  # `(outputs, inputs, 3, 3)`
 TEMPORAL = ".block.time.weight"  # the end of the names of temporal convolutions, `(outputs, inputs, 3, 1)`
 READERS = ("network.text.", ".read.")  # parts of the names of weights that read text
 
@@ -62,6 +64,7 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
         raise ValueError(f"start={source} looks back alone, and this model is to look ahead: set unet.causal=true")
     if config.unet.causal and not before.unet.causal:
         notes += [look_back(given)]
+    notes += look_beside(given, own)
     if before.text and config.text and any(before.text.get(key) != config.text.get(key) for key in ("name", "model")):
         for key in [key for key in given if any(part in key for part in READERS)]:
             del given[key]  # what it reads of another encoder would mean other things
@@ -76,6 +79,21 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
     with processes(config.device) as group:
         if notes and group.main and newest(config.folder / "checkpoints") is None:
             tqdm.write(f"start={source}: {'; '.join(notes)}")
+
+
+def look_beside(given: Weights, own: Weights) -> list[str]:
+    """Widen the first layer of weights that are shown fewer videos, so that at first nothing is seen of the others.
+
+    Returns:
+        phrases that tell of it.
+    """
+    key, videos = ENTER, [name for name in VIDEOS if f"{EMBED}.{name}.0.weight" in own.keys() - given.keys()]
+    if not videos or key not in given or given[key].shape[1] >= own[key].shape[1]:
+        return []
+    wider = torch.zeros_like(own[key])
+    wider[:, : given[key].shape[1]] = given[key]  # the other videos come last
+    given[key] = wider
+    return [f"of {listed(videos)} nothing is seen at first"]
 
 
 def look_back(given: Weights) -> str:

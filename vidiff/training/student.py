@@ -66,5 +66,10 @@ def refuse_another_shape(config: StudentRun, facts: Facts) -> bool:
                 f"start={source} is a student of scales {low:g} to {high:g}: set loss.guidance within them, not "
                 f"{config.loss.guidance}"
             )
+        if before.sampling.interval != config.sampling.interval:
+            raise ValueError(
+                f"start={source} is a student of guidance in the interval {before.sampling.interval}, not "
+                f"{config.sampling.interval}: set sampling.interval so"
+            )
         return True
     return False

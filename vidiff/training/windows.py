@@ -60,15 +60,25 @@ class Windows:
         return torch.stack(clips)
 
 
-def choose_windows(index: Index, frames: int, size: int, stride: int = 1, count: int | None = None) -> Windows:
+def choose_windows(
+    index: Index,
+    frames: int,
+    size: int,
+    stride: int = 1,
+    count: int | None = None,
+    lower: str = "--frames or --stride",
+) -> Windows:
     """Windows that do not overlap, as many of each file as fit; `count` of them, evenly chosen.
+
+    Args:
+        lower: what asks for shorter ones, for the message where no file is long enough.
 
     Raises:
         ValueError: no file is long enough, or fewer windows than `count`; sizes below 1.
     """
     if min(frames, size, stride) < 1 or (count is not None and count < 1):
         raise ValueError(f"frames={frames}, size={size}, stride={stride}, clips={count}: give 1 or more of each")
-    kept = long_enough([file.frames for file in index.files], frames, stride, index.root)
+    kept = long_enough([file.frames for file in index.files], frames, stride, index.root, lower)
     needed, pace = (frames - 1) * stride + 1, frames * stride
     starts = [(n, start) for n in kept for start in range(0, index.files[n].frames - needed + 1, pace)]
     if count is not None:

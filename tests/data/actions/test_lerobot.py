@@ -17,6 +17,9 @@ from vidiff.data.actions.lerobot import lerobot_space
 from vidiff.data.actions.read import read_actions, rows_of
 from vidiff.data.captions import read_captions
 from vidiff.data.clip import Clip
+from vidiff.data.control.pair import control_index
+from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.root import copies_of, root_of
 from vidiff.pipeline.run import read_config
 from vidiff.store.error import DataError
@@ -62,11 +65,16 @@ def write(root: Path, version: str = "v3.0", splits: dict[str, str] | None = Non
     videos.mkdir(parents=True)
     write_video(videos / "file-000.mp4", frames(0, int(starts[3])), fps=FPS)
     write_video(videos / "file-001.mp4", frames(int(starts[3]), LENGTHS[3]), fps=FPS)
+    wrist = root / "videos" / WRIST / "chunk-000"  # all episodes of the other camera are in one file
+    wrist.mkdir(parents=True)
+    write_video(wrist / "file-000.mp4", frames(0, int(starts[4])), fps=FPS)
     episodes, rows = [], []
     for number, length in enumerate(LENGTHS):
         of, begin = divmod(number, 3)[0], int(starts[number] - (starts[3] if number == 3 else 0))
         places = {f"videos/{TOP}/chunk_index": 0, f"videos/{TOP}/file_index": of}
         times = {f"videos/{TOP}/from_timestamp": begin / FPS, f"videos/{TOP}/to_timestamp": (begin + length) / FPS}
+        places |= {f"videos/{WRIST}/chunk_index": 0, f"videos/{WRIST}/file_index": 0}
+        times[f"videos/{WRIST}/from_timestamp"] = int(starts[number]) / FPS
         range_ = {"dataset_from_index": int(starts[number]), "dataset_to_index": int(starts[number + 1])}
         data = {"data/chunk_index": 0, "data/file_index": number % 2, "tasks": [f"Lift  block {number}"]}
         episodes.append({"episode_index": number, "length": length, **data, **range_, **places, **times})
@@ -145,6 +153,17 @@ def test_a_model_is_trained_by_the_command_on_windows_with_the_actions_of_their_
     assert stage.prepared.held_out.files and len(dataset) == 3
 
 
+def test_another_camera_is_shown_beside_the_first_frame_by_frame(arm: Path, tmp_path: Path) -> None:
+    data = DataConfig(str(arm), camera=TOP, control=WRIST)
+    index = index_of(data, tmp_path, "train", progress=False)
+    beside = control_index(index, data, tmp_path, progress=False)
+    assert [(one.name, one.frames) for one in beside.files] == [(one.name, one.frames) for one in index.files]
+    for own, other in zip(index.files, beside.files, strict=True):
+        assert WRIST in str(other.place) and TOP in str(own.place)
+        with index.manner(own).open(own.place) as one, beside.manner(other).open(other.place) as two:
+            assert torch.equal(numbers(one.read().transpose(0, 1)), numbers(two.read().transpose(0, 1)))
+
+
 def test_the_doctor_tells_of_episodes(arm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "16", "--frames", "2", "--workers", "1", "--camera", TOP]
     assert doctor([str(arm), "--runs", str(tmp_path), *options]) == 0
@@ -178,7 +197,7 @@ def test_what_cannot_be_read_is_said(arm: Path, tmp_path: Path) -> None:
     old = write(tmp_path / "old", "v2.1")
     with pytest.raises(DataError, match=r"is a data set of LeRobot v2\.1; versions v3 are read"):
         stock_of(old, "lerobot")
-    assert [clip.part for clip in stock_of(old).clips] == [None, None]  # videos as any others
+    assert [clip.part for clip in stock_of(old).clips] == [None] * 3  # videos as any others
     info = json.loads((arm / "meta" / "info.json").read_text())
     (old / "meta" / "info.json").write_text(json.dumps({**info, "codebase_version": "v3.1"}))
     parquet.write_table(pyarrow.table({"episode_index": [0]}), old / "meta/episodes/chunk-000/file-001.parquet")

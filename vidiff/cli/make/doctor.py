@@ -43,6 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=tilde, help="for page and index; by default where training finds it")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="how clips lie, as data.layout")
     parser.add_argument("--camera", default="", help="of a data set of LeRobot, as data.camera; by default its first")
+    parser.add_argument("--control", default="", help="videos beside the clips, as data.control, to look at as well")
     parser.add_argument("--images", action="store_true", help="the same as --layout images")
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=number, default=60.0, help="seconds after which a decoder counts as hanging")
@@ -59,10 +60,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def examine(options: argparse.Namespace) -> None:
     from vidiff.data.clip import account
+    from vidiff.data.control.pair import beside_of
     from vidiff.data.doctor.actions import action_lines, look_at_actions
+    from vidiff.data.doctor.control import look_at_control
     from vidiff.data.doctor.page import write_scan, write_sheet
     from vidiff.data.doctor.scan import scan, summarise, thumbnails
     from vidiff.data.find import take_stock
+    from vidiff.data.options import DataConfig
     from vidiff.data.quarantine import Quarantine, quarantine_list
     from vidiff.data.root import copies_of, local, name_of, root_of
     from vidiff.store.files import check_writable
@@ -70,8 +74,8 @@ def examine(options: argparse.Namespace) -> None:
 
     folder = options.out or options.runs / "index" / name_of(options.data)
     check_writable(folder, folder=True)
-    quarantine = Quarantine(quarantine_list(options.runs))
-    data = root_of(options.data, copies_of(options.runs, options.remote_cache_gb), fresh=True)
+    quarantine, copies = Quarantine(quarantine_list(options.runs)), copies_of(options.runs, options.remote_cache_gb)
+    data = root_of(options.data, copies, fresh=True)
     stock = take_stock(data, "images" if options.images else options.layout, camera=options.camera)
     records = scan(stock, folder, quarantine, options.whole, options.workers, options.patience)
     readable = [record for record in records if record.readable]
@@ -81,9 +85,15 @@ def examine(options: argparse.Namespace) -> None:
     root = shown(options.data) if is_url(options.data) else str(local(options.data).resolve())
     sheet = write_sheet(folder / "thumbnails.png", [frames for _, frames in rows]) if rows else None
     actions = look_at_actions(stock, records)
-    page = write_scan(folder / "doctor.html", root, records, [name for name, _ in rows], sheet, actions)
+    control = None
+    if options.control:
+        beside = beside_of(DataConfig(options.data, layout=options.layout, control=options.control), copies)
+        control = look_at_control(stock, records, beside, options.control, options.workers, options.patience)
+    names = [name for name, _ in rows]
+    page = write_scan(folder / "doctor.html", root, records, names, sheet, actions, control)
     total = len(stock.clips) + len(stock.left_out)
-    print("\n".join([*summarise(records), *action_lines(actions), *account(stock.left_out, total, str(data))]))
+    told = [*summarise(records), *action_lines(actions), *(control.lines if control else [])]
+    print("\n".join([*told, *account(stock.left_out, total, str(data))]))
     print(f"page, to open in a browser   {page}")
     print(f"facts of each file           {folder / 'index.jsonl'}")
     if sheet:
@@ -111,8 +121,9 @@ def outlook(stock: Stock, readable: Collection[str], options: argparse.Namespace
     keys = {"data.root": shown(options.data)}
     if (layout := "images" if options.images else options.layout) != "auto":
         keys["data.layout"] = layout
-    if options.camera:
-        keys["data.camera"] = options.camera
+    for name in ("camera", "control"):
+        if given := getattr(options, name):
+            keys[f"data.{name}"] = given
     chosen = chosen_splits(rest)
     if chosen is None:
         return [

@@ -8,7 +8,7 @@ import json
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import STRATEGIES, Parser, add_device, add_latest, number, tilde
 
-SHOWN = (8, 32, 64, 128, 256)  # frames in the pictures, the first of a video being 1
+SHOWN = (8, 32, 64, 128, 256, 512, 1000)  # frames in the pictures, the first of a video being 1
 PROTOCOL = {  # fields of vidiff.evaluate.long.LongProtocol: what each is by default, and what it means
     "clips": (24, "held-out clips, evenly chosen"),
     "given": (8, "frames that each begins with"),
@@ -32,13 +32,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         help=f"of {', '.join(STRATEGIES)}, or with options: '{{name: noisy, level: 0.02}}'; by default all",
     )
-    parser.add_argument("--history", type=number, help="scale of guidance on what is continued; by default the run's")
+    parser.add_argument(
+        "--history",
+        type=scale,
+        nargs="+",
+        help="scales of guidance on what is continued, or none; by default the run's, and none",
+    )
+    parser.add_argument(
+        "--others", type=tilde, nargs="+", metavar="RUN", default=[], help="more runs, by which the same clips go on"
+    )
     for name, (usual, help) in PROTOCOL.items():
         default = "" if usual is None else f" (default: {usual})"
         parser.add_argument(f"--{name}", type=int, default=usual, help=help + default)
     parser.add_argument("--out", type=tilde, help="folder for all results; by default compare_extend/ in the run's")
     add_device(parser)
     return parser.parse_args(arguments)
+
+
+def scale(text: str) -> float | None:
+    """A number, or none. Raises ValueError for anything else, of which argparse tells."""
+    return None if text == "none" else number(text)
 
 
 def continue_clips(options: argparse.Namespace) -> None:
@@ -56,20 +69,34 @@ def continue_clips(options: argparse.Namespace) -> None:
 
     protocol = LongProtocol(**{name: getattr(options, name) for name in PROTOCOL})
     run = options.run or latest_run()
-    pipeline = Pipeline.from_pretrained(run, options.device)
-    every = ways(pipeline, options.strategies, options.history)
+    names = [each.name for each in (run, *options.others)]
+    if alike := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two of the runs are called {alike[0]}: results go by the names of runs, so give others")
+    pipelines = {each: Pipeline.from_pretrained(each, options.device) for each in (run, *options.others)}
+    every = {each: ways(pipeline, options.strategies, options.history) for each, pipeline in pipelines.items()}
     config = read_config(run)
     data = config.data
     data = data if options.data is None else other_data(data, options.data)
-    clips = held_out(pipeline, data, protocol, runs_of(run, config))
+    clips = held_out(pipelines[run], data, protocol, runs_of(run, config))
+    for other, pipeline in pipelines.items():
+        if pipeline.size != clips.side:
+            raise ValueError(f"{other} makes frames of {pipeline.size}, {run} of {clips.side}: they share no clips")
     out = options.out or run / "compare_extend"
     check_writable(out, folder=True)
     show = sorted({min(frame, protocol.frames) - 1 for frame in SHOWN})
-    origin = f"{run}, {(run / 'checkpoints' / 'latest').read_text().strip()}"
     results, pictures = [], {}
-    for result, picture in compare_ways(pipeline, clips, every, protocol, show, out, origin):
-        results.append(result)
-        pictures[result["name"]] = picture
+    for each, pipeline in pipelines.items():
+        origin = f"{each}, {(each / 'checkpoints' / 'latest').read_text().strip()}"
+        folder = out if each == run else out / each.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for result, picture in compare_ways(
+            pipeline, clips, every[each], protocol, show, folder, origin, real=each == run
+        ):
+            if options.others and result["way"] is not None:
+                result = result | {"name": f"{each.name}: {result['name']}"}
+            results.append(result)
+            pictures[result["name"]] = picture
+    origin = ", ".join(map(str, pipelines))
     frames = ", ".join(str(frame + 1) for frame in show)
     about = f"{len(clips.files)} held-out clips, continued from {protocol.given} to {protocol.frames} frames; {origin}"
     caption = f"Frames {frames} of {min(PICTURED, len(clips.files))} clips side by side."

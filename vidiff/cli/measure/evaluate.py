@@ -4,7 +4,9 @@ vidiff evaluate --run runs/ucf --network networks/motion     by a feature networ
 vidiff evaluate --made clips --data data/ucf --network networks/motion
 vidiff evaluate --run runs/shapes                            by the oracle of the shapes set, as it was trained
 vidiff evaluate --run runs/breakout --follow                 how truly a world obeys, against its environment
-vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_student     what few steps cost: a table
+vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_guided     what few steps cost: a table
+vidiff evaluate --run runs/texture_sr128 --upscale runs/texture_sr256 --few 1 4 16 --network efficientnet     the same
+                                                             of runs that enlarge clips, beside bicubic
 
 The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
 several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
@@ -52,9 +54,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     two = "of --follow and --few:"
     oracle.add_argument("--starts", type=int, default=48, help=f"{two} held-out clips; default %(default)s")
     oracle.add_argument("--given", type=int, default=8, help=f"{two} frames given; default %(default)s")
-    oracle.add_argument("--new", type=int, default=8, help=f"{two} frames made; default %(default)s")
+    oracle.add_argument("--new", type=int, default=8, help=f"{two} frames made, or enlarged; default %(default)s")
     oracle.add_argument(
         "--students", type=tilde, nargs="+", metavar="RUN", help="of --few: runs, each by its own steps"
+    )
+    oracle.add_argument(
+        "--upscale",
+        type=tilde,
+        action="append",
+        metavar="RUN",
+        help="of --few: a run that goes on from what --run has enlarged; repeat to enlarge it further",
     )
     oracle.add_argument("--grid", metavar="KIND", help="of --few: how the run's times are spaced")
     oracle.add_argument("--json", type=tilde, help="file for the scores; of following a page goes beside it")
@@ -89,14 +98,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     shared = ("sampler", "guidance", "seed")
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
-    unread = ("editing", "classifier", "follow", "few", "json") if options.network else names
+    unread = ("editing", "classifier", "follow", "json") if options.network and not options.few else names
     odd = [name for name in given(unread) if not (options.few and name in shared)]
-    if given(("starts", "given", "new")) and not (options.follow or options.few):
-        parser.error(f"--{given(('starts', 'given', 'new'))[0]} needs --follow or --few")
-    if given(("students", "grid")) and not options.few:
-        parser.error(f"--{given(('students', 'grid'))[0]} needs --few")
+    for name in () if options.follow or options.few else given(("starts", "given", "new")):
+        parser.error(f"--{name} needs --follow or --few")
+    for name in () if options.few else given(("students", "grid", "upscale")):
+        parser.error(f"--{name} needs --few")
     if odd:
         reason = "goes with the oracle, not with --network" if options.network else "needs a --network"
+        reason = "does not go with --few" if options.few and options.network else reason
         parser.error(f"--{odd[0]} {reason}")
     if options.run and options.made:
         parser.error("--made stands in place of --run: give one of them")
@@ -173,12 +183,18 @@ def by_steps(options: argparse.Namespace) -> None:
     from vidiff.store.files import check_writable
 
     run = options.run or latest_run()
-    protocol = FewProtocol(options.starts, options.given, options.new, seed=options.seed)
     file = options.json or run / "few_steps.json"
     check_writable(file)
     asked = {name: getattr(options, name) for name in ("sampler", "grid", "guidance")}
     asked = {name: value for name, value in asked.items() if value is not None}
     pipeline = Pipeline.from_pretrained(run, options.device, options.weights)
+    if pipeline.facts.enlarges:
+        by_steps_enlarged(options, run, pipeline, file, asked)
+        return
+    if options.upscale or options.network:
+        name = "--upscale" if options.upscale else "--network"
+        raise ValueError(f"{name} with --few is for a run that enlarges clips, and {run} makes them: leave it out")
+    protocol = FewProtocol(options.starts, options.given, options.new, seed=options.seed)
     ways = [Way(run, pipeline, {**asked, "steps": steps}) for steps in options.few]
     for student in options.students or ():
         own = Pipeline.from_pretrained(student, options.device, options.weights)
@@ -186,6 +202,28 @@ def by_steps(options: argparse.Namespace) -> None:
     data = None if options.data is None else Path(options.data)
     print(markdown(list(compare_few(ways, data, protocol, file)), COLUMNS, "run"), end="")
     print(file)
+
+
+def by_steps_enlarged(
+    options: argparse.Namespace, run: Path, pipeline: Pipeline, file: Path, asked: dict[str, Any]
+) -> None:
+    from vidiff.evaluate.comparison import markdown
+    from vidiff.evaluate.upscaling import COLUMNS, UpscalingProtocol, compare_steps, kept
+    from vidiff.metrics.features import Features
+    from vidiff.pipeline.cascade import Cascade
+    from vidiff.pipeline.pipeline import Pipeline
+
+    if options.students:
+        raise ValueError("--students are of runs that make clips: name a further run that enlarges with --upscale")
+    further = options.upscale or []
+    stages = [pipeline, *(Pipeline.from_pretrained(path, options.device, options.weights) for path in further)]
+    cascade = Cascade(stages, [str(path) for path in (run, *further)])
+    network = Features.load(options.network, pipeline.device) if options.network else None
+    protocol = UpscalingProtocol(options.starts, options.new, seed=options.seed)
+    data, picture = None if options.data is None else Path(options.data), file.with_suffix(".png")
+    of = (further[-1] if further else run), options.few, data, protocol, network, picture
+    print(markdown(list(kept(compare_steps(cascade, *of, **asked), file)), COLUMNS, "enlarged"), end="")
+    print(file, picture, sep="\n")
 
 
 def tell(scores: dict[str, Any]) -> None:
@@ -221,7 +259,7 @@ def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[d
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    by = by_network if options.network else by_environment if options.follow else by_steps if options.few else by_oracle
+    by = by_steps if options.few else by_network if options.network else by_environment if options.follow else by_oracle
     by(options)
 
 

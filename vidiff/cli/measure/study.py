@@ -101,7 +101,7 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
         data, folder = DataConfig(str(options.real)), Path("runs")
     index = index_of(data, folder, options.split)
     stride = data.stride[0]
-    real = choose_windows(index, frames, size, stride, options.pairs)
+    real = choose_windows(index, frames, size, stride, options.pairs, "--frames")
     places = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
     checks = Windows(index, places, frames, stride, size)
     root = root_of(data.root, copies_of(folder, data.remote_cache_gb)) if options.text else None
@@ -111,7 +111,7 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     for name, path in (("a", options.a), ("b", options.b)):
         run = runs[name]
         if run is None:
-            clips = choose_windows(index_folder(path, index.labels), frames, size, 1, options.pairs)
+            clips = choose_windows(index_folder(path, index.labels), frames, size, 1, options.pairs, "--frames")
             sources[name], facts[name] = clips, {"source": str(path), "sha256": clips.sha256}
             continue
         if run.size != size:

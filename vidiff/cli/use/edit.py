@@ -7,11 +7,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser, add_drawing, add_output, add_run, drawing, load_run, number, tilde
+from vidiff.cli.options import (
+    Help,
+    Parser,
+    add_control,
+    add_drawing,
+    add_output,
+    add_run,
+    drawing,
+    load_run,
+    number,
+    tilde,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vidiff.pipeline.cascade import Cascade
     from vidiff.pipeline.given import GivenClip
     from vidiff.pipeline.pipeline import Pipeline
 
@@ -27,6 +39,8 @@ TASKS = {
     "double": "a new frame between every two",
     "upscale": "a clip is enlarged, with a super-resolution run",
 }
+
+CONTROLLED = ("animate", "inpaint", "outpaint", "restyle", "invert", "double")  # tasks that take another video
 
 
 def make(pipe: Pipeline, clip: GivenClip, asked: argparse.Namespace, rest: dict[str, Any]) -> Iterator[Tensor]:
@@ -68,7 +82,16 @@ def make(pipe: Pipeline, clip: GivenClip, asked: argparse.Namespace, rest: dict[
         case "double":
             yield pipe.double(clip.read(), **rest)
         case _:
-            yield from pipe.upscale_stream(clip.pieces(), **rest)
+            yield from cascade_of(pipe, asked).upscale_stream(clip.pieces(), **rest)
+
+
+def cascade_of(pipe: Pipeline, asked: argparse.Namespace) -> Cascade:
+    """The run, and those that go on from it."""
+    from vidiff.pipeline.cascade import Cascade
+    from vidiff.pipeline.pipeline import Pipeline
+
+    further = [Pipeline.from_pretrained(path, asked.device) for path in asked.upscale]
+    return Cascade([pipe, *further], ["the run", *map(str, asked.upscale)])
 
 
 def joined(pipe: Pipeline, clip: GivenClip, other: GivenClip, between: int, rest: dict[str, Any]) -> Iterator[Tensor]:
@@ -141,8 +164,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     of["restyle"].add_argument("--source-label", help="what the clip shows now, where the model has labels")
     of["restyle"].add_argument("--source-text", help="what the clip shows now, in words, where the model has text")
     of["invert"].add_argument("--inversion", type=int, default=10, help="evaluations of the model a step")
+    for name in CONTROLLED:
+        add_control(of[name], "each frame of the result")
     help = "time to which the given clip is noised, which hides its flaws; by default the run's own"
     of["upscale"].add_argument("--level", type=number, help=help)
+    help = "a further super-resolution run, which enlarges what --run has made; repeat to enlarge it further"
+    of["upscale"].add_argument("--upscale", action="append", type=tilde, default=[], metavar="RUN", help=help)
     return parser.parse_args(arguments)
 
 
@@ -154,11 +181,18 @@ def edit(options: argparse.Namespace) -> None:
     run, pipeline = load_run(options, enlarges=upscales)
     settings = drawing(options) | ({"level": options.level} if upscales else {})
     factor = (pipeline.facts.enlarges or 1) if upscales else 1
-    given = {key: str(value) for key, value in vars(options).items() if key not in settings and value is not None}
+    asked = {key: value for key, value in vars(options).items() if key not in settings and value not in (None, [])}
+    given = {key: [*map(str, value)] if isinstance(value, list) else str(value) for key, value in asked.items()}
     with GivenClip(options.input, pipeline.facts, factor=factor) as clip:
         tell(clip)
         fps = (clip.fps or pipeline.fps) * (1 + (options.task == "double")) if options.fps is None else options.fps
         rest = {"label": options.label, "text": options.text, "progress": True, **settings}
+        if getattr(options, "control", None) is not None:
+            frames = {
+                "animate": getattr(options, "frames", None) or pipeline.facts.window(clip.size),
+                "double": 2 * clip.frames - 1,
+            }.get(options.task, clip.frames)
+            rest["control"] = pipeline.read_control(options.control, frames, clip.size)
         with VideoWriter(options.out, fps, {**given, "run": str(run), **pipeline.settings(**settings)}) as writer:
             for part in make(pipeline, clip, options, rest):
                 writer.write(part[0].cpu())

@@ -11,6 +11,7 @@ from vidiff.cli.options import (
     Help,
     Parser,
     add_actions,
+    add_control,
     add_drawing,
     add_output,
     add_run,
@@ -32,6 +33,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
     parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
     add_actions(parser, "each new frame, or for each of the result")
+    add_control(parser, "each frame of the result, the given ones included,")
     add_output(parser, "extended.mp4", "as the model sees the clip, as a rule at its own")
     add_drawing(parser)
     return parser.parse_args(arguments)
@@ -56,17 +58,21 @@ def extend(options: argparse.Namespace) -> None:
         actions = None if options.actions is None else pipeline.read_actions(options.actions)
         if actions is not None and len(actions) == options.frames:
             actions = actions[given - reach :]
+        control = options.control
+        if control is not None:
+            control = pipeline.read_control(control, options.frames, clip.size)[:, given - reach :]
         new = pipeline.stream(
             options.frames - given + reach,
             options.label,
             text=options.text,
             actions=actions,
+            control=control,
             clip=last[None],
             progress=True,
             **settings,
         )
         metadata = {
-            **({} if actions is None else {"actions": str(options.actions)}),
+            **{name: str(path) for name in ("actions", "control") if (path := getattr(options, name)) is not None},
             "run": str(run),
             "clip": str(options.clip),
             "given": given,

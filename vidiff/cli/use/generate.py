@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import random
+from typing import Any
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import (
@@ -13,6 +14,7 @@ from vidiff.cli.options import (
     Help,
     Parser,
     add_actions,
+    add_control,
     add_drawing,
     add_output,
     add_run,
@@ -53,14 +55,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="a super-resolution run that enlarges the clips; repeat to enlarge them further",
     )
     add_actions(parser, "each frame")
+    add_control(parser, "each frame")
     add_output(parser, "clip.mp4", "those of the training clips")
     add_drawing(parser)
     return parser.parse_args(arguments)
 
 
 def generate(options: argparse.Namespace) -> None:
+    from vidiff.pipeline.cascade import Cascade
     from vidiff.pipeline.labels import class_number
-    from vidiff.pipeline.pipeline import Pipeline
     from vidiff.video.writer import VideoWriter, grid
 
     run, pipeline = load_run(options)
@@ -70,21 +73,20 @@ def generate(options: argparse.Namespace) -> None:
     labels = named or options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
     labels = [labels[i % len(labels)] for i in range(count)] if labels else None
     texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
-    check_size(count, options.size or pipeline.buckets[0].size, options.frames or pipeline.frames, pipeline.frames)
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
     actions = None if options.actions is None else pipeline.read_actions(options.actions)
     frames = len(actions) if options.frames is None and actions is not None else options.frames
-    stream = iter(pipeline.stream(frames, labels, count, text=texts, actions=actions, progress=True, **settings))
-    drawn = options.size or pipeline.buckets[0].size
-    for path in options.upscale or []:
-        larger = Pipeline.from_pretrained(path, options.device)
-        try:
-            drawn = larger.facts.enlarged(drawn)
-        except ValueError as error:
-            raise ValueError(f"--upscale {path}: {error}") from None
-        label, text = labels if larger.labels else None, texts if larger.text else None
-        stream = larger.upscale_stream(stream, label, count, text=text, seed=options.seed, progress=True)
-    told = {} if actions is None else {"actions": str(options.actions)}
+    control = None if options.control is None else pipeline.read_control(options.control, frames, options.size)
+    drawn = options.size or (pipeline.buckets[0].size if control is None else (control.shape[2], control.shape[3]))
+    check_size(count, drawn, frames or pipeline.frames, pipeline.frames)
+    asked_for: dict[str, Any] = {"text": texts, "actions": actions, "control": control}
+    stream = iter(pipeline.stream(frames, labels, count, progress=True, **asked_for, **settings))
+    if options.upscale:
+        cascade = Cascade.from_pretrained(options.upscale, device=options.device)
+        cascade.enlarged(drawn)  # or says which stage does not take it
+        label, text = labels if cascade.labels else None, texts if cascade.reads else None
+        stream = cascade.upscale_stream(stream, label, count, text=text, seed=options.seed, progress=True)
+    told = {name: str(path) for name in ("actions", "control") if (path := getattr(options, name)) is not None}
     metadata = {"run": str(run), "labels": labels, "texts": texts, **told, **pipeline.settings(**settings)}
     if options.upscale:
         metadata["upscale"] = [str(path) for path in options.upscale]

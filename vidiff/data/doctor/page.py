@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 
-from vidiff.data.doctor.actions import FAULTS, ActionFacts
+from vidiff.data.control import pair
+from vidiff.data.doctor import actions as of_actions
+from vidiff.data.doctor.actions import ActionFacts
+from vidiff.data.doctor.control import ControlFacts
 from vidiff.data.doctor.examine import NOTES, PROBLEMS
 from vidiff.data.doctor.record import Record
 from vidiff.report.page import (
@@ -45,6 +48,7 @@ def write_scan(
     shown: Sequence[str],
     picture: Path | None,
     actions: ActionFacts | None = None,
+    control: ControlFacts | None = None,
 ) -> Path:
     """Writes the page of a scan, and returns its path.
 
@@ -52,6 +56,7 @@ def write_scan(
         shown: paths of the files in the sheet, row by row.
         picture: the sheet, if any file could be shown.
         actions: of the clips, where they have any.
+        control: of the videos beside them, where they were looked at.
     """
     broken = [record for record in records if not record.readable]
     kept = [record for record in records if record.readable]
@@ -71,6 +76,7 @@ def write_scan(
         section("Kept, but worth knowing", _notes(kept)),
         section("What there is", _kinds(kept) if kept else ""),
         section("Actions", _actions(actions) if actions else ""),
+        section("Videos beside the clips", _control(control) if control else ""),
         section("What a model sees", _thumbnails(shown, picture)),
         section("Files", _files(records)),
     )
@@ -94,7 +100,7 @@ def _notes(kept: Sequence[Record]) -> str:
     return _groups(groups, {kind: (kind, advice) for kind, advice in NOTES.items()})
 
 
-def _groups(groups: dict[str, list[tuple[str, str]]], meanings: dict[str, tuple[str, str]]) -> str:
+def _groups(groups: Mapping[str, Sequence[tuple[str, ...]]], meanings: dict[str, tuple[str, str]]) -> str:
     """The files of each kind, the most frequent first; a kind means a title and what to do."""
     return "".join(
         folded(meanings[kind][0], table(rows[:MOST], kind="list"), len(rows), meanings[kind][1])
@@ -124,8 +130,14 @@ def _actions(facts: ActionFacts) -> str:
     return (
         paragraph(f"Actions of {facts.sound} of {facts.clips} clips can be trained on.")
         + table(rows, ("dimension", "kind", "what is done", "unknown", ""), "list")
-        + _groups(facts.faults, FAULTS)
+        + _groups(facts.faults, of_actions.FAULTS)
     )
+
+
+def _control(facts: ControlFacts) -> str:
+    """How many clips have a video beside them that goes with them, and what is wrong with the others'."""
+    faults = {fault: [(says,) for says in found] for fault, found in facts.faults.items()}
+    return paragraph(facts.told) + _groups(faults, pair.FAULTS)
 
 
 def _thumbnails(shown: Sequence[str], picture: Path | None) -> str:

@@ -110,9 +110,18 @@ class LatentCache:
             raise self._damaged(name)
 
     def window(
-        self, number: int, start: int, frames: int, stride: int = 1, mirrored: bool = False, crop: int = 0
+        self,
+        number: int,
+        start: int,
+        frames: int,
+        stride: int = 1,
+        mirrored: bool = False,
+        crop: int = 0,
+        part: tuple[slice, slice] = (slice(None), slice(None)),
     ) -> np.ndarray:
         """The bits of a window of file `number`, int16 `(frames, p, c, h, w)`, where they lie; p is 1 without a std.
+
+        Of its latents, those in the rows and columns of `part`.
 
         Raises ValueError for a window that the file does not hold, or mirrored frames or a crop that were not encoded.
         """
@@ -125,7 +134,7 @@ class LatentCache:
             raise ValueError(f"crop {crop} of file {number} asked for; {self.folder} has {self.crops[number]} of it")
         place = bisect_right(self._firsts, number) - 1
         shard = self._open.get(place) or self._opened(place)
-        return shard.window(number, crop, mirrored, start, frames, stride)
+        return shard.window(number, crop, mirrored, start, frames, stride)[..., part[0], part[1]]
 
     def read(
         self, number: int, start: int, frames: int, stride: int = 1, mirrored: bool = False, crop: int = 0

@@ -27,6 +27,7 @@ class Window(NamedTuple):
     stride: int
     mirrored: bool
     crop: int
+    part: tuple[slice, slice] = (slice(None), slice(None))
 
 
 class Beside(Protocol):
@@ -55,9 +56,16 @@ class CachedVideo:
     statistics: tuple[Tensor, Tensor]
 
     def check(self, cache: LatentCache) -> None:
-        own, other = ((one.frames, one.labels, one.flips, one.crops) for one in (self.cache, cache))
-        if own != other:
+        if (len(self.cache), self.cache.flips) != (len(cache), cache.flips):
             raise DataError(f"{cache.folder} and {self.cache.folder} are not of the same files: remove both, run again")
+        own, other = ([*zip(one.frames, one.crops, strict=True)] for one in (self.cache, cache))
+        wrong = [number for number, there in enumerate(other) if there[0] and own[number] != there]
+        if wrong:
+            raise DataError(
+                f"{len(wrong)} of {len(cache)} files are not alike in {cache.folder} and {self.cache.folder}: file "
+                f"{wrong[0]} has {other[wrong[0]][0]} frames, and its {self.name} {own[wrong[0]][0]}. Mend or remove "
+                "what cannot be decoded, remove both, and run again"
+            )
 
     def __call__(self, windows: Sequence[Window]) -> Sample:
         shift, scale = (value.expand(len(windows), -1) for value in self.statistics)
@@ -128,6 +136,8 @@ class LatentDataset(Samples):
             of segments, windows are these.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
         beside: what else a batch has.
+        part: side of the random squares of latents that are windows, of a model that sees parts of frames; 0 for whole
+            frames.
 
     Raises:
         DataError: if every file is shorter than a clip, or something beside is not of the same files.
@@ -140,8 +150,10 @@ class LatentDataset(Samples):
         seed: int = 0,
         statistics: tuple[Tensor, Tensor] | None = None,
         beside: Sequence[Beside] = (),
+        part: int = 0,
     ) -> None:
         self.cache, self.strides, self.seed, self.files = cache, view.strides, seed, len(cache)
+        self.part = part
         shapes = view.shapes(self.files)
         self.frames = [shape.frames for shape in shapes]
         if cache.segments and (self.frames, self.strides.least, self.strides.most) != (cache.segments, 1, 1):
@@ -151,8 +163,8 @@ class LatentDataset(Samples):
         self.kept = long_enough(cache.frames, self.frames, self.strides.least, shown(str(cache.folder)))
         self.groups = group([shapes[number] for number in self.kept])
         self.beside = beside
-        for part in beside:
-            part.check(cache)
+        for also in beside:
+            also.check(cache)
 
     def __getitems__(self, keys: Sequence[Key]) -> Sample:
         """A batch. Raises ValueError where latents of different heights and widths would have to share one."""
@@ -183,7 +195,12 @@ class LatentDataset(Samples):
         crops = self.cache.crops[number]
         crop = draw(0, crops - 1, generator) if crops > 1 else 0
         mirrored = self.cache.flips and draw(0, 1, generator) == 1
-        return Window(number, start, frames, step, mirrored, crop)
+        window = Window(number, start, frames, step, mirrored, crop)
+        if not self.part:
+            return window
+        height, width = self.cache.window(*window).shape[-2:]
+        top, left = draw(0, height - self.part, generator), draw(0, width - self.part, generator)
+        return window._replace(part=(slice(top, top + self.part), slice(left, left + self.part)))
 
 
 def gather(cache: LatentCache, windows: Sequence[Window]) -> Tensor:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vidiff.data.actions.space import ActionSpace
 from vidiff.data.index import other_data
+from vidiff.data.options import DataConfig
 from vidiff.evaluate.follow.starts import Starts, classes, counts, drawn, find_starts, shuffled, training_clips
 from vidiff.metrics.prediction import psnr
 from vidiff.metrics.worlds.inverse import STEPS, InverseDynamics, accuracy, learn
@@ -21,7 +22,6 @@ from vidiff.metrics.worlds.places import ORACLES, Oracle
 from vidiff.metrics.worlds.turning import sideways
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
-from vidiff.recipe.kinds import DataConfig
 
 TRUE, OTHER, SHUFFLED = "true", "counterfactual", "shuffled"
 TURNS = {"TURN_LEFT": 1, "TURN_RIGHT": -1}  # what is seen moves the other way

@@ -21,14 +21,15 @@ from torch import Tensor
 from vidiff.data.actions.read import about_in, read_actions
 from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.data.index import index_of
+from vidiff.data.options import DataConfig
 from vidiff.data.root import Root, copies_of, root_of
-from vidiff.recipe.kinds import DataConfig
 from vidiff.record.record import SPLITS, STICKY, Recording, branch, play, recording_of, write_episode
 from vidiff.training.windows import Windows, choose_windows
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
 
 PARTS = 5  # of the range of a continuous dimension, that count as actions of their own
+GIVEN = "--given or --new"  # what asks for the frames of a window
 SAME = 0.5  # the largest share of frames whose action may be the true one, of others that are drawn
 
 
@@ -144,7 +145,7 @@ def windows_of(
     index = index_of(data, runs, split)
     if most:
         frames = min(frames, sorted(file.frames for file in index.files)[len(index.files) // 2])
-    windows = choose_windows(index, frames, size, 1, count)
+    windows = choose_windows(index, frames, size, 1, count, GIVEN)
     if most and len(windows) > most:
         windows = choose_windows(index, frames, size, 1, most)
     space, rows = read_actions(root, index.files)
