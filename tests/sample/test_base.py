@@ -188,5 +188,5 @@ def test_the_last_steps_are_of_lower_order() -> None:
     for high, low in ((UniPC(3, False), UniPC(1, False)), (DEIS(4), DEIS(1)), (DEIS(1), DDIM())):
         found, wanted = (one(denoiser, x, Condition(), times) for one in (high, low))
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-    left = [part.flatten().tolist() for part in steps_left(list(torch.tensor([[3.0, 3], [2, 3], [1, 2], [1, 1]])))]
+    left = [part.flatten().tolist() for part in steps_left(torch.tensor([[3.0, 3], [2, 3], [1, 2], [1, 1]]))]
     assert left == [[1, 2], [0, 1], [0, 0]]

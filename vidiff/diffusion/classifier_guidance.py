@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vidiff.diffusion.condition import NO_LABEL, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
-from vidiff.diffusion.guidance import check_interval, within
+from vidiff.diffusion.interval import Timed, within
 from vidiff.diffusion.known import check_frames, check_mask
 from vidiff.diffusion.process import expand_time
 from vidiff.diffusion.schedule import Schedule
@@ -21,7 +21,7 @@ from vidiff.diffusion.schedule import Schedule
 Classifier = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
-class ClassifierGuidance(nn.Module):
+class ClassifierGuidance(Timed):
     """Classifier guidance: `x0 + scale * sigma^2 / alpha * grad log p(label given x_t)`.
 
     It is `eps - scale * sigma * grad` (Dhariwal & Nichol 2021, eq. 14), since `x_t = alpha * x0 + sigma * eps`. With
@@ -58,15 +58,13 @@ class ClassifierGuidance(nn.Module):
         *,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__()
-        check_interval(interval)
+        super().__init__(interval)
         wanted = torch.as_tensor(label).reshape(-1)  # 1 or b
         if wanted.is_floating_point() or wanted.dtype == torch.bool or not (wanted >= NO_LABEL).all():
             raise ValueError(f"label = {label} must be whole numbers of at least {NO_LABEL}, which is no label")
         self.denoiser = denoiser
         self.classifier = classifier
         self.scale = scale
-        self.interval = interval
         self.largest = int(wanted.max())
         self.register_buffer("label", wanted.long(), persistent=False)
 
@@ -78,7 +76,7 @@ class ClassifierGuidance(nn.Module):
         t = expand_time(t, x_t)
         estimate = self.denoiser(x_t, t, condition)
         inside = None if self.interval is None else within(t, self.interval)
-        if not self.scale or (inside is not None and not inside.any()):
+        if not self.scale or self.rests(inside):
             return estimate
         if len(self.label) not in (1, len(x_t)):
             raise ValueError(

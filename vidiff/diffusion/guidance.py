@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import ASKED, TOGETHER, Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
+from vidiff.diffusion.interval import Timed, within
 from vidiff.diffusion.known import check_mask
 from vidiff.diffusion.process import draw_noise, expand_time, transition
 from vidiff.diffusion.schedule import Schedule
@@ -112,7 +113,7 @@ class _Branch:
     hidden: Tensor | None = None  # the known voxels that it forgets
 
 
-class ClassifierFree(nn.Module):
+class ClassifierFree(Timed):
     """Classifier-free guidance: `x0 = null + scale * (conditional - null)` (Ho & Salimans 2022, eq. 6), or with a scale
     for each condition `x0 = null + sum of s_k * (with_k - with_(k-1))`, where `with_k` sees the first `k` of them and
     `with_0` is null (Brooks et al. 2023, InstructPix2Pix, eq. 3).
@@ -162,9 +163,8 @@ class ClassifierFree(nn.Module):
         rescale: float = 0.0,
         apg: Projected | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(interval)
         added = choose("guidance convention", convention, CONVENTIONS)
-        check_interval(interval)
         check_shares(rescale, history_level)
         parts = [(history, 1.0)] if isinstance(history, Tensor) else list(history or [])
         for mask, _ in parts:
@@ -177,7 +177,7 @@ class ClassifierFree(nn.Module):
         if apg is not None and (len(self.scales) > 1 or len(parts) > 1):
             raise ValueError("apg changes one difference of branches; give one scale, and history as one mask")
         self.denoiser = denoiser
-        self.interval, self.rescale, self.apg = interval, rescale, apg
+        self.rescale, self.apg = rescale, apg
         self.history_level, self.generator = history_level, generator
         self.noise: Tensor | None = None
         masks = torch.stack(torch.broadcast_tensors(*[mask for mask, _ in parts])) if parts else torch.tensor([False])
@@ -196,7 +196,8 @@ class ClassifierFree(nn.Module):
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
         t = expand_time(t, x_t)
         inside = None if self.interval is None else within(t, self.interval)
-        if inside is not None and not inside.any():
+        momentum = self.apg is not None and self.apg.momentum != 0.0  # which asks where it begins in any case
+        if self.rests(inside) or (momentum and inside is not None and not inside.any()):
             return self.denoiser(x_t, t, condition)
         if self._needed is None or self._needed[0] is not condition:  # a look at content would stall each step on a GPU
             self._needed = condition, self._branches(condition)
@@ -331,17 +332,6 @@ class Threshold(nn.Module):
 def same_noise(noise: Tensor | None, x_t: Tensor, generator: torch.Generator | None) -> Tensor:
     """Drawn once: the same noise at every step keeps the path smooth."""
     return draw_noise(x_t, generator) if noise is None or noise.shape != x_t.shape else noise
-
-
-def within(t: Tensor, interval: tuple[float, float]) -> Tensor:
-    """Bool, of the shape of `t`: the clocks in an interval, its ends included."""
-    return (t >= interval[0]) & (t <= interval[1])
-
-
-def check_interval(interval: tuple[float, float] | None) -> None:
-    """Raises ValueError for an `interval` that is not within [0, 1], or does not rise."""
-    if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
-        raise ValueError(f"interval = {interval} must satisfy 0 <= low <= high <= 1, in diffusion time")
 
 
 def check_shares(rescale: float, history_level: float) -> None:

@@ -18,10 +18,10 @@ from vidiff.diffusion.guidance import (
     Projected,
     Threshold,
     Told,
-    check_interval,
     check_shares,
     check_threshold,
 )
+from vidiff.diffusion.interval import check_interval
 
 OWN = {name: f"{name}_guidance" for name in ("text", *APART)}  # the options that scale one condition by itself
 

@@ -29,6 +29,7 @@ from vidiff.nn.blocks import (
 from vidiff.nn.cache import Cache
 from vidiff.nn.embed import Embedding
 from vidiff.nn.fused.choice import SETTINGS, on_gpu
+from vidiff.nn.previous import Previous
 from vidiff.nn.text import CrossAttention, TextInput, Tokens
 
 Tables = Sequence[Tensor] | None  # of a block's modulations, where they are there already
@@ -64,6 +65,7 @@ class UNetConfig:
     patch: int = 1  # side of the squares of x that are folded into channels on the way in, and unfolded on the way out
     causal: bool = False  # no frame looks at one after it, so that a video can go on frame by frame, with a `Cache`
     guided: bool = False  # whether it is told the scale of guidance, as a student is; follows from loss.guidance
+    previous: bool = False  # whether what it says of a frame begins from the nearest known one; needs prediction v
     spatial_convs: int = 1  # of a residual block: 1, or 2, which costs about half as much again and sees further
 
     def validate(self) -> None:
@@ -204,7 +206,9 @@ class UNet(nn.Module):
         dim = 4 * config.width
         self.embed = Embedding(dim, config.labels, config.strided, [*config.videos], config.guided, config.actions)
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
+        self.previous = Previous(config.causal) if config.previous else None
         given, area = config.channels + 1 + sum(config.videos.values()), config.patch**2
+        given += config.channels + 1 if config.previous else 0
         self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
         self.placed: dict[tuple[torch.Size, int, torch.device], dict[int, list[Around]]] = {}
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
@@ -216,7 +220,8 @@ class UNet(nn.Module):
             self.split.append(Upsample(lower, upper))
         self.middle = LevelBlock(config, len(widths) - 1, dim)
         self.modulate = Modulation(widths[0], dim, config.modulation, config.fused)
-        self.leave = nn.Conv2d(widths[0], config.channels * (2 if config.variance else 1) * area, 3, padding=1)
+        made = config.channels * (1 + config.variance + config.previous)
+        self.leave = nn.Conv2d(widths[0], made * area, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
         channels_last(self)
@@ -285,6 +290,9 @@ class UNet(nn.Module):
         inputs = [x, log_snr.to(x.dtype) / 10]
         for name, channels in self.config.videos.items():
             inputs.append(condition.shown(name, x[:, :1].expand(-1, channels, -1, -1, -1)))
+        found = None if self.previous is None else self.previous.find(x, log_snr, cache)
+        if found is not None:
+            inputs += [found[0], found[1].to(x.dtype) / 10]
         h = rearrange(torch.cat(inputs, dim=1), "b c f (h p) (w q) -> (b f) (c p q) h w", p=patch, q=patch)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))  # (b f) width h w
         emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
@@ -314,4 +322,9 @@ class UNet(nn.Module):
                 h, here = self.split[level](h), level  # (b f) c/2 2h 2w
             h = stage(h, told, clocks[level], frames, text, arounds[level], skips.pop(), cache, next(tables))
         h = self.leave(self.modulate.activated(h, told, *next(tables) or ()))
-        return rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)
+        h = rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)
+        if self.previous is None or found is None:
+            return h
+        rest, gate, *variance = h.split(x.shape[1], dim=1)
+        said = self.previous(rest, gate, x, log_snr, found)
+        return torch.cat([said, *variance], dim=1) if variance else said

@@ -20,7 +20,8 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate, eps_from, target
 from vidiff.diffusion.grid import Grid
-from vidiff.diffusion.guidance import forget, within
+from vidiff.diffusion.guidance import forget
+from vidiff.diffusion.interval import within
 from vidiff.diffusion.process import add_noise, send
 from vidiff.diffusion.schedule import Schedule
 from vidiff.objective.diffusion import DiffusionLoss, DiffusionObjective

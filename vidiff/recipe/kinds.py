@@ -255,6 +255,10 @@ class DiffusionRun(LatentRun):
         if self.text:
             build_text(self.text)
         check_prediction(self.prediction, build_schedule(self.schedule))
+        if self.unet.previous and self.prediction != "v":
+            raise ConfigError(
+                f"unet.previous=true says where v begins, and prediction is {self.prediction!r}: set prediction=v"
+            )
         if self.train.deterministic and self.unet.attention_backend == "xformers":
             raise ConfigError(
                 "train.deterministic=true, but the backward pass of unet.attention_backend=xformers is not: leave it "

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
+from vidiff.diffusion.interval import Span, foretold, spans
 from vidiff.diffusion.schedule import Schedule
 
 
@@ -57,6 +58,10 @@ class Sampler:
         """Take `x` from time `t` to `s <= t`. Both have the rank of `x`; where they are equal, `x` stays."""
         raise NotImplementedError
 
+    def span(self, first: Span, last: Span) -> Span:
+        """Where the times lie at which a step asks, of those at which it begins and at which it ends."""
+        return first if self.evaluations == 1 else (last[0], first[1])
+
     @torch.no_grad()
     def __call__(
         self,
@@ -79,10 +84,18 @@ class Sampler:
             ValueError: times outside [0, 1], that rise, stand still, or do not fit the frames.
         """
         grid = [denoiser.schedule.clock(t, condition) for t in frame_times(times, x)]
-        state, steps = State(generator), list(zip(pairwise(grid), steps_left(grid), strict=True))
-        for (t, s), left in tqdm(steps, disable=not progress, desc="sampling", leave=False):
-            x, state = self.step(denoiser, x, t, s, condition, replace(state, left=left))
-        return denoiser(x, grid[-1], condition).x0
+        there = torch.stack(grid).cpu()
+        asked = spans(there)
+        along = [self.span(first, last) for first, last in pairwise(asked)]
+        state, steps = State(generator), list(zip(pairwise(grid), steps_left(there), along, strict=True))
+        with foretold(denoiser) as timed:
+            for (t, s), left, span in tqdm(steps, disable=not progress, desc="sampling", leave=False):
+                for part in timed:
+                    part.span = span
+                x, state = self.step(denoiser, x, t, s, condition, replace(state, left=left))
+            for part in timed:
+                part.span = asked[-1]
+            return denoiser(x, grid[-1], condition).x0
 
 
 def slid(kept: Tensor, drop: int, add: int, fill: float = 0.0) -> Tensor:
@@ -121,9 +134,9 @@ def frame_times(times: Tensor, x: Tensor) -> list[Tensor]:
     return list(times.to(x.device, dtype).reshape(-1, *shape))  # n + 1 of (1, 1, f, 1, 1)
 
 
-def steps_left(grid: list[Tensor]) -> list[Tensor]:
-    """Of each step along a checked grid, how many more each clock takes after it, like the times and on the CPU."""
-    moves = (torch.stack(grid).cpu().diff(dim=0) < 0).long()  # n 1 1 f 1 1, or n of ones
+def steps_left(grid: Tensor) -> list[Tensor]:
+    """Of each step along a checked grid on the CPU, how many more each clock takes after it, like the times."""
+    moves = (grid.diff(dim=0) < 0).long()  # n 1 1 f 1 1, or n of ones
     return list((moves.flip(0).cumsum(0).flip(0) - moves).unbind(0))
 
 

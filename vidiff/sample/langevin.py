@@ -7,6 +7,7 @@ from torch import Tensor, where
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, eps_from
+from vidiff.diffusion.interval import Span
 from vidiff.diffusion.process import draw_noise
 from vidiff.sample.ancestral import DDIM, DDPM
 from vidiff.sample.base import Sampler, State
@@ -35,6 +36,9 @@ class Langevin(Sampler):
             raise ValueError(f"iterations = {iterations} must be at least 1")
         self.iterations, self.length = iterations, _checked(step)
         self.evaluations = iterations
+
+    def span(self, first: Span, last: Span) -> Span:
+        return last
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State

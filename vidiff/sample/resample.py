@@ -6,6 +6,7 @@ from torch import Tensor, where
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises
+from vidiff.diffusion.interval import Span
 from vidiff.diffusion.process import draw_noise, transition
 from vidiff.sample.base import Sampler, State
 
@@ -30,6 +31,9 @@ class Resampled(Sampler):
             raise ValueError(f"count = {count} must be at least 1, which takes each step once")
         self.sampler, self.count = sampler, count
         self.evaluations = None if sampler.evaluations is None else count * sampler.evaluations
+
+    def span(self, first: Span, last: Span) -> Span:
+        return self.sampler.span(first, last)
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, eps_from
+from vidiff.diffusion.interval import Span
 from vidiff.diffusion.process import draw_noise
 from vidiff.sample.base import Sampler, State
 from vidiff.sample.ode import Heun
@@ -54,6 +55,9 @@ class StochasticHeun(Heun):
         if not noise > 0.0:
             raise ValueError(f"noise = {noise} must be positive; 1 is the usual value")
         self.churn, self.interval, self.noise = churn, interval, noise
+
+    def span(self, first: Span, last: Span) -> Span:
+        return last[0], 1.0 if self.churn else first[1]
 
     def step(
         self, denoiser: Denoises, x: Tensor, t: Tensor, s: Tensor, condition: Condition, state: State

@@ -1,0 +1,85 @@
+"""Previous-frame conditioning: what a network says of a voxel begins from the nearest frame in which it is known."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vidiff.nn.cache import Cache
+
+KNOWN = 2.0  # log-SNR from which on frames count as alike known, so that the nearest of them is taken
+NONE = -20.0  # the log-SNR of a frame that is not there
+LEAST = 0.05  # of the residual, in standard deviations
+
+
+class Previous(nn.Module):
+    """Per voxel, the frame to begin from, and the prediction of v that begins there.
+
+    Latents have unit variance, so that those of two frames at one place are, in the simplest model, `x0 = g p +
+    sqrt(1 - g^2) n`, where `p` is the other frame's and `n` normal. Given `p` and `x_t = alpha x0 + sigma eps`, `x0` is
+    then normal too; its mean, read as a prediction `v = (alpha x_t - x0) / sigma` (Salimans and Ho 2022, appendix D), is
+    `sigma g (alpha g x_t - p) / D`, and v's standard deviation about it `r / sqrt(D)`, where `r^2 = 1 - g^2` and `D =
+    r^2 + sigma^2 g^2`. The network gives the correlation `g` of each voxel and channel, and what is left in units of that
+    standard deviation: the preconditioning of Karras et al. 2022 (EDM, eq. 7, appendix B.6) with a known frame in its
+    prior. What stands still is so copied by saying that it does, and where no frame is known, `g` is 0 and this is v.
+
+    Args:
+        causal: whether only frames before a frame are looked at.
+    """
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def find(self, x: Tensor, log_snr: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
+        """Of each voxel, the frame at its place that is known best and better than it; of those from log-SNR 2 on, the
+        nearest, and of two as near, the one before.
+
+        Args:
+            x: `(b, c, f, h, w)`, of unit variance.
+            log_snr: `(b, 1, f, h, w)`.
+            cache: of a causal network; keeps the last frame.
+
+        Returns:
+            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and its log-SNR, `(b, 1,
+            f, h, w)`, -20 where there is none.
+        """
+        frames, shown = x.shape[2], torch.cat([x, log_snr.to(x.dtype)], dim=1)
+        if cache is not None:
+            shown = cache.extend(self, shown, dim=2, window=1)
+        there, count = shown[:, -1:], shown.shape[2]  # b 1 n h w, with n - f frames of before
+        place = torch.arange(count, device=x.device)
+        ahead = place[count - frames :, None] - place  # f n, how far before
+        level = there.clamp(max=KNOWN).unsqueeze(2)  # b 1 1 n h w
+        own = log_snr.clamp(max=KNOWN).unsqueeze(3).to(level.dtype)  # b 1 f 1 h w
+        known = (level > own) | (level == KNOWN)
+        known = known & ((ahead > 0) if self.causal else (ahead != 0))[:, :, None, None]
+        # A frame's distance weighs less than any difference of levels that counts.
+        near = (2 * ahead.abs() + (ahead < 0)).to(torch.float32) * (1e-3 / (2 * count))  # f n
+        score = torch.where(known, level.float() - near[:, :, None, None], -math.inf)
+        best, index = score.max(dim=3)  # b 1 f h w
+        mean = shown[:, :-1] * torch.sigmoid(there).sqrt()  # alpha x
+        found = mean.gather(2, index.expand(-1, x.shape[1], -1, -1, -1))
+        none = best == -math.inf
+        return found.masked_fill(none, 0.0), there.gather(2, index).masked_fill(none, NONE)
+
+    def forward(self, rest: Tensor, gate: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
+        """The prediction of v, `(b, c, f, h, w)`, like `x`.
+
+        Args:
+            rest: `(b, c, f, h, w)`, in standard deviations.
+            gate: `(b, c, f, h, w)`, of any size: 0 is a correlation of 0.68.
+            x: `(b, c, f, h, w)`, of unit variance.
+            log_snr: `(b, 1, f, h, w)`.
+            found: as `find` returned it.
+        """
+        clock, (frame, level) = log_snr.float(), found
+        alpha, sigma = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
+        angle = (math.pi / 2 - LEAST) * torch.sigmoid(gate.float())
+        angle = torch.where(level > NONE, angle, 0.0)
+        g, r = angle.sin(), angle.cos()
+        variance = r.square() + sigma.square() * g.square()
+        begun = sigma * g * (alpha * g * x.float() - frame.float()) / variance
+        return (begun + r * variance.rsqrt() * rest.float()).to(x.dtype)
