@@ -19,11 +19,11 @@ class Previous(nn.Module):
 
     Latents have unit variance, so that those of two frames at one place are, in the simplest model, `x0 = g p +
     sqrt(1 - g^2) n`, where `p` is the other frame's and `n` normal. Given `p` and `x_t = alpha x0 + sigma eps`, `x0` is
-    then normal too; its mean, read as a prediction `v = (alpha x_t - x0) / sigma` (Salimans and Ho 2022, appendix D), is
-    `sigma g (alpha g x_t - p) / D`, and v's standard deviation about it `r / sqrt(D)`, where `r^2 = 1 - g^2` and `D =
-    r^2 + sigma^2 g^2`. The network gives the correlation `g` of each voxel and channel, and what is left in units of that
-    standard deviation: the preconditioning of Karras et al. 2022 (EDM, eq. 7, appendix B.6) with a known frame in its
-    prior. What stands still is so copied by saying that it does, and where no frame is known, `g` is 0 and this is v.
+    then normal too. Its mean, read as a prediction `v = (alpha x_t - x0) / sigma` (Salimans & Ho 2022, appendix D), is
+    `sigma g (alpha g x_t - p) / D`, and v's standard deviation about it is `r / sqrt(D)`, where `r^2 = 1 - g^2` and
+    `D = r^2 + sigma^2 g^2`. The network gives the correlation `g` of each voxel and channel, and what is left in units of
+    that deviation: the preconditioning of Karras et al. 2022 (EDM, appendix B.6) with a known frame in its prior. What
+    stands still is so copied by saying that it does. Where no frame is known, `g` is 0 and this is v.
 
     Args:
         causal: whether only frames before a frame are looked at.
@@ -43,8 +43,8 @@ class Previous(nn.Module):
             cache: of a causal network; keeps the last frame.
 
         Returns:
-            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and its log-SNR, `(b, 1,
-            f, h, w)`, -20 where there is none.
+            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and its log-SNR,
+            `(b, 1, f, h, w)`, -20 where there is none.
         """
         frames, shown = x.shape[2], torch.cat([x, log_snr.to(x.dtype)], dim=1)
         if cache is not None:
