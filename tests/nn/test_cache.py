@@ -89,11 +89,11 @@ OPTIONS = {  # each with every other
     ],
     "modulation": [{}, {"modulation": "adain"}],
     "told": [{}, {"labels": 3, "strided": True, "text_dim": 6, "words": 5, "lowres_channels": 2}],
-    "shape": [{}, {"patch": 2, "multipliers": [1, 2], "variance": True}],
+    "shape": [{}, {"patch": 2, "multipliers": [1, 2], "variance": True}, {"previous": True}],
 }
 
 
-@pytest.mark.parametrize("number", range(32))
+@pytest.mark.parametrize("number", range(48))
 def test_no_frame_depends_on_a_later_one_whatever_the_options(number: int) -> None:
     chosen = list(product(*OPTIONS.values()))[number]
     config = SMALL
@@ -130,8 +130,9 @@ def test_every_frame_is_learned_from_and_recomputed_alike() -> None:
 
 @pytest.mark.parametrize("cuts", [[1, 2, 3, 4, 5, 6], [2, 4, 6], [5]])
 @pytest.mark.parametrize("attention", range(4))
-def test_a_video_in_pieces_is_the_video(cuts: list[int], attention: int) -> None:
-    config = replace(SMALL, labels=2, **OPTIONS["attention"][attention])
+@pytest.mark.parametrize("previous", [False, True])
+def test_a_video_in_pieces_is_the_video(cuts: list[int], attention: int, previous: bool) -> None:
+    config = replace(SMALL, labels=2, previous=previous, **OPTIONS["attention"][attention])
     network, (x, clock) = build(config), inputs(7, config)
     condition = Condition(label=torch.tensor([0, 1]))
     with torch.no_grad():
@@ -144,9 +145,10 @@ def test_a_video_in_pieces_is_the_video(cuts: list[int], attention: int) -> None
 
 @pytest.mark.parametrize("cuts", [list(range(1, 12)), [3, 6, 9], [1, 7], [2]])
 @pytest.mark.parametrize("window", [1, 2, 5])
-def test_a_window_is_a_mask_whatever_the_pieces(cuts: list[int], window: int) -> None:
+@pytest.mark.parametrize("previous", [False, True])
+def test_a_window_is_a_mask_whatever_the_pieces(cuts: list[int], window: int, previous: bool) -> None:
     """At once, with an empty cache, each frame is masked to its window."""
-    network, (x, clock) = build(SMALL), inputs(12)
+    network, (x, clock) = build(replace(SMALL, previous=previous)), inputs(12)
     with torch.no_grad():
         wanted = network(x, clock, Condition(), Cache(window))
         found = in_pieces(network, x, clock, cuts, Cache(window), Condition())

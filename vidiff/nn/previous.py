@@ -21,9 +21,9 @@ class Previous(nn.Module):
     sqrt(1 - g^2) n`, where `p` is the other frame's and `n` normal. Given `p` and `x_t = alpha x0 + sigma eps`, `x0` is
     then normal too. Its mean, read as a prediction `v = (alpha x_t - x0) / sigma` (Salimans & Ho 2022, appendix D), is
     `sigma g (alpha g x_t - p) / D`, and v's standard deviation about it is `r / sqrt(D)`, where `r^2 = 1 - g^2` and
-    `D = r^2 + sigma^2 g^2`. The network gives the correlation `g` of each voxel and channel, and what is left in units of
-    that deviation: the preconditioning of Karras et al. 2022 (EDM, appendix B.6) with a known frame in its prior. What
-    stands still is so copied by saying that it does. Where no frame is known, `g` is 0 and this is v.
+    `D = r^2 + sigma^2 g^2`. The network gives the correlation `g` of each voxel and channel, and what is left in units
+    of that deviation: the preconditioning of Karras et al. 2022 (EDM, appendix B.6) with a known frame in its prior.
+    What stands still is so copied by saying that it does. Where no frame is known, `g` is 0 and this is v.
 
     Args:
         causal: whether only frames before a frame are looked at.
@@ -40,7 +40,7 @@ class Previous(nn.Module):
         Args:
             x: `(b, c, f, h, w)`, of unit variance.
             log_snr: `(b, 1, f, h, w)`.
-            cache: of a causal network; keeps the last frame.
+            cache: of a causal network; keeps frames as they were shown.
 
         Returns:
             `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and its log-SNR,
@@ -48,14 +48,17 @@ class Previous(nn.Module):
         """
         frames, shown = x.shape[2], torch.cat([x, log_snr.to(x.dtype)], dim=1)
         if cache is not None:
-            shown = cache.extend(self, shown, dim=2, window=1)
+            shown = cache.extend(self, shown, 2, cache.window, cache.sinks)
         there, count = shown[:, -1:], shown.shape[2]  # b 1 n h w, with n - f frames of before
         place = torch.arange(count, device=x.device)
         ahead = place[count - frames :, None] - place  # f n, how far before
         level = there.clamp(max=KNOWN).unsqueeze(2)  # b 1 1 n h w
         own = log_snr.clamp(max=KNOWN).unsqueeze(3).to(level.dtype)  # b 1 f 1 h w
         known = (level > own) | (level == KNOWN)
-        known = known & ((ahead > 0) if self.causal else (ahead != 0))[:, :, None, None]
+        seen = ahead > 0 if self.causal else ahead != 0
+        if cache is not None:
+            seen = seen & ((ahead <= cache.window) | (place < cache.sinks))
+        known = known & seen[:, :, None, None]
         # A frame's distance weighs less than any difference of levels that counts.
         near = (2 * ahead.abs() + (ahead < 0)).to(torch.float32) * (1e-3 / (2 * count))  # f n
         score = torch.where(known, level.float() - near[:, :, None, None], -math.inf)

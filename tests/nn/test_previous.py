@@ -1,0 +1,140 @@
+"""Previous-frame conditioning: which frame is begun from, and that a prior which knows it is computed exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import SMALL, build, inputs
+from torch import Tensor
+
+from vidiff.cli.overrides import overridden
+from vidiff.diffusion.condition import Condition
+from vidiff.diffusion.denoise import Denoiser, x0_from
+from vidiff.diffusion.schedule import SCHEDULES, Cosine, build_schedule
+from vidiff.nn.previous import KNOWN, LEAST, NONE, Previous
+from vidiff.nn.unet import UNet
+from vidiff.recipe.load import ConfigError, load_config
+
+DOUBLE = torch.float64
+
+
+def by_loops(x: Tensor, clock: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """The rule, voxel by voxel."""
+    mean, level = torch.zeros_like(x), torch.full_like(clock, NONE)
+    frames = range(x.shape[2])
+    for b in range(len(x)):
+        for i in frames:
+            for h in range(x.shape[3]):
+                for w in range(x.shape[4]):
+                    at = [min(float(clock[b, 0, j, h, w]), KNOWN) for j in frames]
+                    there = [j for j in frames if (j < i if causal else j != i)]
+                    there = [j for j in there if at[j] > at[i] or at[j] == KNOWN]
+                    if there:
+                        j = max(there, key=lambda j: (at[j], -abs(i - j), j < i))
+                        level[b, 0, i, h, w] = clock[b, 0, j, h, w]
+                        mean[b, :, i, h, w] = clock[b, 0, j, h, w].sigmoid().sqrt() * x[b, :, j, h, w]
+    return mean, level
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_best_known_frame_is_found_and_of_those_as_good_the_nearest(causal: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3, 6, 2, 2, generator=generator)
+    clock = torch.randint(-4, 7, (2, 1, 6, 2, 2), generator=generator).float()
+    for found, wanted in zip(Previous(causal).find(x, clock), by_loops(x, clock, causal), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_clips_that_go_on_begin_from_the_last_given_frame(given: int) -> None:
+    x, clock = torch.randn(1, 2, 6, 1, 1), torch.full((1, 1, 6, 1, 1), -3.0)
+    clock[:, :, :given] = 9.0
+    mean, level = Previous(causal=True).find(x, clock)
+    assert level[0, 0, :, 0, 0].tolist() == [NONE] + [9.0] * 5
+    assert torch.allclose(mean[:, :, given:], x[:, :, given - 1 : given], rtol=1e-3)
+    mean, level = Previous(causal=True).find(x, torch.full_like(clock, -3.0))  # a clip that is made from nothing
+    assert not mean.any() and (level == NONE).all()
+
+
+@pytest.mark.parametrize("clock", [-8.0, -1.0, 0.5, 6.0])
+@pytest.mark.parametrize("gate", [-3.0, 0.0, 2.5])
+def test_without_a_rest_it_is_the_mean_of_the_gaussian_given_both(gate: float, clock: float) -> None:
+    """Of `(x0, p)` with correlation g, from their covariance with `x_t`, by the formula of conditional means."""
+    g = math.sin((math.pi / 2 - LEAST) / (1 + math.exp(-gate)))
+    alpha, sigma = (1 / (1 + math.exp(-clock))) ** 0.5, (1 / (1 + math.exp(clock))) ** 0.5
+    seen = torch.tensor([[1.0, alpha * g], [alpha * g, 1.0]], dtype=DOUBLE)  # of p and x_t
+    weights = torch.linalg.solve(seen, torch.tensor([g, alpha], dtype=DOUBLE))
+    x, p = torch.randn(1, 1, 1, 4, 4, dtype=DOUBLE), torch.randn(1, 1, 1, 4, 4, dtype=DOUBLE)
+    told = torch.full((1, 1, 1, 4, 4), clock, dtype=DOUBLE)
+    v = Previous(False)(torch.zeros_like(x), torch.full_like(x, gate), x, told, (p, torch.full_like(told, 9.0)))
+    wanted = (alpha * x - (weights[0] * p + weights[1] * x)) / sigma
+    torch.testing.assert_close(v, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", [-3.0, 0.0, 2.5])
+def test_the_rest_is_in_standard_deviations_of_what_is_left(gate: float) -> None:
+    """So that whoever predicts it at each clock has a target of variance 1, as v has where nothing is known."""
+    generator = torch.Generator().manual_seed(0)
+    g = math.sin((math.pi / 2 - LEAST) / (1 + math.exp(-gate)))
+    p, n, eps = (torch.randn(1, 1, 1, 200, 200, generator=generator, dtype=DOUBLE) for _ in range(3))
+    x0 = g * p + math.sqrt(1 - g * g) * n
+    for clock in (-6.0, 0.0, 4.0):
+        told = torch.full((1, 1, 1, 200, 200), clock, dtype=DOUBLE)
+        alpha, sigma = told.sigmoid().sqrt(), (-told).sigmoid().sqrt()
+        x = alpha * x0 + sigma * eps
+        level, none = torch.full_like(told, 9.0), torch.zeros_like(x)
+        begun = Previous(False)(none, torch.full_like(x, gate), x, told, (p, level))
+        unit = Previous(False)(none + 1, torch.full_like(x, gate), x, told, (p, level)) - begun
+        assert float((((alpha * eps - sigma * x0) - begun) / unit).std()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_where_no_frame_is_known_it_is_the_network_s_own_prediction() -> None:
+    rest, gate, x = torch.randn(3, 1, 2, 4, 2, 2).unbind()
+    clock, none = torch.randn(1, 1, 4, 2, 2), (torch.zeros(1, 2, 4, 2, 2), torch.full((1, 1, 4, 2, 2), NONE))
+    torch.testing.assert_close(Previous(False)(rest, gate, x, clock, none), rest)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "learned"])
+def test_what_stands_still_is_copied_whatever_the_schedule(name: str) -> None:
+    """By a network that says no more than that: its estimate is the frame before, at any noise."""
+    config = replace(SMALL, previous=True)
+    network = UNet(config).eval()
+    with torch.no_grad():
+        network.leave.bias[config.channels :].fill_(30.0)
+    denoiser = Denoiser(network, build_schedule(name), "v")
+    still = torch.randn(1, config.channels, 1, 8, 8).expand(-1, -1, 3, -1, -1)
+    for t in (0.1, 0.5, 0.9):
+        at = torch.tensor([0.0, t, t]).view(1, 1, 3, 1, 1)
+        alpha, sigma = denoiser.schedule(at)
+        x_t = alpha * still + sigma * torch.randn(still.shape)
+        x0 = denoiser(x_t, at, Condition()).x0
+        assert (x0 - still)[:, :, 1:].abs().max() < 3 * LEAST
+
+
+def test_it_is_learned_from_the_first_step_on() -> None:
+    """What ends at zero when training begins has a gradient, and is no NaN, at the extremes of the clock as well."""
+    config = replace(SMALL, previous=True, variance=True)
+    network, (x, _) = UNet(config), inputs(config)
+    clock = torch.tensor([20.0, -20.0, 3.0]).view(1, 1, 3, 1, 1).expand(len(x), 1, 3, *x.shape[3:])
+    made = network(x, clock, Condition())
+    assert made.shape[1] == 2 * config.channels and made.isfinite().all()
+    made.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
+    gradient = network.leave.bias.grad
+    assert gradient is not None and (gradient[config.channels : 2 * config.channels] != 0).all()
+
+
+def test_half_precision_keeps_what_stands_still() -> None:
+    network = build(replace(SMALL, previous=True)).bfloat16()
+    x, clock = inputs(SMALL)
+    made = network(x.bfloat16(), clock.bfloat16(), Condition())
+    assert made.dtype == torch.bfloat16 and made.isfinite().all()
+
+
+def test_it_is_asked_for_by_a_key_and_needs_v() -> None:
+    assert load_config("configs/small.yaml", ["unet.previous=true"]).unet.previous
+    with pytest.raises(ConfigError, match="unet.previous=true says where v begins, and prediction is 'eps'"):
+        load_config("configs/small.yaml", ["unet.previous=true", "prediction=eps"])
