@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class Schedule:
     """
 
     shift: float = 1.0
+    preserves: ClassVar[bool] = True  # variance
 
     def __post_init__(self) -> None:
         if not self.shift > 0:
@@ -181,6 +182,7 @@ class VE(Schedule):
     """The schedule of exploding variance: `alpha = 1`, sigma geometric from `sigma_min` to `sigma_max` (Song et al.
     2021, appendix C)."""
 
+    preserves: ClassVar[bool] = False
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
@@ -202,6 +204,8 @@ class VE(Schedule):
 @dataclass(frozen=True, kw_only=True)
 class Flow(Schedule):
     """The straight path `alpha = 1 - t`, `sigma = t` (Liu et al. 2022, eq. 1; Lipman et al. 2022)."""
+
+    preserves: ClassVar[bool] = False
 
     def scales(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(0.5 * log_snr), torch.sigmoid(-0.5 * log_snr)

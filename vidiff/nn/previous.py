@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vidiff.nn.cache import Cache
 
-KNOWN = 2.0  # log-SNR from which on frames count as alike known, so that the nearest of them is taken
+MOVES = 0.02  # of variance, by which a frame differs from the next where no more is known
+KNOWN = 0.007  # variance of the noise, from which down a frame is begun from however little noise it has itself
 NONE = -20.0  # the log-SNR of a frame that is not there
 LEAST = 0.05  # of the residual, in standard deviations
 
@@ -25,6 +26,8 @@ class Previous(nn.Module):
     of that deviation: the preconditioning of Karras et al. 2022 (EDM, appendix B.6) with a known frame in its prior.
     What stands still is so copied by saying that it does. Where no frame is known, `g` is 0 and this is v.
 
+    It is for `v` where `alpha^2 + sigma^2 = 1`.
+
     Args:
         causal: whether only frames before a frame are looked at.
     """
@@ -34,8 +37,8 @@ class Previous(nn.Module):
         self.causal = causal
 
     def find(self, x: Tensor, log_snr: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
-        """Of each voxel, the frame at its place that is known best and better than it; of those from log-SNR 2 on, the
-        nearest, and of two as near, the one before.
+        """Of each voxel, the frame that tells most of it: of those at its place with less noise, or hardly any, the one
+        with the least, where a frame that is `d` away counts as noisier by 0.02 d. Of two alike it is the one before.
 
         Args:
             x: `(b, c, f, h, w)`, of unit variance.
@@ -43,30 +46,29 @@ class Previous(nn.Module):
             cache: of a causal network; keeps frames as they were shown.
 
         Returns:
-            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and its log-SNR,
-            `(b, 1, f, h, w)`, -20 where there is none.
+            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and `(b, 2, f, h, w)`,
+            its log-SNR, -20 where there is none, and one by how many frames it is before, 0 where there is none.
         """
         frames, shown = x.shape[2], torch.cat([x, log_snr.to(x.dtype)], dim=1)
         if cache is not None:
             shown = cache.extend(self, shown, 2, cache.window, cache.sinks)
-        there, count = shown[:, -1:], shown.shape[2]  # b 1 n h w, with n - f frames of before
+        there, count = shown[:, -1:].float(), shown.shape[2]  # b 1 n h w, with n - f frames of before
         place = torch.arange(count, device=x.device)
         ahead = place[count - frames :, None] - place  # f n, how far before
-        level = there.clamp(max=KNOWN).unsqueeze(2)  # b 1 1 n h w
-        own = log_snr.clamp(max=KNOWN).unsqueeze(3).to(level.dtype)  # b 1 f 1 h w
-        known = (level > own) | (level == KNOWN)
+        noise = torch.sigmoid(-there)
+        theirs, own = noise.unsqueeze(2), noise[:, :, count - frames :].unsqueeze(3)  # b 1 1 n h w, b 1 f 1 h w
         seen = ahead > 0 if self.causal else ahead != 0
         if cache is not None:
             seen = seen & ((ahead <= cache.window) | (place < cache.sinks))
-        known = known & seen[:, :, None, None]
-        # A frame's distance weighs less than any difference of levels that counts.
-        near = (2 * ahead.abs() + (ahead < 0)).to(torch.float32) * (1e-3 / (2 * count))  # f n
-        score = torch.where(known, level.float() - near[:, :, None, None], -math.inf)
-        best, index = score.max(dim=3)  # b 1 f h w
-        mean = shown[:, :-1] * torch.sigmoid(there).sqrt()  # alpha x
-        found = mean.gather(2, index.expand(-1, x.shape[1], -1, -1, -1))
-        none = best == -math.inf
-        return found.masked_fill(none, 0.0), there.gather(2, index).masked_fill(none, NONE)
+        open_ = ((theirs < own) | (theirs <= KNOWN)) & seen[:, :, None, None]
+        far = MOVES * (ahead.abs() + 0.1 * (ahead < 0))  # f n
+        least, index = torch.where(open_, theirs + far[:, :, None, None], math.inf).min(dim=3)  # b 1 f h w
+        none = least == math.inf
+        mean = shown[:, :-1] * torch.sigmoid(there).sqrt().to(x.dtype)  # alpha x
+        found = mean.gather(2, index.expand(-1, x.shape[1], -1, -1, -1)).masked_fill(none, 0.0)
+        before = torch.arange(frames, device=x.device).view(-1, 1, 1) + (count - frames) - index
+        level = there.gather(2, index).masked_fill(none, NONE)
+        return found, torch.cat([level, (1.0 / before).masked_fill(none, 0.0)], dim=1).to(x.dtype)
 
     def forward(self, rest: Tensor, gate: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
         """The prediction of v, `(b, c, f, h, w)`, like `x`.
@@ -78,7 +80,7 @@ class Previous(nn.Module):
             log_snr: `(b, 1, f, h, w)`.
             found: as `find` returned it.
         """
-        clock, (frame, level) = log_snr.float(), found
+        clock, (frame, level) = log_snr.float(), (found[0], found[1][:, :1])
         alpha, sigma = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
         angle = (math.pi / 2 - LEAST) * torch.sigmoid(gate.float())
         angle = torch.where(level > NONE, angle, 0.0)

@@ -255,9 +255,10 @@ class DiffusionRun(LatentRun):
         if self.text:
             build_text(self.text)
         check_prediction(self.prediction, build_schedule(self.schedule))
-        if self.unet.previous and self.prediction != "v":
+        if self.unet.previous and not (self.prediction == "v" and build_schedule(self.schedule).preserves):
             raise ConfigError(
-                f"unet.previous=true says where v begins, and prediction is {self.prediction!r}: set prediction=v"
+                "unet.previous=true says where v begins on a schedule that preserves variance, and this is prediction="
+                f"{self.prediction} on {self.schedule}: set prediction=v and a schedule such as cosine"
             )
         if self.train.deterministic and self.unet.attention_backend == "xformers":
             raise ConfigError(
