@@ -55,26 +55,36 @@ def test_what_fits_is_left_as_it_is() -> None:
 
 @pytest.mark.slow
 def test_the_first_that_fits_costs_least() -> None:
-    """With ever less memory: more parts, then recomputed levels, then shards, then nothing."""
-    whole = planner(GPUS["a100"], 2, *SMALL).given()
-    assert whole is not None
-    room, rest = whole.estimate.memory["activations"], whole.estimate.total - LIBRARIES[True]
-    kept = rest - room
-    found = [planner(with_room(extra), 2, *SMALL).proposal() for extra in (rest, rest - room // 4, kept + room // 5)]
-    assert [plan.changes for plan in found[:2]] == [[], ["train.accumulate=2"]]
-    assert found[2].changes[-1].startswith("unet.checkpoint=[0")
-    assert all(plan.fits for plan in found)
-    least = [*SMALL, "train.accumulate=4", "unet.checkpoint=[0,1]"]
-    sizes = []
-    for kind in ("ddp", "fsdp"):
-        plan = planner(GPUS["a100"], 2, *least, f"train.parallel={kind}").given()
+    """With ever less memory: more parts, then recomputed levels, then shards, then nothing. Of clips whose activations
+    outweigh the weights that are cast: of smaller ones recomputed levels would free nothing."""
+    clips = [*SMALL, "data.size=128", "data.frames=16"]
+
+    def needed(*changes: str) -> int:
+        plan = planner(GPUS["a100"], 2, *clips, *changes).given()
         assert plan is not None
-        sizes.append(plan.estimate.total - LIBRARIES[True])
-    assert sizes[1] < sizes[0]
-    fewer = planner(with_room(sizes[0] - 1), 2, *SMALL).proposal()
-    assert fewer.changes[-1] == "train.parallel=fsdp"
+        return plan.estimate.total - LIBRARIES[True]
+
+    def proposed(room: int) -> list[str]:
+        plan = planner(with_room(room), 2, *clips).proposal()
+        assert plan.fits
+        return plan.changes
+
+    recomputed = ["train.accumulate=4", "unet.checkpoint=[0,1]"]
+    sizes = [
+        needed(),
+        needed("train.accumulate=4"),
+        needed("train.accumulate=4", "unet.checkpoint=[0]"),
+        needed(*recomputed),
+        needed(*recomputed, "train.parallel=fsdp"),
+    ]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 5
+    assert proposed(sizes[0]) == []
+    assert proposed(sizes[0] - 1) == ["train.accumulate=2"]
+    assert proposed(sizes[1] - 1) == ["train.accumulate=4", "unet.checkpoint=[0]"]
+    assert proposed(sizes[2] - 1) == recomputed
+    assert proposed(sizes[3] - 1)[-1] == "train.parallel=fsdp"
     with pytest.raises(ValueError, match=r"nothing fits .* train.parallel=fsdp a step still needs"):
-        planner(with_room(kept // 100), 2, *SMALL).proposal()
+        proposed(sizes[4] // 100)
 
 
 def test_a_proposal_is_a_config_that_runs_as_planned() -> None:
