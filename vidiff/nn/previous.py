@@ -46,8 +46,8 @@ class Previous(nn.Module):
             cache: of a causal network; keeps frames as they were shown.
 
         Returns:
-            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and `(b, 2, f, h, w)`,
-            its log-SNR, -20 where there is none, and one by how many frames it is before, 0 where there is none.
+            `p`, the mean of x0 given that frame's `x`, `(b, c, f, h, w)`, 0 where there is none; and its log-SNR,
+            `(b, 1, f, h, w)`, -20 where there is none.
         """
         frames, shown = x.shape[2], torch.cat([x, log_snr.to(x.dtype)], dim=1)
         if cache is not None:
@@ -66,9 +66,7 @@ class Previous(nn.Module):
         none = least == math.inf
         mean = shown[:, :-1] * torch.sigmoid(there).sqrt().to(x.dtype)  # alpha x
         found = mean.gather(2, index.expand(-1, x.shape[1], -1, -1, -1)).masked_fill(none, 0.0)
-        before = torch.arange(frames, device=x.device).view(-1, 1, 1) + (count - frames) - index
-        level = there.gather(2, index).masked_fill(none, NONE)
-        return found, torch.cat([level, (1.0 / before).masked_fill(none, 0.0)], dim=1).to(x.dtype)
+        return found, there.gather(2, index).masked_fill(none, NONE).to(x.dtype)
 
     def forward(self, rest: Tensor, gate: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
         """The prediction of v, `(b, c, f, h, w)`, like `x`.
@@ -80,7 +78,7 @@ class Previous(nn.Module):
             log_snr: `(b, 1, f, h, w)`.
             found: as `find` returned it.
         """
-        clock, (frame, level) = log_snr.float(), (found[0], found[1][:, :1])
+        clock, (frame, level) = log_snr.float(), found
         alpha, sigma = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
         angle = (math.pi / 2 - LEAST) * torch.sigmoid(gate.float())
         angle = torch.where(level > NONE, angle, 0.0)

@@ -208,7 +208,7 @@ class UNet(nn.Module):
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
         self.previous = Previous(config.causal) if config.previous else None
         given, area = config.channels + 1 + sum(config.videos.values()), config.patch**2
-        given += config.channels + 2 if config.previous else 0
+        given += config.channels + 1 if config.previous else 0
         self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
         self.placed: dict[tuple[torch.Size, int, torch.device], dict[int, list[Around]]] = {}
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
@@ -292,7 +292,7 @@ class UNet(nn.Module):
             inputs.append(condition.shown(name, x[:, :1].expand(-1, channels, -1, -1, -1)))
         found = None if self.previous is None else self.previous.find(x, log_snr, cache)
         if found is not None:
-            inputs += [found[0], found[1][:, :1] / 10, found[1][:, 1:]]
+            inputs += [found[0], found[1] / 10]
         h = rearrange(torch.cat(inputs, dim=1), "b c f (h p) (w q) -> (b f) (c p q) h w", p=patch, q=patch)
         h = self.enter(h.contiguous(memory_format=torch.channels_last))  # (b f) width h w
         emb = self.embed(log_snr.mean(dim=(1, 3, 4)), condition)  # b f dim
