@@ -73,8 +73,10 @@ def test_a_task_mixes_no_devices(gpu: AbsentGpu, task: str) -> None:
     assert not gpu.complex, gpu.complex
 
 
-def test_a_stream_mixes_no_devices_and_its_steps_wait_for_nothing(gpu: AbsentGpu) -> None:
-    pipe, waits = pipeline(small("shapes_causal", "start=")), []
+@pytest.mark.parametrize("previous", [False, True])
+def test_a_stream_mixes_no_devices_and_its_steps_wait_for_nothing(gpu: AbsentGpu, previous: bool) -> None:
+    config = small("shapes_causal", "start=", f"unet.previous={str(previous).lower()}")
+    pipe, waits = pipeline(config), []
     clip = torch.zeros(1, 3, pipe.frames, pipe.size, pipe.size)
     for steps in (2, 3):
         gpu.reset()

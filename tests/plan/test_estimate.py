@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "adamw": ("shapes.yaml", [*SMALL, "train.optim.name=adamw"]),
     "boxes and strides": ("shapes_long.yaml", SMALL),
     "two convolutions": ("shapes.yaml", [*SMALL, "unet.spatial_convs=2", "unet.spatial_attention=[0]"]),
+    "from known frames": ("shapes.yaml", [*SMALL, "unet.previous=true"]),
     "words": ("shapes_text.yaml", SMALL),
     "super-resolution": ("shapes_sr.yaml", ["unet.width=32", "batch=2"]),
     "bound": ("shapes.yaml", [*SMALL, "objective=bound", "schedule={name: learned}", "prediction=eps"]),

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from tests.helpers.videos import numbered
 from vidiff.codec.files import load_codec
+from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part
+from vidiff.nn.unet import UNet, UNetConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.build import build_denoiser
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.train import main
-from vidiff.training.start import start_denoiser
+from vidiff.training.start import look_beside, start_denoiser
 from vidiff.video.writer import write_video
 
 CONFIG = """\
@@ -34,6 +36,7 @@ unet: {width: 8, multipliers: [1], blocks: [1], head_dim: 8, patch: 4, joint_att
 sampling: {sampler: {name: ddim}, steps: 1, context: 1, count: 2}
 train: {steps: 1, precision: fp32, log_every: 1, checkpoint_every: 1, validate_every: 1}
 """
+UNET = UNetConfig(width=8, multipliers=[1], blocks=[1], head_dim=8, patch=4, joint_attention=[])
 CLASSES = {"before": ["ant", "bee", "cat"], "after": ["cat", "dog", "elk", "bee"]}
 CAPTIONS = {"before": "it\u2019s a red cat", "after": "it's a blue cat"}
 
@@ -123,6 +126,45 @@ def test_a_causal_model_begins_with_one_that_looks_ahead(capsys: pytest.CaptureF
         assert not now[key][:, :, 0].any()
     told = capsys.readouterr().out.strip()
     assert told.startswith("start=runs/before: attention and temporal convolutions no longer look ahead, where a frame")
+
+
+def test_frames_begin_from_known_ones_in_a_model_that_begins_with_one_without(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where none is known it says what the other said, and where one is hardly anything else."""
+    _, now = begun(CLASSES["before"], ["a", "cat", "it's", "red"], unet=replace(UNET, previous=True))
+    assert capsys.readouterr().out.strip() == "start=runs/before: of 'previous' nothing is seen at first"
+    before = UNet(resolved := replace(UNET, channels=3, labels=3, text_dim=8, words=4)).eval()
+    after = UNet(replace(resolved, previous=True)).eval()
+    given = {f"network.{key}": torch.randn_like(value) for key, value in before.state_dict().items()}
+    before.load_state_dict({key.removeprefix("network."): value for key, value in given.items()})
+    own = {f"network.{key}": value for key, value in after.state_dict().items()}
+    assert look_beside(given, own, before.config, after.config) == ["of 'previous' nothing is seen at first"]
+    after.load_state_dict({key.removeprefix("network."): value for key, value in given.items()})
+    x, clock, nothing = torch.randn(2, 3, 4, 16, 16), torch.zeros(2, 1, 4, 16, 16), Condition()
+    torch.testing.assert_close(after(x, clock, nothing), before(x, clock, nothing))
+    clock[:, :, :2] = 12.0
+    said, wanted = after(x, clock, nothing), before(x, clock, nothing)
+    assert 0.0 < (said - wanted).std() < 0.1 * wanted.std()
+    assert now["network.leave.bias"].shape == (2 * 3 * 16,)
+
+
+def test_weights_of_videos_that_are_shown_keep_their_places() -> None:
+    """Whether a video comes to previous frames, or these to a video."""
+    for first in ("control_channels", "previous"):
+        one = replace(UNET, channels=3, **{first: 1})
+        both = replace(UNET, channels=3, control_channels=1, previous=True)
+        given = {"network.enter.weight": torch.randn(UNet(one).enter.weight.shape)}
+        given |= {
+            f"network.leave.{key}": torch.randn_like(value) for key, value in UNet(one).leave.state_dict().items()
+        }
+        weight = given["network.enter.weight"]
+        own = {f"network.{key}": value for key, value in UNet(both).state_dict().items()}
+        look_beside(given, own, one, both)
+        wider = given["network.enter.weight"].unflatten(1, (9, 16))  # x, clock, control, four of frames before
+        kept = [0, 1, 2, 3, 4] if first == "control_channels" else [0, 1, 2, 3, 5, 6, 7, 8]
+        assert torch.equal(wider[:, kept], weight.unflatten(1, (-1, 16)))
+        assert not wider[:, [place for place in range(9) if place not in kept]].any()
 
 
 def test_a_model_that_looks_ahead_begins_with_no_causal_one(place: Path) -> None:

@@ -40,15 +40,20 @@ class Timed(nn.Module):
         return last < low - MARGIN or first > high + MARGIN
 
 
+def timed(denoiser: object) -> list[Timed]:
+    """What of a denoiser guides in an interval."""
+    parts = denoiser.modules() if isinstance(denoiser, nn.Module) else []
+    return [part for part in parts if isinstance(part, Timed) and part.interval is not None]
+
+
 @contextmanager
 def foretold(denoiser: object) -> Iterator[list[Timed]]:
     """What of a denoiser guides in an interval, to be told its `span` step by step; at the end all forget it."""
-    timed = [part for part in denoiser.modules() if isinstance(part, Timed)] if isinstance(denoiser, nn.Module) else []
-    timed = [part for part in timed if part.interval is not None]
+    parts = timed(denoiser)
     try:
-        yield timed
+        yield parts
     finally:
-        for part in timed:
+        for part in parts:
             part.span = None
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from vidiff.diffusion.classifier_guidance import Reconstruction
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoises, Estimate
+from vidiff.diffusion.interval import timed
 from vidiff.diffusion.known import Known, first_frames, some_frames
 from vidiff.diffusion.process import draw_noise
 from vidiff.diffusion.schedule import Schedule
@@ -234,6 +235,8 @@ class Rolling(Strategy):
                 if int(mask.sum()) != given:  # else the same, with the same noise in place of what it forgets
                     mask = first_frames(x.shape[2], given).to(x.device)
                     guided = draw.guided(mask, condition)
+                    for part in timed(guided):
+                        part.span = (0.0, 1.0)  # of clocks that stand at all times at once
                 content = torch.cat([past, torch.zeros_like(x[:, :, given:])], dim=2)
                 seen = _Seen(draw.show(guided, content, mask, generator=draw.generator))
                 t, s = (self._clock(times, given, moving, pace, at).to(x) for at in (step, step + 1))

@@ -118,6 +118,12 @@ class UNetConfig:
         channels = {name: int(getattr(self, f"{name}_channels")) for name in VIDEOS}
         return {name: count for name, count in channels.items() if count}
 
+    @property
+    def inputs(self) -> dict[str, int]:
+        """What the network is shown side by side, in this order, and the channels of each."""
+        before = {"previous": self.channels + 1} if self.previous else {}
+        return {"x": self.channels, "clock": 1, **self.videos, **before}
+
     def reads(self, level: int) -> bool:
         """Whether a level reads the text."""
         return self.text_dim > 0 and (self.text_attention is None or level in self.text_attention)
@@ -207,9 +213,8 @@ class UNet(nn.Module):
         self.embed = Embedding(dim, config.labels, config.strided, [*config.videos], config.guided, config.actions)
         self.text = TextInput(config.text_dim, config.words, dim) if config.text_dim else None
         self.previous = Previous(config.causal) if config.previous else None
-        given, area = config.channels + 1 + sum(config.videos.values()), config.patch**2
-        given += config.channels + 1 if config.previous else 0
-        self.enter = nn.Conv2d(given * area, widths[0], 3, padding=1)
+        area = config.patch**2
+        self.enter = nn.Conv2d(sum(config.inputs.values()) * area, widths[0], 3, padding=1)
         self.placed: dict[tuple[torch.Size, int, torch.device], dict[int, list[Around]]] = {}
         self.levels = [level for level, count in enumerate(config.blocks) for _ in range(count)]  # of each stage
         self.down = nn.ModuleList(LevelBlock(config, level, dim) for level in self.levels)

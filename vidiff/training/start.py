@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from vidiff.codec.codec import Codec
 from vidiff.codec.files import load_codec, same_codec
-from vidiff.diffusion.condition import VIDEOS
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import processes
+from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import DiffusionRun
@@ -22,7 +22,8 @@ from vidiff.training.indexes import listed, set_apart
 
 Weights = dict[str, Tensor]
 CLASSES, WORDS = "network.embed.label.weight", "network.text.embed.weight"  # a row for each, after one for none
-EMBED, ENTER = "network.embed", "network.enter.weight"  # `(outputs, inputs, 3, 3)`
+ENTER = "network.enter.weight"  # `(outputs, inputs, 3, 3)`
+LEAVE, HARDLY = "network.leave", -3.0  # a correlation of 0.07 with the frame that one begins from
 TEMPORAL = ".block.time.weight"  # the end of the names of temporal convolutions, `(outputs, inputs, 3, 1)`
 READERS = ("network.text.", ".read.")  # parts of the names of weights that read text
 
@@ -64,7 +65,7 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
         raise ValueError(f"start={source} looks back alone, and this model is to look ahead: set unet.causal=true")
     if config.unet.causal and not before.unet.causal:
         notes += [look_back(given)]
-    notes += look_beside(given, own)
+    notes += look_beside(given, own, before.unet, config.unet)
     if before.text and config.text and any(before.text.get(key) != config.text.get(key) for key in ("name", "model")):
         for key in [key for key in given if any(part in key for part in READERS)]:
             del given[key]  # what it reads of another encoder would mean other things
@@ -81,19 +82,30 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
             tqdm.write(f"start={source}: {'; '.join(notes)}")
 
 
-def look_beside(given: Weights, own: Weights) -> list[str]:
-    """Widen the first layer of weights that are shown fewer videos, so that at first nothing is seen of the others.
+def look_beside(given: Weights, own: Weights, before: UNetConfig, now: UNetConfig) -> list[str]:
+    """Widen the first layer of weights that are shown less, so that at first nothing is seen of the rest; and the last,
+    where frames begin from known ones now, so that at first they hardly do.
 
     Returns:
         phrases that tell of it.
     """
-    key, videos = ENTER, [name for name in VIDEOS if f"{EMBED}.{name}.0.weight" in own.keys() - given.keys()]
-    if not videos or key not in given or given[key].shape[1] >= own[key].shape[1]:
-        return []
-    wider = torch.zeros_like(own[key])
-    wider[:, : given[key].shape[1]] = given[key]  # the other videos come last
-    given[key] = wider
-    return [f"of {listed(videos)} nothing is seen at first"]
+    new = [name for name in now.inputs if name not in before.inputs]
+    gone, area = before.inputs.keys() - now.inputs.keys(), now.patch**2
+    fits = ENTER in given and given[ENTER].shape[1] == sum(before.inputs.values()) * area
+    if not new or gone or not fits or given[ENTER].shape[0] != own[ENTER].shape[0]:
+        return []  # the network is another, which its other weights tell
+    wider = torch.zeros_like(own[ENTER])
+    parts = dict(zip(before.inputs, given[ENTER].split([n * area for n in before.inputs.values()], dim=1), strict=True))
+    for name, place in zip(now.inputs, wider.split([n * area for n in now.inputs.values()], dim=1), strict=True):
+        if name in parts:
+            place.copy_(parts[name])
+    given[ENTER] = wider
+    if "previous" in new:
+        for name, start in (("weight", 0.0), ("bias", HARDLY)):
+            key, count = f"{LEAVE}.{name}", now.channels * area
+            gate = torch.full_like(own[key][:count], start)
+            given[key] = torch.cat([given[key][:count], gate, given[key][count:]])
+    return [f"of {listed(new)} nothing is seen at first"]
 
 
 def look_back(given: Weights) -> str:
