@@ -37,6 +37,7 @@ def variants(levels: int, compiled: bool) -> dict[str, list[str]]:
         "instance norm (AdaIN)": ["unet.modulation=adain"],
         "two spatial convolutions a block": ["unet.spatial_convs=2"],
         "causal in time": ["unet.causal=true"],
+        "frames that begin from known ones": ["unet.previous=true"],
         "activations computed again": [f"unet.checkpoint={every}"],
     }
     return found | {"blocks compiled": ["train.compile=true"]} if compiled else found
