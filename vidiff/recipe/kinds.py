@@ -383,18 +383,19 @@ class StudentRun(DiffusionRun):
                 f"loss.guidance is {self.loss.guidance}, which is none, but objective is guidance: give the least "
                 "scale and the largest, such as loss.guidance=[1,4]"
             )
-        if self.objective != "consistency" and not self.loss.steps:
+        continuous = self.objective == "consistency" and not self.loss.steps
+        if self.objective not in ("consistency", "guidance") and not self.loss.steps:
             raise ConfigError(f"loss.steps is 0, but objective is {self.objective}: give as many as the teacher takes")
-        if not self.loss.steps and self.loss.segments > 1:
+        if continuous and self.loss.segments > 1:
             raise ConfigError(
                 f"loss.segments is {self.loss.segments}, but loss.steps=0 is for one: set loss.segments=1"
             )
-        if not self.loss.steps and self.loss.tasks.rising:
+        if continuous and self.loss.tasks.rising:
             raise ConfigError(
                 f"loss.tasks.rising is {self.loss.tasks.rising}, but in continuous time (loss.steps=0) rising clocks "
                 "drift apart: set loss.tasks.rising=0, and loss.tasks.clocks for frames at times of their own"
             )
-        if not self.loss.steps and self.train.compile:
+        if continuous and self.train.compile:
             raise ConfigError(
                 "train.compile does not go with loss.steps=0, since what is compiled is not differentiated forward: "
                 "set train.compile=false"
