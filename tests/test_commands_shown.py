@@ -148,6 +148,14 @@ SHOWN: dict[str, Run | Part] = {
     ),
     "vidiff new mine --data data/mine": Run(leaves={"mine.yaml": 0, "mine_vae.yaml": 0}),
     "vidiff train mine": Run(("vidiff new mine --data data/mine",), add=NEW, leaves={"runs/new/report.html": 0}),
+    # docs/expect.md, worlds.md: what follows
+    "vidiff generate --run runs/mine --count 4 --out mine.mp4": Run((MINE,), leaves={"mine.mp4": 0}),
+    "vidiff extend clip.mp4 --run runs/mine --frames 64": Run((MINE,), leaves={"extended.mp4": 64}, slow=True),
+    **dict.fromkeys(
+        ("vidiff play runs/mine", "vidiff play runs/cart"), Part("serves until it is stopped; tests/play", understood)
+    ),
+    "vidiff new cart --data data/cart": Part("wants the clips that the page records; tests/plan", understood),
+    "vidiff train cart": Part("as any recipe that vidiff new writes", understood),
     # docs/architecture.md
     "python tools/architecture.py": Part("writes into docs", architecture),
     "python tools/generate.py --frames 16 --guidance 2 --out clip.mp4": drawn(leaves={"clip.mp4": 16}),
@@ -205,9 +213,6 @@ SHOWN: dict[str, Run | Part] = {
     "python tools/codec.py runs/real_vae --data data/real.jsonl": Run((REAL,)),
     AVERAGE: Run((MINE,), leaves={"runs/mine/ema/width-0.080.safetensors": 0}),
     "python tools/generate.py --run runs/mine --weights runs/mine/ema/width-0.080.safetensors": Run((AVERAGE,)),
-    "pip install -e '.[study]'": installed,
-    "pip install -e '.[text]'": installed,
-    "pip install -e '.[remote]'": installed,
     "python tools/study.py --a runs/shapes --b runs/shapes_long": Run(
         (LONG,), add="--pairs 4 --checks 2 --results", leaves={"studies/shapes-shapes_long/results.html": 0}
     ),  # without serving the page, which tests/study does
@@ -240,7 +245,7 @@ SHOWN: dict[str, Run | Part] = {
             f"pip install 'vidiff[{name}]'"
             for name in (
                 *("app", "diffusers", "games", "hub", "parquet", "perceptual", "play", "remote", "tensorboard"),
-                *("torchcodec", "triton"),
+                *("games,play", "study", "text", "torchcodec", "triton"),
             )
         ),
         installed,
