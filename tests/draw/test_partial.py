@@ -14,10 +14,13 @@ from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.denoise import Denoiser, Estimate
 from vidiff.diffusion.exact import ExactNetwork, Mixture
 from vidiff.diffusion.grid import time_grid
+from vidiff.diffusion.guidance import ClassifierFree
 from vidiff.diffusion.process import add_noise, expand_time
 from vidiff.diffusion.schedule import Cosine
+from vidiff.draw import window
 from vidiff.draw.edit import edit, generate
-from vidiff.draw.window import Draw
+from vidiff.draw.guide import Guide
+from vidiff.draw.window import Draw, Source
 
 
 def test_a_strength_of_0_is_the_codec_there_and_back() -> None:
@@ -103,6 +106,33 @@ def test_from_its_own_noise_a_clip_changes_as_its_label_does_and_in_nothing_else
     assert 0.02 < float(part.mean()) < 0.55 and float(part.std()) < 1e-3
     fresh = whole(*edit(draw, Identity(), clip, 1.0, 2, asked)) - clip
     assert float(fresh.std()) > 0.15
+
+
+@pytest.mark.parametrize(
+    "guide", [Guide(convention="ho"), Guide(control_guidance=3.0), Guide(text_guidance=2.0), Guide(action_guidance=2.0)]
+)
+def test_noise_is_found_by_the_plain_model_whatever_guides_the_draw(
+    guide: Guide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, draw = two_kinds(2, 1)
+    found = list[object]()
+
+    def invert(denoiser: object, x0: torch.Tensor, *rest: object) -> torch.Tensor:
+        found.append(denoiser)
+        return x0
+
+    monkeypatch.setattr(window, "invert", invert)
+    condition = Condition(
+        label=torch.zeros(1, dtype=torch.long),
+        text=torch.zeros(1, 1, 2),
+        action=torch.zeros(1, 2, 1, 1),
+        control=torch.zeros(1, 1, 2, 1, 1),
+    )
+    source = Source(torch.zeros(1, 3, 2, 1, 1), condition, 1)
+    replace(draw, guide=guide, guidance=2.5).again(source.frames, None, Condition(), 1.0, source)
+    (denoiser,) = found
+    if isinstance(denoiser, ClassifierFree):  # which asks for no second branch, by the paper's own convention too
+        assert set(denoiser.scales.values()) == {1.0} and len(denoiser._branches(condition)) == 1
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

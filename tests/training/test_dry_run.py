@@ -20,6 +20,7 @@ from vidiff.training import dry_run
         ({"root": "clips.csv"}, True),
         ({"root": "s3://bucket/clips"}, True),
         ({"root": "clips", "images": "https://example.org/pictures.jsonl"}, True),
+        ({"root": "clips", "control": "https://example.org/depth"}, True),
     ],
 )
 def test_only_what_is_fetched_is_kept(

@@ -133,13 +133,13 @@ def test_frames_begin_from_known_ones_in_a_model_that_begins_with_one_without(
 ) -> None:
     """Where none is known it says what the other said, and where one is hardly anything else."""
     _, now = begun(CLASSES["before"], ["a", "cat", "it's", "red"], unet=replace(UNET, previous=True))
-    assert capsys.readouterr().out.strip() == "start=runs/before: of 'previous' nothing is seen at first"
+    assert capsys.readouterr().out.strip() == "start=runs/before: frames hardly begin from known ones at first"
     before = UNet(resolved := replace(UNET, channels=3, labels=3, text_dim=8, words=4)).eval()
     after = UNet(replace(resolved, previous=True)).eval()
     given = {f"network.{key}": torch.randn_like(value) for key, value in before.state_dict().items()}
     before.load_state_dict({key.removeprefix("network."): value for key, value in given.items()})
     own = {f"network.{key}": value for key, value in after.state_dict().items()}
-    assert look_beside(given, own, before.config, after.config) == ["of 'previous' nothing is seen at first"]
+    assert look_beside(given, own, before.config, after.config) == ["frames hardly begin from known ones at first"]
     after.load_state_dict({key.removeprefix("network."): value for key, value in given.items()})
     x, clock, nothing = torch.randn(2, 3, 4, 16, 16), torch.zeros(2, 1, 4, 16, 16), Condition()
     torch.testing.assert_close(after(x, clock, nothing), before(x, clock, nothing))

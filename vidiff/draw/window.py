@@ -16,7 +16,7 @@ from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.known import Held, Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise, expand_time
-from vidiff.draw.guide import Guide
+from vidiff.draw.guide import OWN, Guide
 from vidiff.nn.cast import low_weights
 from vidiff.sample import DDIM, Sampler, invert, start
 
@@ -245,7 +245,7 @@ class Draw:
             `(b, c, f, h, w)`, bit for bit `frames` where known.
         """
         schedule = self.denoiser.schedule
-        times, partial = self._from(strength, free=known is None and strength >= 1.0)
+        times, partial = self._from(strength, free=known is None and doubt is None and strength >= 1.0)
         if not len(times):
             return frames
         denoiser, clocks = self._shown(frames, known, condition, times)
@@ -279,7 +279,10 @@ class Draw:
         times, _ = self._from(strength)
         if not len(times):
             return frames
-        plain = replace(self, guidance=1.0, history=None, classifier_scale=0.0)
+        plain = replace(self, history=None, classifier_scale=0.0)
+        if not self.distilled:  # a student knows no scale but those that it was told
+            unguided = replace(self.guide, convention="cfg", **dict.fromkeys(OWN.values()))
+            plain = replace(plain, guidance=1.0, guide=unguided)
         denoiser, clocks = plain._shown(source.frames, known, source.condition, times)
         with self.arithmetic(frames.device):
             x = invert(denoiser, source.frames, source.condition, clocks, source.iterations, self.progress)

@@ -73,7 +73,7 @@ class Previous(nn.Module):
 
         Args:
             rest: `(b, c, f, h, w)`, in standard deviations.
-            gate: `(b, c, f, h, w)`, of any size: 0 is a correlation of 0.68.
+            gate: `(b, c, f, h, w)`, of any size: 0 is a correlation of 0.69.
             x: `(b, c, f, h, w)`, of unit variance.
             log_snr: `(b, 1, f, h, w)`.
             found: as `find` returned it.

@@ -114,7 +114,7 @@ class DiffusionObjective(nn.Module):
         return {"loss": loss, **extra, **self._report(errors.detach() / counted, drawn, t)}
 
     @torch.no_grad()
-    def half_known(self, batch: Batch) -> float:
+    def half_known(self, batch: Batch) -> float | None:
         """The log-SNR at which half of a batch is known, by `half_known`, told all that comes with it."""
         batch = normalised(batch)
         condition = augment(condition_of(batch), self.denoiser.schedule, 0.0)

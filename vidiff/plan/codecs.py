@@ -49,9 +49,7 @@ CODECS = {
         0.8,
         "4x with 16 channels, as in the recipe small: of small things that move, 8x keeps less than half",
     ),
-    128: CodecChoice(
-        4, 8, 1, 1e-5, 0.0, "4x with 8 channels: on film 4 keep a quarter of the detail, 16 nearly all"
-    ),
+    128: CodecChoice(4, 8, 1, 1e-5, 0.0, "4x with 8 channels: on film 4 keep a quarter of the detail, 16 nearly all"),
     1 << 30: CodecChoice(8, 8, 1, 1e-5, 0.0, "8x with 8 channels, as in the recipe ucf_vae, without its discriminator"),
 }
 

@@ -12,7 +12,7 @@ from vidiff.objective.distill import StudentLoss
 from vidiff.recipe.kinds import DiffusionRun, RunConfig, StudentRun
 from vidiff.recipe.slots import ConfigError
 
-READ_BY = {  # options of a student's loss, and the objectives that read them; all others are read by each
+READ_BY = {  # options of a student's loss, and the objectives that read them
     "steps": ("consistency", "consistency_training", "progressive", "reflow"),
     "order": ("progressive",),
     "segments": ("consistency", "consistency_training"),
@@ -27,6 +27,12 @@ def refuse_unread(config: RunConfig) -> None:
     Raises:
         ConfigError: for an option of the loss that this objective does not read; the message names the one that does.
     """
+    usual = DiffusionLoss().rollout_time
+    if isinstance(config, DiffusionRun) and not config.loss.rollout and config.loss.rollout_time != usual:
+        raise ConfigError(
+            f"loss.rollout_time is {config.loss.rollout_time}, but loss.rollout=0 shows no frame as the model makes "
+            "it: leave it out, or set loss.rollout"
+        )
     if isinstance(config, StudentRun):
         _refuse_unread_by_student(config)
     elif isinstance(config, DiffusionRun) and config.objective == "bound":

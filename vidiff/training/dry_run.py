@@ -46,7 +46,8 @@ def rehearse(config: RunConfig, folder: Path) -> None:
         if config.data.layout == "shapes" and not (Path(config.data.root) / "spec.json").is_file():
             small.data.root = f"{scratch}/shapes"  # a few clips of the set are drawn, for the rehearsal alone
             small.data.shapes = few_shapes(config.data.shapes, small.data.limit)
-        elif any(map(_fetched, (config.data.root, config.data.images))):  # what is fetched for it is kept
+        elif any(_fetched(getattr(config.data, name)) for name in ("root", "images", "control")):
+            # what is fetched for it is kept
             kept = Path(config.runs).resolve() / "remote"
             kept.mkdir(parents=True, exist_ok=True)
             (Path(scratch) / "remote").symlink_to(kept)

@@ -23,7 +23,7 @@ from vidiff.engine.parallel import processes
 from vidiff.engine.publish import step_of
 from vidiff.engine.seeds import choose_kernels
 from vidiff.plan.estimate import refuse_too_large
-from vidiff.recipe.kinds import RunConfig
+from vidiff.recipe.kinds import RunConfig, StudentRun
 from vidiff.recipe.load import dump, load_resolved
 from vidiff.recipe.unread import refuse_unread
 from vidiff.store.files import claimed
@@ -170,6 +170,8 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     before, now = flatten(asdict(last)), flatten(asdict(config))
     fixed = ["unet.", "vae.", "text.", "classifier.", "kind", "prediction", "lowres.factor"]
     fixed += ["loss.discriminator"] if now.get("loss.adversarial") else []
+    if isinstance(config, StudentRun) and config.loss.told:  # which guidance it is told the scale of
+        fixed += ["loss.guidance", "loss.history", "sampling.interval"]
     for key in now:
         if key.startswith(tuple(fixed)) and key not in FREE and before.get(key) != now[key]:
             raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")

@@ -105,7 +105,9 @@ def look_beside(given: Weights, own: Weights, before: UNetConfig, now: UNetConfi
             key, count = f"{LEAVE}.{name}", now.channels * area
             gate = torch.full_like(own[key][:count], start)
             given[key] = torch.cat([given[key][:count], gate, given[key][count:]])
-    return [f"of {listed(new)} nothing is seen at first"]
+    seen = [name for name in new if name != "previous"]
+    phrases = [f"of {listed(seen)} nothing is seen at first"] if seen else []
+    return phrases + (["frames hardly begin from known ones at first"] if "previous" in new else [])
 
 
 def look_back(given: Weights) -> str:

@@ -75,8 +75,8 @@ def examine(options: argparse.Namespace) -> None:
     folder = options.out or options.runs / "index" / name_of(options.data)
     check_writable(folder, folder=True)
     quarantine, copies = Quarantine(quarantine_list(options.runs)), copies_of(options.runs, options.remote_cache_gb)
-    data = root_of(options.data, copies, fresh=True)
-    stock = take_stock(data, "images" if options.images else options.layout, camera=options.camera)
+    data, layout = root_of(options.data, copies, fresh=True), "images" if options.images else options.layout
+    stock = take_stock(data, layout, camera=options.camera)
     records = scan(stock, folder, quarantine, options.whole, options.workers, options.patience)
     readable = [record for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable
@@ -87,7 +87,7 @@ def examine(options: argparse.Namespace) -> None:
     actions = look_at_actions(stock, records)
     control = None
     if options.control:
-        beside = beside_of(DataConfig(options.data, layout=options.layout, control=options.control), copies)
+        beside = beside_of(DataConfig(options.data, layout=layout, control=options.control), copies)
         control = look_at_control(stock, records, beside, options.control, options.workers, options.patience)
     names = [name for name, _ in rows]
     page = write_scan(folder / "doctor.html", root, records, names, sheet, actions, control)

@@ -98,7 +98,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     shared = ("sampler", "guidance", "seed")
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
-    unread = ("editing", "classifier", "follow", "json") if options.network and not options.few else names
+    others = ("editing", "classifier", "follow")  # each a measure of its own
+    unread = (*others, "json") if options.network and not options.few else names
+    unread = (*names, *others) if options.few else unread
     odd = [name for name in given(unread) if not (options.few and name in shared)]
     for name in () if options.follow or options.few else given(("starts", "given", "new")):
         parser.error(f"--{name} needs --follow or --few")
@@ -106,7 +108,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--{name} needs --few")
     if odd:
         reason = "goes with the oracle, not with --network" if options.network else "needs a --network"
-        reason = "does not go with --few" if options.few and options.network else reason
+        reason = "does not go with --few" if options.few else reason
         parser.error(f"--{odd[0]} {reason}")
     if options.run and options.made:
         parser.error("--made stands in place of --run: give one of them")
@@ -208,6 +210,7 @@ def by_steps_enlarged(
     options: argparse.Namespace, run: Path, pipeline: Pipeline, file: Path, asked: dict[str, Any]
 ) -> None:
     from vidiff.evaluate.comparison import markdown
+    from vidiff.evaluate.few import FewProtocol
     from vidiff.evaluate.upscaling import COLUMNS, UpscalingProtocol, compare_steps, kept
     from vidiff.metrics.features import Features
     from vidiff.pipeline.cascade import Cascade
@@ -215,6 +218,8 @@ def by_steps_enlarged(
 
     if options.students:
         raise ValueError("--students are of runs that make clips: name a further run that enlarges with --upscale")
+    if options.given != FewProtocol().given:
+        raise ValueError("--given is of runs that go on from given frames, and this one enlarges: leave it out")
     further = options.upscale or []
     stages = [pipeline, *(Pipeline.from_pretrained(path, options.device, options.weights) for path in further)]
     cascade = Cascade(stages, [str(path) for path in (run, *further)])

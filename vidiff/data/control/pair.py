@@ -23,7 +23,7 @@ from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
 from vidiff.store.remote import is_url
 from vidiff.video.reader import Manner
-from vidiff.video.sources import CLIP_SUFFIXES
+from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 ALIKE = ("auto", "images", "webdataset", "lerobot")  # layouts whose names tell where a clip's bytes are
 
@@ -160,4 +160,4 @@ def _all_of(stock: Stock) -> list[Clip]:
 def _stem(name: str) -> str:
     """The name of a clip without what tells its kind; that of a folder of pictures is whole."""
     path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in CLIP_SUFFIXES else name
+    return str(path.with_suffix("")) if path.suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES else name
