@@ -20,7 +20,7 @@ from vidiff.cli.use.extend import main as extend
 from vidiff.cli.use.generate import main as generate
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.video.reader import read_video
-from vidiff.video.writer import write_video
+from vidiff.video.writer import write_image, write_video
 
 CONFIG = """\
 kind: diffusion
@@ -244,6 +244,19 @@ def test_the_doctor_tells_what_does_not_go_together(
     assert "ill/train/1.mkv has 11 frames" in page
     assert doctor(["clips", "--out", "told"]) == 0
     assert "Videos beside the clips" not in Path("told/doctor.html").read_text()
+
+
+@pytest.mark.parametrize("asked", [["--images"], ["--layout", "images"]])
+def test_pictures_pair_by_their_names_whatever_their_kinds(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("0001", "0002"):
+        write_image(Path(f"photos/train/cat/{name}.jpg"), torch.zeros(3, 16, 16))
+        write_image(Path(f"depth/train/cat/{name}.png"), torch.zeros(3, 16, 16))
+    assert doctor(["photos", "--control", "depth", "--out", "told", *asked]) == 0
+    said = capsys.readouterr().out
+    assert "a video beside 2 of 2 clips can be trained on (data.control=depth)" in said
 
 
 def test_a_model_without_one_is_a_start_for_one_with_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
