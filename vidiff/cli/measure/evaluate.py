@@ -98,9 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     shared = ("sampler", "guidance", "seed")
     own = [option.name for record in (RealClips, Drawing, Prediction, Request) for option in fields(record)]
     names = ("made", *(name for name in own if name in vars(options) and name not in ("network", "data")))
-    others = ("editing", "classifier", "follow")  # each a measure of its own
-    unread = (*others, "json") if options.network and not options.few else names
-    unread = (*names, *others) if options.few else unread
+    unread = ("editing", "classifier", "follow", "json") if options.network and not options.few else names
     odd = [name for name in given(unread) if not (options.few and name in shared)]
     for name in () if options.follow or options.few else given(("starts", "given", "new")):
         parser.error(f"--{name} needs --follow or --few")
