@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -94,6 +94,11 @@ class Guide:
     def times(self) -> tuple[float, float] | None:
         """The interval, as a pair."""
         return None if self.interval is None else (self.interval[0], self.interval[1])
+
+    @property
+    def unscaled(self) -> Guide:
+        """The same without scales of its own, where 1 is the plain model."""
+        return replace(self, convention="cfg", text_guidance=None, action_guidance=None, control_guidance=None)
 
     def scaled(
         self,

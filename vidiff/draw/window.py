@@ -16,7 +16,7 @@ from vidiff.diffusion.denoise import Denoises
 from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.known import Held, Known, first_frames
 from vidiff.diffusion.process import add_noise, draw_noise, expand_time
-from vidiff.draw.guide import OWN, Guide
+from vidiff.draw.guide import Guide
 from vidiff.nn.cast import low_weights
 from vidiff.sample import DDIM, Sampler, invert, start
 
@@ -281,8 +281,7 @@ class Draw:
             return frames
         plain = replace(self, history=None, classifier_scale=0.0)
         if not self.distilled:  # a student knows no scale but those that it was told
-            unguided = replace(self.guide, convention="cfg", **dict.fromkeys(OWN.values()))
-            plain = replace(plain, guidance=1.0, guide=unguided)
+            plain = replace(plain, guidance=1.0, guide=self.guide.unscaled)
         denoiser, clocks = plain._shown(source.frames, known, source.condition, times)
         with self.arithmetic(frames.device):
             x = invert(denoiser, source.frames, source.condition, clocks, source.iterations, self.progress)
