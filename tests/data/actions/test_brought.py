@@ -18,6 +18,7 @@ from tars import pack
 
 from vidiff.data.actions.read import read_actions
 from vidiff.data.actions.space import UNKNOWN
+from vidiff.data.clip import Clip
 from vidiff.data.doctor.actions import look_at_actions
 from vidiff.data.doctor.record import Record
 from vidiff.data.root import copies_of, root_of
@@ -116,15 +117,19 @@ def test_what_one_steps_oneself_as_the_page_on_worlds_shows(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[3] / "docs" / "worlds.md").read_text()
     (block,) = [part for part in re.findall(r"```python\n(.*?)```", page, re.S) if "gymnasium" in part]
-    exec(block, {})
-    root = root_of("data/cart", copies_of(Path("runs")))
-    files = build_index("data/cart", "train", cache=Path("runs/x.jsonl"), workers=1, progress=False).files
+    assert "range(40)" in block
+    exec(block.replace("range(40)", "range(5)"), {})
+    root, files = root_of("data/cart", copies_of(Path("runs"))), list[Clip]()
+    for split in ("train", "test"):  # which the clips' names tell, as nothing else does
+        kept = Path(f"runs/{split}.jsonl")
+        files += build_index("data/cart", split, cache=kept, workers=1, progress=False).files
     space, rows = read_actions(root, files)
-    assert str(space) == "push (LEFT, RIGHT)" and len(files) == 4
+    assert str(space) == "push (LEFT, RIGHT)"
+    assert sorted(file.name for file in files) == [f"{number:04d}.mp4" for number in range(5)]
     env = gymnasium.make("CartPole-v1", render_mode="rgb_array")
-    for number, (file, column) in enumerate(zip(files, rows, strict=True)):
+    for file, column in zip(files, rows, strict=True):
         video = (read_video(Path("data/cart", file.name)) + 1) * 127.5
-        env.reset(seed=number)
+        env.reset(seed=int(Path(file.name).stem))
         assert column[0, 0] == UNKNOWN and video.shape[1] == len(column)
         for frame, action in enumerate(column[1:, 0].astype(int), start=1):
             env.step(action)
