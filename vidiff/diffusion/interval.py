@@ -12,7 +12,7 @@ MARGIN = 1e-6  # of times, by which a number in half the digits may be off
 
 
 class Timed(nn.Module):
-    """What guides within an interval of times, by default at all.
+    """What guides within an interval of times, or at all times.
 
     Whether any voxel is within it is known on the device alone, and to ask would have a GPU wait at every step. A
     sampler knows the times of a step beforehand, and tells them by `foretold`.

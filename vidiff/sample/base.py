@@ -43,7 +43,8 @@ class State:
 
 
 class Sampler:
-    """A way from noise to data: subclasses give `step`, and calling one runs it along a grid.
+    """A way from noise to data: subclasses give `step`, and calling one runs it along a grid. One whose steps ask at
+    other times than `span` has it gives that, too.
 
     Attributes:
         evaluations: of the denoiser, in each step; None where it takes as many as it needs. After the last step there
