@@ -43,6 +43,7 @@ name: student
 start: runs/teacher
 loss: {steps: 4, segments: 2, tasks: {generate: 0.4, first: 0.3, random: 0.1, boxes: 0.1, clocks: 0.1}}
 """
+MATCHING = ["objective=distribution_matching", "loss.segments=1", "loss.steps=16"]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,7 @@ def test_its_draws_are_compared_with_those_of_its_teacher(place: Path) -> None:
         pytest.param(["objective=progressive", "loss.segments=1"], id="progressive"),
         pytest.param(["objective=reflow", "loss.segments=1"], id="reflow"),
         pytest.param(["objective=guidance", "loss.segments=1", "loss.steps=16"], id="guidance"),
+        pytest.param([*MATCHING, "sampling.sampler.name=consistency"], id="distribution_matching"),
         pytest.param(["objective=consistency_training", "loss.guidance=[1,1]"], id="of clips", marks=pytest.mark.slow),
         pytest.param(
             ["loss.steps=0", "loss.segments=1", "sampling.sampler.name=consistency", "loss.tasks.rising=0"],
@@ -180,6 +182,7 @@ def test_what_was_not_distilled_is_refused(student: Pipeline, options: dict, mes
         ),
         (["objective=progressive", "loss.steps=3"], "loss.steps is 3, but the student draws by sampling.steps=2"),
         (["objective=reflow", "loss.steps=0"], "loss.steps is 0, but objective is reflow"),
+        (MATCHING, "sampling.sampler.name is ddim, but .* noised anew: set sampling.sampler.name=consistency"),
         (["objective=guidance", "loss.guidance=[1,1]"], r"which is none, but objective is guidance: .*=\[1,4\]"),
         (["loss.steps=0"], "loss.segments is 2, but loss.steps=0 is for one"),
         (["loss.guidance=[4,1]"], r"loss.guidance is \[4.0, 1.0\]; give the least scale and the largest"),

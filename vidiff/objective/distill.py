@@ -32,7 +32,7 @@ from vidiff.sample import DDIM, Sampler, UniPC, start
 EXACT = 32  # evaluations that stand for the teacher's ODE itself
 Ask = Callable[[Tensor, Tensor], Tensor]
 
-OBJECTIVES = ("consistency", "consistency_training", "guidance", "progressive", "reflow")
+OBJECTIVES = ("consistency", "consistency_training", "distribution_matching", "guidance", "progressive", "reflow")
 
 
 @dataclass

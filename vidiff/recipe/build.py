@@ -20,6 +20,7 @@ from vidiff.objective.consistency import ConsistencyObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.objective.distill import Guided, Progressive, StudentObjective, Teacher, teacher_of
 from vidiff.objective.flow import Reflow
+from vidiff.objective.matching import Matching
 from vidiff.objective.vae import VAEObjective
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, LatentRun, StudentRun, VAERun
 from vidiff.recipe.slots import ConfigError, build_schedule
@@ -64,8 +65,13 @@ def build_student(config: StudentRun, denoiser: Denoiser | None = None, told: bo
     if config.objective != "consistency_training":
         teacher = teacher_of(denoiser, told, config.loss.history, config.sampling.times)
     times = config.sampling.grid(denoiser.schedule, config.draws)
-    kinds = {"guidance": Guided, "progressive": Progressive, "reflow": Reflow}
-    kind: type[StudentObjective] = kinds.get(config.objective, ConsistencyObjective)
+    kinds: dict[str, type[StudentObjective]] = {
+        "distribution_matching": Matching,
+        "guidance": Guided,
+        "progressive": Progressive,
+        "reflow": Reflow,
+    }
+    kind = kinds.get(config.objective, ConsistencyObjective)
     return kind(denoiser, config.loss, teacher, times, config.lowres.noise)
 
 

@@ -348,7 +348,7 @@ class StudentRun(DiffusionRun):
     objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
     untrained: ClassVar[str] = "a student"
 
-    objective: str = "consistency"  # or consistency_training, guidance, progressive, reflow
+    objective: str = "consistency"  # or consistency_training, distribution_matching, guidance, progressive, reflow
     loss: StudentLoss = field(default_factory=StudentLoss)
 
     @property
@@ -384,7 +384,13 @@ class StudentRun(DiffusionRun):
                 "scale and the largest, such as loss.guidance=[1,4]"
             )
         continuous = self.objective == "consistency" and not self.loss.steps
-        if self.objective not in ("consistency", "guidance") and not self.loss.steps:
+        name = self.sampling.sampler.get("name", "")
+        if self.objective == "distribution_matching" and self.draws > 1 and name != "consistency":
+            raise ConfigError(
+                f"sampling.sampler.name is {name}, but a student of objective=distribution_matching is shown what it "
+                "made before, noised anew: set sampling.sampler.name=consistency"
+            )
+        if self.objective not in ("consistency", "distribution_matching", "guidance") and not self.loss.steps:
             raise ConfigError(f"loss.steps is 0, but objective is {self.objective}: give as many as the teacher takes")
         if continuous and self.loss.segments > 1:
             raise ConfigError(
