@@ -10,7 +10,6 @@ from vidiff.data import captions
 from vidiff.data.quarantine import Quarantine
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.store.error import DataError
-from vidiff.store.place import place_of
 
 PATHS = ["train/a.mp4", "train/b.mp4"]
 GOOD = {
@@ -97,7 +96,7 @@ def test_a_list_names_clips_with_such_letters(tmp_path: Path, letter: str) -> No
     write(tmp_path, {"list.jsonl": json.dumps({"path": name}, ensure_ascii=ord(letter) < 32) + "\n"})
     assert find_files(tmp_path / "list.jsonl") == ([(name, -1)], [])
     quarantine = Quarantine(tmp_path / "quarantine.txt")
-    quarantine.add(place_of(tmp_path / name), "broken")
+    quarantine.add(clip_at(tmp_path / name, name), "broken")
     assert quarantine.held([clip_at(tmp_path / name, name)]) == {name: "broken"}
     quarantine.replace({})
     assert quarantine.held([clip_at(tmp_path / name, name)]) == {name: "broken"}

@@ -81,7 +81,7 @@ def test_held_out_clips_are_those_that_training_would_read(tmp_path: Path, shape
     protocol = LongProtocol(clips=12, given=2)
     first = held_out(build(), data, protocol, runs)
     assert len(first.files) == 12 and {file.decoder for file in first.files} == {"decord"} and bool(first.truth) == told
-    Quarantine(quarantine_list(runs)).add(first.files[5].place, "its decoder hung in a training")
+    Quarantine(quarantine_list(runs)).add(first.files[5], "its decoder hung in a training")
     second = held_out(build(), data, replace(protocol, clips=11), runs)
     assert sorted(second.names) == sorted({*first.names} - {first.names[5]})
     other = held_out(build(), replace(data, decoder="pyav"), FEW, runs)

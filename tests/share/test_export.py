@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ import yaml
 from vidiff.evaluate.card import MADE, MEASURED, PROTOCOL, Card, read_card, write_card
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
-from vidiff.share.export import export
+from vidiff.recipe.kinds import DiffusionRun
+from vidiff.recipe.load import dump, load
+from vidiff.share.export import _portable, export
 from vidiff.store.package import MANIFEST, read_manifest, verify
 
 RELEASE = Path(__file__).parents[1] / "data" / "release-0.1.0.tar.xz"
@@ -161,3 +165,23 @@ def test_an_autoencoder_s_run_is_refused(released: Path, tmp_path: Path) -> None
     (vae,) = (path.parent for path in released.glob("*/resolved.yaml") if "kind: vae" in path.read_text())
     with pytest.raises(ValueError, match="one of kind diffusion is needed"):
         export(vae, tmp_path / "shared", "ada/cats")
+
+
+def test_no_place_in_a_config_is_told() -> None:
+    """Every option that may name a file or a folder: those without a value of their own, and those with slashes."""
+    config, told = load(RELEASE.parents[2] / "configs" / "shapes.yaml"), []
+
+    def hide(of: Any, key: str = "") -> None:
+        for one in fields(of):
+            value, name = getattr(of, one.name), f"{key}{one.name}"
+            if is_dataclass(value):
+                hide(value, f"{name}.")
+            elif name in ("data.camera", "train.keep_best") or not isinstance(value, str):
+                continue  # the names of a view and of a score
+            elif not value or "/" in value or value.endswith(".yaml"):
+                setattr(of, one.name, f"/home/anna/hidden/{one.name}")
+                told.append(name)
+
+    hide(config)
+    assert {"data.root", "data.images", "data.control", "codec.path", "codec.ceiling.network", "start"} <= {*told}
+    assert isinstance(config, DiffusionRun) and "anna" not in dump(_portable(config))

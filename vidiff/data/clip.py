@@ -87,6 +87,7 @@ class Clip:
         parts: what is left of a damaged clip, likewise, and how many frames each part has as it is seen.
         part: the first two of these, where this record is of one part; or of a file of several clips.
         stamp: of its bytes, when it was looked at.
+        shared: whether its file has other clips as well, from which its name tells it apart.
     """
 
     name: str
@@ -105,6 +106,12 @@ class Clip:
     part: tuple[int, int] | None = None
     stamp: Stamp = NEVER
     actions: ActionsAt | None = field(default=None, compare=False)
+    shared: bool = False
+
+    @property
+    def key(self) -> str:
+        """By which the quarantine knows it: its place's, and where others share its file its name."""
+        return f"{self.place.key}|{self.name}" if self.shared else self.place.key
 
     @property
     def facts(self) -> list[Any]:

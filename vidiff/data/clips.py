@@ -214,11 +214,11 @@ class ClipDataset(Samples):
     def lose(self, number: int, reason: str) -> None:
         """Leave out a file whose decoder ended a worker. Raises DataError once too many files have failed."""
         number -= self.first
-        place = self.index.files[number].place
+        clip = self.index.files[number]
         self.lost[number] = True
         if self.quarantine:
-            self.quarantine.add(place, reason)
-        self.note_failure(number, VideoError(f"{place}: {reason}"))
+            self.quarantine.add(clip, reason)
+        self.note_failure(number, VideoError(f"{clip.place}: {reason}"))
 
     def note_damage(self, number: int, error: DamageError) -> None:
         """Names a file at the first of its windows that is damaged: another window may be whole."""

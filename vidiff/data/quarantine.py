@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from vidiff.data.clip import Clip
 from vidiff.store.files import write_whole
-from vidiff.store.place import Place
 from vidiff.video.sources import stamp_of
 
 HEADER = """\
@@ -40,7 +39,7 @@ class Quarantine:
         self.file = file
 
     def entries(self) -> dict[str, Entry]:
-        """All lines, by the key of a place."""
+        """All lines, by the key of a clip, or of a file of several."""
         if not self.file.is_file():
             return {}
         found = {}
@@ -55,15 +54,15 @@ class Quarantine:
         entries = self.entries()
         found = {}
         for clip in clips if entries else ():
-            entry = entries.get(clip.place.key)
+            entry = entries.get(clip.key) or entries.get(clip.place.key)
             if entry is not None and entry.stamp in ("", str(stamp_of(clip.place))):
                 found[clip.name] = entry.reason
         return found
 
-    def add(self, place: Place, reason: str) -> None:
+    def add(self, clip: Clip, reason: str) -> None:
         """One more clip, until it changes."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        line = _line(place.key, Entry(reason, str(stamp_of(place))))
+        line = _line(clip.key, Entry(reason, str(stamp_of(clip.place))))
         with self.file.open("ab") as file:
             file.write((("" if file.tell() else HEADER) + line).encode(errors="surrogateescape"))
 
@@ -71,7 +70,7 @@ class Quarantine:
         """Bring the list up to date with a scan.
 
         Args:
-            looked_at: by the key of a place, the line of each clip that is to be left out, and None for each that has
+            looked_at: by the key of a clip, the line of each clip that is to be left out, and None for each that has
                 been found readable, or is gone. Lines written by hand stay.
         """
         entries = self.entries()

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from vidiff.pipeline.facts import Facts
-from vidiff.video.fit import PICTURES, Fit, Size, read_fitted, size_of
+from vidiff.video.fit import Fit, Size, is_picture, read_fitted, size_of
 from vidiff.video.reader import VideoReader
 from vidiff.video.retime import shown_at
 
@@ -42,7 +42,7 @@ class GivenClip:
         self.note: str | None = None
         self._picture: Tensor | None = None
         self._reader = VideoReader(self.path, treatment=facts.treatment)
-        if self.path.suffix.lower() in PICTURES and self._reader.frames == 1:  # a WebP may be animated
+        if is_picture(self.path):
             self._reader.close()
             self.size = size or facts.nearest(*size_of(self.path), factor)
             self._picture = read_fitted(self.path, self.size, treatment=facts.treatment)[0][0]  # 3 1 h w

@@ -97,8 +97,13 @@ def export(run: Path, folder: Path, name: str, weights: str = "ema", licence: st
 
 def _portable(config: DiffusionRun) -> DiffusionRun:
     """The config with the last names of what lies on this machine, and not the ways there."""
-    data = replace(config.data, root=_last(config.data.root), images=_last(config.data.images), latents="")
-    codec = replace(config.codec, config=_last(config.codec.config), run=_last(config.codec.run), override={})
+    data = config.data
+    root, images, control = (_last(place) for place in (data.root, data.images, data.control))
+    data = replace(data, root=root, images=images, control=control, latents="")
+    ceiling = replace(config.codec.ceiling, network=_last(config.codec.ceiling.network))
+    codec = replace(
+        config.codec, config=_last(config.codec.config), run=_last(config.codec.run), override={}, ceiling=ceiling
+    )
     codec.path = _last(codec.path) if Path(codec.path).is_absolute() else codec.path
     return replace(config, data=data, codec=codec, start=_last(config.start), runs="runs", device="auto")
 

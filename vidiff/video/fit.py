@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 Frames = TypeVar("Frames", Tensor, np.ndarray)
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,17 @@ class Fit:
         return self.crop(reader.read(indices, self.resize))
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is a single picture, by its name; a WebP, which may be animated, by its frames."""
+    if path.suffix.lower() != ".webp":
+        return path.suffix.lower() in PICTURES
+    with VideoReader(path) as reader:
+        return reader.frames == 1
+
+
 def size_of(path: Path) -> Size:
     """Height and width of a video or a picture."""
-    if path.suffix.lower() in PICTURES:
+    if is_picture(path):
         _, height, width = read_image(path).shape
         return height, width
     with VideoReader(path) as reader:
@@ -94,7 +102,7 @@ def stream_fitted(
 ) -> tuple[Iterator[Tensor], float | None]:
     """`read_fitted` piece by piece, `chunk` frames at once: pieces `(1, 3, n, h, w)`, and frames a second."""
     size = (size, size) if isinstance(size, int) else size
-    if path.suffix.lower() in PICTURES:
+    if is_picture(path):
         image = read_image(path, treatment.background)  # 3 h w
         fit = Fit((image.shape[1], image.shape[2]), size)
         image = interpolate(image[None], fit.whole, mode="bilinear", antialias=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +20,17 @@ PICTURE_SUFFIXES = frozenset(
 )
 UNTIMED = 100  # ms that a frame is shown whose duration is 0, as browsers do
 
-_REFUSALS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# what Pillow raises of damaged files, by their format
+_REFUSALS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 class Animation:
@@ -37,7 +48,11 @@ class Animation:
 
     @property
     def frames(self) -> int:
-        return getattr(self._open(), "n_frames", 1)
+        picture = self._open()
+        try:
+            return getattr(picture, "n_frames", 1)  # a GIF counts them by reading all
+        except _REFUSALS as error:
+            raise self._damaged(error) from None
 
     @property
     def fps(self) -> float:

@@ -10,6 +10,7 @@ import pytest
 from indexes import build_index, case, clip_at, find_all, stock_of
 from messy import BREAK, FRAMES, SIDE, WAYS, look, with_edit_list, write_broken, write_clip, write_uncommon
 
+from vidiff.data.clip import Clip
 from vidiff.data.doctor import scan as doctor
 from vidiff.data.doctor.container import is_text, missing_bytes, read_container
 from vidiff.data.doctor.examine import NOTES, PROBLEMS, examine
@@ -17,13 +18,14 @@ from vidiff.data.doctor.page import write_scan, write_sheet
 from vidiff.data.doctor.record import VERSION, Record, read_records, write_records
 from vidiff.data.doctor.scan import scan, summarise, thumbnails
 from vidiff.data.find import is_held_out
-from vidiff.data.quarantine import Quarantine
+from vidiff.data.quarantine import Entry, Quarantine
 from vidiff.data.workers import at_once
 from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
 from vidiff.store.place import Place, Remote, Stamp, place_of
 from vidiff.store.remote import Identity
 from vidiff.video.reader import read_image, read_video
+from vidiff.video.sources import stamp_of
 
 NOWHERE = Place("nowhere")
 TOOL = Path(__file__).parents[3] / "tools" / "doctor.py"
@@ -259,13 +261,33 @@ def test_a_mended_file_is_let_in_again(tmp_path: Path, small: Path, whole: bytes
     assert list(quarantine.held(find_all(small))) == ["bad.mp4"]
     (small / "bad.mp4").write_bytes(whole)
     assert not quarantine.held(find_all(small))  # the line is of a file that is no more
-    quarantine.add(place_of(small / "1.mp4"), "its decoder hung in a training")
+    quarantine.add(Clip("1.mp4", place_of(small / "1.mp4")), "its decoder hung in a training")
     with (tmp_path / "list.txt").open("a") as file:
         file.write(f"{small.resolve()}/2.mp4\n")  # by hand
     records = scan(stock_of(small), tmp_path, quarantine, progress=False)
     assert asked[1] == ["1.mp4", "2.mp4", "bad.mp4"]
     assert all(record.readable for record in records)
     assert quarantine.held(find_all(small)) == {"2.mp4": "listed by hand"}
+
+
+def test_one_of_several_clips_of_a_file_is_left_out_alone(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As episodes of LeRobot share files: the last asks for more frames than there are."""
+    place, stops = place_of(small / "1.mp4"), (4, 8, 80)
+    clips = [Clip(f"episode_{stop}", place, part=(stop - 4, stop), shared=True) for stop in stops]
+    monkeypatch.setattr(doctor, "find_all", lambda stock: clips)
+    quarantine = Quarantine(tmp_path / "list.txt")
+    quarantine.replace({place.key: Entry("of an earlier version", str(stamp_of(place)))})
+    assert len(quarantine.held(clips)) == 3, "a line without a name is of the whole file"
+    for _ in range(2):
+        scan(stock_of(small), tmp_path, quarantine, progress=False)
+        assert [*quarantine.held(clips)] == ["episode_80"]
+    quarantine.add(clips[0], "its decoder hung in a training")
+    assert [*quarantine.held(clips)] == ["episode_4", "episode_80"]
+    with quarantine.file.open("a") as file:
+        file.write(f"{place.key}\n")  # by hand
+    assert len(quarantine.held(clips)) == 3
 
 
 def test_an_interrupted_scan_goes_on(

@@ -82,7 +82,7 @@ def find_episodes(tree: Tree, camera: str = "") -> tuple[dict[str, list[Clip]], 
         start = round(float(row[f"{own}from_timestamp"]) * fps)
         tasks = " ".join(" ".join(row.get("tasks") or ()).split())
         actions = ActionsAt(rows, tree.place(INFO), number, start)
-        clips[number] = Clip(name, place, caption=tasks, part=(start, start + length), actions=actions)
+        clips[number] = Clip(name, place, caption=tasks, part=(start, start + length), actions=actions, shared=True)
     if not clips:
         raise DataError(f"none of the {len(left_out)} episodes of {tree} has a video of {camera} that is there")
     left_out += [

@@ -83,12 +83,12 @@ def scan(
                         case.clip.name, case.place, stamp=stamp_of(case.place), problem=problem, reason=reason
                     )
                 records[case.clip.name] = found
-                looked_at[case.place.key] = None
+                looked_at[case.clip.key] = looked_at[case.place.key] = None
     finally:
         write_records(folder, records.values())
         for record in records.values():
             if record.held_back:
-                looked_at[record.place.key] = Entry(record.reason, str(record.stamp))
+                looked_at[clips[record.name].key] = Entry(record.reason, str(record.stamp))
         gone = (earlier.keys() - clips.keys()) if len(records) == len(clips) else ()
         quarantine.replace({**{_key_of(stock.root.tree, name): None for name in gone}, **looked_at})
     return [records[name] for name in sorted(records)]
