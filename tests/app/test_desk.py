@@ -142,3 +142,9 @@ def test_addresses() -> None:
     assert len({token_for("0.0.0.0", None), token_for("0.0.0.0", None), None}) == 3
     port = free_port("127.0.0.1", 0)
     assert 0 < port < 65_536 and free_port("127.0.0.1", port) == port
+
+
+def test_a_field_that_was_emptied_says_nothing() -> None:
+    page = pytest.importorskip("vidiff.app.page", reason="no gradio here")
+    assert page.asked("", " ", None, None, None) == Asked()
+    assert page.asked("cat", "a cat", 3.0, 2.0, 5.0) == Asked("cat", "a cat", 3, 2.0, 5)

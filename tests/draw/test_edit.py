@@ -136,6 +136,10 @@ def test_a_lagged_grid_takes_every_frame_along_the_whole_grid_one_after_the_othe
         torch.testing.assert_close(grid[:, frame], torch.tensor(expected))
     assert (grid.diff(dim=0) <= 0).all() and (grid[-1] == times[-1]).all()
     torch.testing.assert_close(lagged(times, known, 0), times[:, None].expand(4, 5))
+    for lag in (3, 4, 9):  # from as many steps on as there are, a frame begins when the one before is done
+        alone = lagged(times, known, lag)
+        assert len(alone) == 3 + 2 * 3 + 1 and (alone.diff(dim=0) < 0).any(1).all()
+    assert lagged(times[:1], known, 2).tolist() == [[1.0] * 5]
 
 
 @pytest.mark.parametrize("given", [0, 3])

@@ -53,6 +53,24 @@ def test_the_first_step_is_lr_in_each_direction() -> None:
     assert torch.equal(frozen, torch.ones(2))
 
 
+def test_parts_of_a_module_may_go_slower() -> None:
+    """Each of both optimizers in each pace; what is set to `lr * pace` moves a part by that share."""
+    module = nn.ModuleDict({name: nn.Conv2d(32, 32, 1) for name in ("fast", "slow")})
+    module.paces = {"slow": 0.25}
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    optimizer = build_optimizer(Optim(name="muon", lr=0.1, weight_decay=0.0), module)
+    assert [group.get("pace", 1) for group in optimizer.param_groups] == [1, 1, 0.25, 0.25]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1 * group.get("pace", 1)
+    gradient = torch.randn(32, 32, 1, 1)
+    for part in module.values():
+        part.weight.grad, part.bias.grad = gradient.clone(), torch.ones(32)
+    optimizer.step()
+    for name in ("weight", "bias"):
+        fast, slow = (module[part].get_parameter(name) - before[f"{part}.{name}"] for part in ("fast", "slow"))
+        torch.testing.assert_close(slow, 0.25 * fast, rtol=1e-4, atol=1e-7)
+
+
 def test_clip() -> None:
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])

@@ -86,6 +86,10 @@ def test_shapes_are_scored_by_their_oracle_and_rows_are_kept(place: Path, monkey
     other = Way(place / "student", Knowing(clips, ("cat",)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"student has the labels \('cat',\).*name runs of the same data"):
         next(compare_few([ways[0], other], None, PROTOCOL, place / "few.json"))
+    (place / "scores.json").write_text('{"generation": {}}')
+    with pytest.raises(ValueError, match=r"scores.json holds something else .*: give another file, with --json"):
+        next(compare_few(ways, None, PROTOCOL, place / "scores.json"))
+    assert (place / "scores.json").read_text() == '{"generation": {}}'
 
 
 def test_other_clips_are_scored_by_what_moves(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

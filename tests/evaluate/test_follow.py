@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from vidiff.data.actions.space import Action, ActionSpace
+from vidiff.data.buckets import Bucket
 from vidiff.data.options import DataConfig
 from vidiff.evaluate.follow.page import animation, write_page
 from vidiff.evaluate.follow.score import FollowProtocol, follow, score_inverse, teach
 from vidiff.evaluate.follow.signs import LIT, SIDE, UNLIT, signs
-from vidiff.evaluate.follow.starts import Starts, drawn, find_starts, shuffled
+from vidiff.evaluate.follow.starts import Starts, drawn, find_starts, refuse_gaps, shuffled
+from vidiff.pipeline.facts import Facts
 from vidiff.video.reader import read_image, read_video
 
 SPACE = ActionSpace((Action("keys", "discrete", 3), Action("pull", "continuous", low=-1, high=1)))
@@ -148,3 +150,11 @@ def test_signs_light_up_for_what_is_done() -> None:
     shown = signs(steps, [2, 0.5], 128)[0] == LIT  # two ways to the left are no arrow, but a box each
     assert shown[:, 15:43].sum() == 0 and shown[:, 43:57].sum() == 64 and shown[SIDE // 2, 57:].sum() == 39
     assert signs(steps, [2, 0.5], 16).shape == (3, SIDE, 16)
+
+
+def test_worlds_that_leave_frames_out_are_refused() -> None:
+    facts = Facts((Bucket(4, 8, 8),))
+    refuse_gaps(Path("runs/x"), facts)
+    for change, told in (({"strides": (2, 2)}, "every 2 frames of a clip"), ({"rate": 4.0}, "at 4 frames a second")):
+        with pytest.raises(ValueError, match=f"runs/x sees .*{told}; only worlds that see each frame"):
+            refuse_gaps(Path("runs/x"), replace(facts, **change))

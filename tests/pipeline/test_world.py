@@ -10,6 +10,7 @@ from pipelines import VAE, clip, config, denoiser
 
 from vidiff.codec.codec import VAECodec
 from vidiff.data.actions.space import Action, ActionSpace
+from vidiff.draw import edit
 from vidiff.draw.stream import Going
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
@@ -79,6 +80,17 @@ def test_reset_is_the_beginning(pipe: Pipeline) -> None:
     assert not torch.equal(play(world, "LEFT", "RIGHT", "LEFT"), made)
     world.reset()  # of the clip that it has now
     assert torch.equal(world.frame, clip(4, 2)[1, :, -1])
+    world, told = pipe.world(CLIP, ["LEFT"] * 5, seed=2), pipe.world(CLIP, ["RIGHT"] * 5, seed=2)
+    first = world.step("NOOP")
+    world.reset(actions=["RIGHT"] * 5)  # of the same clip, in which something else was done
+    assert torch.equal(world.step("NOOP"), told.step("NOOP")) and not torch.equal(world.frame, first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_clip_may_have_another_precision(pipe: Pipeline, dtype: torch.dtype) -> None:
+    given = CLIP.to(dtype)
+    assert torch.equal(pipe.world(given, seed=2).step("LEFT"), pipe.world(given.float(), seed=2).step("LEFT"))
+    assert pipe.reconstruct(given).dtype == dtype
 
 
 def test_a_world_keeps_no_more_however_long_it_goes_on(pipe: Pipeline) -> None:
@@ -125,3 +137,11 @@ def test_mistakes_are_named_and_change_nothing(pipe: Pipeline) -> None:
         build(True, temporal=2).world(CLIP)
     with pytest.raises(ValueError, match="actions has 3 rows, but the result has 5 frames"):
         pipe.world(CLIP, ["LEFT"] * 3)
+
+
+def test_an_inversion_is_told_what_was_done(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, edited = [], edit.edit
+    monkeypatch.setattr(edit, "edit", lambda *given: told.append((given[5], given[6])) or edited(*given))
+    pipe.invert(CLIP, actions=["LEFT"] * 5, inversion=1)
+    ((asked, shows),) = told
+    assert asked.action is not None and torch.equal(asked.action, shows.action)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vidiff.data.actions.read import read_actions
 from vidiff.data.actions.space import Action, ActionSpace
@@ -16,6 +17,7 @@ from vidiff.data.find import take_stock
 from vidiff.data.index import build_index
 from vidiff.data.options import DataConfig
 from vidiff.data.root import Root
+from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.play import session as module
 from vidiff.play.openings import Openings
@@ -24,7 +26,7 @@ from vidiff.play.session import Session, Shot
 from vidiff.record.record import Episode, Recording, record, write_episode
 from vidiff.store.tree import Folder
 from vidiff.video.reader import read_video
-from vidiff.video.writer import to_uint8
+from vidiff.video.writer import to_uint8, write_video
 
 STAY, LEFT, RIGHT = [0.0], [1.0], [2.0]
 
@@ -203,3 +205,17 @@ def test_which_environment_is_told_by_the_data(cart: tuple[Recording, ActionSpac
 def test_an_environment_of_other_actions_is_refused(cart: tuple[Recording, ActionSpace], pipe: Pipeline) -> None:
     with pytest.raises(ValueError, match=r"takes action .*, but this model was told keys .*: leave out --beside"):
         Real(cart[0], pipe.facts, 2)
+
+
+def test_a_clip_of_another_rate_begins_as_the_model_sees_it(pipe: Pipeline, data: Path, tmp_path: Path) -> None:
+    """Of a model of four frames a second, with what was done at the frames that are seen."""
+    levels = torch.linspace(-1, 1, 32)
+    write_video(tmp_path / "0.mp4", levels.view(1, -1, 1, 1).expand(3, 32, 8, 8).contiguous(), fps=16)
+    (tmp_path / "actions.json").write_text(json.dumps({"actions": pipe.facts.actions.facts()}))
+    np.save(tmp_path / "0.actions.npy", np.arange(32) % 3)
+    facts = replace(pipe.facts, rate=4.0)
+    opening = Openings(tmp_path / "0.mp4", DataConfig("none"), data, facts, 4).read(0)
+    with GivenClip(tmp_path / "0.mp4", facts) as given:
+        assert torch.equal(opening.video, given.read(range(4)))
+    torch.testing.assert_close(opening.video.mean((0, 2, 3)), levels[:16:4], atol=0.05, rtol=0)
+    assert opening.rows[:, 0].tolist() == [0, 1, 2, 0]

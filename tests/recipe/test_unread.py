@@ -37,6 +37,7 @@ def test_all_that_a_recipe_sets_is_read(path: Path) -> None:
         ("shapes_student", ["objective=reflow", "loss.order=1", "loss.segments=2"], "loss.segments is 2"),
         ("shapes_guided", ["loss.steps=0"], "loss.steps is 0, .* but objective is guidance: .* set loss.steps=16"),
         ("shapes_guided", ["loss.steps=8"], "loss.steps is 8, .* but objective is guidance: .* set loss.steps=16"),
+        ("shapes_student", ["loss.pace=0.3"], "loss.pace is 0.3, which objective=distribution_matching reads"),
         ("shapes_student", ["loss.guidance=[1,1]", "loss.history=false"], "set loss.history=true"),
         *(
             (recipe, ["loss.rollout_time=0.2"], "loss.rollout_time is 0.2, but loss.rollout=0 .* or set loss.rollout")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from vidiff.study.plan import Study, StudyError, make_study, open_study
+from vidiff.study.plan import BEGUN, Study, StudyError, make_study, open_study
 from vidiff.video.reader import read_metadata, read_video
 
 FACTS = {"a": {"source": "runs/x"}, "b": {"source": "runs/y"}}
@@ -76,11 +77,33 @@ def test_what_is_made_is_not_made_again_and_another_study_is_not_written_over(tm
     made = make(0, Flat(0.0))
     again = Flat(0.0)
     assert make(0, again) == made and again.read_ == []
+    asked = json.loads((made.folder / "study.json").read_text())
+    del asked["sha256"]
+    (made.folder / BEGUN).write_text(json.dumps(asked))
     (made.folder / "study.json").unlink()  # as an interruption leaves it
     made.clip("a", 5).unlink()
     assert make(0, again) == made and again.read_ == [4, 5], "only the batch that lacks a clip"
     with pytest.raises(StudyError, match="with other options: give another --out"):
         make(1, again)
+
+
+def test_what_was_begun_goes_on_with_the_same_options_alone(tmp_path: Path) -> None:
+    class Stopped(Flat):
+        def read(self, which: range) -> Tensor:
+            if which.start:
+                raise KeyboardInterrupt
+            return super().read(which)
+
+    def make(seed: int, a: Flat) -> Study:
+        return make_study(tmp_path / "s", a, Flat(0.5), Flat(0.0), [None] * 6, [None], seed, FACTS, 8, progress=False)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(0, Stopped(0.0))
+    with pytest.raises(StudyError, match="a study that was begun with other options: give another --out"):
+        make(1, Flat(0.0))
+    again = Flat(0.0)
+    made = make(0, again)
+    assert again.read_ == [4, 5] and sorted(p.name for p in made.folder.iterdir()) == ["clips", "study.json"]
 
 
 def test_what_is_no_study_or_was_changed_is_named(tmp_path: Path) -> None:

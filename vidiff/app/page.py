@@ -165,9 +165,9 @@ def told() -> Iterator[None]:
         raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from None
 
 
-def asked(label: str | None, text: str, seed: float, guidance: float, steps: float) -> Asked:
-    """What the controls above the tabs say."""
-    return Asked(label or None, text.strip() or None, int(seed), guidance, int(steps))
+def asked(label: str | None, text: str, seed: float | None, guidance: float | None, steps: float | None) -> Asked:
+    """What the controls above the tabs say; a field of a number that was emptied says nothing."""
+    return Asked(label or None, text.strip() or None, int(seed or 0), guidance, None if steps is None else int(steps))
 
 
 def wanted(upload: Upload, what: str) -> str:

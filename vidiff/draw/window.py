@@ -393,10 +393,11 @@ def lagged(times: Tensor, known: Tensor, lag: int) -> Tensor:
     Args:
         times: `(n + 1,)`, falling.
         known: bool `(f,)`; known frames have the clock of the first unknown one, which no one looks at.
+        lag: with as many as there are steps, or more, a frame begins when the one before is done.
 
     Returns:
         `(n + lag * (u - 1) + 1, f)` for u unknown frames.
     """
-    rank = ((~known).cumsum(0) - 1).clamp(min=0)  # f
+    rank, lag = ((~known).cumsum(0) - 1).clamp(min=0), min(lag, len(times) - 1)  # f
     step = torch.arange(len(times) + lag * int(rank.max()))[:, None] - lag * rank  # steps f
     return times[step.clamp(0, len(times) - 1)]

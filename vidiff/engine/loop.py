@@ -284,7 +284,7 @@ class _Training:
         seeds.seed_step(options.seed, at.step, self.group.rank)
         rate = self.rate()
         for settings in self.optimizer.param_groups:
-            settings["lr"] = rate
+            settings["lr"] = rate * settings.get("pace", 1.0)
         kept = [buffer.clone() for buffer in self.model.module.buffers()]
         shares, results = Shares(self.group, len(parts)), []
         for number, part in enumerate(parts, 1):

@@ -190,17 +190,36 @@ class Together:
 
 
 def build_optimizer(options: Optim, module: nn.Module) -> Together:
-    """What moves all that trains in `module`. Raises ValueError where nothing does."""
+    """What moves all that trains in `module`.
+
+    Where `module` has `paces`, those name parts of it whose rate is a share of the rate of all else: the "pace" of
+    their groups, by which whoever sets rates multiplies.
+
+    Raises:
+        ValueError: nothing trains.
+    """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("nothing to train: every parameter of the objective has requires_grad=False")
+    shares: dict[str, float] = getattr(module, "paces", {})
+    paces = {p: share for name, share in shares.items() for p in module.get_submodule(name).parameters()}
+    parts = list[torch.optim.Optimizer]()
+    for pace in dict.fromkeys(paces.get(p, 1.0) for p in parameters):
+        for part in _optimizers(options, [p for p in parameters if paces.get(p, 1.0) == pace]):
+            for group in part.param_groups if pace != 1 else ():
+                group["pace"] = pace
+            parts.append(part)
+    return Together(parts)
+
+
+def _optimizers(options: Optim, parameters: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
     hidden = [p for p in parameters if p.ndim > 2 and min(p.shape[:2]) >= HIDDEN] if options.name == "muon" else []
     chosen = set(hidden)
     rest = [p for p in parameters if p not in chosen]
     parts: list[torch.optim.Optimizer] = [adamw(options, rest)] if rest else []
     if hidden:
         parts.append(Muon(hidden, options.lr, options.momentum, options.weight_decay))
-    return Together(parts)
+    return parts
 
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vidiff.report.chart import COLOURS, Series, figure, number
 from vidiff.report.page import bullet_list, gallery, header, media, page, paragraph, section, table
+from vidiff.store.plain import read_json
 
 Result = Mapping[str, Any]
 Columns = Mapping[str, tuple[Callable[[Result], str | None], str]]
@@ -59,6 +61,15 @@ CURVES = {  # heading -> where its values are, one a stretch
     "Motion": ("drift", "motion"),
     "Frozen frames": ("drift", "frozen"),
 }
+
+
+def rows_in(file: Path) -> list[dict[str, Any]]:
+    """The rows of a comparison that a file keeps; none where it is not there. Raises ValueError for another file."""
+    content = read_json(file) if file.is_file() else {"rows": []}
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(f"{file} holds something else than rows of this comparison: give another file, with --json")
+    return rows
 
 
 def comparison_table(results: Sequence[Result], columns: Columns = COLUMNS, what: str = "strategy") -> list[list[str]]:

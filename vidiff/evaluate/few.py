@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.index import index_of, other_data
-from vidiff.evaluate.comparison import Columns, Result, figure_of, finite
-from vidiff.evaluate.follow.starts import GIVEN, windows_of
+from vidiff.evaluate.comparison import Columns, Result, figure_of, finite, rows_in
+from vidiff.evaluate.follow.starts import GIVEN, refuse_gaps, windows_of
 from vidiff.evaluate.long import LongProtocol, held_out
 from vidiff.evaluate.shapes import ShapesProtocol, score_extension, score_generation
 from vidiff.metrics.motion import moving
@@ -28,7 +28,6 @@ from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.recipe.slots import build_grid, build_sampler
 from vidiff.store.files import write_whole
-from vidiff.store.plain import read_json
 from vidiff.training.windows import choose_windows
 
 
@@ -128,7 +127,7 @@ class Held:
     actions: np.ndarray | None
 
 
-def read_held_out(way: Way, data: Path | None, protocol: FewProtocol) -> Held:
+def read_held_out(way: Way, data: str | Path | None, protocol: FewProtocol) -> Held:
     """Held-out clips of the data that a run was trained on, or of a folder that is laid out as that, evenly chosen.
 
     Raises:
@@ -148,11 +147,10 @@ def read_held_out(way: Way, data: Path | None, protocol: FewProtocol) -> Held:
     if pipeline.facts.actions is None:
         index = index_of(source, runs, source.test_split)
         windows = choose_windows(index, frames, pipeline.size, source.stride[0], protocol.starts, GIVEN)
-    elif pipeline.facts.strides[0] == 1:
+    else:
+        refuse_gaps(run, pipeline.facts)
         windows, _, rows, _ = windows_of(source, runs, source.test_split, frames, pipeline.size, protocol.starts)
         told = np.stack(rows)
-    else:
-        raise ValueError(f"{run} sees every {pipeline.facts.strides[0]} frames; only worlds that see each are scored")
     files = windows.index.files
     names = [windows.index.class_of(files[number]) for number, _ in windows.starts]
     known = [name for name in names if name in pipeline.labels]
@@ -215,7 +213,9 @@ def score_prediction(made: Tensor, real: Tensor, given: int) -> dict[str, float]
     return {"first": float(share[0]), "last": float(share[-1]), "all": float(own.sum() / of_last.sum())}
 
 
-def compare_few(ways: Sequence[Way], data: Path | None, protocol: FewProtocol, file: Path) -> Iterator[dict[str, Any]]:
+def compare_few(
+    ways: Sequence[Way], data: str | Path | None, protocol: FewProtocol, file: Path
+) -> Iterator[dict[str, Any]]:
     """Score ways to draw on the held-out clips of the first one's data.
 
     Each row is kept in `file` as soon as it is there; one that is there already, of the same weights, settings and
@@ -240,7 +240,7 @@ def compare_few(ways: Sequence[Way], data: Path | None, protocol: FewProtocol, f
                     f"{way.run} has the {what} {own}, and {ways[0].run} {other}: name runs of the same data"
                 )
     held: Held | None = None
-    kept: list[dict[str, Any]] = read_json(file)["rows"] if file.is_file() else []
+    kept = rows_in(file)
     for way in tqdm(ways, desc="ways", disable=None):
         asked: dict[str, Any] = {
             "name": way.run.name,

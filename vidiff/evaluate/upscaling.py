@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidiff.data.index import index_of, other_data
-from vidiff.evaluate.comparison import Columns, figure_of, finite
+from vidiff.evaluate.comparison import Columns, figure_of, finite, rows_in
 from vidiff.evaluate.shapes import label_numbers
 from vidiff.metrics.codec import detail
 from vidiff.metrics.features import Features
@@ -130,7 +130,7 @@ class Held:
     label: Tensor | None
 
 
-def read_held_out(run: Path, size: int, data: Path | None, protocol: UpscalingProtocol) -> Held:
+def read_held_out(run: Path, size: int, data: str | Path | None, protocol: UpscalingProtocol) -> Held:
     """Held-out clips of the data that a run was trained on, evenly chosen, in squares of `size` pixels.
 
     Args:
@@ -158,7 +158,9 @@ def read_held_out(run: Path, size: int, data: Path | None, protocol: UpscalingPr
     return Held(torch.cat(clips), label_numbers([name for name in names if name is not None]) if shapes else None)
 
 
-def score_upscaler(run: Path, pipeline: Pipeline, data: Path | None, protocol: UpscalingProtocol) -> dict[str, Any]:
+def score_upscaler(
+    run: Path, pipeline: Pipeline, data: str | Path | None, protocol: UpscalingProtocol
+) -> dict[str, Any]:
     """Scores a super-resolution run, and leaves a picture in its samples: `evaluated-upscaled.png`.
 
     Args:
@@ -223,7 +225,7 @@ def compare_steps(
     cascade: Cascade,
     run: Path,
     steps: Sequence[int],
-    data: Path | None,
+    data: str | Path | None,
     protocol: UpscalingProtocol,
     network: Features | None = None,
     picture: Path | None = None,
@@ -270,7 +272,9 @@ def compare_steps(
 
 
 def kept(rows: Iterator[dict[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
-    """The rows, each of which is written to `file` as soon as it is there, with those before it."""
+    """The rows, each of which is written to `file` as soon as it is there, with those before it. Raises ValueError for
+    a file that holds something else."""
+    rows_in(file)
     done = []
     for row in rows:
         done.append(finite(row))

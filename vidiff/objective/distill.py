@@ -44,6 +44,7 @@ class StudentLoss(DiffusionLoss):
     segments: int = 1  # consistency: parts of the way, each to its own end; then as many steps of ddim draw a clip
     # the scale of guidance is drawn from this range for each sample, and told to the student; [1, 1] is the plain model
     guidance: list[float] = field(default_factory=lambda: [1.0, 4.0])
+    pace: float = 0.1  # distribution_matching: the student's rate, of that of the denoiser which learns what it draws
     history: bool = True  # where frames are known, that scale is on them as well as on label and text
 
     def __post_init__(self) -> None:
@@ -58,6 +59,8 @@ class StudentLoss(DiffusionLoss):
                 f"loss.steps is {self.steps} and loss.segments {self.segments}; give 0 or more steps, 16 are usual, "
                 "and 1 or more segments"
             )
+        if not 0 < self.pace <= 1:
+            raise ValueError(f"loss.pace is {self.pace}; give a share of train.optim.lr, from above 0 to 1")
         if self.order not in (1, 2):
             raise ValueError(f"loss.order is {self.order}; give 1, which is DDIM, or 2")
         if len(self.guidance) != 2 or not 0.0 <= self.guidance[0] <= self.guidance[1] < math.inf:

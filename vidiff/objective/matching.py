@@ -38,6 +38,9 @@ class Matching(StudentObjective):
     ) -> None:
         super().__init__(denoiser, loss, teacher, times, lowres_noise)
         self.fake = copy.deepcopy(denoiser)
+        # It must know what the student draws before that draws otherwise (Yin et al. 2024, section 4.2, for which
+        # there it takes five steps to each of the student's).
+        self.paces = {"denoiser": loss.pace}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of a batch, from which both networks learn; its value is that of `fake`, as of `DiffusionObjective`.

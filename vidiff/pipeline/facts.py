@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from vidiff.data.actions.space import ActionSpace
@@ -19,6 +20,8 @@ from vidiff.recipe.kinds import DiffusionRun, StudentRun
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.video.decode import PLAIN, Treatment
+from vidiff.video.reader import VideoReader
+from vidiff.video.retime import shown_at
 
 FILE = "data.json"
 
@@ -201,6 +204,13 @@ class Facts:
             given = "x".join(map(str, dict.fromkeys(size)))
             raise ValueError(f"it enlarges clips of {small} px, but is given clips of {given} px")
         return factor * size[0], factor * size[1]
+
+    def seen(self, reader: VideoReader) -> tuple[np.ndarray, float]:
+        """The clip's own frame behind each that the model sees of it, and how many of these there are in a second."""
+        step, own = self.strides[0], reader.fps
+        if not self.rate:
+            return np.arange(0, reader.frames, step), own / step
+        return shown_at(reader.times, self.rate / step, own), self.rate / step
 
     def check_clip(self, clip: Tensor, factor: int = 1, name: str = "clip") -> Tensor:
         """`(3, f, h, w)` or `(b, 3, f, h, w)` as the latter.

@@ -11,7 +11,6 @@ from torch import Tensor
 from vidiff.pipeline.facts import Facts
 from vidiff.video.fit import Fit, Size, is_picture, read_fitted, size_of
 from vidiff.video.reader import VideoReader
-from vidiff.video.retime import shown_at
 
 CHUNK = 64  # frames that are read at once, where all are wanted
 
@@ -80,14 +79,9 @@ class GivenClip:
 
     def _seen_by(self, facts: Facts) -> np.ndarray:
         """The clip's frame behind each that the model sees."""
-        own, count, step = self._reader.fps, self._reader.frames, facts.strides[0]
-        self.fps = facts.rate / step if facts.rate else own / step
-        if not facts.rate:
-            shown = np.arange(0, count, step)
-            why = f"the model sees every {step} frames of a clip"
-        else:
-            shown = shown_at(self._reader.times, self.fps, own)
-            why = "which is the model's rate"
+        own, count = self._reader.fps, self._reader.frames
+        shown, self.fps = facts.seen(self._reader)
+        why = "which is the model's rate" if facts.rate else f"the model sees every {facts.strides[0]} frames of a clip"
         if not np.array_equal(shown, np.arange(count)):
             self.note = (
                 f"{self.path} is seen at {self.fps:.4g} frames a second, {why}, not at its own {own:.4g}: its {count} "

@@ -253,7 +253,8 @@ class Pipeline(Drawing, Upscales):
         draw, context, condition = self._asked(clip, clip.shape[2], label, **options)
         shows: Condition | None = None
         if inversion:
-            shows = replace(self.condition(source_label, len(clip), source_text), control=condition.control)
+            beside = {"control": condition.control, "action": condition.action}
+            shows = replace(self.condition(source_label, len(clip), source_text), **beside)
         made = edit.edit(draw, self.codec, clip, strength, context, condition, shows, inversion)
         return torch.cat(list(made), dim=2)
 
@@ -435,4 +436,4 @@ class Pipeline(Drawing, Upscales):
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
         """What the codec makes of `(b, 3, f, h, w)`: the best that any model on its latents can look like."""
-        return self.codec.decode(self.codec.encode(video.to(self.device)).mean).to(video)
+        return self.codec.decode(self.codec.encode(video.to(self.codec.shift)).mean).to(video)

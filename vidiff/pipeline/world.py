@@ -91,6 +91,8 @@ class World:
                     "single one: train a model on a codec of single frames (vae.temporal=1)"
                 )
             self._clip, self._actions = given, actions
+        elif actions is not None:
+            self._actions = actions
         given, frames = self._clip, self._clip.shape[2]
         window = drawing.facts.window((given.shape[3], given.shape[4]))
         context = drawing._context(self._context, 2, window)
@@ -99,7 +101,7 @@ class World:
         reach = stream.reach(context) if drawing.facts.causal else context
         label, text = self._asked
         self._told = drawing.condition(label, 1, text, actions=self._actions, frames=(frames, 0))
-        past = drawing.codec.encode(given[:, :, -reach:].to(drawing.device)).mean
+        past = drawing.codec.encode(given[:, :, -reach:].to(drawing.codec.shift)).mean
         first = frames - past.shape[2]
         self._turns: Turns = (
             stream.begin(draw, past, context, first) if drawing.facts.causal else OneByOne(draw, past, context, first)

@@ -17,7 +17,7 @@ from vidiff.pipeline.facts import Facts
 from vidiff.store.place import place_of
 from vidiff.store.tree import Folder, Tree
 from vidiff.video.fit import Fit
-from vidiff.video.reader import VideoReader
+from vidiff.video.reader import Manner
 from vidiff.video.sources import CLIP_SUFFIXES
 
 
@@ -63,7 +63,7 @@ class Openings:
             layout = options.layout if own else "auto"
             layout = "folders" if layout == "shapes" else layout
             root = root_of(data, copies_of(runs, options.remote_cache_gb))
-            stock = take_stock(root, layout, options.fold, {options.split, options.test_split})
+            stock = take_stock(root, layout, options.fold, {options.split, options.test_split}, camera=options.camera)
             split = options.test_split
             if not own and stock.is_split and not stock.splits.get(split):
                 there = [name for name, clips in stock.splits.items() if clips]
@@ -78,14 +78,15 @@ class Openings:
         """The first frames of a clip. Raises ValueError where there is none of this number, or it cannot be read."""
         if not 0 <= number < len(self.clips):
             raise ValueError(f"there is no clip {number}; choose 0 to {len(self.clips) - 1}")
-        clip, stride = self.clips[number], self.facts.strides[0]
-        with clip.place.held() as place, VideoReader(place, treatment=self.facts.treatment) as reader:
-            shown = range(0, reader.frames, stride)[: self.frames]
+        clip, facts = self.clips[number], self.facts
+        manner = Manner(decoder=clip.decoder, treatment=facts.treatment, part=clip.part)
+        with clip.place.held() as place, manner.open(place) as reader:
+            shown, _ = facts.seen(reader)
             size = reader.size
-            video = Fit(size, self.facts.nearest(*size)).read(reader, shown)
+            video = Fit(size, facts.nearest(*size)).read(reader, shown[: self.frames].tolist())
             rows = self._rows(clip, reader.frames)
         name = self.labels[clip.label] if 0 <= clip.label < len(self.labels) else None
-        return Opening(clip.name, video, rows[[*shown]], name if name in self.facts.labels else None)
+        return Opening(clip.name, video, rows[shown[: self.frames]], name if name in facts.labels else None)
 
     def _rows(self, clip: Clip, frames: int) -> np.ndarray:
         """What led to each frame of a clip, as a file beside it tells; unknown where there is none."""

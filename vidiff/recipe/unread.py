@@ -15,6 +15,7 @@ from vidiff.recipe.slots import ConfigError
 READ_BY = {  # options of a student's loss, and the objectives that read them
     "steps": ("consistency", "consistency_training", "progressive", "reflow"),
     "order": ("progressive",),
+    "pace": ("distribution_matching",),
     "segments": ("consistency", "consistency_training"),
 }
 

@@ -26,6 +26,7 @@ from vidiff.store.plain import parse_json
 from vidiff.video.writer import write_video
 
 FORMAT = 1
+BEGUN = "begun.json"  # what a study that is not all there is made of
 BATCH = 4
 SPOILT = 0.5  # strength of noise and blur in the spoilt clip of a check
 
@@ -152,14 +153,22 @@ def make_study(
     known = folder / "study.json"
     if known.is_file():
         content = _read(known)
-        if {key: content.get(key) for key in asked} != json.loads(json.dumps(asked)):
+        if {key: content.get(key) for key in asked} != _plain(asked):
             raise StudyError(
                 f"{folder} holds a study of {content['a'].get('source')} and {content['b'].get('source')} made with "
                 "other options: give another --out, or remove that folder with its votes"
             )
         return open_study(folder)
-    if folder.is_dir() and any(p.name not in ("clips", ".DS_Store") for p in folder.iterdir()):
+    begun = folder / BEGUN
+    if folder.is_dir() and any(p.name not in ("clips", BEGUN, ".DS_Store") for p in folder.iterdir()):
         raise StudyError(f"{folder} holds other things than a study: give another --out")
+    if (folder / "clips").is_dir() and not (begun.is_file() and parse_json(begun.read_bytes()) == _plain(asked)):
+        raise StudyError(
+            f"{folder} holds clips of a study that was begun with other options: give another --out, or remove that "
+            "folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(begun, json.dumps(asked, indent=1) + "\n")
     study = Study(folder, asked["labels"], checks, seed, asked["a"], asked["b"])
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     todo = [(kind, source, range(study.pairs)) for kind, source in (("a", a), ("b", b))]
@@ -173,7 +182,13 @@ def make_study(
     files = sorted((folder / "clips").glob("*.mp4"))
     content = asked | {"sha256": {file.name: sha256(file) for file in files}}
     write_whole(known, json.dumps(content, indent=1) + "\n")
+    begun.unlink()
     return study
+
+
+def _plain(asked: dict[str, Any]) -> Any:
+    """What was asked for as a file of JSON says it."""
+    return json.loads(json.dumps(asked))
 
 
 def open_study(folder: Path) -> Study:

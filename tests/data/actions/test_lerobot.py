@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from indexes import build_index, source, stock_of
+from pipelines import config
 from server import serving
 
 from vidiff.cli.make.doctor import main as doctor
@@ -21,7 +23,9 @@ from vidiff.data.control.pair import control_index
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.data.root import copies_of, root_of
+from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.run import read_config
+from vidiff.play.openings import Openings
 from vidiff.store.error import DataError
 from vidiff.store.tree import Folder
 from vidiff.training.diffusion import DiffusionStage
@@ -220,3 +224,17 @@ def test_whole_numbers_are_choices(tmp_path: Path) -> None:
     (tmp_path / "meta" / "stats.json").write_text("{}")
     with pytest.raises(DataError, match="do not tell of actions and their range"):
         lerobot_space(Folder(tmp_path))
+
+
+def test_a_world_begins_with_an_episode(arm: Path) -> None:
+    """Of a file that several share, with what was done in that one."""
+    space = lerobot_space(Folder(arm))
+    of = config(2, 6)
+    of.data.root, of.data.size, of.unet.actions = str(arm), 16, space.width
+    openings = Openings(str(arm), of.data, arm.parent, Facts.of(of, (), 10.0, actions=space), 4)
+    for number, clip in enumerate(openings.clips):
+        opening = openings.read(number)
+        first = sum(LENGTHS[: int(clip.name.rpartition("_")[2])])
+        assert numbers(opening.video.transpose(0, 1)).tolist() == [*range(first, first + 4)]
+        rows = rows_of(Folder(arm), replace(clip, frames=clip.part[1] - clip.part[0]), space)
+        np.testing.assert_array_equal(opening.rows, rows[:4])

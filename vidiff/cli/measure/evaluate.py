@@ -168,7 +168,7 @@ def by_environment(options: argparse.Namespace) -> None:
     file = options.json or run / "follow.json"
     check_writable(file)
     pipeline = Pipeline.from_pretrained(run, options.device, options.weights)
-    found = score_following(run, pipeline, None if options.data is None else Path(options.data), protocol)
+    found = score_following(run, pipeline, options.data, protocol)
     scores = finite({"sampling": pipeline.settings(), "run": str(run), **found.scores})
     write_whole(file, json.dumps(scores, indent=2, allow_nan=False) + "\n")
     tell(found.scores)
@@ -199,8 +199,7 @@ def by_steps(options: argparse.Namespace) -> None:
     for student in options.students or ():
         own = Pipeline.from_pretrained(student, options.device, options.weights)
         ways.append(Way(student, own, {} if options.guidance is None else {"guidance": options.guidance}))
-    data = None if options.data is None else Path(options.data)
-    print(markdown(list(compare_few(ways, data, protocol, file)), COLUMNS, "run"), end="")
+    print(markdown(list(compare_few(ways, options.data, protocol, file)), COLUMNS, "run"), end="")
     print(file)
 
 
@@ -223,8 +222,8 @@ def by_steps_enlarged(
     cascade = Cascade(stages, [str(path) for path in (run, *further)])
     network = Features.load(options.network, pipeline.device) if options.network else None
     protocol = UpscalingProtocol(options.starts, options.new, seed=options.seed)
-    data, picture = None if options.data is None else Path(options.data), file.with_suffix(".png")
-    of = (further[-1] if further else run), options.few, data, protocol, network, picture
+    picture = file.with_suffix(".png")
+    of = (further[-1] if further else run), options.few, options.data, protocol, network, picture
     print(markdown(list(kept(compare_steps(cascade, *of, **asked), file)), COLUMNS, "enlarged"), end="")
     print(file, picture, sep="\n")
 
@@ -247,9 +246,9 @@ def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[d
     from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaler
     from vidiff.pipeline.run import read_config
 
-    data = None if options.data is None else Path(options.data)
+    data: str | None = options.data
     own = run / "scores.json"
-    subject = Subject(run, pipeline, data or Path(read_config(run).data.root))
+    subject = Subject(run, pipeline, Path(data or read_config(run).data.root))
     if pipeline.facts.enlarges:
         scores = score_upscaler(run, pipeline, data, UpscalingProtocol())
     elif options.editing:

@@ -32,7 +32,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def plot(options: argparse.Namespace) -> None:
     import torch
 
-    from vidiff.diffusion.condition import Condition
     from vidiff.diffusion.grid import time_grid
     from vidiff.diffusion.likelihood import surprise
     from vidiff.pipeline.given import GivenClip
@@ -52,7 +51,7 @@ def plot(options: argparse.Namespace) -> None:
         raise ValueError("this run is a student of few steps, which knows of no likelihood: ask its teacher's run")
     if pipeline.codec.temporal > 1:
         raise ValueError("this run's codec makes one latent of several frames: nothing tells them apart")
-    with GivenClip(options.clip, pipeline.facts, (pipeline.size, pipeline.size)) as clip:
+    with GivenClip(options.clip, pipeline.facts) as clip:
         if clip.note:
             print(clip.note)
         count = clip.frames if options.frames is None else min(options.frames, clip.frames)
@@ -60,7 +59,7 @@ def plot(options: argparse.Namespace) -> None:
     bits = surprise(
         pipeline.denoiser,
         pipeline.codec.encode(video.to(pipeline.device)).mean,
-        Condition(label=pipeline.model.label_tensor(options.label, 1)).to(pipeline.device),
+        pipeline.condition(options.label, 1),
         time_grid(pipeline.denoiser.schedule, options.steps, dtype=torch.float64),
         window=pipeline.frames,
         context=pipeline.sampling.context if options.context is None else options.context,

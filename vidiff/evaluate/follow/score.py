@@ -15,7 +15,16 @@ from tqdm import tqdm
 from vidiff.data.actions.space import ActionSpace
 from vidiff.data.index import other_data
 from vidiff.data.options import DataConfig
-from vidiff.evaluate.follow.starts import Starts, classes, counts, drawn, find_starts, shuffled, training_clips
+from vidiff.evaluate.follow.starts import (
+    Starts,
+    classes,
+    counts,
+    drawn,
+    find_starts,
+    refuse_gaps,
+    shuffled,
+    training_clips,
+)
 from vidiff.metrics.prediction import psnr
 from vidiff.metrics.worlds.inverse import STEPS, InverseDynamics, accuracy, learn
 from vidiff.metrics.worlds.places import ORACLES, Oracle
@@ -88,7 +97,7 @@ class Following:
     fps: float = 8.0
 
 
-def score_following(run: Path, pipeline: Pipeline, data: Path | None, protocol: FollowProtocol) -> Following:
+def score_following(run: Path, pipeline: Pipeline, data: str | Path | None, protocol: FollowProtocol) -> Following:
     """Let a run's model and the environment go on from held-out clips, under the same actions.
 
     Args:
@@ -100,10 +109,7 @@ def score_following(run: Path, pipeline: Pipeline, data: Path | None, protocol: 
     config = read_config(run)
     if pipeline.facts.actions is None:
         raise ValueError(f"{run} was trained without actions (data.actions), so there is nothing that it could follow")
-    if pipeline.facts.strides[0] != 1:
-        raise ValueError(
-            f"{run} sees every {pipeline.facts.strides[0]} frames of a clip; only worlds that see each are scored"
-        )
+    refuse_gaps(run, pipeline.facts)
     source = replace(config.data if data is None else other_data(config.data, data), limit=0)
     runs = runs_of(run, config)
     starts = find_starts(source, runs, protocol.starts, protocol.given + protocol.new, pipeline.size)

@@ -23,6 +23,7 @@ from vidiff.data.actions.space import Action, ActionSpace
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.data.root import Root, copies_of, root_of
+from vidiff.pipeline.facts import Facts
 from vidiff.record.record import SPLITS, STICKY, Recording, branch, play, recording_of, write_episode
 from vidiff.training.windows import Windows, choose_windows
 from vidiff.video.fit import Fit
@@ -150,6 +151,17 @@ def windows_of(
         windows = choose_windows(index, frames, size, 1, most)
     space, rows = read_actions(root, index.files)
     return windows, space, [rows[number][start : start + frames] for number, start in windows.starts], root
+
+
+def refuse_gaps(run: Path, facts: Facts) -> None:
+    """Raises ValueError for a world that does not see each frame of a clip: what is done leads from frame to frame."""
+    if facts.strides[0] != 1 or facts.rate:
+        seen = (
+            f"clips at {facts.rate:g} frames a second" if facts.rate else f"every {facts.strides[0]} frames of a clip"
+        )
+        raise ValueError(
+            f"{run} sees {seen}; only worlds that see each frame of a file are scored (data.stride, data.fps)"
+        )
 
 
 def _replay(root: Root, windows: Windows, which: int) -> Replay:
