@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vidiff.metrics.codec import frame_losses
 from vidiff.nn.vae import VAE, VAEConfig
-from vidiff.objective.vae import VAELoss, VAEObjective, shift
+from vidiff.objective.vae import VAELoss, VAEObjective, change_of, shift
 
 SMALL = VAEConfig(channels=3, width=8, multipliers=[1, 2], patch=2)
 
@@ -127,3 +128,30 @@ def test_a_share_out_of_range_is_named(share: float) -> None:
 def test_a_fraction_out_of_range_is_named(shifted: float) -> None:
     with pytest.raises(ValueError, match=r"loss\.shifted"):
         VAELoss(shifted=shifted)
+
+
+@pytest.mark.parametrize("shifted", [0.0, 0.3, 0.5])
+def test_flicker_is_how_the_errors_of_a_clip_change(shifted: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the codec's measure has it, and never from a clip's last frame to the next one's first; shifted frames too."""
+    torch.manual_seed(0)
+    network, video = VAE(SMALL), torch.rand(3, 3, 4, 16, 16) * 2 - 1
+    frames, shown = video.transpose(1, 2).flatten(0, 1), []
+    objective = VAEObjective(network, VAELoss(shifted=shifted, flicker=0.7, kl=0.0))
+    decode = network.decode
+    monkeypatch.setattr(network, "decode", lambda *given: shown.append(decode(*given)) or shown[-1])
+    found = objective({"video": video})
+    errors = shown[0] - frames[: len(shown[0])]
+    clips = [number // 4 for number in range(12)]
+    pairs = [(i, i + 1) for i in range(len(errors) - 1) if clips[i] == clips[i + 1]]
+    wanted = [(errors[j] - errors[i]).abs().flatten() for i, j in pairs]
+    if not shifted:
+        assert float(found["flicker"]) == pytest.approx(float(torch.cat(wanted).mean()), rel=1e-5)
+        scores = frame_losses(video, shown[0].detach().unflatten(0, (3, 4)).transpose(1, 2))
+        assert float(found["flicker"]) == pytest.approx(2 * float(scores["flicker"].mean()), rel=1e-4)
+    parts = change_of(errors, 0, 4)
+    torch.testing.assert_close(torch.cat(parts).sum(), torch.cat(wanted).sum())
+    later = change_of(torch.arange(12.0).square()[7:, None, None, None], 7, 4)  # one frame of a clip, then another clip
+    assert torch.cat(later).tolist() == [17.0, 19.0, 21.0]
+    total = found["l1"] + found["mse"] + 0.7 * found["flicker"]
+    torch.testing.assert_close(found["loss"].detach(), total)
+    assert float(objective({"video": video[:, :, :1]})["flicker"]) == 0.0

@@ -116,11 +116,12 @@ def test_a_discriminator_sharpens_an_autoencoder_that_is_there(place: Path) -> N
         ("train.compile=true", "train.compile does not go with loss.adversarial"),
         ("loss.discriminator_levels=3", "data.size is 16; a discriminator of 3 levels needs 28"),
         ("loss.adversarial=-1", "loss.adversarial is -1"),
+        ("data.frames=1", "loss.flicker is 0.5, but a single frame does not flicker: set data.frames"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(change: str, told: str, place: Path) -> None:
     with pytest.raises(ValueError, match=told):
-        load("vae.yaml", ["name=x", change])
+        load("vae.yaml", ["name=x", "loss.flicker=0.5", change])
 
 
 def test_a_network_that_is_not_there_is_named(place: Path) -> None:

@@ -27,6 +27,7 @@ class VAELoss:
 
     l1: float = 1.0
     mse: float = 1.0
+    flicker: float = 0.0  # of the mean |e[i + 1] - e[i]| of the errors e of frames i, which L1 and MSE do not see
     moving: float = 0.0  # share of L1 and MSE that is taken over what moves alone, however little that is
     kl: float = 1e-4  # per latent number
     shifted: float = 0.0  # fraction of frames that are decoded after moving their latents by part of a voxel
@@ -40,7 +41,7 @@ class VAELoss:
     def __post_init__(self) -> None:
         if not 0 <= self.shifted < 1:
             raise ValueError(f"loss.shifted is {self.shifted}; give a fraction from 0 to less than 1, such as 0.3")
-        for name in ("l1", "mse", "kl", "perceptual", "adversarial"):
+        for name in ("l1", "mse", "flicker", "kl", "perceptual", "adversarial"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"loss.{name} is {getattr(self, name)}; give 0 (off) or more")
         if not 0 <= self.moving < 1:
@@ -64,6 +65,21 @@ def shift(z: Tensor, down: float, right: float) -> Tensor:
     return torch.lerp(z[:, :, :, :-1], z[:, :, :, 1:], right)
 
 
+def change_of(error: Tensor, first: int, frames: int) -> list[Tensor]:
+    """By how much the errors `(n, c, h, w)` of frames in a row differ, |e[i + 1] - e[i]|, within a clip alone.
+
+    Args:
+        first: the number of the first one, of the frames of clips that follow one another.
+        frames: of a clip.
+
+    Returns:
+        parts, each of a clip's, flat.
+    """
+    ends = [*range(frames - first % frames, len(error), frames), len(error)]
+    parts = zip([0, *ends], ends, strict=False)
+    return [error[begin:end].diff(dim=0).abs().flatten() for begin, end in parts if end - begin > 1]
+
+
 class VAEObjective(nn.Module):
     """Reconstruction (L1 and MSE, means over pixels) plus KL to the unit Gaussian (mean over latent numbers).
 
@@ -72,9 +88,10 @@ class VAEObjective(nn.Module):
     translations): then what moves smoothly in pixels moves smoothly in the latent, which a diffusion model learns
     sooner. Of an autoencoder with a temporal factor it is a fraction of the clips, and a clip moves as a whole.
 
-    On top of that, each where its weight is above 0, a perceptual distance between frames (Zhang et al. 2018) and a
-    discriminator of patches, as in Esser et al. 2021, eq. 5 to 7, and Rombach et al. 2022, section 3.1. The
-    discriminator is part of this module, and so of checkpoints; the codec is `network` alone.
+    On top of that, each where its weight is above 0, how much errors change from frame to frame, which is the flicker
+    that `tools/codec.py` tells; a perceptual distance between frames (Zhang et al. 2018); and a discriminator of
+    patches, as in Esser et al. 2021, eq. 5 to 7, and Rombach et al. 2022, section 3.1. The discriminator is part of
+    this module, and so of checkpoints; the codec is `network` alone.
 
     Args:
         similar: the network of the perceptual distance. It is no part of the module, and not trained.
@@ -112,15 +129,16 @@ class VAEObjective(nn.Module):
         Returns:
             "loss", its terms, and "psnr" in dB.
         """
-        frames = rearrange(batch["video"], "b c f h w -> (b f) c h w")
-        mean, std = self.network.encode(frames, Stream(len(batch["video"])))
+        video = batch["video"]
+        frames = rearrange(video, "b c f h w -> (b f) c h w")
+        mean, std = self.network.encode(frames, Stream(len(video)))
         z = mean + std * torch.randn_like(mean)
-        unit = len(z) // len(batch["video"]) if self.network.together else 1  # latents that stay together
+        unit = len(z) // len(video) if self.network.together else 1  # latents that stay together
         moved = int(len(z) // unit * self.weights.shifted) * unit if min(z.shape[2:]) > 1 else 0
         still = len(z) - moved
         first = still * len(frames) // len(z)  # of the frames that are to be moved
-        weights = self._weights(batch["video"])
-        psnr, errors, shown = {}, [], list[Pair]()
+        weights = self._weights(video)
+        psnr, errors, shown, changes, begun = {}, [], list[Pair](), list[Tensor](), 0
         pairs = (
             ("psnr", z[:still], frames[:first], weights[:first]),
             ("psnr_shifted", *self._move(z[still:], frames[first:], weights[first:])),
@@ -131,9 +149,14 @@ class VAEObjective(nn.Module):
                 error = decoded - wanted
                 errors.append((len(code) / len(z), (error.abs() * weight).mean(), (error.square() * weight).mean()))
                 shown.append((len(code) / len(z), decoded, wanted))
+                changes += change_of(error, begun, video.shape[2]) if self.weights.flicker else ()
+                begun += len(wanted)
                 psnr[name] = 10 * torch.log10(4 / error.detach().square().mean())  # the range of [-1, 1] is 2
         l1, mse = (torch.stack([part * error[i] for part, *error in errors]).sum() for i in (0, 1))
         near, terms = self.weights.l1 * l1 + self.weights.mse * mse, dict[str, Tensor]()
+        if self.weights.flicker:  # of pictures there is none
+            terms["flicker"] = torch.cat(changes).mean() if changes else l1.new_zeros(())
+            near = near + self.weights.flicker * terms["flicker"]
         if self.weights.perceptual:
             terms["perceptual"] = self._distance(shown)
             near = near + self.weights.perceptual * terms["perceptual"]

@@ -79,6 +79,11 @@ class VAERun(RunConfig):
                 "loss.perceptual needs loss.perceptual_network: efficientnet (pip install 'vidiff[perceptual]'), or "
                 "the folder of a network of two pictures, such as LPIPS as TorchScript beside its network.json"
             )
+        if self.loss.flicker and not any(bucket.frames > 1 for bucket in self.data.plan()):
+            raise ConfigError(
+                f"loss.flicker is {self.loss.flicker}, but a single frame does not flicker: set data.frames, or leave "
+                "it out"
+            )
         if self.loss.adversarial and self.train.compile:
             raise ConfigError(
                 "train.compile does not go with loss.adversarial, whose weight is made of gradients within the "
