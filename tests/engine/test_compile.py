@@ -90,6 +90,19 @@ def test_blocks_of_a_kind_are_compiled_once(backend: Counted) -> None:
     assert backend.graphs <= 2  # the first block's input needs no gradient, and the others' do
 
 
+def test_calls_without_gradients_are_not_compared(backend: Counted) -> None:
+    """As students and rollouts make them, before the one of which they learn."""
+
+    class Twice(Stack):
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            with torch.no_grad():
+                made = super().forward(batch)["loss"]
+            return super().forward(batch | {"x": batch["x"] + made})
+
+    assert compile.objection(Twice(), batch(), "fp32") is None
+    assert backend.graphs
+
+
 def test_the_choice_of_attention_does_not_break_a_block(backend: Counted) -> None:
     """Its probes, which a compiler would follow, are no part of the block."""
     layer = Attention(16, "joint", 8)

@@ -11,7 +11,7 @@ import torch
 from tests.helpers.videos import numbered
 from vidiff.cli import main as command
 from vidiff.cli.measure import surprise
-from vidiff.engine.checkpoint import load_part, newest
+from vidiff.engine.checkpoint import load_part, load_weights, newest
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.pipeline import Pipeline
@@ -21,6 +21,7 @@ from vidiff.plan.sketch import sketch
 from vidiff.recipe.kinds import StudentRun
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
+from vidiff.share.export import export
 from vidiff.train import main
 from vidiff.training import diffusion
 from vidiff.video.writer import write_video
@@ -182,6 +183,7 @@ def test_what_was_not_distilled_is_refused(student: Pipeline, options: dict, mes
         ),
         (["objective=progressive", "loss.steps=3"], "loss.steps is 3, but the student draws by sampling.steps=2"),
         (["objective=reflow", "loss.steps=0"], "loss.steps is 0, but objective is reflow"),
+        ([*MATCHING, "train.keep_best=val/loss"], "that of distribution_matching is not the student's: give val/mis"),
         (MATCHING, "sampling.sampler.name is ddim, but .* noised anew: set sampling.sampler.name=consistency"),
         (["objective=guidance", "loss.guidance=[1,1]"], r"which is none, but objective is guidance: .*=\[1,4\]"),
         (["loss.steps=0"], "loss.segments is 2, but loss.steps=0 is for one"),
@@ -206,6 +208,10 @@ def test_a_teacher_of_another_shape_is_refused(capsys: pytest.CaptureFixture[str
     ):
         assert main(["student.yaml", "name=other", change]) == 2
         assert message in capsys.readouterr().err
+    matching = [*MATCHING, "sampling.steps=1", "loss.guidance=[1,4]", "start=runs/student"]
+    assert main(["student.yaml", "name=other", *matching]) == 2
+    assert "a student by consistency, which says where a draw ends" in (told := capsys.readouterr().err)
+    assert "objective=distribution_matching asks its teacher" in told and "that one, start=runs/teacher, or" in told
     assert main(["student.yaml", "name=other", "start=runs/student", "loss.guidance=[1,5]"]) == 2
     assert "start=runs/student is a student of scales 1 to 4" in capsys.readouterr().err
 
@@ -240,3 +246,18 @@ def test_it_is_planned_with_its_teacher_s_passes() -> None:
 def test_it_is_not_asked_for_a_likelihood(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert surprise.main(["data/test/ant/a.mp4", "--run", "runs/student", "--device", "cpu"]) == 2
     assert "ask its teacher's run" in capsys.readouterr().err
+
+
+def test_what_a_student_was_matched_by_is_no_part_of_it(place: Path) -> None:
+    """Its training tells how far both are apart, and what is passed on is the student alone."""
+    changes = [*MATCHING, "name=matched", "sampling.sampler.name=consistency", "train.keep_best=val/mismatch"]
+    assert main(["student.yaml", *changes]) == 0
+    lines = [json.loads(line) for line in (place / "runs/matched/metrics.jsonl").read_text().splitlines()]
+    (mismatch,) = [line["val/mismatch"] for line in lines if "val/mismatch" in line]
+    assert mismatch > 0 and not any("val/gap" in line for line in lines)
+    export(place / "runs/matched", place / "passed on", "ada/matched")
+    checkpoint = newest(place / "passed on/checkpoints")
+    assert checkpoint is not None
+    kept = load_weights(checkpoint)
+    assert kept and all(key.startswith("denoiser.") for key in kept)
+    assert load_part(checkpoint, "denoiser").keys() == load_part(place / "runs/student", "denoiser").keys()

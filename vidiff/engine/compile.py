@@ -69,6 +69,8 @@ def objection(objective: nn.Module, batch: Mapping[str, Tensor], precision: Prec
     reasons: list[str] = []
 
     def look(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled():
+            return  # a call of which nothing is learned; there is another, with gradients
         if not reasons and (reason := _compare(block, given, options, precision)):
             reasons.append(f"{type(block).__name__}: {reason}")
 

@@ -23,9 +23,10 @@ class Matching(StudentObjective):
     eqs. 7 and 8; several steps after Yin et al. 2024, Improved Distribution Matching Distillation, sections 4.4, 4.5).
 
     What the student makes is noised, and moved from what a denoiser of its own draws, `fake`, says of it to what the
-    guided teacher says: the gradient of the KL divergence between both distributions, at every noise level. `fake`
-    begins as the student, and learns beside it of what that makes. Each sees the other as a constant, so that one
-    backward pass gives each network the gradient of its own part alone, and one optimizer moves both.
+    guided teacher says: the gradient of the KL divergence between both distributions, at every noise level, with the
+    weights of eq. 8 but for a factor `alpha`. `fake` begins as the student, and learns beside it of what that makes.
+    Each sees the other as a constant, so that one backward pass gives each network the gradient of its own part alone,
+    and one optimizer moves both.
 
     The student is asked at the times of its own draws, and shown what it has made itself at the times before, noised
     anew: it is drawn by the sampler `consistency`. Known frames are the data's, at their own clock, to all three.
@@ -103,9 +104,13 @@ class Matching(StudentObjective):
             clips = torch.where(learned & (clock < here), estimate.to(x0.dtype), clips)
         return clips
 
+    @torch.no_grad()
     def gaps(self, batch: Batch, exact: tuple[float, Tensor] | None = None) -> tuple[dict[str, float], Any]:
-        """Nothing: its draws are its own, and no nearer to those that its teacher makes of the same noise."""
-        return {}, exact
+        """How far both networks are apart on what is made of held-out clips' tasks: "mismatch", as of a training step.
+
+        Its draws are its own, and no nearer to those that its teacher makes of the same noise.
+        """
+        return {"mismatch": float(self(batch)["mismatch"])}, exact
 
 
 def _mean(x: Tensor, learned: Tensor) -> Tensor:

@@ -217,5 +217,7 @@ def at_most(config: RunConfig, part: int, folder: Path) -> float:
         weights += (45 + more) * count * width**2
         kept += (100 + more) * count * width / shrunk**2 / 4**level
     voxels = max(clip.frames * clip.height * clip.width for clip in config.data.plan())
-    sets = 8 + len(config.train.ema_widths) + isinstance(config, StudentRun)  # whose teacher is as large as it
+    sets = 8 + 2 * len(config.train.ema_widths)
+    if isinstance(config, StudentRun):  # whose teacher is as large as it, as is what learns of its draws
+        sets = sets * (2 if config.objective == "distribution_matching" else 1) + 1
     return LIBRARIES[True] + 4 * (sets * weights + part * voxels * kept)

@@ -389,6 +389,10 @@ class StudentRun(DiffusionRun):
                 "scale and the largest, such as loss.guidance=[1,4]"
             )
         continuous = self.objective == "consistency" and not self.loss.steps
+        if self.objective == "distribution_matching" and self.train.keep_best == "val/loss":
+            raise ConfigError(
+                "train.keep_best is val/loss, but that of distribution_matching is not the student's: give val/mismatch"
+            )
         name = self.sampling.sampler.get("name", "")
         if self.objective == "distribution_matching" and self.draws > 1 and name != "consistency":
             raise ConfigError(

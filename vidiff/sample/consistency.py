@@ -14,7 +14,8 @@ class MultistepConsistency(Sampler):
     """Multistep consistency sampling (Song et al. 2023, algorithm 1): `x_s = alpha_s x0 + sigma_s eps` with new noise.
 
     It is for students of the objectives `consistency` and `consistency_training`, whose `x0` is the end of the
-    probability-flow ODE; of any other model `x0` is a mean over all ends, and comes out blurred.
+    probability-flow ODE, and of `distribution_matching`, whose `x0` is as likely a clip; of any other model
+    `x0` is a mean over all ends, and comes out blurred.
     """
 
     def step(

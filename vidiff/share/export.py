@@ -64,6 +64,7 @@ def export(run: Path, folder: Path, name: str, weights: str = "ema", licence: st
             "with text.model=OWNER/NAME of the hub, and others can read it, too"
         )
     tensors = load_weights(checkpoint if weights in ("ema", "model") else run, weights)
+    tensors = {key: tensor for key, tensor in tensors.items() if key.startswith("denoiser.")}  # not what it learned by
     codec, config = load_codec(run / "codec", config.codec.tile), _portable(config)
     with draft_of(folder) as draft:
         draft.mkdir()

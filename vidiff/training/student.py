@@ -17,6 +17,9 @@ from vidiff.training.diffusion import DiffusionStage
 from vidiff.training.stage import FREE
 from vidiff.training.start import start_denoiser
 
+ASKS_ANYWHERE = ("distribution_matching", "guidance")  # objectives whose teacher is asked for a mean at any time
+ASKED_ANYWHERE = ("guidance", "reflow")  # those whose students can be
+
 
 class StudentStage(DiffusionStage):
     """Training a student. Beside the loss it is told how far its draws are from those of its teacher."""
@@ -59,6 +62,12 @@ def refuse_another_shape(config: StudentRun, facts: Facts) -> bool:
     known = Facts.load(source, before)
     if known.labels != facts.labels:
         raise ValueError(f"start={source} knows the classes {known.labels}, not {facts.labels}: give it the same data")
+    if isinstance(before, StudentRun) and before.objective not in ASKED_ANYWHERE and config.objective in ASKS_ANYWHERE:
+        raise ValueError(
+            f"start={source} is a student by {before.objective}, which says where a draw ends, and objective="
+            f"{config.objective} asks its teacher what a clip is at every time: name the teacher of that one, start="
+            f"{before.start}, or a student by guidance"
+        )
     if isinstance(before, StudentRun) and before.scales is not None:
         low, high = before.scales
         if config.scales is None or not low <= config.scales[0] <= config.scales[1] <= high:
