@@ -27,9 +27,9 @@ KINDS = {  # a recipe -> what makes it small
     "shapes_text": UNET,
     "shapes_sr": UNET,
     "shapes_guided": UNET,
-    "shapes_student": [*UNET, "loss.steps=8"],  # of its teacher, two in each of its own
+    "shapes_guided progressive": [*UNET, "objective=progressive", "loss.steps=12", "loss.order=2"],  # two for each
+    "shapes_student": UNET,
     "shapes_student consistency": [*UNET, "objective=consistency"],
-    "shapes_guided matching": [*UNET, "objective=distribution_matching", "sampling.sampler.name=consistency"],
     "small": [*UNET, "unet.previous=true", "data.actions=false"],
     "shapes_classifier": ["classifier.width=16", "classifier.head_dim=8", "classifier.blocks=[1,1]"],
     "shapes_vae": ["vae.width=8"],

@@ -11,7 +11,7 @@ from vidiff.recipe.slots import ConfigError
 from vidiff.recipe.unread import refuse_unread
 from vidiff.train import main
 
-CONSISTENCY = ["objective=consistency", "loss.order=1"]
+CONSISTENCY = ["objective=consistency"]
 
 
 @pytest.mark.parametrize("path", recipes().values(), ids=lambda path: path.stem)
@@ -24,20 +24,24 @@ def test_all_that_a_recipe_sets_is_read(path: Path) -> None:
     [
         (
             "shapes_student",
-            ["objective=reflow"],
+            ["objective=reflow", "loss.order=2"],
             "loss.order is 2, which objective=progressive reads, but objective is reflow: .* set loss.order=1",
         ),
-        ("shapes_student", ["objective=consistency"], "loss.order is 2, .* but objective is consistency"),
+        (
+            "shapes_student",
+            ["objective=consistency", "loss.order=2"],
+            "loss.order is 2, .* but objective is consistency",
+        ),
         (
             "shapes_student",
             ["loss.segments=4"],
             "loss.segments is 4, which objective=consistency or consistency_training reads, but objective is "
-            "progressive: leave it out, or set loss.segments=1",
+            "distribution_matching: leave it out, or set loss.segments=1",
         ),
-        ("shapes_student", ["objective=reflow", "loss.order=1", "loss.segments=2"], "loss.segments is 2"),
+        ("shapes_student", ["objective=reflow", "loss.segments=2"], "loss.segments is 2"),
         ("shapes_guided", ["loss.steps=0"], "loss.steps is 0, .* but objective is guidance: .* set loss.steps=16"),
         ("shapes_guided", ["loss.steps=8"], "loss.steps is 8, .* but objective is guidance: .* set loss.steps=16"),
-        ("shapes_student", ["loss.pace=0.3"], "loss.pace is 0.3, which objective=distribution_matching reads"),
+        ("shapes_guided", ["loss.pace=0.3"], "loss.pace is 0.3, which objective=distribution_matching reads"),
         ("shapes_student", ["loss.guidance=[1,1]", "loss.history=false"], "set loss.history=true"),
         *(
             (recipe, ["loss.rollout_time=0.2"], "loss.rollout_time is 0.2, but loss.rollout=0 .* or set loss.rollout")
@@ -56,7 +60,7 @@ def test_what_is_not_read_is_refused(recipe: str, changes: list[str], message: s
         ("shapes_student", [*CONSISTENCY, "loss.segments=4"]),
         (
             "shapes_student",
-            ["objective=consistency_training", "loss.order=1", "loss.guidance=[1,1]", "loss.segments=4"],
+            ["objective=consistency_training", "loss.guidance=[1,1]", "loss.segments=4"],
         ),
         ("shapes_student", ["loss.history=false"]),
         ("small", ["loss.drop=0.3"]),
