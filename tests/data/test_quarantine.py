@@ -17,7 +17,7 @@ def test_a_line_holds_until_its_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     path.write_text("one")
     assert quarantine.held([clip_at(path)]) == {}
-    quarantine.add(place_of(path), "its\tdecoder\nhangs")
+    quarantine.add(clip_at(path), "its\tdecoder\nhangs")
     assert quarantine.held([clip_at(path), clip_at(tmp_path / "y.mp4")]) == {str(path): "its decoder hangs"}
     path.write_text("another")
     assert quarantine.held([clip_at(path)]) == {}
@@ -31,7 +31,7 @@ def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
     quarantine = Quarantine(tmp_path / "list.txt")
     for path in (tmp_path / name, tmp_path / os.fsdecode(b"\xff.mp4")):
         path.touch()
-        quarantine.add(place_of(path), "reason")
+        quarantine.add(clip_at(path), "reason")
         assert quarantine.held([clip_at(path)]) == {str(path): "reason"}
     quarantine.replace({})
     assert len(quarantine.entries()) == 2 and quarantine.held([clip_at(tmp_path / name)])
@@ -50,7 +50,7 @@ def test_a_scan_leaves_other_files_alone(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "list.txt")
     for name in ("1", "2", "3"):
         (tmp_path / name).write_text(name)
-        quarantine.add(place_of(tmp_path / name), f"reason {name}")
+        quarantine.add(clip_at(tmp_path / name), f"reason {name}")
     stamp = str(place_of(tmp_path / "2").stamp())
     quarantine.replace({place_of(tmp_path / "1").key: None, place_of(tmp_path / "2").key: Entry("another", stamp)})
     assert [entry.reason for entry in quarantine.entries().values()] == ["another", "reason 3"]
@@ -59,7 +59,7 @@ def test_a_scan_leaves_other_files_alone(tmp_path: Path) -> None:
 
 def test_many_may_write_at_once(tmp_path: Path) -> None:
     def add(number: int) -> None:
-        Quarantine(tmp_path / "list.txt").add(place_of(tmp_path / f"{number}.mp4"), "x" * 500)
+        Quarantine(tmp_path / "list.txt").add(clip_at(tmp_path / f"{number}.mp4"), "x" * 500)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(64)))
@@ -72,7 +72,7 @@ def test_a_training_says_where_all_is_left_out(tmp_path: Path, capsys: pytest.Ca
         path = tmp_path / "data" / "train" / f"{number:02d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        quarantine.add(place_of(path), "zero bytes")
+        quarantine.add(clip_at(path), "zero bytes")
     with pytest.raises(DataError, match=r"all 25 files in .*data are left out by .*list\.txt: mend or replace them"):
         build_index(tmp_path / "data", quarantine=quarantine, progress=False)
     said = "".join(capsys.readouterr())

@@ -171,7 +171,7 @@ def test_names_with_colons_and_names_that_are_not_utf8(
         assert torch.equal(read_video(file.place), read_video(odd / name))
     Path("a:b.jsonl").unlink(missing_ok=True)
     held = Quarantine(tmp_path / "quarantine.txt")
-    held.add(index.files[0].place, "broken")
+    held.add(index.files[0], "broken")
     assert list(held.held(index.files)) == [index.files[0].name]
 
 

@@ -101,7 +101,7 @@ def test_real_clips_are_those_that_training_would_read(place: Path, monkeypatch:
     assert len(first) == 6 and {file.decoder for file in first} == {"decord"}
     quarantine = Quarantine(quarantine_list(place / "runs"))
     try:
-        quarantine.add(first[2].place, "its decoder hung in a training")
+        quarantine.add(first[2], "its decoder hung in a training")
         assert [file.name for file in real()] == [file.name for file in first if file != first[2]]
     finally:
         quarantine.file.unlink()

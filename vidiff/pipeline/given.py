@@ -41,7 +41,7 @@ class GivenClip:
         self.note: str | None = None
         self._picture: Tensor | None = None
         self._reader = VideoReader(self.path, treatment=facts.treatment)
-        if is_picture(self.path):
+        if is_picture(self.path) and self._reader.frames == 1:
             self._reader.close()
             self.size = size or facts.nearest(*size_of(self.path), factor)
             self._picture = read_fitted(self.path, self.size, treatment=facts.treatment)[0][0]  # 3 1 h w

@@ -26,6 +26,7 @@ from vidiff.pipeline.model import Actions, Labels, Texts, load_model
 from vidiff.pipeline.pieces import Pieces, Upscales
 from vidiff.pipeline.run import read_config
 from vidiff.pipeline.world import World
+from vidiff.pixels import check_video
 from vidiff.store.place import place_of
 
 
@@ -436,4 +437,5 @@ class Pipeline(Drawing, Upscales):
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
         """What the codec makes of `(b, 3, f, h, w)`: the best that any model on its latents can look like."""
+        check_video(video, "video", one=False)
         return self.codec.decode(self.codec.encode(video.to(self.codec.shift)).mean).to(video)
