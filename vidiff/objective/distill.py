@@ -44,7 +44,7 @@ class StudentLoss(DiffusionLoss):
     segments: int = 1  # consistency: parts of the way, each to its own end; then as many steps of ddim draw a clip
     # the scale of guidance is drawn from this range for each sample, and told to the student; [1, 1] is the plain model
     guidance: list[float] = field(default_factory=lambda: [1.0, 4.0])
-    pace: float = 0.1  # distribution_matching: the student's rate, of that of the denoiser which learns what it draws
+    pace: float = 0.25  # distribution_matching: the student's rate, of that of the denoiser which learns what it draws
     history: bool = True  # where frames are known, that scale is on them as well as on label and text
 
     def __post_init__(self) -> None:
