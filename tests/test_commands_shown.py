@@ -294,10 +294,9 @@ SHOWN: dict[str, Run | Part] = {
     "vidiff evaluate --run runs/shapes --few 18 9 5 --students runs/shapes_guided runs/shapes_student": Run(
         (STUDENT,), add="--few 2 1 --starts 12 --given 2 --new 2", leaves={"runs/shapes/few_steps.json": 0}
     ),
-    "vidiff evaluate --run runs/shapes --few 18 9 5 --sampler unipc --seed 500": Part(
-        "as the command above", understood
-    ),
+    "vidiff evaluate --run runs/shapes --few 18 9 --seed 500": Part("as the command above", understood),
     "vidiff evaluate --run runs/shapes_guided --few 9 6 5 4 --seed 500": Part("as the command above", understood),
+    "vidiff evaluate --run runs/shapes_student --few 2 1 --seed 500": Part("as the command above", understood),
     "vidiff evaluate --run runs/shapes --few 18 9 5 --sampler unipc --grid '{kind: logistic, half: -4.86}' "
     "--seed 500": Part("as the command above", understood),
     "vidiff evaluate --run runs/breakout --few 8 2 1 --students runs/breakout_student --new 4": Run(
