@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vidiff.metrics.codec import frame_losses
 from vidiff.nn.vae import VAE, VAEConfig
-from vidiff.objective.vae import VAELoss, VAEObjective, change_of, shift
+from vidiff.objective.vae import VAELoss, VAEObjective, change_of, fine_contrast, shift
 
 SMALL = VAEConfig(channels=3, width=8, multipliers=[1, 2], patch=2)
 
@@ -155,3 +155,39 @@ def test_flicker_is_how_the_errors_of_a_clip_change(shifted: float, monkeypatch:
     total = found["l1"] + found["mse"] + 0.7 * found["flicker"]
     torch.testing.assert_close(found["loss"].detach(), total)
     assert float(objective({"video": video[:, :, :1]})["flicker"]) == 0.0
+
+
+def test_fine_contrast_is_the_deviation_of_what_a_blur_takes_away() -> None:
+    noise = torch.randn(1, 2, 256, 256, generator=torch.Generator().manual_seed(0))
+    left = (1 - 2 * 0.25 + (6 / 16) ** 2) ** 0.5  # of white noise, by the binomial's weights
+    assert float(fine_contrast(0.4 * noise).square().mean().sqrt()) == pytest.approx(0.4 * left, rel=0.01)
+    even = ramp(32, 32)
+    torch.testing.assert_close(fine_contrast(even), fine_contrast(0 * even), atol=2e-4, rtol=0)  # but for its edges
+    assert fine_contrast(noise[..., :5, :12]).shape == (1, 2, 1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(fine_contrast(0.02 * noise + 0.7), fine_contrast(0.02 * noise), atol=1e-5, rtol=1e-4)
+
+
+def test_detail_asks_for_fine_contrast_wherever_its_grains_lie() -> None:
+    torch.manual_seed(0)
+    network, video = VAE(SMALL), torch.rand(2, 3, 2, 16, 16) * 2 - 1
+    objective = VAEObjective(network, VAELoss(detail=0.7, kl=0.0))
+    torch.manual_seed(3)
+    found = objective({"video": video})
+    torch.manual_seed(3)
+    frames = video.transpose(1, 2).flatten(0, 1)
+    mean, std = network.encode(frames)
+    made = network.decode(mean + std * torch.randn_like(mean))
+    wanted = (fine_contrast(made) - fine_contrast(frames)).abs().mean()
+    torch.testing.assert_close(found["detail"], wanted.detach())
+    torch.testing.assert_close(found["loss"], found["l1"] + found["mse"] + 0.7 * wanted)
+    mirrored, faded = frames.flip(3), 0.5 * frames
+    assert (fine_contrast(mirrored) - fine_contrast(frames).flip(3)).abs().max() < 1e-5  # the grains lie elsewhere
+    assert (fine_contrast(faded) - fine_contrast(frames)).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["detail", "flicker"])
+def test_a_weight_out_of_range_is_named(name: str, weight: float) -> None:
+    with pytest.raises(ValueError, match=f"loss.{name} is {weight}"):
+        VAELoss(**{name: weight})

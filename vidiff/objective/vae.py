@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ class VAELoss:
     l1: float = 1.0
     mse: float = 1.0
     flicker: float = 0.0  # of the mean |e[i + 1] - e[i]| of the errors e of frames i, which L1 and MSE do not see
+    detail: float = 0.0  # of the mean |s' - s| of the fine contrasts s of 8x8 pixels, against blur; such as 1
     moving: float = 0.0  # share of L1 and MSE that is taken over what moves alone, however little that is
     kl: float = 1e-4  # per latent number
     shifted: float = 0.0  # fraction of frames that are decoded after moving their latents by part of a voxel
@@ -41,7 +43,7 @@ class VAELoss:
     def __post_init__(self) -> None:
         if not 0 <= self.shifted < 1:
             raise ValueError(f"loss.shifted is {self.shifted}; give a fraction from 0 to less than 1, such as 0.3")
-        for name in ("l1", "mse", "flicker", "kl", "perceptual", "adversarial"):
+        for name in ("l1", "mse", "flicker", "detail", "kl", "perceptual", "adversarial"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"loss.{name} is {getattr(self, name)}; give 0 (off) or more")
         if not 0 <= self.moving < 1:
@@ -80,6 +82,23 @@ def change_of(error: Tensor, first: int, frames: int) -> list[Tensor]:
     return [error[begin:end].diff(dim=0).abs().flatten() for begin, end in parts if end - begin > 1]
 
 
+def fine_contrast(frames: Tensor) -> Tensor:
+    """How much fine detail there is in each place of frames `(n, c, h, w)`, as `(n, c, h', w')`.
+
+    The standard deviation, over windows of up to 8x8 pixels that overlap by half, of what a binomial blur of 3x3 takes
+    away: the upper half of the spatial frequencies, mostly. Matching variances of windows rather than pixels asks for
+    detail without asking where each grain of it lies (Abrahamyan et al. 2022, gradient variance loss, eqs. 2 to 4,
+    there of Sobel's gradients).
+    """
+    frames, (height, width) = frames.float(), frames.shape[2:]
+    blurred = F.pad(frames, (1, 1, 1, 1), "replicate")
+    for _ in range(2):  # twice the mean of 2x2 is the binomial; unlike a convolution, in fp32 whatever autocast says
+        blurred = F.avg_pool2d(blurred, 2, stride=1)
+    window = (min(8, height), min(8, width))
+    power = F.avg_pool2d((frames - blurred).square(), window, stride=tuple(max(1, side // 2) for side in window))
+    return (power + (2 / 255) ** 2).sqrt()  # a grey level: without it what is even would pull without bound
+
+
 class VAEObjective(nn.Module):
     """Reconstruction (L1 and MSE, means over pixels) plus KL to the unit Gaussian (mean over latent numbers).
 
@@ -89,9 +108,10 @@ class VAEObjective(nn.Module):
     sooner. Of an autoencoder with a temporal factor it is a fraction of the clips, and a clip moves as a whole.
 
     On top of that, each where its weight is above 0, how much errors change from frame to frame, which is the flicker
-    that `tools/codec.py` tells; a perceptual distance between frames (Zhang et al. 2018); and a discriminator of
-    patches, as in Esser et al. 2021, eq. 5 to 7, and Rombach et al. 2022, section 3.1. The discriminator is part of
-    this module, and so of checkpoints; the codec is `network` alone.
+    that `tools/codec.py` tells; how much less, or more, fine detail a place has, by `fine_contrast`; a perceptual
+    distance between frames (Zhang et al. 2018); and a discriminator of patches, as in Esser et al. 2021, eqs. 5 to 7,
+    and Rombach et al. 2022, section 3.1. The discriminator is part of this module, and so of checkpoints; the codec is
+    `network` alone.
 
     Args:
         similar: the network of the perceptual distance. It is no part of the module, and not trained.
@@ -157,6 +177,10 @@ class VAEObjective(nn.Module):
         if self.weights.flicker:  # of pictures there is none
             terms["flicker"] = torch.cat(changes).mean() if changes else l1.new_zeros(())
             near = near + self.weights.flicker * terms["flicker"]
+        if self.weights.detail:
+            differs = [share * (fine_contrast(made) - fine_contrast(real)).abs().mean() for share, made, real in shown]
+            terms["detail"] = torch.stack(differs).sum()
+            near = near + self.weights.detail * terms["detail"]
         if self.weights.perceptual:
             terms["perceptual"] = self._distance(shown)
             near = near + self.weights.perceptual * terms["perceptual"]
