@@ -45,14 +45,14 @@ def test_kernels_of_a_gpu_are_settled_and_a_cpu_gives_the_same_bits(monkeypatch)
         network(torch.randn(2, 3, 9, 9)).square().mean().backward()
         return [p.grad for p in network.parameters()]
 
-    before = gradients()
-    try:
-        seeds.choose_kernels(deterministic=True, one_shape=True)
+    before, was = gradients(), torch.backends.cudnn.benchmark
+    with seeds.kernels(deterministic=True, one_shape=True):
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert all(map(torch.equal, before, gradients()))
-    finally:
-        seeds.choose_kernels(deterministic=False, one_shape=False)
-    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
-    seeds.choose_kernels(deterministic=False, one_shape=True)
-    assert torch.backends.cudnn.benchmark
+        with seeds.kernels(deterministic=False, one_shape=True):  # as of an autoencoder that is trained first
+            assert torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        with seeds.kernels(deterministic=False, one_shape=False):
+            assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark == was and not torch.are_deterministic_algorithms_enabled()

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from vidiff.diffusion.condition import Condition
 from vidiff.nn import attention as module
 from vidiff.nn.attention import BACKENDS, SHORT, attention, choose_backend, most_sequences, plain, probe
+from vidiff.nn.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")
 
@@ -119,6 +121,26 @@ def test_a_broken_backend_is_refused_with_the_reason_and_the_next_is_used(
     assert len(said) == 1, "said once, not at every call"
     assert "sdpa cannot be used on cpu in torch.float32" in said[0] and reason in said[0]
     assert "more" not in said[0]
+
+
+def test_a_backend_is_tried_within_a_level_that_is_recomputed() -> None:
+    """Where nothing has asked for attention before the first step: the probe is no part of what is recomputed."""
+    sizes = {"width": 8, "head_dim": 8, "multipliers": [1], "blocks": [1], "joint_attention": [0]}
+    clip, clock = torch.randn(1, 3, 5, 8, 8), torch.zeros(1, 1, 5, 8, 8)  # 320 tokens: more than go without a kernel
+
+    def gradients(*levels: int) -> list[Tensor]:
+        torch.manual_seed(0)
+        network = UNet(UNetConfig(channels=3, temporal_attention=[], checkpoint=list(levels), **sizes))
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight += 0.05 * torch.randn_like(weight)
+        network(clip, clock, Condition()).square().sum().backward()
+        return [weight.grad for weight in network.parameters() if weight.grad is not None]
+
+    recomputed = gradients(0)
+    assert choose_backend.cache_info().currsize == 1
+    for one, other in zip(recomputed, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_device_without_any_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

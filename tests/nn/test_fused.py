@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vidiff.diffusion.condition import Condition
+from vidiff.nn import blocks
 from vidiff.nn.blocks import Attention, ResBlock
 from vidiff.nn.cache import Cache
 from vidiff.nn.fused import choice, ops
@@ -206,8 +207,8 @@ def test_a_compiler_takes_the_kernels_where_they_are_asked_for(
     interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, (x, clock) = Attention(24, "joint", 12, fused="triton"), clip(24, 3, 2, 2, torch.float32)
-    turn = layer.turn(3, 2, 2, CPU)
-    compiled = torch.compile(lambda x, clock: layer(x, clock, 3, None, turn), backend="aot_eager", fullgraph=True)
+    around = layer.around(clock, 3, None)
+    compiled = torch.compile(lambda x, clock: layer(x, clock, 3, None, around), backend="aot_eager", fullgraph=True)
     outcomes = [results(layer, work, x, clock) for work in (compiled, lambda x, clock: layer(x, clock, 3))]
     agree(outcomes[0], outcomes[1], outcomes[1])
 
@@ -296,6 +297,29 @@ class TestChoice:
         monkeypatch.setattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda x: False)
         with pytest.raises(ValueError, match=r"unet\.fused is \"triton\", but Triton is not installed: pip install"):
             choice.serves("norm", self.Clip, "triton", 64)
+
+    def test_a_probe_within_a_level_that_is_recomputed_is_no_part_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A formula stands for the kernel, and a CPU for a GPU."""
+
+        def norm(x: Tensor, table: Tensor, modulated: bool) -> Tensor:
+            (case,) = (case for case in choice.norm_cases((x.shape[1],)) if (case.inputs[1].ndim == 2) == modulated)
+            return case.plain(x, table)[0]
+
+        def serves(part: str, x: Tensor, setting: str, *sizes: int) -> bool:
+            return part == "norm" and choice._chosen(part, x.device, x.dtype, sizes, True)
+
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "triton" or find(name, *more))
+        monkeypatch.setattr(ops, "norm", norm)
+        monkeypatch.setattr(blocks, "serves", serves)
+        choice.probe.cache_clear()
+        choice._chosen.cache_clear()
+        sizes = {"width": 8, "head_dim": 8, "multipliers": [1], "blocks": [1], "temporal_attention": []}
+        network = UNet(UNetConfig(channels=3, joint_attention=[], checkpoint=[0], **sizes))
+        network(torch.randn(1, 3, 2, 4, 4), torch.zeros(1, 1, 2, 4, 4), Condition()).square().sum().backward()
+        assert choice.probe("norm", CPU, torch.float32, (8,)).refused is None
+        choice.probe.cache_clear()
+        choice._chosen.cache_clear()
 
     def test_a_cpu_takes_the_formulas(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)

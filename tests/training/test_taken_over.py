@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from tests.helpers.videos import numbered
 from vidiff.cli.make import plan
 from vidiff.cli.use import generate
 from vidiff.codec.files import load_codec, same_codec
+from vidiff.engine.loop import fit
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
 from vidiff.train import main
+from vidiff.training import stage
 from vidiff.training.prepare import plan_codec
 from vidiff.training.stage import changed_sight
 from vidiff.video.writer import write_video
@@ -41,6 +46,9 @@ train: {steps: 1, precision: fp32, log_every: 1, checkpoint_every: 1, validate_e
 """
 
 
+DETERMINISTIC: dict[str, bool] = {}  # what is trained: whether only kernels were taken that give the same bits
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and its autoencoder, and other clips than those that they were trained on."""
@@ -50,10 +58,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_video(place / folder / f"{number}.mp4", numbered(3, 16, 16, shade + 10 * number), fps=8)
     (place / "vae.yaml").write_text(VAE)
     (place / "first.yaml").write_text(CONFIG)
+
+    def noted(objective: nn.Module, *given: Any, **more: Any) -> None:
+        DETERMINISTIC[type(objective).__name__] = torch.are_deterministic_algorithms_enabled()
+        fit(objective, *given, **more)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert main(["first.yaml"]) == 0
+        patch.setattr(stage, "fit", noted)
+        assert main(["first.yaml", "train.deterministic=true"]) == 0
     return place
+
+
+def test_each_training_has_its_own_kernels(trained: Path) -> None:
+    """An autoencoder that is trained first does not undo what the model's recipe asks for."""
+    assert DETERMINISTIC == {"VAEObjective": False, "DiffusionObjective": True}
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.fixture

@@ -57,17 +57,26 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(_state(state["cuda"]))
 
 
-def choose_kernels(deterministic: bool, one_shape: bool) -> None:
-    """Which kernels a GPU takes. To be called before the first of them runs.
+@contextmanager
+def kernels(deterministic: bool, one_shape: bool) -> Iterator[None]:
+    """Which kernels a GPU takes inside; afterwards those that it took before. One training may begin within another,
+    as an autoencoder's does, and each has its own.
 
     Args:
         deterministic: only those that give the same bits every time. Where an operation has none, it is an error.
         one_shape: all batches are alike, so that trying out kernels for convolutions pays.
     """
-    if deterministic:
+    if deterministic:  # read when the first product is made, and so never taken back
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products may differ
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = one_shape and not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=warns)
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,20 @@ def most_sequences(q: Tensor, k: Tensor) -> int:
 BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "xformers": xformers, "plain": plain}
 
 
+@contextmanager
+def apart(device: torch.device) -> Iterator[None]:
+    """Inside, passes forwards and backwards are a probe's own, whatever the call that asks for it is a part of: one in
+    inference, in autocast, or of a block that is recomputed, whose hooks would take the probe's tensors for the
+    block's."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x),
+    ):
+        yield
+
+
 @functools.cache
 def probe(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Try a backend, forward and backward; those that take masks with one of each kind as well, and on 64 tokens, where
@@ -90,7 +105,7 @@ def probe(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) ->
 
 
 def _try(name: str, draw: list[Tensor], device: torch.device, dtype: torch.dtype, *mask: Tensor) -> str | None:
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with apart(device):
         inputs = [x.to(device, dtype, copy=True).requires_grad_() for x in draw]
         exact = [x.to(device, torch.float32, copy=True).requires_grad_() for x in draw]
         expected = plain(*exact, *mask)

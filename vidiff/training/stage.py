@@ -21,7 +21,7 @@ from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import processes
 from vidiff.engine.publish import step_of
-from vidiff.engine.seeds import choose_kernels
+from vidiff.engine.seeds import kernels
 from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig, StudentRun
 from vidiff.recipe.load import dump, load_resolved
@@ -110,8 +110,11 @@ def run_stage(stage: Stage[Any], given: str) -> None:
     config.check_name()
     refuse_unread(config)
     refuse_too_large(config, stage.folder)
-    choose_kernels(config.train.deterministic, one_shape=not config.data.buckets)
-    with processes(config.device) as group, locked(config.folder) if group.main else nullcontext():
+    with (
+        kernels(config.train.deterministic, one_shape=not config.data.buckets),
+        processes(config.device) as group,
+        locked(config.folder) if group.main else nullcontext(),
+    ):
         stage.prepare()
         with claimed(config.folder / ".turn"):
             (config.folder / "config.yaml").write_text(given)

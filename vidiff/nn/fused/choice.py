@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidiff.nn import heads
+from vidiff.nn.attention import apart
 from vidiff.nn.embed import Turn, rotary, turn_by
 from vidiff.nn.fused import ops
 
@@ -143,7 +144,7 @@ def probe(part: str, device: torch.device, dtype: torch.dtype, sizes: tuple[int,
         return Found(ABSENT)
     given, times = CASES[part](sizes), [0.0, 0.0]
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with apart(device):
         for case in given:
             exact = [x.to(device) for x in case.inputs]
             inputs = [exact[0].to(dtype), *exact[1:]]
