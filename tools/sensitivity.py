@@ -15,6 +15,7 @@ from vidiff.cli.command import exit_code
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.data.root import name_of
+from vidiff.engine.parallel import choose_device
 from vidiff.metrics.features import Features
 from vidiff.metrics.sensitivity import sensitivity, sensitivity_page
 from vidiff.report.log import git_revision
@@ -38,7 +39,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def tabulate(options: argparse.Namespace) -> None:
     if options.clips and len(options.clips) != len(options.network):
         raise ValueError(f"{len(options.clips)} numbers of clips for {len(options.network)} networks")
-    networks = [Features.load(folder, options.device) for folder in options.network]
+    device = choose_device(options.device)
+    networks = [Features.load(folder, device) for folder in options.network]
     index = index_of(DataConfig(options.real), Path("runs"), options.split)
     parts = []
     for network, count in zip(networks, options.clips or [None] * len(networks), strict=True):

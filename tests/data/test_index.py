@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from videos import look, write_avi, write_numbered
 
 from vidiff.data import index as module
 from vidiff.data.clip import Clip, LeftOut
-from vidiff.data.index import Index, index_of
+from vidiff.data.index import Index, index_of, other_data
 from vidiff.data.options import DataConfig
 from vidiff.data.probe import probe_all
 from vidiff.store.error import DataError
@@ -289,3 +290,11 @@ def test_a_limit_takes_files_evenly(tmp_path: Path, quiet: list[list[str]]) -> N
         write_numbered_in(tmp_path, f"train/{'ab'[number // 3]}/{number}.mp4", 2)
     assert [f.name[-5] for f in build_index(tmp_path, limit=3, progress=False).files] == ["0", "2", "4"]
     assert len({f.name for f in build_index(tmp_path, limit=9, progress=False).files}) == 6, "each once"
+
+
+def test_other_data_is_laid_out_alike_or_is_what_its_name_tells() -> None:
+    seen = DataConfig("data/ucf", layout="ucf101", fold=2, fps=12.0)
+    assert other_data(seen, "data/more") == replace(seen, root="data/more")
+    assert other_data(DataConfig("data/shapes", layout="shapes"), "data/more").layout == "folders"
+    for name in ("clips.csv", "clips.JSONL", "part-0.tar"):
+        assert other_data(seen, name) == replace(seen, root=name, layout="auto")

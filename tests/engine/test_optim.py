@@ -86,6 +86,10 @@ def test_clip() -> None:
     ("wrong", "part"),
     [
         ({"lr": 0.0}, "optim.lr is 0.0"),
+        ({"lr": math.inf}, "optim.lr is inf"),
+        ({"eps": -1.0}, "optim.eps is -1.0; give a number above 0, such as 1e-8"),
+        ({"eps": 0.0}, "optim.eps is 0.0"),
+        ({"weight_decay": math.nan}, "optim.weight_decay is nan"),
         ({"betas": (0.9, 1.0)}, r"optim.betas is \(0.9, 1.0\)"),
         ({"decay": "cosin"}, "choose constant, cosine or linear"),
         ({"warmup": -1}, "optim.warmup is -1"),

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import Runs
 
 from vidiff.engine import checkpoint
 from vidiff.engine.model import Model
-from vidiff.engine.parallel import Group, choose_device, processes
+from vidiff.engine.parallel import PATIENCE, Group, choose_device, processes
 from vidiff.report.log import read_metrics
 
 HERE = Path(__file__).parent
@@ -82,6 +83,10 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == torch.device("cuda") and not current
     assert choose_device("cuda:1") == torch.device("cuda:1") and current == [torch.device("cuda:1")]
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32  # by the older names too
+    with torch.backends.cudnn.flags(enabled=False):
+        assert not torch.backends.cudnn.enabled
 
 
 def test_two_processes_are_one(tiny, tmp_path: Path) -> None:
@@ -133,3 +138,57 @@ def test_two_processes_are_one(tiny, tmp_path: Path) -> None:
         one, other = (checkpoint.load_weights(tmp_path / name, which) for name in ("run", "one"))
         for name, tensor in one.items():
             torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
+
+
+PATIENT = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from vidiff.engine.checkpoint import Saver
+from vidiff.engine.model import make_mesh
+from vidiff.engine.options import TrainOptions
+from vidiff.engine.parallel import processes
+
+with processes("cpu") as group:
+    groups = {"all": dist.group.WORLD, "saver": Saver(Path(sys.argv[1]), group, print)._wire}
+    for parallel, shards in ("fsdp", 0), ("hsdp", 1), ("hsdp", 2):
+        mesh = make_mesh(group, TrainOptions(parallel=parallel, shards=shards))
+        for name in mesh.mesh_dim_names:
+            ranks = dist.get_process_group_ranks(mesh.get_group(name))
+            groups[f"{parallel} {shards} {name} {ranks}"] = mesh.get_group(name)
+    if group.main:
+        for name, one in groups.items():
+            print(name, one._get_backend(torch.device("cpu")).options._timeout, sep="=")
+"""
+
+
+def test_no_group_of_processes_waits_shorter_than_another(tmp_path: Path, runs: Runs) -> None:
+    """A day, as PATIENCE says: what takes long is for the watch over each process to judge."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": runs.port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PATIENT, str(tmp_path)],
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        said = [process.communicate(timeout=100)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert dict(line.split("=") for line in said[0].splitlines() if "=" in line) == dict.fromkeys(
+        (
+            "all",
+            "saver",
+            "fsdp 0 shard [0, 1]",
+            "hsdp 1 copy [0, 1]",
+            "hsdp 1 shard [0]",
+            "hsdp 2 copy [0]",
+            "hsdp 2 shard [0, 1]",
+        ),
+        str(PATIENCE),
+    )

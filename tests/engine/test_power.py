@@ -13,6 +13,7 @@ from torch import nn
 from vidiff.engine import checkpoint
 from vidiff.engine.ema import PowerEMA, find_snapshots, gamma_of, synthesis, synthesise, write_snapshot
 from vidiff.engine.options import TrainOptions
+from vidiff.report.log import read_metrics
 
 ema_tool = importlib.import_module("tools.ema")
 
@@ -166,11 +167,13 @@ def test_the_command(tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         checkpoint.load_weights(run, str(other))
 
 
-def test_the_best_is_kept(tiny, tmp_path: Path, capsys) -> None:
-    """Where it is best it is saved, whatever checkpoint_every says, and then kept beside the newest."""
+def test_the_best_is_kept(tiny, runs, tmp_path: Path, capsys) -> None:
+    """Where it is best it is saved, whatever checkpoint_every says, and then kept beside the newest. Where the
+    validation gives no such score no step is lost: with another name it goes on as if that had been asked for."""
     scores = {1: 5.0, 2: 4.0, 3: 1.0, 4: 3.0, 5: 2.0, 6: math.nan, 7: 2.0, 8: 1.5}
     options = {"validate_every": 1, "keep_best": "val/loss", "keep": 1, "checkpoint_every": 2}
     callbacks = {"validate": lambda step: {"val/loss": scores[step], "val/other": 0.0}}
+    tiny.train(tmp_path / "six", steps=6, callbacks=callbacks, **options)
     tiny.train(tmp_path, steps=5, callbacks=callbacks, **options)
     tiny.train(tmp_path, steps=8, callbacks=callbacks, **options)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
@@ -178,8 +181,15 @@ def test_the_best_is_kept(tiny, tmp_path: Path, capsys) -> None:
     best, last = (checkpoint.load(tmp_path / "checkpoints" / name) for name in kept)
     assert torch.equal(checkpoint.load_weights(tmp_path, "best")["head.weight"], best.ema["head.weight"])
     assert torch.equal(checkpoint.load_weights(tmp_path)["head.weight"], last.ema["head.weight"])
-    with pytest.raises(ValueError, match=r"train.keep_best is val/lose; the validation gives val/loss, val/other"):
-        tiny.train(tmp_path / "other", callbacks=callbacks, **options | {"keep_best": "val/lose"})
+    wrong = options | {"keep_best": "val/lose", "validate_every": 3, "checkpoint_every": 3}
+    with pytest.raises(ValueError, match=r"is val/lose; the validation gives val/loss, val/other. Step 3 is saved"):
+        tiny.train(tmp_path / "other", callbacks=callbacks, **wrong)
+    assert [path.name for path in (tmp_path / "other" / "checkpoints").glob("step-*")] == ["step-0000003"]
+    tiny.train(tmp_path / "other", steps=6, callbacks=callbacks, **wrong | {"keep_best": "val/loss"})
+    lines = read_metrics(tmp_path / "other" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "val/loss" in line] == [3, 6]
+    runs.assert_same(tmp_path / "other", tmp_path / "six")
+    assert torch.equal(*(checkpoint.load_weights(tmp_path / n, "best")["head.weight"] for n in ("other", "six")))
     tiny.train(tmp_path / "none", steps=2)
     with pytest.raises(ValueError, match="knows of no best one: train with keep_best=val/loss"):
         checkpoint.load_weights(tmp_path / "none", "best")
@@ -200,6 +210,10 @@ def test_every_nth_is_kept(tiny, tmp_path: Path) -> None:
         ({"ema_every": -1}, "ema_every is -1"),
         ({"keep_every": 7, "checkpoint_every": 5}, "keep_every is 7; give a multiple of checkpoint_every, 5"),
         ({"keep_best": "val/loss"}, "validate_every is 0"),
+        ({"ema": 1.0}, r"train.ema is 1.0; the decay must be in \[0, 1\)"),
+        ({"ema": -0.1}, "train.ema is -0.1"),
+        ({"ema": math.nan}, "train.ema is nan"),
+        ({"ema_warmup": 0}, "train.ema_warmup is 0; give 1"),
     ],
 )
 def test_wrong_options(wrong: dict, said: str) -> None:

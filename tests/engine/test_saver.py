@@ -3,6 +3,7 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,24 @@ def test_one_at_a_time_and_failures_are_told(tmp_path: Path, monkeypatch: pytest
     while toy.saver._thread is not None:  # as the loop asks after each step
         toy.saver.poll()
     assert len(toy.said) == 2
+
+
+def test_without_a_part_that_is_named_nothing_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its manifest would call sound what no training could go on from."""
+    toy = Toy(tmp_path, 8, 1)
+    real = checkpoint.write_moments
+
+    def write(draft: Path, *rest: Any) -> None:
+        real(draft, *rest)
+        (draft / "training" / "__0_0.distcp").unlink()
+
+    toy.save(1)
+    toy.saver.finish()
+    monkeypatch.setattr(checkpoint, "write_moments", write)
+    toy.save(2)
+    with pytest.raises(OSError, match=r"a process's part of the moments is not there.*__0_0\.distcp"):
+        toy.saver.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-0000001"]
 
 
 @pytest.mark.slow

@@ -5,9 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from vidiff.evaluate.card import MADE, PROTOCOL, Card, check_network, compare_cards, measured, read_card, write_card
+from vidiff.data.index import Index
+from vidiff.evaluate.card import (
+    BESIDE,
+    MADE,
+    PROTOCOL,
+    Card,
+    check_network,
+    compare_cards,
+    measured,
+    protocol_of,
+    read_card,
+    write_card,
+)
+from vidiff.evaluate.network import _kept as kept
+from vidiff.metrics.features import Declaration, Features
 from vidiff.report.log import git_revision
+from vidiff.training.windows import Windows
 
 CARD = Card(
     protocol={
@@ -21,6 +38,12 @@ CARD = Card(
     scores={"FVD": 123.25, "kernel_video[i3d]": 0.5},
     left_out={"CLIP score": "the clips have no captions"},
 )
+
+
+def pairs(sha256: str, size: int) -> Features:
+    """A network of two pictures that sees them in some size."""
+    declared = Declaration("pairs", "pairs.pt", size=(size, size), layout="bchw")
+    return Features(nn.Identity(), declared, sha256, torch.device("cpu"))
 
 
 def test_a_card_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -48,6 +71,34 @@ def test_unlike_is_not(name: str) -> None:
     assert found.reasons[0].startswith(f"{name} differs: ")
     assert found.reasons[0].endswith(" against bb")
     assert found.scores == {}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_only_one_card_has_scores_of_does_not_matter(name: str) -> None:
+    found = compare_cards(CARD, replace(CARD, protocol={**CARD.protocol, name: None}))
+    assert found.reasons == () and found.scores.keys() == CARD.scores.keys()
+
+
+def test_a_card_tells_which_network_of_pictures_scored(tmp_path: Path) -> None:
+    """Of two of them, as of two CLIP models, the scores are called the same."""
+    real, network = Windows(Index("data", [], []), [(0, 0)], 4, 1, 16), pairs("aa", 64)
+
+    def card(*beside: Features, **used: object) -> Card:
+        return replace(CARD, protocol=protocol_of(network, real, "data", "test", 0, *beside, **used))
+
+    first = card(pairs("bb", 64), given=2, tries=1)
+    write_card(tmp_path / "card.json", first)
+    for other, name in (
+        (card(pairs("cc", 64), given=2, tries=1), "lpips_sha256"),
+        (card(pairs("bb", 32), given=2, tries=1), "lpips_preprocessing"),
+        (card(pairs("bb", 64), given=2, tries=3), "tries"),
+        (card(pairs("bb", 64), given=3, tries=1), "given"),
+    ):
+        (reason,) = compare_cards(first, other).reasons
+        assert reason.startswith(f"{name} differs: ")
+        assert kept(tmp_path / "card.json", other.protocol, other.made, other.measured) is None
+    assert kept(tmp_path / "card.json", first.protocol, first.made, first.measured) == first
+    assert not compare_cards(first, card()).reasons and set(card().protocol) == set(PROTOCOL)
 
 
 def test_a_changed_card_is_not_trusted(tmp_path: Path) -> None:

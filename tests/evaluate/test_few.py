@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,9 @@ def test_shapes_are_scored_by_their_oracle_and_rows_are_kept(place: Path, monkey
     (place / "student" / "checkpoints" / "latest").write_text("step-0000002\n")
     assert len([*compare_few(ways, None, PROTOCOL, place / "few.json")]) == 3
     assert teacher.calls == made[0] and student.calls > made[1]  # other weights are scored anew
+
+    with pytest.raises(ValueError, match=r"data has 12 held-out clips, but 13 are asked for: lower --starts"):
+        next(compare_few(ways, None, replace(PROTOCOL, starts=13), place / "more.json"))
 
     other = Way(place / "student", Knowing(clips, ("cat",)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"student has the labels \('cat',\).*name runs of the same data"):

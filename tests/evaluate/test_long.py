@@ -15,7 +15,16 @@ from vidiff.data.quarantine import Quarantine, quarantine_list
 from vidiff.data.shapes import ShapesSpec, make_shapes, read_clips
 from vidiff.draw.long import STRATEGIES
 from vidiff.evaluate.comparison import comparison_page, comparison_table, finite, markdown
-from vidiff.evaluate.long import LongProtocol, Way, compare_ways, held_out, score_continuation, watch, ways
+from vidiff.evaluate.long import (
+    LongProtocol,
+    Way,
+    compare_ways,
+    held_out,
+    score_continuation,
+    seams_of,
+    watch,
+    ways,
+)
 from vidiff.metrics.drift import look
 from vidiff.metrics.objects import LABELS
 from vidiff.nn.unet import UNetConfig
@@ -31,11 +40,13 @@ FEW = LongProtocol(clips=3, given=3, frames=9, chunk=4, batch=2)
 SHOW = (0, 2, 8)
 
 
-def build(size: int = 32, stride: int | None = None, labels: tuple[str, ...] = tuple(LABELS)) -> Pipeline:
+def build(
+    size: int = 32, stride: int | None = None, labels: tuple[str, ...] = tuple(LABELS), frames: int = 4
+) -> Pipeline:
     torch.manual_seed(0)
     unet = UNetConfig(3, 4, [1, 2], [1, 1], [], [0], [1], 4, labels=len(labels), strided=stride is not None)
     sampling = SamplingConfig({"name": "ddim"}, steps=1, guidance=1.5, context=2)
-    data = DataConfig("nowhere", size=size, frames=4, stride=[stride, 4] if stride else [1, 1])
+    data = DataConfig("nowhere", size=size, frames=frames, stride=[stride, 4] if stride else [1, 1])
     config = DiffusionRun("diffusion", "tiny", data=data, codec=CodecConfig("identity"), unet=unet, sampling=sampling)
     denoiser = build_denoiser(config).eval()
     return Pipeline(TrainedModel(denoiser, Identity(), Facts.of(config, labels, 8.0)), sampling, "cpu")
@@ -58,6 +69,13 @@ def test_held_out_shapes_come_with_the_truth(shapes: DataConfig, tmp_path: Path)
     assert torch.equal(clips.real(slice(1, 2), 40)[0], truth[paths[1]].video(40))
     with pytest.raises(ValueError, match="must have frames of 64 px"):
         held_out(build(64), shapes, FEW, tmp_path)
+
+
+def test_no_held_out_clip_comes_twice(shapes: DataConfig, tmp_path: Path) -> None:
+    """There are 12: asked for more, they all come."""
+    for asked, numbers in ((13, range(12)), (24, range(12)), (5, (1, 3, 6, 8, 10))):
+        clips = held_out(build(), shapes, LongProtocol(clips=asked), tmp_path)
+        assert clips.labels == [LABELS[number] for number in numbers]
 
 
 def test_other_held_out_clips_are_cropped_as_for_training_and_have_no_truth(tmp_path: Path) -> None:
@@ -140,6 +158,34 @@ def test_results_are_kept_and_only_what_is_missing_is_made(shapes: DataConfig, t
     assert run(LongProtocol(**{**vars(FEW), "seed": 5}))[1][0]["drift"] != first[2][0]["drift"] and len(calls) == 2
     run(origin="b")
     assert len(calls) == 2, "of other weights"
+
+
+@pytest.mark.parametrize(
+    ("context", "given", "frames", "begins"),
+    [(8, 4, 40, [4, 16, 24, 32]), (12, 8, 30, [8, 16, 20, 24, 28]), (8, 8, 33, [8, 16, 24, 32])],
+)
+def test_seams_are_where_windows_begin(context: int, given: int, frames: int, begins: list[int]) -> None:
+    """The first window knows no more than is given, though it would look back further."""
+    pipeline = build(8, frames=16)
+    protocol = LongProtocol(given=given, frames=frames, context=context)
+    assert seams_of(pipeline, None, protocol) == begins
+    for name in ("clean", "noisy", "replace"):
+        way, done, seen = Way({"name": name}, None), given, []
+        for piece in pipeline.stream(frames, clip=torch.zeros(3, given, 8, 8), context=context, strategy=way.strategy):
+            seen.append(done)
+            done += piece.shape[2]
+        assert seams_of(pipeline, way, protocol) == seen == begins
+
+
+def test_what_has_no_windows_has_no_seams(shapes: DataConfig, tmp_path: Path) -> None:
+    for name in ("rolling", "stream", "keyframes"):
+        assert seams_of(build(), Way({"name": name}, None), FEW) == []
+    pipeline, protocol = build(), replace(FEW, frames=14)
+    clips, every = held_out(pipeline, shapes, protocol, tmp_path), ways(pipeline, ["clean", "rolling"], [None])
+    clean, rolling = (one for one, _ in compare_ways(pipeline, clips, every, protocol, SHOW, tmp_path, "", real=False))
+    assert clean["drift"]["seam"] > 0 and rolling["drift"]["seam"] is None
+    head, *rows = comparison_table([clean, rolling])
+    assert rows[0][head.index("seam")] and not rows[1][head.index("seam")]
 
 
 def test_real_clips_have_the_figures_of_the_truth(shapes: DataConfig, tmp_path: Path) -> None:

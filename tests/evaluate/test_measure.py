@@ -49,6 +49,27 @@ def test_few_clips_are_told() -> None:
     assert measure(NETWORK, {"features": GOOD[:20]}, {"features": GOOD[20:]}).cautions == []
 
 
+def test_copies_of_any_training_clip_are_found_and_the_floor_stays() -> None:
+    """400 training clips, of which the first 40 are the floor, and made ones that copy others of them."""
+    held_out, training, made = (
+        normal(40, 4),
+        {"features": normal(400, 4, seed=1)},
+        {"features": normal(400, 4, seed=1)[40:80]},
+    )
+    name = "share of clips nearer to training than 95 % of held-out clips, {} training clips searched"
+    found = measure(NETWORK, {"features": held_out}, made, training, in_all=500)
+    assert found.values[name.format("400 of 500")] == 1
+    fewer = {"features": training["features"][:40]}
+    floor = measure(NETWORK, {"features": held_out}, made, fewer)
+    assert floor.values[name.format("40")] < 0.2
+    assert {key: value for key, value in floor.values.items() if "share" not in key} == {
+        key: value for key, value in found.values.items() if "share" not in key
+    }
+    assert any(key.startswith("floor ") for key in found.values)
+    same = measure(NETWORK, {"features": held_out}, {"features": normal(40, 4, seed=2)}, training)
+    assert same.values[name.format("400")] < 0.2
+
+
 def test_a_network_that_sees_no_motion_is_told() -> None:
     worse = {"worse shuffled": GOOD, "worse reversed": GOOD + 5, "worse frozen": GOOD * 1.01}
     found = measure(NETWORK, {"features": GOOD, **worse}, {"features": GOOD + 1})

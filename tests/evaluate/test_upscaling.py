@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from pipelines import enlarging, save
 
-from vidiff.data.shapes import ShapesSpec, make_clip
+from vidiff.data.shapes import ShapesSpec, make_clip, make_shapes
 from vidiff.diffusion.cascade import enlarge, shrink
-from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaling, side_by_side
+from vidiff.evaluate.upscaling import UpscalingProtocol, read_held_out, score_upscaling, side_by_side
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.prediction import overall_psnr
 
@@ -48,7 +50,7 @@ def test_scores_are_of_what_was_made(truth: torch.Tensor) -> None:
     assert scores["upscaled"]["frames_right"] == scores["bicubic"]["frames_right"] == 1
     assert scores["codec"]["frames_right"] == 0, "the clips of another label"
     unread, _ = score_upscaling(lambda given, seed: bicubic, truth, truth, small, bicubic, None, UpscalingProtocol())
-    assert unread["upscaled"] == {"psnr": pytest.approx(overall_psnr(bicubic, truth)), "gain": 0}
+    assert unread["upscaled"] == {"clips": 4, "psnr": pytest.approx(overall_psnr(bicubic, truth)), "gain": 0}
     assert unread["codec"]["psnr"] > 126
 
 
@@ -61,3 +63,14 @@ def test_the_picture_shows_each_row_as_it_is(truth: torch.Tensor) -> None:
     assert torch.equal(picture[:, 128:192, :64], first * 0.5) and not picture[:, 64:128].any()
     assert torch.equal(picture[:, :64:2, :64:2], small[1, :, 2])
     assert torch.equal(picture[:, 1:64:2, 1:64:2], small[1, :, 2])
+
+
+@pytest.mark.parametrize(("clips", "labels"), [(8, (0, 1, 3, 4, 6, 7, 9, 10)), (4, (0, 3, 6, 9)), (48, range(12))])
+def test_held_out_clips_are_evenly_chosen(tmp_path: Path, clips: int, labels: tuple[int, ...]) -> None:
+    make_shapes(tmp_path / "set", ShapesSpec(size=32, frames=4, train=0, test=1), progress=False)
+    run = save(tmp_path / "runs" / "sr", enlarging(32))
+    held = read_held_out(run, 32, tmp_path / "set", UpscalingProtocol(clips, 3))
+    names = sorted(LABELS)  # in the order of files
+    assert held.label is not None
+    assert [LABELS[number] for number in held.label] == [names[number] for number in labels]
+    assert held.truth.shape == (len(labels), 3, 3, 32, 32)

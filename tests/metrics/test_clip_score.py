@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_score_is_the_cosine_that_the_model_gives(tiny: Path) -> None:
     assert float(found[1]) == pytest.approx(float(wanted), rel=1e-4)
     assert found.shape == (2,)
     assert float(score(video[:1], ["red disc"])[0]) == pytest.approx(float(found[0]), rel=1e-4)  # padded before
+
+
+def test_a_hash_tells_models_apart_wherever_they_lie(tiny: Path, tmp_path: Path) -> None:
+    for name in ("moved", "other"):
+        shutil.copytree(tiny, tmp_path / name)
+    (tmp_path / "moved" / "README.md").write_text("a CLIP")
+    known = ClipScore(tiny).sha256
+    assert ClipScore(tmp_path / "moved").sha256 == known
+    other = transformers.CLIPModel.from_pretrained(tiny)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "other")
+    assert ClipScore(tmp_path / "other").sha256 != known
 
 
 def test_mistakes_are_named(tiny: Path, tmp_path: Path) -> None:

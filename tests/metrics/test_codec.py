@@ -54,6 +54,9 @@ def test_what_moves_is_what_differs_from_the_still_background() -> None:
     assert torch.equal(moves[0, 0, 2].nonzero(), torch.tensor([[7, 7], [7, 8], [8, 7], [8, 8]]))
     assert torch.equal(apart[~moves.expand_as(apart)], torch.zeros(3 * 5 * (16 * 16 - 4)))
     assert not moving(video[:, :, :1])[0].any()  # a picture
+    for frames in (1, 4, 5):
+        noise = torch.randn(2, 3, frames, 4, 4)
+        assert torch.equal(moving(noise)[1], noise - noise.median(dim=2, keepdim=True).values)
     assert moving(video + 3.9 / 255 * torch.tensor([1.0, -1, 0, 0, 0])[:, None, None])[0].sum() == 5 * 4  # noise
 
 

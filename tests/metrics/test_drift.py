@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff.metrics.drift import STILL, drift, join, look
+from vidiff.metrics.drift import STILL, STRETCH, drift, drift_at_end, join, look
 
 SIZE = 32
 
@@ -107,6 +107,32 @@ def test_clips_are_measured_by_themselves() -> None:
     assert found["motion"] == pytest.approx([1.0, 2.0])
     found = drift(look(torch.cat([faster, still])), 4)
     assert found["motion"] == pytest.approx([1.0, 2.0]) and found["frozen"] == [0.5, 0.5]
+
+
+def test_nothing_is_a_multiple_of_a_first_stretch_that_is_flat_and_still() -> None:
+    noise = torch.rand(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    flat = torch.cat([torch.zeros(1, 3, 4, 8, 8), noise], dim=2)
+    found = drift(look(flat), 4, seams=[2])
+    for name in ("contrast", "motion", "sharpness"):
+        assert math.isnan(found[name][1]), name
+    assert all(math.isnan(value) for value in found["std"][1]) and math.isnan(found["seam"])
+    twice = torch.cat([noise, 2 * noise], dim=2) - 1
+    both = drift(look(torch.cat([flat, twice])), 4)
+    assert both["contrast"][1] == pytest.approx(2), "the mean is over clips of which it can be told"
+    assert both["motion"][1] == pytest.approx(drift(look(twice), 4)["motion"][1])
+
+
+def test_what_cannot_be_told_of_the_end_is_left_out() -> None:
+    given, flat = torch.rand(1, 3, 2, 8, 8), torch.zeros(1, 3, STRETCH, 8, 8)
+    noise = torch.rand(1, 3, STRETCH, 8, 8, generator=torch.Generator().manual_seed(0))
+    # the first new frame differs from the last given one, so that something moves and what then stands still is told
+    found = drift_at_end(look(torch.cat([given, flat, noise], dim=2)), 2)
+    assert "contrast" not in found and "sharpness" not in found
+    still = drift_at_end(look(torch.cat([flat[:, :, :2], flat, noise], dim=2)), 2)
+    assert set(still) == {"colour", "frozen"}
+    assert all(math.isfinite(value) for value in (*found.values(), *still.values()))
+    moved = drift_at_end(look(torch.cat([given, noise, noise], dim=2)), 2)
+    assert set(moved) == {"colour", "contrast", "sharpness", "motion", "frozen"}
 
 
 @pytest.mark.parametrize("cuts", [[1, 7], [3, 1, 4], [1] * 8])

@@ -7,7 +7,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidiff.diffusion.condition import Condition
-from vidiff.nn import blocks
+from vidiff.nn import blocks, fused
 from vidiff.nn.blocks import Attention, ResBlock
 from vidiff.nn.cache import Cache
 from vidiff.nn.fused import choice, ops
@@ -297,6 +298,56 @@ class TestChoice:
         monkeypatch.setattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda x: False)
         with pytest.raises(ValueError, match=r"unet\.fused is \"triton\", but Triton is not installed: pip install"):
             choice.serves("norm", self.Clip, "triton", 64)
+
+    def test_where_nothing_is_learned_no_time_decides(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two processes that time alike to a hair would else draw different clips of the same seed."""
+        monkeypatch.setattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda x: False)
+        for times in ((1e-3, 2e-3), (2e-3, 1e-3)):
+            self.on_gpu(monkeypatch, choice.Found(None, *times))
+            with torch.no_grad():
+                assert choice.serves("norm", self.Clip, "auto", 64)
+            assert choice.serves("norm", self.Clip, "auto", 64) == (times[1] < times[0])
+        self.on_gpu(monkeypatch, choice.Found("they differ"))
+        with torch.no_grad():
+            assert not choice.serves("norm", self.Clip, "auto", 64)
+        choice._chosen.cache_clear()
+
+    def test_kernels_start_on_the_device_of_what_they_are_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which in another thread need not be the current one."""
+        inside, seen = list[torch.device](), list[str]()
+
+        @contextmanager
+        def on(device: torch.device) -> Iterator[None]:
+            inside.append(device)
+            yield
+            inside.pop()
+
+        class Kernel:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+                def start(*given: object, **more: object) -> None:
+                    assert inside == [x.device for x in given if isinstance(x, Tensor)][:1]
+                    seen.append(self.name)
+
+                return start
+
+        names = ("norm", "norm_back", "enter", "enter_back", "leave")
+        monkeypatch.setitem(sys.modules, "vidiff.nn.fused.kernels", SimpleNamespace(**{n: Kernel(n) for n in names}))
+        monkeypatch.setattr(fused, "kernels", sys.modules["vidiff.nn.fused.kernels"], raising=False)
+        monkeypatch.setattr(ops, "on", on)
+        x, clock = clip(36, 3, 2, 5, torch.float32)
+        table, turn = torch.randn(6, 72), torch.randn(2, 10, 3)
+        with torch.no_grad():
+            y = REAL.norm(x, table, True)
+            ops.norm_back(y, x, table, True)
+            q, k, v = REAL.enter(x, torch.ones(6), torch.ones(2), clock, turn, "space", 3)
+            ops.enter_back([q, k, v], x, torch.ones(6), turn, "space", 3)
+            ops.leave_back(REAL.leave(q, turn, "space", 3, 2, 5), turn, "space", 3, 6)
+        assert seen == [*names, "leave"] and not inside
+        monkeypatch.undo()
+        assert ops.on(torch.device("cuda:1")).idx == 1 and isinstance(ops.on(CPU), nullcontext)
 
     def test_a_probe_within_a_level_that_is_recomputed_is_no_part_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A formula stands for the kernel, and a CPU for a GPU."""

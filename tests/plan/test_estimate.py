@@ -123,8 +123,11 @@ def test_shards_divide_what_is_kept_and_not_what_is_computed() -> None:
     of.config.train.parallel, of.config.train.shards = "hsdp", 2
     assert estimate(of, "bf16", world=4).memory["weights"] == halves.memory["weights"]
     of.config.train.shards = 3
-    with pytest.raises(ValueError, match=r"train.shards is 3, but 4 processes"):
+    with pytest.raises(ValueError, match=r"train.shards is 3, but 4 processes .* train.parallel=fsdp"):
         estimate(of, "bf16", world=4)
+    of.config.train.shards = 0
+    with pytest.raises(ValueError, match=r"has a group for each machine, of 8, but 12 processes do not divide"):
+        estimate(of, "bf16", world=12, local=8, step=follow(of, 1, "bf16"))
 
 
 def test_recomputing_takes_less_memory_and_more_operations() -> None:

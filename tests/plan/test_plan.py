@@ -111,6 +111,29 @@ def test_several_machines_may_shard_within_each() -> None:
     assert {config.train.parallel for _, config in asked} == {"fsdp"}
 
 
+def test_groups_that_do_not_divide_are_no_way() -> None:
+    """Of 12 GPUs, 8 of them in a machine: none is tried, whether groups were asked for or not."""
+    some = planner(GPUS["a100"], 12, *SMALL)
+    assert [config.train.parallel for _, config in some.ways()] == ["ddp", "ddp", "ddp", "fsdp", "fsdp", "fsdp"]
+    assert some.proposal().changes == ["batch=12"]
+    asked = planner(GPUS["a100"], 12, *SMALL, "train.parallel=hsdp")
+    assert {config.train.parallel for _, config in asked.ways()} == {"fsdp"}
+
+
+@pytest.mark.parametrize(("gpus", "kinds"), [(1, ["ddp"]), (8, ["hsdp", "fsdp"]), (6, ["fsdp"])])
+def test_groups_that_were_asked_for_go_with_no_other_kind(gpus: int, kinds: list[str]) -> None:
+    """The size of a group is taken back where another kind is tried, so that this is a config."""
+    asked = [*SMALL, f"batch={gpus}", "train.parallel=hsdp", "train.shards=4"]
+    ways = list(planner(GPUS["a100"], gpus, *asked).ways())
+    assert list(dict.fromkeys(config.train.parallel for _, config in ways)) == kinds
+    for changes, config in ways:
+        assert config.train.shards == (4 if config.train.parallel == "hsdp" else 0)
+        assert ("train.shards=0" in changes) == (config.train.parallel != "hsdp")
+    if gpus == 8:  # all of them, to the last
+        with pytest.raises(ValueError, match="nothing fits"):
+            planner(with_room(-(1 << 29)), gpus, *asked).proposal()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "batch"), [("", 8), ("_vae", 4), ("_classifier", 16)])
 def test_the_time_of_a_step_here_is_as_predicted(kind: str, batch: int) -> None:

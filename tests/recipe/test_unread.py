@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from vidiff.plan.sketch import sketch
 from vidiff.recipe.load import load, recipes
 from vidiff.recipe.slots import ConfigError
 from vidiff.recipe.unread import refuse_unread
@@ -47,6 +49,16 @@ def test_all_that_a_recipe_sets_is_read(path: Path) -> None:
             (recipe, ["loss.rollout_time=0.2"], "loss.rollout_time is 0.2, but loss.rollout=0 .* or set loss.rollout")
             for recipe in ("shapes", "shapes_student")
         ),
+        *(
+            (recipe, [*changes, f"train.keep_best={name}", "train.validate_every=10"], f"train.keep_best is {name}, ")
+            for recipe, changes, name in (
+                ("shapes", [], "val/los"),
+                ("shapes_vae", [], "val/psnr"),  # of which the most is best
+                ("shapes_vae", [], "val/flicker"),  # which is not reckoned
+                ("shapes_classifier", [], "val/accuracy"),
+                ("shapes_student", ["objective=reflow"], "val/mismatch"),
+            )
+        ),
     ],
 )
 def test_what_is_not_read_is_refused(recipe: str, changes: list[str], message: str) -> None:
@@ -64,6 +76,15 @@ def test_what_is_not_read_is_refused(recipe: str, changes: list[str], message: s
         ),
         ("shapes_student", ["loss.history=false"]),
         ("small", ["loss.drop=0.3"]),
+        *(
+            (recipe, [*changes, f"train.keep_best={name}", "train.validate_every=10"])
+            for recipe, changes, name in (
+                ("shapes", [], "val/loss"),
+                ("shapes_vae", ["loss.flicker=1"], "val/flicker"),
+                ("shapes_student", [], "val/mismatch"),
+                ("shapes_student", CONSISTENCY, "val/gap"),
+            )
+        ),
     ],
 )
 def test_what_is_read_is_not(recipe: str, changes: list[str]) -> None:
@@ -76,11 +97,37 @@ def test_the_bound_tells_what_it_leaves_unread() -> None:
         refuse_unread(config)
 
 
+@pytest.mark.parametrize("recipe", ["shapes", "shapes_vae", "shapes_classifier"])
+def test_scores_are_what_a_validation_gives(recipe: str) -> None:
+    """Each is a number of the objective, which is what held-out clips are scored by."""
+    changes = ["loss.flicker=1", "loss.detail=1"] * (recipe == "shapes_vae")
+    of = sketch(load(recipes()[recipe], changes), recipes()[recipe].parent, look=False)
+    with torch.no_grad():
+        given = of.build().eval()(of.batch(1))
+    assert {*of.config.scores} <= {f"val/{name}" for name in given}
+    assert ("val/detail" in of.config.scores) == (recipe == "shapes_vae")
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["shapes_student", "loss.segments=4"], "error: loss.segments is 4, which objective=consistency"),
+        (["shapes", "train.validate_every=9", "train.keep_best=val/los"], "here of val/loss: name one of these"),
+        (["shapes", "train.ema=1.5"], "train.ema is 1.5; the decay must be in [0, 1)"),
+        (["shapes", "train.ema_warmup=0"], "train.ema_warmup is 0; give 1 (none) or more"),
+        (["shapes", "train.optim.eps=-1"], "optim.eps is -1.0; give a number above 0, such as 1e-8"),
+    ],
+)
 def test_the_command_refuses_before_anything_is_made(
-    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    more: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["shapes_student", "loss.segments=4", *more]) == 2
-    assert "error: loss.segments is 4, which objective=consistency" in capsys.readouterr().err
+    assert main([*words, *more]) == 2
+    assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*"))

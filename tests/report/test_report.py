@@ -144,6 +144,8 @@ def test_thinning_keeps_the_peak_and_points_that_cannot_be_drawn_are_left_out() 
 def test_numbers() -> None:
     values = (0, 1234567, 12345, 1500, 12.5, 0.0123456, 3.2e-4, -2.0, math.nan)
     assert [number(v) for v in values] == ["0", "1.23M", "12.3k", "1,500", "12.5", "0.0123", "3.2e-4", "-2", "nan"]
+    rounded = (999.4, 999.7, -999.7, 9999.7, 999_400.0, 999_700.0, 999.7e6, 0.00099999)
+    assert [number(v) for v in rounded] == ["999", "1,000", "-1,000", "10,000", "999k", "1M", "1G", "1e-3"]
 
 
 @pytest.mark.parametrize("log", [True, False])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ import torch
 from vidiff.cli import main
 from vidiff.nn import attention as kernels
 from vidiff.nn.fused import choice
+from vidiff.plan.plan import Device
+from vidiff.recipe.kinds import RunConfig
 from vidiff.selftest import clips, parts, runs
 from vidiff.selftest.check import Fails, Finding, Place, Skipped, find
 from vidiff.selftest.one import CHECKS
@@ -73,6 +77,38 @@ def test_kernels_around_attention_are_told_with_both_times(
     seen = parts.fused(place)
     assert seen.line.startswith("times as fast: norm fp32 4.00, attention fp32 4.00, norm bf16 4.00")
     assert seen.numbers["attention fp16"] == {"plain_ms": 4.0, "triton_ms": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "planned"),
+    [
+        ("cpu", True, ("cpu", "auto")),
+        ("cuda", True, ("a100", "bf16")),
+        ("cuda:1", True, ("l40s", "bf16")),
+        ("cuda:1", False, ("l40s", "fp16")),
+    ],
+)
+def test_a_training_is_planned_for_the_device_that_takes_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, device: str, bf16: bool, planned: tuple[str, str]
+) -> None:
+    """Where there are two GPUs, and in the precision that training would choose there."""
+    names, found = ("NVIDIA A100-SXM4-80GB", "NVIDIA L40S"), list[tuple[str, str]]()
+
+    def properties(which: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(name=names[which.index or 0], total_memory=48 << 30)
+
+    def planner(config: RunConfig, folder: Path, device: Device, gpus: int) -> None:
+        found.append((device.name, config.train.precision))
+        raise Skipped("it would plan now")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(runs, "choose_device", torch.device)
+    monkeypatch.setattr(runs, "Planner", planner)
+    with pytest.raises(Skipped, match="it would plan now"):
+        runs.training(replace(place, device=device))
+    assert found == [planned]
 
 
 def test_a_run_that_goes_on_with_other_bits_is_seen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,16 @@ import json
 import runpy
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from vidiff.cli.measure.study import parse, parts
+from vidiff.data.options import DataConfig
+from vidiff.pipeline.pipeline import Pipeline
+from vidiff.recipe.kinds import CodecConfig, DiffusionRun, SamplingConfig
+from vidiff.recipe.load import dump
 from vidiff.study.plan import open_study
 from vidiff.study.serve import serve, votes_of
 from vidiff.study.votes import Vote
@@ -33,6 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+SETTINGS = ("weights", "sampler", "steps", "guidance")
 SMALL = ("--pairs", "4", "--checks", "2", "--frames", "4", "--size", "16")
 
 
@@ -81,6 +88,27 @@ def test_what_votes_say_can_be_asked_without_serving(place: Path, capsys: pytest
     assert "studies/" not in (page := (study.folder / "results.html").read_text()) and "0.0 %" in page
     assert call(place, *given, "--results") == 2, "the same folder, another study"
     assert "made with other options" in capsys.readouterr().err
+
+
+def test_real_clips_are_seen_as_a_run_sees_its_own(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a stride of 3 two frames are 4 of a file, so that one clip fits in each; and captions are asked for."""
+    data = DataConfig("elsewhere", size=16, frames=2, stride=[3, 3], captions="jsonl")
+    config = DiffusionRun(
+        "diffusion", "run", data=data, codec=CodecConfig("identity"), sampling=SamplingConfig(context=1)
+    )
+    (place / "run").mkdir()
+    (place / "run" / "resolved.yaml").write_text(dump(config))
+    run = SimpleNamespace(frames=2, size=16, fps=8.0, labels=(), text=None, settings=lambda: dict.fromkeys(SETTINGS))
+    run.facts = SimpleNamespace(actions="keys", control=False)
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda path, device: run)
+    given = ("--a", "{place}/run", "--b", "{place}/b", "--real", "{place}/real", "--pairs", "4", "--checks", "2")
+    options = parse([part.format(place=place) for part in (*given, "--text", "--frames", "2")])
+    found = parts(options)
+    assert (found["real"].stride, len(found["real"])) == (3, 2) and found["b"].stride == 1
+    assert found["a"].texts == found["labels"] == [f"dog {n} runs" for n in range(4)]
+    assert f"note: {place}/run: the run is told actions, and its clips are drawn without any" in capsys.readouterr().err
 
 
 def test_an_address_that_is_taken_or_is_none_is_named(place: Path) -> None:

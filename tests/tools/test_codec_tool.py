@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from indexes import build_index
 
 from vidiff.codec.codec import Identity, VAECodec
 from vidiff.codec.files import save_codec
+from vidiff.data.index import Index
 from vidiff.data.options import DataConfig
 from vidiff.engine import checkpoint
 from vidiff.engine.parallel import Group
@@ -138,6 +140,27 @@ def test_a_network_of_pictures_tells_how_far_frames_are_from_what_they_were(
     assert scores["perceptual"] == pytest.approx(float(wanted), rel=1e-4)
     assert f"perceptual distance       {scores['perceptual']:>10.4f}" in said
     assert read_card("pictures/card.json").scores["frechet_frame[efficientnet]"] > 0
+
+
+def test_clips_are_seen_as_the_run_sees_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(place / "runs" / "pixels", place / "runs" / "strided")
+    data = DataConfig("data", size=16, frames=4, stride=[2, 3], split="test", test_split="train", background="black")
+    (place / "runs" / "strided" / "resolved.yaml").write_text(dump(VAERun("vae", "strided", data=data, vae=SHAPE)))
+    seen = list[tuple[str, str]]()
+
+    def noted(data: DataConfig, runs: Path, split: str) -> Index:
+        seen.append((split, data.background))
+        return build_index(str(data.root), split)
+
+    monkeypatch.setattr("vidiff.data.index.index_of", noted)
+    arguments = ("runs/strided", "--data", "data", "--frames", "4", "--network", "network")
+    assert command(*arguments) == 0
+    card = read_card("runs/strided/codec-scores/card.json")
+    assert (card.protocol["stride"], card.protocol["split"], card.protocol["clips"]) == (2, "train", 6)
+    assert seen == [("train", "black"), ("test", "black")]
+    assert command(*arguments, "--stride", "1", "--split", "test") == 0
+    card = read_card("runs/strided/codec-scores/card.json")
+    assert (card.protocol["stride"], card.protocol["split"], card.protocol["clips"]) == (1, "test", 12)
 
 
 def test_no_codec_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,3 +43,9 @@ def test_a_network_is_trained_and_what_it_sees_is_written(tmp_path: Path, capsys
     assert "error: 2 numbers of clips for 1 networks" in capsys.readouterr().err
     assert call("sensitivity", *real, "--network", str(network), "--clips", "2") == 2
     assert "2 clips of 4 frames; 4 are needed" in capsys.readouterr().err
+
+
+def test_a_device_that_is_none_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--real", str(tmp_path), "--network", "efficientnet", "--out", str(tmp_path / "page.md"))
+    assert call("sensitivity", *given, "--device", "gpu") == 2
+    assert capsys.readouterr().err == "error: no such device: 'gpu'; give auto, cpu, cuda or cuda:0\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipelines import ENLARGING, enlarging, save
 from safetensors.torch import load_file
 
 from vidiff.codec.codec import Identity, VAECodec
+from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.diffusion.cascade import enlarge, shrink
 from vidiff.diffusion.condition import Condition
 from vidiff.diffusion.schedule import Adaptive
@@ -159,6 +161,40 @@ def test_a_run_is_scored_against_bicubic() -> None:
     assert scores["codec"]["frames_right"] > 0.9 and scores["sampling"]["level"] == 0
     picture = read_image(Path("runs/sr/samples/evaluated-upscaled.png"))
     assert picture.shape == (3, 4 * 32, 6 * 32)
+
+
+def test_a_run_that_sees_files_at_a_rate_of_its_own_is_scored(tmp_path: Path) -> None:
+    """At half of the files' rate, and then every second frame of that."""
+    make_shapes(tmp_path / "set", ShapesSpec(size=32, frames=46, train=0, test=1), progress=False)
+    run = shutil.copytree("runs/sr", tmp_path / "sr", symlinks=True)
+    resolved = run / "resolved.yaml"
+    for before, after in (("  fps: 0.0\n", "  fps: 8.0\n"), ("  - 1\n  - 1\n", "  - 2\n  - 2\n")):
+        text = resolved.read_text()
+        assert before in text
+        resolved.write_text(text.replace(before, after, 1))
+        assert call("evaluate", "--run", str(run), "--data", str(tmp_path / "set")) == 0
+        scores = json.loads((run / "scores.json").read_text())
+        assert scores["upscaled"]["clips"] == 12 and scores["codec"]["frames_right"] > 0.9
+    found = load(resolved)
+    assert isinstance(found, DiffusionRun) and (found.data.fps, found.data.stride) == (8.0, [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--editing"], "--editing is of runs that make clips, and runs/sr enlarges them: leave --editing out"),
+        (["--classifier", "runs/judge"], "--classifier is of runs that make clips, and runs/sr enlarges them"),
+        (["--network", "efficientnet"], "leave it out, or give numbers of steps as well, such as --few 1 4"),
+    ],
+)
+def test_scores_of_runs_that_make_clips_are_not_of_one_that_enlarges(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Path("runs/sr/scores.json")
+    kept.write_text("those of before")
+    assert call("evaluate", "--run", "runs/sr", *arguments) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said in error and kept.read_text() == "those of before"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 from vidiff.data.index import index_of
 from vidiff.data.shapes import ShapesSpec, make_shapes
 from vidiff.recipe.kinds import RunConfig, VAERun
+from vidiff.recipe.load import dump
 from vidiff.training import dry_run
+from vidiff.training.stage import Stage, run_stage
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,29 @@ def test_a_shapes_set_that_is_there_is_read_as_it_is(tmp_path: Path, monkeypatch
     config.data.layout, config.data.root = "shapes", "shapes"
     with pytest.raises(ValueError, match="enough"):
         dry_run.rehearse(config, tmp_path)
+
+
+def test_who_reads_a_config_while_it_is_written_over_reads_all_of_it(tmp_path: Path) -> None:
+    """As the other processes of a training that goes on do: the file they have opened stays as it was."""
+
+    class Nothing(Stage[VAERun]):
+        def prepare(self) -> None:
+            pass
+
+        def keep(self) -> None:
+            raise ValueError("enough")
+
+    config = VAERun(kind="vae", name="tiny", runs=str(tmp_path), device="cpu")
+    config.data.root = str(tmp_path)
+    config.folder.mkdir()
+    paths = [config.folder / name for name in ("config.yaml", "resolved.yaml")]
+    for path in paths:
+        path.write_text("kind: vae\n")
+    opened = [path.open() for path in paths]
+    with pytest.raises(ValueError, match="enough"):
+        run_stage(Nothing(config, tmp_path), "name: tiny\n")
+    for file in opened:
+        with file:
+            assert file.read() == "kind: vae\n"
+    assert paths[0].read_text() == "name: tiny\n"
+    assert paths[1].read_text() == dump(config)

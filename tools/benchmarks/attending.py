@@ -31,8 +31,8 @@ def layer(axis: str, width: int, backend: str, shape: Shape) -> Callable[[], obj
     module = Attention(width, axis, head_dim(width), backend)
     x = torch.randn(clips * frames, width, height, rows).to(memory_format=torch.channels_last).requires_grad_()
     log_snr = torch.zeros(clips * frames, 1, height, rows)
-    turn = module.turn(frames, height, rows, CPU)
-    return both(lambda x: module(x, log_snr, frames, turn=turn), x)
+    around = module.around(log_snr, frames, None)
+    return both(lambda x: module(x, log_snr, frames, around=around), x)
 
 
 def sequences(axis: str, shape: Shape) -> tuple[int, int]:

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.cli.command import exit_code
-from vidiff.store.files import write_whole
-from vidiff.store.plain import read_json
+from vidiff.store.files import check_writable, write_whole
 
 from . import ablation, attending, drawing, latents, load, page, quality, steps, stream
-from .timing import ROUNDS, Machine
+from .timing import ROUNDS, Machine, figures_of
 from .untrained import untrained
 
 DOOR = Path(__file__).parents[1] / "benchmark.py"
+BROUGHT = (  # by `make bench`: the peers, what these need, films and pictures
+    *("video_diffusion_pytorch", "imagen_pytorch", "diffusers"),
+    *("einops_exts", "rotary_embedding_torch", "skvideo", "matplotlib"),
+)
 Options = Callable[[argparse.ArgumentParser], None]
 
 
@@ -127,14 +130,13 @@ def common(command: argparse.ArgumentParser, measure: Measure) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Measures one thing, and keeps what it finds beside what is kept already."""
+    if args.json:  # before hours are spent on what could not be kept
+        check_writable(args.json)
+        figures_of(args.json)
     machine = Machine()
-    try:
-        result = MEASURES[args.command].run(args)
-    except ImportError as error:
-        raise ValueError(f"{error.name} is not installed; `make bench` installs what the comparison needs") from None
+    result = MEASURES[args.command].run(args)
     if args.json:
-        known = read_json(args.json) if args.json.exists() else {}
-        assert isinstance(known, dict)
+        known = figures_of(args.json)  # now: another process may have added to it meanwhile
         args.json.parent.mkdir(parents=True, exist_ok=True)
         given = {name: vars(args)[name] for name in ("threads", "rounds") if name in args}
         known[args.command] = {"machine": machine.facts(), **given, **result}
@@ -158,4 +160,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work_of(args: argparse.Namespace) -> None:
-    args.work(args)
+    """Does what was asked for. Raises ValueError where what that is measured with is missing."""
+    try:
+        args.work(args)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in BROUGHT:  # one of our own, or of a package that is there: no installing mends that
+            raise
+        raise ValueError(f"{package} is not installed; `make bench` installs what the comparison needs") from None

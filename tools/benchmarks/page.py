@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vidiff.store.files import write_whole
-from vidiff.store.plain import read_json
+
+from .timing import figures_of, spread
 
 PAGE, FIGURES = Path("docs/speed.md"), Path("docs/speed.json")
 RATIOS, CURVES = "speed_ratios.png", "speed_quality.png"  # beside the page
@@ -22,10 +23,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Of Markdown; all columns but the first to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def spread(ratio: Found, digits: int = 2) -> str:
-    return f"{ratio['median']:.{digits}f} ({ratio['min']:.{digits}f} to {ratio['max']:.{digits}f})"
 
 
 def machine(found: Found) -> str:
@@ -181,25 +178,30 @@ def quality(found: Found) -> str:
     for run in found["runs"]:
         reached = "not reached" if run["minutes"] is None else f"{run['minutes']:.2f}"
         share = "" if run["share"] is None else f"**{run['share']:.2f}**"
-        ends = [told for side in ("theirs", "ours") for told in ended(run[side])]
-        rows.append([str(run["seed"]), *ends, reached, share])
+        ends = [told for side in ("theirs", "ours") for told in ended(run.get(side))]
+        rows.append([str(run["seed"]), *ends, reached if "ours" in run else "", share])
     head = ["seed", "the peer's error", "minutes", "steps", "vidiff's error", "minutes", "steps"]
     head += ["vidiff at the peer's error, minutes", "of the peer's"]
     peer, first = found["peer"], found["runs"][0]
     tried = [f"{t['rate']:g}, {t['batch']}: {t['error']:.4f} ({t['steps']} steps)" for t in peer["trials"]]
     latent = "latents of a trained autoencoder" if found["codec"] else "frames of an eighth of the size"
+    own = "not measured"  # of `--sides theirs`
+    if "ours" in first:
+        own = f"{first['ours']['parameters'] / 1e6:.1f} million, `{found['config']}` with batches of {found['batch']} "
+        own += f"and {', '.join(f'`{change}`' for change in found['changes'])}"
     return (
         f"![Held-out error against minutes of training]({CURVES})\n\n{table(head, rows)}\n\n"
         f"{latent.capitalize()}, {found['minutes']:g} minutes for each side at most. The peer: "
         f"{first['theirs']['parameters'] / 1e6:.1f} million parameters, rate {peer['rate']:g}, batches of "
-        f"{peer['batch']}. vidiff: {first['ours']['parameters'] / 1e6:.1f} million, `{found['config']}` with batches "
-        f"of {found['batch']} and {', '.join(f'`{change}`' for change in found['changes'])}. The peer's rates and "
-        f"batches that were tried, with their errors after a tenth of the time: {'; '.join(tried)}."
+        f"{peer['batch']}. vidiff: {own}. The peer's rates and batches that were tried, with their errors after a "
+        f"tenth of the time: {'; '.join(tried)}."
     )
 
 
-def ended(side: Found) -> list[str]:
+def ended(side: Found | None) -> list[str]:
     """The error of a side at its end, its minutes and its steps, as they are printed."""
+    if side is None:
+        return ["not measured", "", ""]
     minutes, error = side["curve"][-1]
     return [f"{error:.4f}", f"{minutes:.1f}", str(side["steps"])]
 
@@ -262,9 +264,9 @@ def draw_curves(found: Found, out: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for number, run in enumerate(found["runs"]):
-        for side, colour in (("ours", "C0"), ("theirs", "C1")):
-            label = {"ours": "vidiff", "theirs": "video-diffusion-pytorch"}[side] if not number else None
-            axes.plot(*zip(*run[side]["curve"], strict=True), color=colour, label=label)
+        for side, label, colour in (("ours", "vidiff", "C0"), ("theirs", "video-diffusion-pytorch", "C1")):
+            if side in run:
+                axes.plot(*zip(*run[side]["curve"], strict=True), color=colour, label=None if number else label)
     axes.set(
         xlabel="minutes of training, of processor time for each thread",
         ylabel="error of the noise, held-out clips",
@@ -284,7 +286,7 @@ def write(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.json} is not there: `python tools/benchmark.py all --json {args.json}` measures what it has"
         )
-    figures = read_json(args.json)
+    figures = figures_of(args.json)
     write_whole(args.page, filled(args.page.read_text(encoding="utf-8"), figures))
     if "train" in figures:
         draw_ratios(figures, args.page.with_name(RATIOS))

@@ -52,7 +52,7 @@ def imagen_video() -> Any:
         return sys.modules["imagen_pytorch.imagen_video"]
     found = importlib.util.find_spec("imagen_pytorch")
     if found is None:
-        raise ImportError("No module named 'imagen_pytorch'", name="imagen_pytorch")
+        raise ModuleNotFoundError("No module named 'imagen_pytorch'", name="imagen_pytorch")
     package = module("imagen_pytorch", __path__=list(found.submodule_search_locations or ()))
     t5 = module("t5", t5_encode_text=None, DEFAULT_T5_NAME="t5", get_encoded_dim=lambda name: None)
     with stand_ins(imagen_pytorch=package, imagen_pytorch__t5=t5):

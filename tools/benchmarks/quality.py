@@ -34,11 +34,10 @@ from vidiff.plan.sketch import sketch
 from vidiff.recipe.build import build_objective
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.load import load
-from vidiff.store.plain import read_json
 
 from .networks import parameters
 from .peers import of_video_diffusion, video_diffusion
-from .timing import worked
+from .timing import figures_of, worked
 
 RATES = (3e-4, 1e-3, 3e-3)  # that are tried for the peer, whose own is 1e-4: too small for so few minutes
 # What vidiff's recipe is told. The peer's loss is what is measured, so vidiff learns that too: the error of the noise,
@@ -205,6 +204,9 @@ def train(args: argparse.Namespace, sides: dict[str, Side], goal: float | None, 
     """
     clips, held_out = data
     whole, part, going = 60 * args.minutes, 60 * args.minutes / args.slices, True
+    for side in sides.values():
+        if not side.curve:
+            side.look(held_out)  # before an interrupt may come: what is kept has a curve of each
     try:
         with tqdm(total=len(sides) * args.slices, leave=False, disable=None) as bar:
             while going:
@@ -213,8 +215,6 @@ def train(args: argparse.Namespace, sides: dict[str, Side], goal: float | None, 
                     waits = args.stop and name == "ours" and ahead(side, sides.get("theirs"), goal)
                     if waits or side.seconds >= whole:
                         continue
-                    if not side.curve:
-                        side.look(held_out)
                     side.learn(clips, min(whole, part * (side.seconds // part + 1)))
                     side.look(held_out)
                     bar.update()
@@ -265,9 +265,7 @@ def peer_of(path: Path | None, given: dict[str, Any]) -> dict[str, Any] | None:
     """The peer's figures in a file; None where there are none yet. Raises ValueError for those of something else."""
     if path is None:
         raise ValueError("--sides ours needs --json, with the figures of --sides theirs")
-    figures = read_json(path) if path.exists() else {}
-    assert isinstance(figures, dict)
-    known: dict[str, Any] | None = figures.get("quality")
+    known = figures_of(path).get("quality")
     odd = [name for name, value in given.items() if known is not None and known.get(name) != value]
     if odd:
         raise ValueError(f"--sides ours: the peer in {path} had another {', '.join(odd)}; run --sides theirs anew")
@@ -279,8 +277,9 @@ def outcome(sides: dict[str, Any]) -> dict[str, float | None]:
     whole, final = sides["theirs"]["curve"][-1]
     minutes = reached(sides["ours"]["curve"], final) if "ours" in sides else None
     after = "never" if minutes is None else f"after {minutes:.2f} minutes"
-    print(f"the peer's error is {final:.4f} after {whole:.2f} minutes; vidiff's {after}", flush=True)
-    return {"minutes": minutes, "share": None if minutes is None else minutes / whole}
+    own = f"; vidiff's {after}" if "ours" in sides else ""
+    print(f"the peer's error is {final:.4f} after {whole:.2f} minutes{own}", flush=True)
+    return {"minutes": minutes, "share": None if minutes is None or not whole else minutes / whole}
 
 
 def options(command: argparse.ArgumentParser) -> None:

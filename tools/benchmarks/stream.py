@@ -23,6 +23,7 @@ from vidiff.draw.long import Clean
 from vidiff.draw.strategy import Strategy
 from vidiff.draw.stream import Stream
 from vidiff.draw.window import Draw
+from vidiff.engine.parallel import choose_device
 from vidiff.nn.cache import Cache
 
 from .untrained import KEYS, draws, untrained, world
@@ -49,10 +50,10 @@ def ways(window: int, context: int) -> list[Way]:
     return found
 
 
-def seconds(pieces: Iterator[Tensor], frames: int, device: str) -> float:
+def seconds(pieces: Iterator[Tensor], frames: int, device: torch.device) -> float:
     """For a new frame: the least of some pieces, since whatever else runs only adds, but for the first, which looks at
     what is past."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     next(pieces)
     times, done = [], 0
     while done < frames:
@@ -75,19 +76,18 @@ def held(draw: Draw, past: Tensor, condition: Condition, context: int, frames: i
 def stream(args: argparse.Namespace) -> dict[str, object]:
     """Time every way, print a table, and return what it says."""
     torch.set_num_threads(args.threads)
-    models = {causal: draws(args, causal, args.device) for causal in (False, True)}
+    device = choose_device(args.device)
+    models = {causal: draws(args, causal, device) for causal in (False, True)}
     recipe, draw, past, condition = models[True]
     rows = []
     print(f"{args.config}, windows of {draw.window} frames, {args.steps} steps of {recipe.sampling.sampler['name']},")
-    print(f"guidance {args.guidance:g} on label and history, one clip, fp32, {args.device}, {args.threads} threads")
+    print(f"guidance {args.guidance:g} on label and history, one clip, fp32, {device}, {args.threads} threads")
     print(f"{'strategy':<30}{'ms a frame':>12}{'of clean, as far back':>24}{'of clean at its best':>22}")
     for way in ways(draw.window, recipe.sampling.context):
         _, draw, past, condition = models[way.causal]
         with torch.no_grad():
             pieces = way.strategy(draw, past[:, :, : way.context], 10**9, way.context, condition)
-            rows.append(
-                {"name": way.name, "context": way.context, "seconds": seconds(pieces, args.frames, args.device)}
-            )
+            rows.append({"name": way.name, "context": way.context, "seconds": seconds(pieces, args.frames, device)})
         clean = [row for row in rows if str(row["name"]).startswith("clean")]
         same, best = clean[-1]["seconds"], min(float(row["seconds"]) for row in clean)  # type: ignore[arg-type]
         now = float(rows[-1]["seconds"])  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def stream(args: argparse.Namespace) -> dict[str, object]:
 def options(command: argparse.ArgumentParser) -> None:
     untrained(command)
     command.add_argument("--frames", type=int, default=32, help="new frames that are timed")
-    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, or auto: a GPU where there is one")
 
 
 def least(work: Callable[[], object], times: int) -> float:

@@ -1,4 +1,4 @@
-"""Clocks, ratios of what runs by turns, and what the machine itself can do."""
+"""Clocks, ratios of what runs by turns, what the machine itself can do, and the file that keeps what was found."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidiff.plan.trace import count_flops
 from vidiff.selftest.machine import describe
+from vidiff.store.plain import read_json
 
 ROUNDS = 7  # of turns
 CPU = torch.device("cpu")
@@ -80,6 +81,14 @@ def copy_rate(size: int = 256 << 20, repeats: int = 5) -> float:
 def machine_rates() -> dict[str, float]:
     """What this machine does at most, with the threads that torch has now."""
     return {"fp32": matrix_rate(torch.float32), "bf16": matrix_rate(torch.bfloat16), "copy": copy_rate()}
+
+
+def figures_of(path: Path) -> dict[str, Any]:
+    """What a file of figures has, by measure; nothing where it is not there. Raises ValueError for any other file."""
+    figures = read_json(path) if path.exists() else {}
+    if not isinstance(figures, dict):
+        raise ValueError(f"{path} holds no figures by measure: choose another file")
+    return figures
 
 
 class Machine:

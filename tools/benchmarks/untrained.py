@@ -36,7 +36,7 @@ def world(config: Path, seed: int) -> Pipeline:
 
 
 def draws(
-    args: argparse.Namespace, causal: bool = False, device: str = "cpu"
+    args: argparse.Namespace, causal: bool = False, device: str | torch.device = "cpu"
 ) -> tuple[DiffusionRun, Draw, Tensor, Condition]:
     """The recipe, how its model draws with guidance, frames that are past, and what is asked for."""
     recipe = load(args.config, [f"unet.causal={str(causal).lower()}"])

@@ -162,8 +162,11 @@ def look_into(
 
 
 def other_data(data: DataConfig, root: str | Path) -> DataConfig:
-    """The options of a data set for another one that is laid out alike; the shapes set is not drawn there."""
-    return replace(data, root=str(root), layout="folders" if data.layout == "shapes" else data.layout)
+    """The options of a data set for another one that is laid out alike, or is a list or a tar, as its name tells. The
+    shapes set is not drawn there."""
+    layout = "folders" if data.layout == "shapes" else data.layout
+    told = str(root).lower().endswith((".csv", ".jsonl", ".tar"))
+    return replace(data, root=str(root), layout="auto" if told else layout)
 
 
 def build_index(

@@ -23,6 +23,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vidiff.engine.ema import write_snapshot
+from vidiff.engine.moments import metadata as metadata_of_moments
 from vidiff.engine.moments import write as write_moments
-from vidiff.engine.parallel import Group, local, sharded, whole
+from vidiff.engine.parallel import PATIENCE, Group, local, sharded, whole
 from vidiff.engine.publish import (
     LAST_THREE,
     CheckpointError,
@@ -120,6 +122,7 @@ def save(
         for width, tensors in (averages or {}).items():
             write_tensors(tensors, draft / f"ema-{width:.3f}.safetensors")
         (draft / "state.json").write_text(json.dumps(state))
+        _refuse_absent(draft)
         publish(draft, step, best=keep.best)
         write_whole(folder / LATEST, name_of(step) + "\n", durable=True)
         retain(folder, step, keep)
@@ -132,6 +135,13 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return folder / name_of(step)
+
+
+def _refuse_absent(draft: Path) -> None:
+    """Raises OSError where a process's part of the moments is not there: a manifest would call the rest sound."""
+    named = {of.relative_path for of in metadata_of_moments(draft).storage_data.values()}
+    for name in sorted(named - {file.name for file in (draft / "training").iterdir()}):
+        raise FileNotFoundError(ENOENT, "a process's part of the moments is not there", str(draft / "training" / name))
 
 
 def _by_the_first(group: dist.ProcessGroup | None, work: Callable[[], object]) -> None:
@@ -343,7 +353,7 @@ class Saver:
         self._what = ""
         importlib.import_module("torch.distributed.checkpoint")  # takes a second, which a save at a signal has not
         # What the thread sends must not mix with what the training does.
-        self._wire = dist.new_group(backend="gloo") if group.world > 1 else None
+        self._wire = dist.new_group(backend="gloo", timeout=PATIENCE) if group.world > 1 else None
         if group.main:
             tidy(folder)  # of a training that was killed after its last save, nothing else would
 
@@ -382,8 +392,8 @@ class Saver:
         }
 
         def write() -> None:
-            if updates and self.group.main:  # first: so that each checkpoint has the snapshots up to its step
-                write_snapshot(self.folder.parent / "ema", step, updates, copied)
+            if updates:  # first: so that each checkpoint has the snapshots up to its step
+                self._write_snapshot(step, updates, copied)
             save(self.folder, step, **job)
 
         self.begun = step
@@ -394,11 +404,11 @@ class Saver:
         self.settle()
         taken = {width: self._take(f"ema-{width}", tensors) for width, tensors in averages.items()}
 
-        def write() -> None:
-            if self.group.main:
-                write_snapshot(self.folder.parent / "ema", step, updates, taken)
+        self._start(f"EMA snapshot of step {step}", lambda: self._write_snapshot(step, updates, taken))
 
-        self._start(f"EMA snapshot of step {step}", write)
+    def _write_snapshot(self, step: int, updates: int, averages: Mapping[float, Mapping[str, Tensor]]) -> None:
+        """By the main process. Raises OSError on every process: those that went on to `save` would wait for it."""
+        _by_the_first(self._wire, lambda: write_snapshot(self.folder.parent / "ema", step, updates, averages))
 
     def _start(self, what: str, work: Callable[[], None]) -> None:
         if self.group.device.type == "cuda":

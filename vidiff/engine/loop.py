@@ -83,7 +83,7 @@ def fit(
         Diverged: after `max_skips` bad steps in a row.
         guard.RunBusy: another training holds `run`.
         publish.CheckpointError: checkpoints exist and none is sound.
-        ValueError: they are another model's.
+        ValueError: they are another model's; or the validation does not give what `keep_best` names.
     """
     run = Path(run)
     with processes(device) as group, signals() as stop, locked(run) if group.main else nullcontext():
@@ -223,6 +223,13 @@ class _Training:
         updates = self.ema.updates if self.snapshot_due() else 0
         self.saver.save(self.at.step, model, ema, state, self.all_averages(), kept, updates, keep)
 
+    def save_now(self) -> None:
+        """Writes a checkpoint, where the newest is not of this step, and waits for it."""
+        self.saver.settle()
+        if self.at.step > self.saver.saved:
+            self.save()
+            self.saver.finish()
+
     def all_averages(self) -> dict[float, dict[str, Tensor]]:
         return {average.width: average.state_dict() for average in self.averages}
 
@@ -249,10 +256,7 @@ class _Training:
             done, new = self.at.step >= steps, self.at.step > self.saver.begun
             wish = int(self.group.reduce_max(torch.tensor(self.stop.number)))
             if done or wish:
-                self.saver.settle()
-                if self.at.step > self.saver.saved:
-                    self.save()
-                    self.saver.finish()
+                self.save_now()
             elif new and (self.due(self.options.checkpoint_every, 0) or self.at.step == self.at.best_step):
                 self.save()
             elif new and self.snapshot_due():
@@ -372,6 +376,7 @@ class _Training:
             if scores:
                 values = torch.tensor(list(scores.values()), dtype=torch.float64)
                 means = dict(zip(scores, self.group.reduce_mean(values).tolist(), strict=True))
+                self.check_best(means)
                 self.recorder.metrics({"step": at.step, **means})
                 at.note_best(options.keep_best, means)
             if not self.cut_short:
@@ -385,6 +390,16 @@ class _Training:
         if validating or sampling:
             self.group.barrier()
             self.recorder.report()
+
+    def check_best(self, scores: Mapping[str, float]) -> None:
+        """Raises ValueError where the validation does not give what `keep_best` names, with all steps saved."""
+        name = self.options.keep_best
+        if name and name not in scores:
+            self.save_now()
+            raise ValueError(
+                f"train.keep_best is {name}; the validation gives {', '.join(scores)}. Step {self.at.step} is saved: "
+                "name one of these, or none, and run again"
+            )
 
     def due(self, every: int, last: int) -> bool:
         step = self.at.step

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vidiff.engine.checkpoint import Checkpoint
 from vidiff.engine.compile import compile_blocks, find_blocks, uncompiled
 from vidiff.engine.options import TrainOptions
-from vidiff.engine.parallel import Group, local, whole
+from vidiff.engine.parallel import PATIENCE, Group, local, whole
 from vidiff.engine.precision import DTYPES, Precision
 from vidiff.nn.cast import low_weights
 
@@ -137,18 +137,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def make_mesh(group: Group, options: TrainOptions) -> DeviceMesh:
     """All processes in a row for fsdp; for hsdp, copies by shards. Raises ValueError where they do not divide."""
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import DeviceMesh
 
+    kind = group.device.type
     if options.parallel == "fsdp":
-        return init_device_mesh(group.device.type, (group.world,), mesh_dim_names=("shard",))
+        assert dist.group.WORLD is not None
+        return DeviceMesh.from_group(dist.group.WORLD, kind, mesh_dim_names=("shard",))
     shards = options.shards or group.local_world
     if group.world % shards:
         raise ValueError(
             f"train.shards is {shards}, but {group.world} processes do not divide into groups of that size; "
             "give a divisor, or train.parallel=fsdp"
         )
-    sizes = (group.world // shards, shards)
-    return init_device_mesh(group.device.type, sizes, mesh_dim_names=("copy", "shard"))
+    ranks = torch.arange(group.world).view(-1, shards)
+    # groups that a mesh makes by itself would wait for minutes only
+    groups = [dist.new_subgroups_by_enumeration(rows.tolist(), PATIENCE)[0] for rows in (ranks.T, ranks)]
+    return DeviceMesh.from_group(groups, kind, ranks, mesh_dim_names=("copy", "shard"))
 
 
 class Shards(Model):

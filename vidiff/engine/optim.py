@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from vidiff.engine.parallel import local, shard_like, sharded, whole
 
-HIDDEN = 32  # channels, at least, on both sides of a kernel that goes by Muon: so first and last layers do not
+# Channels, at least, on both sides of a kernel that goes by Muon. So the first and last layers of a network do not, but
+# for those that are as wide, since they see patches, or latents of many channels.
+HIDDEN = 32
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of x, x^3 and x^5
 
 
@@ -22,7 +24,8 @@ class Optim:
     """How weights move.
 
     Args:
-        name: with muon, kernels between hidden layers go by Muon and all else by AdamW, at one `lr`.
+        name: with muon, convolutions of `HIDDEN` channels or more on both sides go by Muon and all else by AdamW, at
+            one `lr`.
         momentum: of Muon.
         warmup: steps of linear rise to `lr`.
         decay: what follows the warm-up, until the last step.
@@ -49,14 +52,15 @@ class Optim:
             raise ValueError(f"optim.name is {self.name!r}; choose adamw or muon")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"optim.momentum is {self.momentum}; it must be in [0, 1), such as 0.95")
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr is {self.lr}; give a number above 0, such as 3e-4")
+        for name, usual in (("lr", "3e-4"), ("eps", "1e-8")):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; give a number above 0, such as {usual}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas is {tuple(self.betas)}; both must be in [0, 1), such as (0.9, 0.99)")
         if self.decay not in ("constant", "cosine", "linear"):
             raise ValueError(f"optim.decay is {self.decay!r}; choose constant, cosine or linear")
         for name in ("weight_decay", "warmup", "clip"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optim.{name} is {getattr(self, name)}; give 0 (off) or more")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"optim.floor is {self.floor}; it is a fraction of lr, from 0 to 1")
@@ -136,7 +140,7 @@ def _iterated(gram: Tensor, iterations: int) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), for kernels `(outputs, inputs, ...)` of hidden layers.
+    """Momentum, orthogonalised (Jordan et al. 2024), for kernels `(outputs, inputs, ...)` of wide layers.
 
     A step's root mean square is `0.2 lr`, about what AdamW's is (Liu et al. 2025, eq. 4), so both go by one rate.
     PyTorch's own Muon takes matrices alone, not kernels. A sharded kernel's momentum is gathered, since only whole

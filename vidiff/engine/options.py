@@ -77,6 +77,10 @@ class TrainOptions:
         for name, unit in (("spike", "deviations"), ("hang", "seconds")):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; give 0 (never) or more {unit}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"train.ema is {self.ema}; the decay must be in [0, 1), such as 0.999; 0 averages nothing")
+        if self.ema_warmup < 1:
+            raise ValueError(f"train.ema_warmup is {self.ema_warmup}; give 1 (none) or more")
         for sink in self.log:
             if sink not in LOGS:
                 raise ValueError(f"train.log has {sink!r}; choose {', '.join(LOGS)}, as in train.log=[tensorboard]")

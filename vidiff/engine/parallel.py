@@ -123,7 +123,9 @@ def _prepare_gpu(device: torch.device) -> None:
         torch.cuda.set_device(device)
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.allow_tf32 = False  # the older name: left as it was, it could no longer be read
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def keep_freed() -> None:

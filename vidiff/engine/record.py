@@ -64,12 +64,8 @@ class Counters:
             self.counts[name] = self.counts.get(name, 0) + known
 
     def note_best(self, name: str, scores: Mapping[str, float]) -> None:
-        """Remembers the lowest score of that name. Raises ValueError where the validation gives none."""
-        if not name:
-            return
-        if name not in scores:
-            raise ValueError(f"train.keep_best is {name}; the validation gives {', '.join(scores)}")
-        if scores[name] < self.best:
+        """Remembers the lowest score of that name, if any."""
+        if name and scores[name] < self.best:
             self.best, self.best_step = scores[name], self.step
 
     def take_means(self) -> dict[str, float]:

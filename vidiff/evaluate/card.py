@@ -16,6 +16,19 @@ from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.training.windows import Windows
 
+FILE = "card.json"  # a card, as a folder of scores has it
+
+BESIDE = (
+    "given",  # frames that are known of clips that are continued
+    "tries",  # of each prediction
+    "lpips_network",  # of two pictures, for predictions: its name
+    "lpips_sha256",
+    "lpips_preprocessing",
+    "clip_sha256",  # of the CLIP model's files
+    "clip_words",  # what it compares clips with: captions or labels
+)
+"""What some scores depend on besides, None where there are no such scores."""
+
 PROTOCOL = (
     "network",  # its name
     "network_sha256",  # of the file that holds its weights
@@ -29,8 +42,9 @@ PROTOCOL = (
     "stride",  # source frames per clip frame
     "size",  # of the frames, in pixels
     "seed",  # of resampling
+    *BESIDE,
 )
-"""What two cards must share before their scores may be compared."""
+"""What two cards must share before their scores may be compared; of BESIDE, what both have."""
 
 MADE = (
     "source",  # the run, or the folder of clips
@@ -90,13 +104,20 @@ class Comparison:
     scores: Mapping[str, tuple[Any, Any]]
 
 
-def protocol_of(network: Features, real: Windows, data: str, split: str, seed: int) -> dict[str, Any]:
+def protocol_of(
+    network: Features, real: Windows, data: str, split: str, seed: int, lpips: Features | None = None, **beside: Any
+) -> dict[str, Any]:
     """The protocol of scores by a network on as many made clips as real ones.
 
     Args:
         data: the data set's name.
         seed: of resampling.
+        lpips: a network of two pictures, where predictions are scored by one.
+        beside: others of BESIDE, where they are used.
     """
+    if lpips is not None:
+        beside["lpips_network"], beside["lpips_sha256"] = lpips.name, lpips.sha256
+        beside["lpips_preprocessing"] = lpips.preprocessing
     return {
         "network": network.name,
         "network_sha256": network.sha256,
@@ -110,6 +131,8 @@ def protocol_of(network: Features, real: Windows, data: str, split: str, seed: i
         "stride": real.stride,
         "size": real.size,
         "seed": seed,
+        **dict.fromkeys(BESIDE),
+        **beside,
     }
 
 
@@ -178,7 +201,8 @@ def compare_cards(card: Card, other: Card) -> Comparison:
     ]
     for name in PROTOCOL:
         this, that = card.protocol.get(name), other.protocol.get(name)
-        if this != that and name not in _OF_NO_MATTER:
+        unused = name in BESIDE and None in (this, that)  # then the scores that depend on it are not in both
+        if this != that and name not in _OF_NO_MATTER and not unused:
             reasons.append(f"{name} differs: {_short(this)} against {_short(that)}")
     differences = [
         f"{name}: {_short(this.get(name))} against {_short(that.get(name))}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from vidiff.evaluate.shapes import Subject, held_out_shapes, label_numbers
 from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, acceleration, label_score, read_shapes
+from vidiff.training.windows import evenly
 from vidiff.video.reader import read_video
 from vidiff.video.writer import sheet
 
@@ -23,7 +24,7 @@ MARGIN = 2  # pixels around an object that a hiding box covers as well
 class EditingProtocol:
     """How many clips. The scores of two models compare only under one protocol."""
 
-    clips: int = 48  # held-out clips, evenly chosen
+    clips: int = 48  # held-out clips, evenly chosen, or all where there are fewer
     batch: int = 24  # clips edited at once
 
 
@@ -145,8 +146,8 @@ def score_edits(subject: Subject) -> dict[str, Any]:
     subject.check_labels()
     protocol, pipeline = EditingProtocol(), subject.pipeline
     held_out = list(held_out_shapes(subject.root, pipeline.size).items())
-    every = max(len(held_out) // protocol.clips, 1)
-    files, truth = zip(*held_out[every // 2 :: every], strict=True)
+    chosen = evenly(protocol.clips, len(held_out), middle=True)
+    files, truth = zip(*(held_out[i] for i in chosen), strict=True)
     clips = torch.stack([read_video(file, range(pipeline.frames)) for file in files])
     label = label_numbers([clip.label for clip in truth])
     results: dict[str, Tensor] = {}

@@ -140,6 +140,9 @@ def read_held_out(way: Way, data: str | Path | None, protocol: FewProtocol) -> H
     if set(pipeline.labels) == set(LABELS):
         found = held_out(pipeline, source, LongProtocol(protocol.starts, protocol.given, frames), runs)
         if found.truth:
+            if (count := len(found.truth)) < protocol.starts:
+                asked = f"{protocol.starts} are asked for: lower --starts"
+                raise ValueError(f"{source.root} has {count} held-out clips, but {asked}")
             paths = torch.stack([clip.path(frames) for clip in found.truth])
             clips = torch.cat([found.read(slice(i, i + 1), frames) for i in range(protocol.starts)])
             return Held(clips, [clip.label for clip in found.truth], paths, None)

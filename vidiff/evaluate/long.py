@@ -23,7 +23,8 @@ from vidiff.data.clip import Clip
 from vidiff.data.index import index_of
 from vidiff.data.options import DataConfig
 from vidiff.data.shapes import ShapesClip
-from vidiff.draw.long import STRATEGIES
+from vidiff.draw.long import STRATEGIES, Clean
+from vidiff.draw.window import windows
 from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.shapes import held_out_shapes, label_numbers
 from vidiff.metrics.drift import Looks, after, drift, join, look
@@ -32,6 +33,7 @@ from vidiff.metrics.oracle import Reading, extension_score, join_readings, kept_
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.recipe.slots import build_strategy, read_slot
 from vidiff.store.plain import read_json
+from vidiff.training.windows import evenly
 from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.fit import Fit
 from vidiff.video.reader import VideoReader
@@ -49,7 +51,7 @@ class LongProtocol:
         ValueError: a number out of range.
     """
 
-    clips: int = 24  # held-out clips, evenly chosen
+    clips: int = 24  # held-out clips, evenly chosen, or all where there are fewer
     given: int = 8  # frames that each begins with
     frames: int = 256  # that each has in the end
     chunk: int = 32  # frames of a stretch, by which drift is measured
@@ -144,7 +146,7 @@ def _find(pipeline: Pipeline, data: DataConfig, count: int, runs: Path) -> HeldO
         index = index_of(replace(data, limit=0), runs, data.test_split)
         file_at = {root / file.name: file for file in index.files}
         known = list(held_out_shapes(root, side, file_at).items())
-        paths, truth = zip(*(known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)), strict=True)
+        paths, truth = zip(*(known[i] for i in evenly(count, len(known), middle=True)), strict=True)
         labels = [clip.label for clip in truth] if set(LABELS) <= set(pipeline.labels) else None
         return HeldOut([file_at[path] for path in paths], labels, list(truth), 0, 1, side)
     index = index_of(replace(data, limit=count), runs, data.test_split)
@@ -180,6 +182,22 @@ def ways(
     ]
 
 
+def seams_of(pipeline: Pipeline, way: Way | None, protocol: LongProtocol) -> list[int]:
+    """Frames at which a window begins, the given ones counted; of the real videos, those of the strategy "clean".
+
+    A strategy that does not go on window by window has none.
+
+    Raises:
+        ValueError: a context that fills a window.
+    """
+    slot = {"name": "clean"} if way is None else way.strategy
+    if not isinstance(build_strategy(slot), Clean):
+        return []
+    context = pipeline.reach(slot, protocol.context)
+    walk = windows(pipeline.frames, protocol.frames, context, protocol.given, unit=pipeline.codec.unit)
+    return [window.begin for window in walk]
+
+
 def compare_ways(
     pipeline: Pipeline,
     clips: HeldOut,
@@ -209,15 +227,16 @@ def compare_ways(
         for way in [*first, *every]:
             name = "real" if way is None else way.name
             bar.set_postfix_str(name)
+            seams = seams_of(pipeline, way, protocol)
             slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
             doing = {"origin": origin, "protocol": asdict(protocol), "shown": list(show), "files": clips.names}
-            origins = finite({"name": name, "way": None if way is None else asdict(way), **doing})
+            origins = finite({"name": name, "way": None if way is None else asdict(way), **doing, "seams": seams})
             result_file, picture = folder / f"{slug}.json", folder / f"{slug}.png"
             result = _kept(result_file, origins) if picture.is_file() else None
             if result is None:
-                result, shown = _measure(pipeline, clips, way, protocol, show)
+                result, shown = _measure(pipeline, clips, way, protocol, show, seams)
                 result = origins | finite(result)
-                rows = torch.arange(min(PICTURED, len(shown))) * len(shown) // min(PICTURED, len(shown))
+                rows = evenly(PICTURED, len(shown))
                 write_image(picture, torch.cat([pad(sheet(clip), (0, GAP), value=1.0) for clip in shown[rows]], dim=2))
                 result_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
             bar.update()
@@ -233,7 +252,12 @@ def _kept(file: Path, origins: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _measure(
-    pipeline: Pipeline, clips: HeldOut, way: Way | None, protocol: LongProtocol, show: Sequence[int]
+    pipeline: Pipeline,
+    clips: HeldOut,
+    way: Way | None,
+    protocol: LongProtocol,
+    show: Sequence[int],
+    seams: Sequence[int],
 ) -> tuple[dict[str, Any], Tensor]:
     """Figures of one way, or without one of the real videos, and the frames to show, `(b, 3, n, h, w)`."""
     count, given, frames = len(clips.files), protocol.given, protocol.frames
@@ -258,12 +282,11 @@ def _measure(
                 )
             seen.append(watch(pieces, start, show, bool(clips.truth), partial(_advance, bar, len(start))))
     truth = clips.truth
-    context = pipeline.sampling.context if protocol.context is None else protocol.context
     result = score_continuation(
         seen,
         given,
         protocol.chunk,
-        range(given, frames, max(pipeline.frames - context, 1)),
+        seams,
         label_numbers([clip.label for clip in truth]) if truth else None,
         torch.stack([clip.path(frames) for clip in truth]) if truth else None,
     )

@@ -58,14 +58,17 @@ def measure(
     training: Views | None = None,
     decoded: Views | None = None,
     seed: int = 0,
+    in_all: int | None = None,
 ) -> Scores:
     """Score made clips against real ones.
 
     Args:
         real, made: of held-out and of made clips.
-        training: of as many training clips: the floor, and what memorisation is told from.
+        training: of training clips: as many as the real ones, which are the floor, and then any others; from all of
+            them memorisation is told.
         decoded: of the held-out clips after the codec: the ceiling.
         seed: of all resampling.
+        in_all: how many training clips there are, those that are not in `training` too; None where that is not known.
 
     Returns:
         scores, each named after the network; the floor's and the ceiling's begin with "floor" and "ceiling".
@@ -111,12 +114,14 @@ def measure(
         if other is None:
             scores.left_out[part] = reason
             continue
-        against = other["features"]
+        against = other["features"][: len(x)]
         scores.add(f"{part} {called('frechet')}", partial(frechet, x, against))
         scores.add(f"{part} {called('kernel')} and standard error", partial(kernel, x, against))
     if training is not None:
         known = training["features"]
-        scores.add("share of clips nearer to training than 95 % of held-out clips", lambda: copied(y, known, x))
+        searched = f"{len(known)} {'' if in_all is None else f'of {in_all} '}training clips searched"
+        name = f"share of clips nearer to training than 95 % of held-out clips, {searched}"
+        scores.add(name, lambda: copied(y, known, x))
     if not has_flow():
         scores.left_out["motion warping error"] = NO_FLOW
     if "worse frozen" in real:

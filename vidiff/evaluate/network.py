@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from vidiff.codec.files import load_into
-from vidiff.data.index import Index, index_of
+from vidiff.data.captions import has_captions
+from vidiff.data.index import index_of, other_data
 from vidiff.data.options import DataConfig
-from vidiff.data.root import name_of
+from vidiff.data.root import copies_of, name_of, root_of
 from vidiff.engine.checkpoint import describe_weights, load_part, newest
 from vidiff.engine.options import TrainOptions
 from vidiff.engine.parallel import Group
@@ -36,7 +38,7 @@ from vidiff.evaluate.card import (
     read_card,
     write_card,
 )
-from vidiff.evaluate.clips import DrawnClips, index_folder
+from vidiff.evaluate.clips import DrawnClips, captions_of, classes_of, index_folder, searched_windows
 from vidiff.evaluate.comparison import finite
 from vidiff.evaluate.long import watch
 from vidiff.evaluate.measure import Scores, add_prediction, look_at_motion, measure, read_features
@@ -51,6 +53,8 @@ from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.training.kept import read_kept
 from vidiff.training.windows import BATCH, Windows, choose_windows, gathered
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Request:
         network: a feature network's folder, or efficientnet.
         extend: continue some real clips to so many frames, and show how they drift.
         checkpoints: "all" or a number: score that many of the kept ones, evenly chosen, the newest among them.
-        clip: a CLIP model's folder, to score clips against their labels.
+        clip: a CLIP model's folder, to score clips against their captions, or their labels.
         against: another card to compare with.
         out: folder for card, scores and page; by default scores-NETWORK beside the clips.
     """
@@ -141,49 +145,47 @@ class Scoring:
         self.similar = Features.load(request.prediction.lpips, group.device) if request.prediction.lpips else None
         if run and request.real.size not in (None, run.size):
             raise ValueError(f"size is {request.real.size}, but {origin} makes clips of {run.size} pixels")
-        data = self.config.data if self.config else DataConfig()
-        self.split = request.real.split or data.test_split
+        self.data = replace(self.config.data, limit=0) if self.config else DataConfig()
+        self.runs = runs_of(origin, self.config) if self.config else Path("runs")
+        if request.real.data is not None:
+            self.data = other_data(self.data, request.real.data)
+        elif self.config is None:
+            raise ValueError("name the real clips with --data: a folder of made ones knows of none")
+        self.split = request.real.split or self.data.test_split
         self.real = real = self.windows(self.split, request.real.clips)
         self.known: Windows | None = None
-        if self.split != data.split:
-            with suppress(ValueError):  # no such split, or too few clips: the card says that the floor is left out
-                self.known = self.windows(data.split, len(real))
-        self.names = [real.index.class_of(real.index.files[number]) for number, _ in real.starts]
+        self.training_clips = 0  # in all, of which `known` are some
+        if self.split != self.data.split:
+            with suppress(ValueError):  # no such split, or none so long: the card says that the floor is left out
+                every = self.windows(self.data.split, None)
+                self.training_clips = len(every)
+                self.known = searched_windows(every, len(real)) if len(every) >= len(real) else None
+        names = classes_of(real)
+        texts = self._captions() if run and run.text is not None else None
         self.cautions: list[str] = []
         self.source: DrawnClips | Windows
         if run:
             options = {name: getattr(request.drawing, name) for name in ("guidance", "steps", "sampler")}
-            self.source = DrawnClips(run, self.names, real.frames, request.drawing.seed, options)
-            self.cautions += [self.source.untold] if self.source.untold else []
+            self.source = DrawnClips(run, names, real.frames, request.drawing.seed, options, texts)
+            self.cautions += self.source.cautions
             if kept := read_kept(origin):
                 self.cautions.append(f"of held-out clips the codec keeps {kept}: the model can show no more")
         else:
             index = self._shared(lambda: index_folder(origin, real.index.labels))
-            self.source = choose_windows(index, real.frames, real.size, real.stride, len(real))
+            self.source = choose_windows(index, real.frames, real.size, 1, len(real))
             other = sum((file.height, file.width) != (real.size, real.size) for file in index.files)
             if other:
                 odd = f"{other} of {len(index.files)} made clips are not of {real.size} x {real.size} px"
                 self.cautions.append(f"{odd}: they were resized and cropped")
+        self.words, self.wordless = self._words(names, texts) if self.judge else ({}, "")
 
     def windows(self, split: str, count: int | None, frames: int | None = None) -> Windows:
         """Windows of a split of the data set; one process looks for the files."""
-        request, run, config = self.request, self.run, self.config
-        data = config.data if config else DataConfig()
-        if request.real.data is not None:
-            data = DataConfig(request.real.data, fps=data.fps, decoder=data.decoder)
-        elif config is None:
-            raise ValueError("name the real clips with --data: a folder of made ones knows of none")
-        runs = runs_of(self.origin, config) if config else Path("runs")
-        index = self._shared(lambda: index_of(replace(data, limit=0), runs, split))
-        frames = frames or request.real.frames or (run.frames if run else 16)
-        size = request.real.size or (run.size if run else 64)
-        return choose_windows(index, frames, size, request.real.stride or data.stride[0], count)
-
-    @property
-    def root(self) -> str:
-        """The data set's folder, list or URL."""
-        assert self.request.real.data is not None or self.config is not None
-        return self.request.real.data if self.request.real.data is not None else self.config.data.root  # type: ignore[union-attr]
+        asked, run = self.request.real, self.run
+        index = self._shared(lambda: index_of(self.data, self.runs, split))
+        frames = frames or asked.frames or (run.frames if run else 16)
+        size = asked.size or (run.size if run else 64)
+        return choose_windows(index, frames, size, asked.stride or self.data.stride[0], count)
 
     def measure_real(self) -> None:
         """Look at all that is not made."""
@@ -191,15 +193,20 @@ class Scoring:
 
         def read(which: range) -> dict[str, Tensor]:
             video = self.real.read(which)
-            return self._seen(which, video) | damaged(network, video, self.request.drawing.seed + which.start)
+            return self._seen(which, video, "real") | damaged(network, video, self.request.drawing.seed + which.start)
+
+        def features(windows: Windows, title: str) -> dict[str, Tensor]:
+            return gathered(len(windows), self.group, lambda which: {"features": network(windows.read(which))}, title)
 
         self.truth = gathered(count, self.group, read, "real")
         self.train: dict[str, Tensor] | None = None
         self.coded: dict[str, Tensor] | None = None
         if known:
-            self.train = gathered(
-                count, self.group, lambda which: read_features(network, known.read(which)), "training"
-            )
+            # the floor's apart, so that its batches, and their bits, are the same whatever else is searched
+            floor, others = (replace(known, starts=part) for part in (known.starts[:count], known.starts[count:]))
+            self.train = features(floor, "training")
+            if others and (further := features(others, "training, for copies")):
+                self.train = {name: torch.cat([part, further[name]]) for name, part in self.train.items()}
         if run:
             self.coded = gathered(
                 count, self.group, lambda which: read_features(network, run.reconstruct(self.real.read(which))), "codec"
@@ -208,19 +215,30 @@ class Scoring:
     def measure_made(self) -> tuple[dict[str, Tensor], Scores]:
         """What there is to see of made clips, and their scores; on the main process."""
         count, request, source = len(self.real), self.request, self.source
-        made = gathered(count, self.group, lambda which: self._seen(which, source.read(which)), "made")
+        made = gathered(count, self.group, lambda which: self._seen(which, source.read(which), "made"), "made")
         future = gathered(count, self.group, self._predicted, "prediction") if request.prediction.predict else {}
         if not self.group.main:
             return {}, Scores()
-        scores = measure(self.network, self.truth, made, self.train, self.coded, request.drawing.seed)
+        scores = measure(
+            self.network, self.truth, made, self.train, self.coded, request.drawing.seed, self.training_clips
+        )
         scores.cautions += self.cautions
+        if self.wordless:
+            scores.left_out["CLIP score"] = self.wordless
         if request.prediction.predict:
             add_prediction(scores, future, request.prediction.predict, request.prediction.tries)
         return made, scores
 
     def protocol(self) -> dict[str, Any]:
         """What a card needs to tell which scores compare."""
-        return protocol_of(self.network, self.real, name_of(self.root), self.split, self.request.drawing.seed)
+        of, beside = self.request.prediction, dict[str, Any]()
+        if of.predict:
+            beside |= {"given": of.predict, "tries": of.tries}
+        if self.judge and self.words:
+            captions = isinstance(self.source, DrawnClips) and self.source.texts is not None
+            beside |= {"clip_sha256": self.judge.sha256, "clip_words": "captions" if captions else "labels"}
+        data, seed, pairs = name_of(self.data.root), self.request.drawing.seed, self.similar if of.predict else None
+        return protocol_of(self.network, self.real, data, self.split, seed, pairs, **beside)
 
     def how(self, checkpoint: Path | None) -> dict[str, Any]:
         """How clips of a checkpoint are made, for a card."""
@@ -250,17 +268,39 @@ class Scoring:
             looks["real"] = gathered(short, self.group, lambda which: dict(vars(look(real.read(which)))), "real")
         return {name: Looks(**parts) for name, parts in looks.items()} if self.group.main else {}
 
-    def _shared(self, make: Callable[[], Index]) -> Index:
-        index = self.group.share(make() if self.group.main else None)
-        assert index is not None
-        return index
+    def _shared(self, make: Callable[[], T]) -> T:
+        return cast(T, self.group.share(make() if self.group.main else None))
 
-    def _seen(self, which: range, video: Tensor) -> dict[str, Tensor]:
+    def _captions(self) -> list[str] | None:
+        """What the real clips show in words; None where the data set has no captions."""
+
+        def read() -> list[str] | None:
+            root, windows = root_of(self.data.root, copies_of(self.runs, self.data.remote_cache_gb)), self.real
+            there = has_captions(root, [windows.index.files[number] for number, _ in windows.starts])
+            return captions_of(windows, root, self.data.captions) if there else None
+
+        return self._shared(read)
+
+    def _words(self, names: Sequence[str | None], texts: Sequence[str] | None) -> tuple[dict[str, list[str]], str]:
+        """What real and made clips are said to show, for CLIP; or nothing, and why."""
+        source = self.source
+        if isinstance(source, DrawnClips) and not source.told:
+            return {}, "the run's clips are drawn without label and text"
+        if texts is not None:
+            return {"real": [*texts], "made": [*texts]}, ""
+        said = {"real": names, "made": names if isinstance(source, DrawnClips) else classes_of(source)}
+        for kind, words in said.items():
+            if count := sum(name is None for name in words):
+                return {}, f"{count} of {len(words)} {kind} clips have neither a caption nor a label"
+        return {kind: [str(name).replace("_", " ") for name in words] for kind, words in said.items()}, ""
+
+    def _seen(self, which: range, video: Tensor, kind: str) -> dict[str, Tensor]:
         views = (
             read_features(self.network, video) | look_at_motion(video) | {"shown": video[: max(0, SHOWN - which.start)]}
         )
-        captions = [str(name).replace("_", " ") for name in self.names[which.start : which.stop]]
-        return views | ({"CLIP score": self.judge(video, captions)} if self.judge else {})
+        if not self.judge or not self.words:
+            return views
+        return views | {"CLIP score": self.judge(video, self.words[kind][which.start : which.stop])}
 
     def _predicted(self, which: range) -> dict[str, Tensor]:
         source, request = self.source, self.request
@@ -289,6 +329,11 @@ def score_by_network(request: Request, origin: Path, run: Pipeline | None, group
         raise ValueError(
             f"{origin} is no trained run, so it cannot continue clips and has no checkpoints: leave out --predict, "
             "--extend and --checkpoints"
+        )
+    if run is None and request.out is not None and request.out.resolve() == origin.resolve():
+        raise ValueError(
+            f"out is {request.out}, the folder of made clips itself, of which what is written there would then be one: "
+            "give another --out"
         )
     other = read_card(request.against) if request.against else None
     paths: list[Path | None] = [*choose_checkpoints(origin, request.checkpoints, run.weights)] if run else [None]
@@ -324,7 +369,8 @@ def score_by_network(request: Request, origin: Path, run: Pipeline | None, group
     if request.extend:
         further[f"Along an extension, after {given} given frames"] = drift_curves(looks, given)
         last = drift_at_end(looks["made"], given).items()
-        card = replace(card, scores={**card.scores, **{f"drift to {request.extend} frames, {k}": v for k, v in last}})
+        drifts = {f"drift to {request.extend} frames, {k}": v for k, v in last}
+        card = replace(card, protocol={**card.protocol, "given": given}, scores={**card.scores, **drifts})
         out.mkdir(parents=True, exist_ok=True)
         frames = {name: by_frame(part, given) for name, part in looks.items()}
         (out / "drift.json").write_text(json.dumps(finite({"given": given, **frames}), allow_nan=False) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidiff.evaluate.card import Card, Comparison, numbers, write_card
+from vidiff.evaluate.card import FILE, Card, Comparison, numbers, write_card
 from vidiff.metrics.drift import Looks, by_frame
 from vidiff.report.chart import Series, figure, number
 from vidiff.report.page import bullet_list, gallery, table
@@ -51,7 +51,7 @@ def write_scores(
         comparison: with another card, if one was named.
         further: sections besides: heading -> HTML.
     """
-    write_card(folder / "card.json", card)
+    write_card(folder / FILE, card)
     content: dict[str, Any] = {"mind": list(card.cautions)} if card.cautions else {}
     content |= {"scores": dict(card.scores), "left out": dict(card.left_out), "protocol": dict(card.protocol)}
     content |= {"made": dict(card.made)}

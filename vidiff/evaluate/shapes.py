@@ -19,6 +19,7 @@ from vidiff.metrics.objects import LABELS
 from vidiff.metrics.oracle import Reading, acceleration, extension_score, label_right, label_score, read_shapes
 from vidiff.metrics.prediction import overall_psnr
 from vidiff.pipeline.pipeline import Pipeline
+from vidiff.training.windows import evenly
 from vidiff.video.reader import read_video
 from vidiff.video.writer import sheet, write_image, write_video
 
@@ -94,7 +95,7 @@ class ShapesProtocol:
     """How many clips, and how they are extended. The scores of two models compare only under one protocol."""
 
     per_label: int = 8
-    extended: int = 48  # held-out clips that are extended, evenly chosen
+    extended: int = 48  # held-out clips that are extended, evenly chosen, or all where there are fewer
     untold: int = 24  # of these, extended once more without telling the model their label
     given: int = 8
     frames: int = 40
@@ -259,8 +260,7 @@ def score_labels(subject: Subject) -> dict[str, Any]:
         protocol,
     )
     for name, count in (("extension", protocol.extended), ("extension_untold", protocol.untold)):
-        every = max(len(real) // count, 1)
-        chosen = range(every // 2, len(real), every)
+        chosen = evenly(count, len(real), middle=True)
         scores[name], longer = score_extension(
             lambda given, names, frames, seed: pipeline.extend(given, frames, names, seed=seed, progress=True).cpu(),
             real[chosen],
@@ -324,7 +324,7 @@ def score_classifier(subject: Subject, protocol: ShapesProtocol) -> dict[str, An
     scores: dict[str, Any] = {"protocol": asdict(protocol)}
     for name, make in (("unguided", draw_unguided), ("guided", draw)):
         scores[name], drawn = score_generation(make, LABELS, protocol)
-        rows = [sheet(clip) for clip in drawn[:: protocol.per_label]]  # one of each label
+        rows = [sheet(clip) for clip in drawn[: len(LABELS)]]  # one of each label
         subject.show(name, drawn, rows, Path(pipeline.classifier.name))
     return scores
 

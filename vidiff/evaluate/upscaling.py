@@ -32,6 +32,7 @@ from vidiff.pipeline.cascade import Cascade
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.store.files import write_whole
+from vidiff.training.windows import evenly
 from vidiff.video.fit import Fit
 from vidiff.video.writer import write_image
 
@@ -40,7 +41,7 @@ from vidiff.video.writer import write_image
 class UpscalingProtocol:
     """Which held-out clips are enlarged. The scores of two models compare only under one protocol."""
 
-    clips: int = 48  # evenly chosen
+    clips: int = 48  # evenly chosen, or all where there are fewer
     frames: int = 12  # of each, from the first on: more than a window, so that windows join
     batch: int = 8  # clips enlarged at once
     tile: int = 128  # side in pixels of the squares that a network looks at, where frames are larger
@@ -93,14 +94,14 @@ def score_upscaling(
         label: `(n,)`, index into the shapes set's LABELS, for the oracle; None where it cannot read the clips.
 
     Returns:
-        scores of "upscaled", "bicubic" and "codec": `psnr` in dB, and what the oracle reads; for "upscaled" also its
-        `gain` over bicubic in dB; and the clips.
+        scores of "upscaled", "bicubic" and "codec": how many `clips` there were, `psnr` in dB, and what the oracle
+        reads; for "upscaled" also its `gain` over bicubic in dB; and the clips.
     """
     parts = small.split(protocol.batch)
     upscaled = torch.cat([upscale(part, seed) for seed, part in enumerate(parts)])
     scores: dict[str, dict[str, Any]] = {}
     for name, video in (("upscaled", upscaled), ("bicubic", bicubic), ("codec", decoded)):
-        scores[name] = {"psnr": overall_psnr(video, truth)}
+        scores[name] = {"clips": len(video), "psnr": overall_psnr(video, truth)}
         if label is not None:
             scores[name] |= label_score(read_shapes(video), label)
     scores["upscaled"]["gain"] = scores["upscaled"]["psnr"] - scores["bicubic"]["psnr"]
@@ -114,8 +115,7 @@ def side_by_side(small: Tensor, *videos: Tensor, columns: int = 6) -> Tensor:
     bicubic, upscaled and true.
     """
     last = videos[-1]
-    every = max(len(last) // columns, 1)
-    chosen = slice(every // 2, every // 2 + every * columns, every)
+    chosen = evenly(columns, len(last), middle=True)
     frame = last.shape[2] // 2
     given = F.interpolate(small[chosen, :, frame], last.shape[3:], mode="nearest")  # n 3 h w
     rows = [given, *(video[chosen, :, frame] for video in videos)]
@@ -146,7 +146,7 @@ def read_held_out(run: Path, size: int, data: str | Path | None, protocol: Upsca
     stride = config.data.stride[0]
     seen = range(0, protocol.frames * stride, stride)
     files = [number for number, file in enumerate(index.files) if file.frames > seen[-1]]
-    files = files[:: max(len(files) // protocol.clips, 1)][: protocol.clips]
+    files = [files[i] for i in evenly(protocol.clips, len(files))]
     if not files:
         raise ValueError(f"no held-out clip in {config.data.root} has the {protocol.frames} frames that are scored")
     clips = []
@@ -242,7 +242,8 @@ def compare_steps(
         options: of `Cascade.upscale`, such as sampler.
 
     Yields:
-        "bicubic", then of each number of steps its `name`, `sampling` of each stage, and the scores of `score_look`.
+        "bicubic", then of each number of steps its `name`, how many `clips` there were, `sampling` of each stage, and
+        the scores of `score_look`.
 
     Raises:
         ValueError: a number of steps below 1; as `read_held_out`.
@@ -253,8 +254,8 @@ def compare_steps(
     held = read_held_out(run, cascade.size[0], data, protocol)
     small, bicubic = cascade.bicubic(held.truth)
     clock = time.process_time if cascade.stages[0].device.type == "cpu" else time.perf_counter
-    rows = [bicubic]
-    yield {"name": "bicubic", "protocol": asdict(protocol), **score_look(bicubic, held, network, protocol)}
+    rows, shared = [bicubic], {"protocol": asdict(protocol), "clips": len(held.truth)}
+    yield {"name": "bicubic", **shared, **score_look(bicubic, held, network, protocol)}
     for number in tqdm(steps, desc="steps", disable=None):
         asked, begun = {**options, "steps": number}, clock()
         parts = enumerate(small.split(protocol.batch))
@@ -262,7 +263,7 @@ def compare_steps(
         spent = (clock() - begun) / (len(small) * small.shape[2])
         yield {
             "name": f"{number} step{'s' * (number > 1)}",
-            "protocol": asdict(protocol),
+            **shared,
             "sampling": [stage.settings(**asked) for stage in cascade.stages],
             **score_look(rows[-1], held, network, protocol),
             "seconds": spent,

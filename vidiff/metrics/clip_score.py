@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from einops import rearrange
 from torch import Tensor
 
 from vidiff.pixels import check_video
+from vidiff.store.files import sha256
+
+KINDS = (".json", ".txt", ".model", ".safetensors", ".bin")
+"""Endings of the files of a folder that a model and its tokenizer are read from."""
 
 
 class ClipScore:
@@ -19,6 +25,9 @@ class ClipScore:
 
     Args:
         folder: a CLIP model with its tokenizer and preprocessor. Nothing is downloaded.
+
+    Attributes:
+        sha256: of all the files that scores depend on.
 
     Raises:
         ValueError: transformers is not installed, or the folder holds no such model.
@@ -38,6 +47,8 @@ class ClipScore:
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"{folder} cannot be loaded as a CLIP model: {str(error).splitlines()[0]}") from None
         self.size = int(self._model.config.vision_config.image_size)
+        files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix in KINDS}
+        self.sha256 = hashlib.sha256(json.dumps(files).encode()).hexdigest()
         self._device = device
 
     # As CLIP's own preprocessing has them

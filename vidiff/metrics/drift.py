@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -104,7 +105,7 @@ def drift(looks: Looks, chunk: int, seams: Sequence[int] = ()) -> dict[str, Any]
         torch.stack([part.double().nanmean(1) for part in getattr(looks, field.name).split(chunk, dim=1)], dim=1)
         for field in fields(Looks)
     )  # b n c, b n c, b n, b n
-    off, ratio = mean - mean[:, :1], std / std[:, :1]
+    off, ratio = mean - mean[:, :1], _times(std)
     still = looks.change <= STILL * change[:, :1]
     frozen = torch.where(looks.change.isnan(), torch.nan, still.double())  # b f
     frozen = torch.stack([part.nanmean(1) for part in frozen.split(chunk, dim=1)], dim=1)  # b n
@@ -114,8 +115,8 @@ def drift(looks: Looks, chunk: int, seams: Sequence[int] = ()) -> dict[str, Any]
         "std": ratio.nanmean(0).tolist(),
         "colour": off.square().mean(2).sqrt().mean(0).tolist(),
         "contrast": ratio.nanmean((0, 2)).tolist(),
-        "sharpness": (sharpness / sharpness[:, :1]).nanmean(0).tolist(),
-        "motion": (change / change[:, :1]).nanmean(0).tolist(),
+        "sharpness": _times(sharpness).nanmean(0).tolist(),
+        "motion": _times(change).nanmean(0).tolist(),
         "frozen": frozen.nanmean(0).tolist(),
         "seam": _seam(looks.change.double(), seams),
     }
@@ -135,7 +136,7 @@ def drift_at_end(looks: Looks, given: int) -> dict[str, float]:
         raise ValueError(f"{new} new frames: give at least {2 * STRETCH}, two stretches of {STRETCH}")
     parts = drift(after(looks, given), STRETCH)
     last = {name: parts[name][new // STRETCH - 1] for name in ("colour", "contrast", "sharpness", "motion", "frozen")}
-    return {name: value for name, value in last.items() if value == value}  # not NaN
+    return {name: value for name, value in last.items() if math.isfinite(value)}
 
 
 def by_frame(looks: Looks, given: int) -> dict[str, list[float]]:
@@ -150,11 +151,17 @@ def by_frame(looks: Looks, given: int) -> dict[str, list[float]]:
     }
 
 
+def _times(stretches: Tensor) -> Tensor:
+    """Stretches (b, n, ...), each in the first; NaN where that is 0, of which nothing is a multiple."""
+    times = stretches / stretches[:, :1]
+    return times.where(times.isfinite(), torch.nan)
+
+
 def _seam(change: Tensor, seams: Sequence[int]) -> float:
-    """Change (b, f) at seams over the mean of the changes one frame before and one after."""
+    """Change (b, f) at seams over the mean of the changes one frame before and one after; NaN beside no change."""
     inner = [seam for seam in seams if 2 <= seam < change.shape[1] - 1]
     if not inner:
         return float("nan")
     at = torch.tensor(inner)
-    beside = 0.5 * (change[:, at - 1] + change[:, at + 1])
-    return float(change[:, at].sum() / beside.sum())
+    beside = float(0.5 * (change[:, at - 1] + change[:, at + 1]).sum())
+    return float(change[:, at].sum()) / beside if beside else float("nan")

@@ -59,7 +59,7 @@ class Declaration:
         resize: how; bilinear and bicubic with antialiasing.
         range: what -1 and 1 become.
         mean, std: of the channels, taken off and divided by after that.
-        dtype: "uint8" rounds.
+        dtype: "uint8" rounds; it goes with a range within 0 to 255, and with no mean and std.
         frames: least and most that the network takes, None for no bound.
         layout: order of the axes; "bchw" sees frames one by one, and a clip's feature is their mean.
         arguments: passed on to TorchScript with the clip, or to the architecture as it is built.
@@ -96,6 +96,14 @@ class Declaration:
             raise ValueError('resize is "none", but a size is declared: name how, or leave out the size')
         if not all(self.std) or self.range[0] == self.range[1]:
             raise ValueError(f"std is {self.std} and range {self.range}; the network would see one colour")
+        if self.dtype == "uint8":
+            if not all(0 <= value <= 255 for value in self.range):
+                raise ValueError(f"range is {self.range}, but dtype uint8 holds 0 to 255: declare such as [0, 255]")
+            if any(self.mean) or any(value != 1 for value in self.std):
+                raise ValueError(
+                    f"mean is {self.mean} and std {self.std}, which dtype uint8 leaves no room for: leave them out, or "
+                    "declare dtype float32"
+                )
 
 
 EFFICIENTNET = Declaration(

@@ -24,6 +24,7 @@ from vidiff.diffusion.guidance import forget
 from vidiff.diffusion.interval import within
 from vidiff.diffusion.process import add_noise, send
 from vidiff.diffusion.schedule import Schedule
+from vidiff.nn.cast import low_weights
 from vidiff.objective.diffusion import DiffusionLoss, DiffusionObjective
 from vidiff.objective.latents import Batch, draw_clips, normalised
 from vidiff.objective.task import Drawn, draw_clock, draw_known
@@ -207,6 +208,12 @@ class Teacher:
         """`x0`, `(b, c, f, h, w)`: `null + scale * (conditional - null)` (Ho & Salimans 2022, eq. 6)."""
         if any(weight.device != x_t.device for weight in self.denoiser.parameters()):
             self.denoiser.to(x_t.device)
+        kind = x_t.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        with low_weights(self.denoiser, x_t.device, dtype):
+            return self._guided(x_t, t, lesson)
+
+    def _guided(self, x_t: Tensor, t: Tensor, lesson: Lesson) -> Tensor:
         condition, scale = lesson.condition, lesson.scale
         if scale is None or self.told:
             return self.denoiser(x_t, t, lesson.told if self.told else condition).x0

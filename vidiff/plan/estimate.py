@@ -99,7 +99,11 @@ def estimate(
     trained = 4 * sum(p.numel() for p in parameters if p.requires_grad)
     shards = {"ddp": 1, "fsdp": world, "hsdp": train.shards or local}[train.parallel] if world > 1 else 1
     if world % shards:
-        raise ValueError(f"train.shards is {shards}, but {world} processes do not divide into groups of that size")
+        whose = "train.shards is" if train.shards else "train.parallel=hsdp has a group for each machine, of"
+        raise ValueError(
+            f"{whose} {shards}, but {world} processes do not divide into groups of that size; give train.shards a "
+            "divisor, or train.parallel=fsdp"
+        )
     gathered = _gathered(step.objective, precision) if shards > 1 else 0
     memory = {
         "weights": whole // shards + sum(b.numel() * b.element_size() for b in step.objective.buffers()),

@@ -253,20 +253,30 @@ class Planner:
         given = self.sketch.config
         batch, train = -(-given.batch // self.gpus) * self.gpus, given.train
         part = batch // self.gpus
-        kinds = ["ddp"] if self.gpus == 1 else list(dict.fromkeys([train.parallel, "ddp", "hsdp", "fsdp"]))
-        if self.gpus == self.local and "hsdp" in kinds and train.parallel != "hsdp":
-            kinds.remove("hsdp")  # one machine: the same as fsdp
-        if train.parallel != "ddp" and self.gpus > 1:
-            kinds.remove("ddp")  # shards were asked for
-        for kind in kinds:
+        for kind in self.kinds():
             for levels in further(given):
                 for parts in (n for n in range(train.accumulate, part + 1) if part % n == 0):
                     changes = [f"batch={batch}"] * (batch != given.batch)
                     changes += [f"train.accumulate={parts}"] * (parts != train.accumulate)
                     if levels != given.recomputed:
                         changes.append(f"unet.checkpoint={levels}".replace(" ", ""))
-                    changes += [f"train.parallel={kind}"] * (kind != train.parallel)
+                    if kind != train.parallel:
+                        changes += [f"train.parallel={kind}", *["train.shards=0"] * bool(train.shards)]
                     yield changes, changed(given, changes)
+
+    def kinds(self) -> list[str]:
+        """Of `train.parallel`, those that may be: first what was asked for, and not without shards where any were."""
+        train = self.sketch.config.train
+        if self.gpus == 1:
+            return ["ddp"]
+        kinds: list[str] = list(dict.fromkeys([train.parallel, "ddp", "hsdp", "fsdp"]))
+        if self.gpus % (train.shards or self.local):
+            kinds.remove("hsdp")  # its groups do not divide
+        elif self.gpus == self.local and train.parallel != "hsdp":
+            kinds.remove("hsdp")  # one machine: the same as fsdp
+        if train.parallel != "ddp":
+            kinds.remove("ddp")
+        return kinds
 
     def follow(self, config: RunConfig, count: int) -> Trace:
         """A step of `count` samples; each is followed once."""

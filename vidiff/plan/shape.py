@@ -43,15 +43,18 @@ class Machine:
         return f"{self.device.name} with {self.device.memory / GB:.4g} GB"
 
 
-def this_machine() -> Machine:
-    """The first GPU that torch finds, or this CPU, timed for half a second."""
-    if not torch.cuda.is_available():
+def this_machine(device: torch.device | None = None) -> Machine:
+    """A device of this machine: a GPU, or the CPU, timed for half a second; by default the first GPU that torch finds,
+    if any."""
+    if device is None:
+        device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
         return Machine(this_cpu(), "--gpu cpu")
-    found = torch.cuda.get_device_properties(0)
+    found = torch.cuda.get_device_properties(device)
     known = next((name for name in GPUS if name in found.name.lower().replace(" ", "")), None)
     told = "" if known else f"{found.name} is not among those whose speed is known: that of a 4090 is assumed"
-    device = replace(GPUS[known or "4090"], memory=found.total_memory)
-    return Machine(device, f"--gpu {device.name} --memory {found.total_memory / GB:.1f}", told)
+    gpu = replace(GPUS[known or "4090"], memory=found.total_memory)
+    return Machine(gpu, f"--gpu {gpu.name} --memory {found.total_memory / GB:.1f}", told)
 
 
 def machine_of(name: str) -> Machine:

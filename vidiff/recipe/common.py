@@ -71,6 +71,11 @@ class RunConfig:
         """What of the data it can be told beside the clips, by key."""
         return ()
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Of its validation's, those of which the least is best."""
+        return ("val/loss",)
+
     def check(self) -> None:
         """Raises ConfigError for values that do not go together."""
         if wrong := [key for key in ("actions", "control") if getattr(self.data, key) and key not in self.learns]:

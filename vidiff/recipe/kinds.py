@@ -69,6 +69,11 @@ class VAERun(RunConfig):
         """
         return diffusers.facts_of(self.others) if self.others else self.vae
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        terms = ("l1", "mse", *(name for name in ("flicker", "detail", "perceptual") if getattr(self.loss, name)))
+        return (*super().scores, *(f"val/{name}" for name in terms))
+
     def check(self) -> None:
         super().check()
         self.vae.validate()
@@ -360,6 +365,12 @@ class StudentRun(DiffusionRun):
     def draws(self) -> int:
         """Steps in which it learns to draw."""
         return self.loss.segments if self.objective.startswith("consistency") else self.sampling.steps
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        if self.objective == "distribution_matching":
+            return ("val/mismatch",)
+        return (*super().scores, *(() if self.objective == "consistency_training" else ("val/gap",)))  # to a teacher
 
     @property
     def scales(self) -> tuple[float, float] | None:

@@ -1,4 +1,5 @@
-"""Options that another choice leaves unread: whoever sets one is told, before anything is made."""
+"""Options that another choice leaves unread, or that name what there is not: whoever sets one is told, before anything
+is made."""
 
 from __future__ import annotations
 
@@ -21,13 +22,21 @@ READ_BY = {  # options of a student's loss, and the objectives that read them
 
 
 def refuse_unread(config: RunConfig) -> None:
-    """Refuse what is set and nothing reads; what objective=bound leaves unread of a recipe is only told.
+    """Refuse what is set and nothing reads, or what reads what there is not; what objective=bound leaves unread of a
+    recipe is only told.
 
     Whoever is about to train calls this: a run of an earlier version, which is only read, may have such options.
 
     Raises:
         ConfigError: for an option of the loss that this objective does not read; the message names the one that does.
+            For a best checkpoint by a score that the validation does not give, or of which the least is not the best.
     """
+    best = config.train.keep_best
+    if best and best not in config.scores:
+        raise ConfigError(
+            f"train.keep_best is {best}, but the least is kept of what the validation gives, here of "
+            f"{' or '.join(config.scores)}: name one of these, or leave it out"
+        )
     usual = DiffusionLoss().rollout_time
     if isinstance(config, DiffusionRun) and not config.loss.rollout and config.loss.rollout_time != usual:
         raise ConfigError(

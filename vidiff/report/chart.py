@@ -79,11 +79,11 @@ def number(value: float) -> str:
     """Three digits or so: 1234567 -> "1.23M", 0.00032 -> "3.2e-4", 12.5 -> "12.5"."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    for least, size, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    for least, size, unit in ((999.5e6, 1e9, "G"), (999.5e3, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= least:
             return f"{value / size:.3g}{unit}"
     if abs(value) >= 1e-3:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     digits, power = f"{value:.2e}".split("e")
     return f"{float(digits):g}e{int(power)}"
 

@@ -65,10 +65,13 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The revision of the code that runs, with a + where it was changed since."""
-    here = Path(__file__).parent
+    """The revision of the code that runs, with a + where it was changed since; None where git does not keep it."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
     try:
-        git = ["git", "-C", str(here)]
+        own = subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, timeout=10)
+        if own.returncode != 0:  # it may be installed within a repository that is of something else
+            return None
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         changes = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

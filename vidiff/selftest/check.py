@@ -7,7 +7,6 @@ ever. So whoever asks starts `python -m vidiff.selftest.one`, waits as long as t
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vidiff.selftest.processes import end
 from vidiff.store.plain import read_json
 
 Outcome = Literal["works", "fails", "skipped", "no time"]
@@ -132,19 +132,6 @@ def find_all(names: list[str], place: Place, minutes: float) -> Iterator[Finding
     for name in names:
         left = until - time.monotonic()
         yield find_apart(name, place, left) if left > 0 else Finding(name, "no time", "not begun")
-
-
-def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
-    """Ends a process that leads a session, and what it has started there, first by asking."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:  # nobody is left
-            break
-    process.wait()
 
 
 def _end_of(file: Path) -> str:

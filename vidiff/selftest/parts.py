@@ -12,7 +12,7 @@ from torch import Tensor
 from vidiff.engine.checkpoint import pinned
 from vidiff.engine.compile import compile_blocks, objection
 from vidiff.engine.parallel import choose_device
-from vidiff.engine.precision import DTYPES, Precision, autocast
+from vidiff.engine.precision import DTYPES, Precision, autocast, gpu_precision
 from vidiff.nn.attention import BACKENDS, choose_backend, probe
 from vidiff.nn.cast import cast_all, low_weights
 from vidiff.nn.fused import choice
@@ -159,7 +159,7 @@ def compiled(place: Place) -> Seen:
     changes = ["unet.width=32", "unet.head_dim=16", "unet.blocks=[1]", "unet.multipliers=[1]"]
     changes += ["unet.temporal_attention=[]", "unet.joint_attention=[0]", "data.frames=8", "sampling.context=4"]
     of = sketch(load(find_config("shapes"), changes * place.quick), find_config("shapes").parent, look=False)
-    precision: Precision = "bf16" if device.type == "cuda" else "fp32"
+    precision: Precision = gpu_precision() if device.type == "cuda" else "fp32"
     torch.manual_seed(0)
     objective = of.build().to(device)
     given = {name: value.to(device) for name, value in content(of.batch(2 if place.quick else 8)).items()}

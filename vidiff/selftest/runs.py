@@ -16,6 +16,7 @@ import torch
 from vidiff.engine.feed import Batch
 from vidiff.engine.loop import fit
 from vidiff.engine.parallel import choose_device
+from vidiff.engine.precision import gpu_precision
 from vidiff.engine.publish import name_of
 from vidiff.engine.record import memory_used
 from vidiff.plan.estimate import GB
@@ -48,8 +49,10 @@ def training(place: Place) -> Seen:
     device = choose_device(place.device)
     source = find_config("ucf" if device.type == "cuda" else "shapes")
     steps = 4 if place.quick else 12
-    changes = [*CHANGED, f"device={place.device}", f"train.steps={steps}", "train.precision=auto"]
-    plan = planned(source, [*changes, *(["batch=2", "unet.width=32", "unet.head_dim=16"] if place.quick else [])])
+    precision = gpu_precision() if device.type == "cuda" else "auto"
+    changes = [*CHANGED, f"device={place.device}", f"train.steps={steps}", f"train.precision={precision}"]
+    changes += ["batch=2", "unet.width=32", "unet.head_dim=16"] if place.quick else []
+    plan = planned(source, changes, device)
     config = plan.config
     config.train.precision = plan.precision
     objective, batch = plan_parts(plan)
@@ -77,15 +80,15 @@ def training(place: Place) -> Seen:
     return Seen(f"{line}{held / GB:.2f} GB, {plan.estimate.total / GB:.2f} planned", numbers)
 
 
-def planned(source: Path, changes: list[str]) -> Deployment:
-    """A recipe on this machine, as it is or as it fits."""
-    planner = planner_of(source, changes)
+def planned(source: Path, changes: list[str], device: torch.device) -> Deployment:
+    """A recipe on a device of this machine, as it is or as it fits."""
+    planner = planner_of(source, changes, device)
     given = planner.given()
     return given if given is not None and given.fits else planner.proposal()
 
 
-def planner_of(source: Path, changes: list[str]) -> Planner:
-    return Planner(load(source, changes), source.parent, this_machine().device, 1)
+def planner_of(source: Path, changes: list[str], device: torch.device) -> Planner:
+    return Planner(load(source, changes), source.parent, this_machine(device).device, 1)
 
 
 def plan_parts(plan: Deployment) -> tuple[torch.nn.Module, Any]:

@@ -26,7 +26,7 @@ from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig, StudentRun
 from vidiff.recipe.load import dump, load_resolved
 from vidiff.recipe.unread import refuse_unread
-from vidiff.store.files import claimed
+from vidiff.store.files import claimed, write_whole
 from vidiff.store.remote import is_url
 from vidiff.training.datasets import batches
 
@@ -117,8 +117,8 @@ def run_stage(stage: Stage[Any], given: str) -> None:
     ):
         stage.prepare()
         with claimed(config.folder / ".turn"):
-            (config.folder / "config.yaml").write_text(given)
-            (config.folder / "resolved.yaml").write_text(dump(config))
+            write_whole(config.folder / "config.yaml", given)  # whole: processes that had their turn read them already
+            write_whole(config.folder / "resolved.yaml", dump(config))
             stage.keep()
         torch.manual_seed(config.train.seed)  # first weights depend on the seed alone, whatever ran before
         stage.build()

@@ -60,6 +60,16 @@ class Windows:
         return torch.stack(clips)
 
 
+def evenly(count: int, of: int, middle: bool = False) -> list[int]:
+    """So many of the numbers below `of`, evenly chosen; all where there are no more.
+
+    Args:
+        middle: of each stretch the middle, and not the first.
+    """
+    count = min(count, of)
+    return [(2 * i + middle) * of // (2 * count) for i in range(count)]
+
+
 def choose_windows(
     index: Index,
     frames: int,
@@ -87,7 +97,7 @@ def choose_windows(
                 f"{index.root} has {len(starts)} clips of {frames} frames, but {count} are asked for: "
                 "ask for fewer, or for shorter ones"
             )
-        starts = [starts[i * len(starts) // count] for i in range(count)]
+        starts = [starts[i] for i in evenly(count, len(starts))]
     return Windows(index, starts, frames, stride, size)
 
 

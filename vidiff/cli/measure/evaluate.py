@@ -86,7 +86,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     network.add_argument(
         "--lpips", type=tilde, help="a network of two pictures, for predictions: efficientnet, or a folder"
     )
-    network.add_argument("--clip", type=tilde, help="a CLIP model's folder, to score clips against their labels")
+    network.add_argument(
+        "--clip", type=tilde, help="a CLIP model's folder, to score clips against their captions or labels"
+    )
     network.add_argument("--against", type=tilde, help="another card.json, to compare with")
     network.add_argument("--out", type=tilde, help="folder for card, scores and page; by default scores-NETWORK in RUN")
     options = parser.parse_args(arguments)
@@ -130,17 +132,25 @@ def by_network(options: argparse.Namespace) -> None:
         origin = options.made or options.run or latest_run()
         check_writable(options.out or origin, folder=True)
         run = None if options.made else Pipeline.from_pretrained(origin, group.device, options.weights)
+        if run is not None and run.facts.enlarges:
+            raise ValueError(
+                f"{origin} enlarges clips and makes none by itself, so --network alone has none to score: leave it "
+                "out, or give numbers of steps as well, such as --few 1 4"
+            )
         for line in score_by_network(request, origin, run, group):
             print(line)
 
 
 def by_oracle(options: argparse.Namespace) -> None:
     from vidiff.pipeline.pipeline import Pipeline
-    from vidiff.pipeline.run import latest_run
+    from vidiff.pipeline.run import latest_run, read_config
     from vidiff.report.run import write_report
     from vidiff.store.files import check_writable, write_whole
 
     run = options.run or latest_run()
+    if (options.editing or options.classifier) and read_config(run).lowres.factor:
+        name = "--editing" if options.editing else "--classifier"
+        raise ValueError(f"{name} is of runs that make clips, and {run} enlarges them: leave {name} out")
     if options.weights != "ema" and options.json is None:
         raise ValueError(f"weights is {options.weights}: name a file with --json, since scores.json is of the ema's")
     pipeline = Pipeline.from_pretrained(run, options.device, options.weights, options.classifier)
@@ -240,7 +250,7 @@ def tell(scores: dict[str, Any]) -> None:
 
 
 def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """The oracle's scores that are asked for, and where they belong."""
+    """The scores that are asked for without a network, and where they belong."""
     from vidiff.evaluate.editing import score_edits
     from vidiff.evaluate.shapes import ShapesProtocol, Subject, score_classifier, score_run
     from vidiff.evaluate.upscaling import UpscalingProtocol, score_upscaler
@@ -248,15 +258,16 @@ def score(run: Path, pipeline: Pipeline, options: argparse.Namespace) -> tuple[d
 
     data: str | None = options.data
     own = run / "scores.json"
-    subject = Subject(run, pipeline, Path(data or read_config(run).data.root))
     if pipeline.facts.enlarges:
         scores = score_upscaler(run, pipeline, data, UpscalingProtocol())
-    elif options.editing:
-        scores, own = score_edits(subject), run / "editing.json"
-    elif options.classifier is not None:
-        scores, own = score_classifier(subject, ShapesProtocol()), options.classifier / "scores.json"
     else:
-        scores = score_run(subject)
+        subject = Subject(run, pipeline, Path(data or read_config(run).data.root))
+        if options.editing:
+            scores, own = score_edits(subject), run / "editing.json"
+        elif options.classifier is not None:
+            scores, own = score_classifier(subject, ShapesProtocol()), options.classifier / "scores.json"
+        else:
+            scores = score_run(subject)
     return {"sampling": pipeline.settings(), "run": str(run), **scores}, own
 
 

@@ -75,13 +75,13 @@ def study(options: argparse.Namespace) -> None:
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
     """The study that the options describe, as `make_study` takes it."""
-    from vidiff.data.index import index_of
+    from vidiff.data.index import index_of, other_data
     from vidiff.data.options import DataConfig
     from vidiff.data.root import copies_of, root_of
     from vidiff.evaluate.clips import DrawnClips, index_folder
     from vidiff.pipeline.pipeline import Pipeline
     from vidiff.pipeline.run import read_config, runs_of
-    from vidiff.training.windows import Windows, choose_windows
+    from vidiff.training.windows import Windows, choose_windows, evenly
 
     runs = {
         name: Pipeline.from_pretrained(path, options.device) if (path / "resolved.yaml").is_file() else None
@@ -93,19 +93,20 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     size = options.size or (one.size if one else 64)
     if options.real is None and one is None:
         raise ValueError("neither model is a trained run, which would name its data: give --real, for the checks")
-    if options.real is None:
-        trained = options.a if runs["a"] else options.b
-        config = read_config(trained)
-        data, folder = replace(config.data, limit=0), runs_of(trained, config)
-    else:
+    if one is None:
         data, folder = DataConfig(str(options.real)), Path("runs")
+    else:
+        path = options.a if runs["a"] else options.b
+        config = read_config(path)
+        data, folder = replace(config.data, limit=0), runs_of(path, config)
+        data = data if options.real is None else other_data(data, options.real)
     index = index_of(data, folder, options.split)
     stride = data.stride[0]
     real = choose_windows(index, frames, size, stride, options.pairs, "--frames")
-    places = real.starts[:: max(1, len(real) // max(1, options.checks))][: options.checks]
+    places = [real.starts[i] for i in evenly(options.checks, len(real))]
     checks = Windows(index, places, frames, stride, size)
     root = root_of(data.root, copies_of(folder, data.remote_cache_gb)) if options.text else None
-    check_labels, labels = (labels_of(windows, root) for windows in (checks, real))
+    check_labels, labels = (labels_of(windows, root, data.captions) for windows in (checks, real))
     sources: dict[str, Any] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name, path in (("a", options.a), ("b", options.b)):
@@ -116,10 +117,11 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
             continue
         if run.size != size:
             raise ValueError(f"{path} makes clips of {run.size} px, but the study is of {size} px: compare like sizes")
-        maker = DrawnClips(run, labels, frames, options.seed, captions=options.text)
+        names, texts = ([None] * len(labels), labels) if options.text else (labels, None)
+        maker = DrawnClips(run, names, frames, options.seed, texts=texts)
         sources[name], facts[name] = maker, maker.how(str(path))
-        if maker.untold:
-            print(f"note: {path}: {maker.untold}", file=sys.stderr)
+        for caution in maker.cautions:
+            print(f"note: {path}: {caution}", file=sys.stderr)
     return {
         **sources,
         "real": checks,
@@ -131,14 +133,15 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def labels_of(windows: Windows, root: Root | None) -> list[str | None]:
-    """What each real clip shows: its caption in `root`, or its label; None for none."""
-    from vidiff.data.captions import read_captions
+def labels_of(windows: Windows, root: Root | None, captions: str) -> list[str | None]:
+    """What each real clip shows: its caption in `root`, or its label; None for none.
 
-    index = windows.index
-    if root is not None:
-        return [*read_captions(root, [index.files[number] for number, _ in windows.starts])]
-    return [index.class_of(index.files[number]) for number, _ in windows.starts]
+    Args:
+        captions: as `data.captions`.
+    """
+    from vidiff.evaluate.clips import captions_of, classes_of
+
+    return classes_of(windows) if root is None else [*captions_of(windows, root, captions)]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -84,7 +84,8 @@ def serves(part: str, x: Tensor, setting: str, *sizes: int) -> bool:
         if importlib.util.find_spec("triton") is None:
             raise ValueError('unet.fused is "triton", but Triton is not installed: pip install triton, or set auto')
         return True
-    return _chosen(part, x.device, x.dtype, sizes, torch.are_deterministic_algorithms_enabled())
+    drawn = not torch.is_grad_enabled()  # where nothing is learned: the same seed is to give the same clip
+    return _chosen(part, x.device, x.dtype, sizes, drawn or torch.are_deterministic_algorithms_enabled())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ when one first runs. All compute in float32 and give the type of their input; de
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ def order(axis: str, frames: int, area: int) -> tuple[int, int, int]:
     return {"space": (area, 0, 1), "time": (frames, 1, 0), "joint": (frames * area, area, 1)}[axis]
 
 
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, kernels start on this device: Triton goes by the thread's current one, and not by what it is given."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 @torch.library.custom_op("vidiff::norm", mutates_args=())
 def norm(x: Tensor, table: Tensor, modulated: bool) -> Tensor:
     """Layer norm of each voxel over its channels, then a scale; or scale, shift and SiLU.
@@ -55,9 +61,10 @@ def norm(x: Tensor, table: Tensor, modulated: bool) -> Tensor:
     groups, rows = _groups(x, modulated)
     height, width = tiles(rows, channels)
     chunks = math.ceil(rows / height)
-    kernels.norm[(groups * chunks,)](
-        x, table, y, rows, chunks, channels, pitch, EPS=EPS, MODULATED=modulated, ROWS=height, WIDTH=width
-    )
+    with on(x.device):
+        kernels.norm[(groups * chunks,)](
+            x, table, y, rows, chunks, channels, pitch, EPS=EPS, MODULATED=modulated, ROWS=height, WIDTH=width
+        )
     return y
 
 
@@ -72,10 +79,11 @@ def norm_back(grad: Tensor, x: Tensor, table: Tensor, modulated: bool) -> tuple[
     height, width = tiles(rows, channels)
     chunks, steps = programs(rows, channels)
     of_table = torch.empty(groups, chunks, 2, channels, device=x.device)
-    kernels.norm_back[(groups * chunks,)](
-        grad, x, table, of_x, of_table, rows, chunks, channels, pitch, steps, EPS=EPS, MODULATED=modulated, ROWS=height,
-        WIDTH=width,
-    )  # fmt: skip
+    with on(x.device):
+        kernels.norm_back[(groups * chunks,)](
+            grad, x, table, of_x, of_table, rows, chunks, channels, pitch, steps, EPS=EPS, MODULATED=modulated,
+            ROWS=height, WIDTH=width,
+        )  # fmt: skip
     return of_x, of_table
 
 
@@ -140,10 +148,11 @@ def enter(
     shape = _sequences(x, len(sharpness), axis, frames)
     q, k, v = (x.new_empty(shape) for _ in range(3))
     rows, (height, width) = clock.numel(), tiles(clock.numel(), len(sharpness))
-    kernels.enter[(math.ceil(rows / height) * len(preference),)](
-        x, sharpness.contiguous(), preference.contiguous(), clock, turn.contiguous(), q, k, v, rows,
-        *_sizes(x, shape, axis, frames), EPS=EPS, TIME=axis == "time", ROWS=height, WIDTH=width,
-    )  # fmt: skip
+    with on(x.device):
+        kernels.enter[(math.ceil(rows / height) * len(preference),)](
+            x, sharpness.contiguous(), preference.contiguous(), clock, turn.contiguous(), q, k, v, rows,
+            *_sizes(x, shape, axis, frames), EPS=EPS, TIME=axis == "time", ROWS=height, WIDTH=width,
+        )  # fmt: skip
     return q, k, v
 
 
@@ -161,11 +170,12 @@ def enter_back(
     (height, width), (count, steps) = tiles(rows, size), programs(rows, size)
     of_x, of_sharpness = torch.empty_like(x), torch.empty(count, heads, size, device=x.device)
     of_preference, of_clock = (torch.empty(number, heads, device=x.device) for number in (count, rows))
-    kernels.enter_back[(count * heads,)](
-        *(grad.contiguous() for grad in grads), x, sharpness.contiguous(), turn.contiguous(), of_x, of_sharpness,
-        of_preference, of_clock, rows, *_sizes(x, shape, axis, frames), steps, EPS=EPS, TIME=axis == "time",
-        ROWS=height, WIDTH=width,
-    )  # fmt: skip
+    with on(x.device):
+        kernels.enter_back[(count * heads,)](
+            *(grad.contiguous() for grad in grads), x, sharpness.contiguous(), turn.contiguous(), of_x, of_sharpness,
+            of_preference, of_clock, rows, *_sizes(x, shape, axis, frames), steps, EPS=EPS, TIME=axis == "time",
+            ROWS=height, WIDTH=width,
+        )  # fmt: skip
     return of_x, of_sharpness, of_preference, of_clock
 
 
@@ -247,10 +257,11 @@ def _leave(
 
     (axis, frames, area), (sequences, tokens, heads, size) = place, shape
     height, width = tiles(sequences * tokens, size)
-    kernels.leave[(math.ceil(sequences * tokens / height) * heads,)](
-        given, turn.contiguous(), made, sequences * tokens, heads, size, frames, area, *order(axis, frames, area),
-        BACKWARD=backward, TIME=axis == "time", ROWS=height, WIDTH=width,
-    )  # fmt: skip
+    with on(made.device):
+        kernels.leave[(math.ceil(sequences * tokens / height) * heads,)](
+            given, turn.contiguous(), made, sequences * tokens, heads, size, frames, area, *order(axis, frames, area),
+            BACKWARD=backward, TIME=axis == "time", ROWS=height, WIDTH=width,
+        )  # fmt: skip
 
 
 def _clip(x: Tensor, frames: int, height: int, width: int, axis: str) -> Tensor:
