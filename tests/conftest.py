@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ LAST = ("slow", "faults")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a shell's &, and then of all commands under test
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, which whoever comes first does
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "engine"), str(HERE / "helpers")]  # so that tests, and processes of theirs, find them
 

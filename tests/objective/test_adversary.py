@@ -237,7 +237,10 @@ def test_the_perceptual_distance_is_that_of_the_network(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"layout": "bcfhw"}, "no TorchScript of two pictures"), ({"dtype": "uint8", "std": [1.0]}, "rounds pictures")],
+    [
+        ({"layout": "bcfhw"}, "no TorchScript of two pictures"),
+        ({"dtype": "uint8", "range": [0, 255], "mean": [0], "std": [1]}, "rounds pictures"),
+    ],
 )
 def test_a_network_that_cannot_teach_is_refused(changes: dict[str, object], told: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):

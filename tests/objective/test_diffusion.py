@@ -14,7 +14,7 @@ from vidiff.diffusion.schedule import Cosine, Flow, Learned
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionLoss, DiffusionObjective
 from vidiff.objective.task import Tasks
-from vidiff.objective.weighting import TIMES, WEIGHTINGS
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, level_weight
 
 ALONE = Tasks(generate=1.0, first=0.0, random=0.0)
 CENTRE = torch.tensor([-1.0, 1.0])
@@ -259,3 +259,24 @@ def test_a_share_that_is_none_is_named() -> None:
     for name in ("rollout", "rollout_time"):
         with pytest.raises(ValueError, match=f"loss.{name} is 1.5; give a number from 0 to 1"):
             DiffusionLoss(**{name: 1.5})
+
+
+def test_a_loss_by_uncertainty_is_each_frames_own() -> None:
+    """Once it has learned, a frame beside a known one counts as much as one of which nothing is known."""
+    torch.manual_seed(0)
+    options = DiffusionLoss(weighting="uncertainty")
+    objective = DiffusionObjective(perfect("v"), options)
+    schedule = objective.denoiser.schedule
+    clock = torch.full((2, 1, 3, 1, 1), 0.5)
+    clock[0, :, 0] = 0.0
+    learned = clock > 0
+    output = torch.zeros(2, 3, 3, 4, 4)
+    output[0, :, 1] = 0.1
+    output[0, :, 2] = output[1] = 1.0
+    u = objective.uncertainty(schedule.log_snr(clock))
+    assert u.shape == clock.shape
+    errors, counted = objective._errors(output, torch.zeros_like(output), clock, learned)
+    assert counted.tolist() == [2, 3]
+    weight = level_weight("uncertainty", "v", schedule, clock)
+    wanted = ((output.square().mean((1, 3, 4), keepdim=True) * weight / u.exp() + u) * learned).sum((1, 2, 3, 4))
+    torch.testing.assert_close(errors, wanted)

@@ -72,8 +72,8 @@ def test_draws_as_likely_as_the_teacher_s_are_left_as_they_are_and_others_led_th
     with torch.no_grad():
         network.a.fill_(0.1), network.b.fill_(-0.4)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
-    falls = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    for _ in range(400):
+    falls = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000)
+    for _ in range(1000):
         told()
         optimizer.zero_grad()
         objective({"video": clips[:256]})["loss"].backward()

@@ -7,7 +7,7 @@ import torch
 
 from vidiff.diffusion.denoise import PREDICTIONS, prediction_scale
 from vidiff.diffusion.schedule import VE, Cosine, build_schedule
-from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, level_weight
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, distance_to_known, level_weight
 
 DOUBLE = torch.float64
 T = torch.linspace(0.05, 0.95, 19, dtype=DOUBLE)
@@ -62,17 +62,32 @@ def test_the_simple_loss_is_the_bound_reweighted() -> None:
 
 
 def test_uncertainty_learns_the_logarithm_of_the_error() -> None:
-    """Errors that rise with log-SNR as exp(0.3 log_snr): u ends as 0.3 log_snr."""
+    """Errors that rise with log-SNR as exp(0.3 log_snr), and with the frames to the nearest known one: u is of both."""
     torch.manual_seed(0)
-    network, log_snr = Uncertainty(), torch.linspace(-6, 6, 200)
+    clock = torch.linspace(-6, 4, 200).view(-1, 1, 1, 1, 1).repeat(1, 1, 4, 1, 1)
+    clock[1::2, :, 0] = 12.0  # known
+    far = torch.stack([torch.full((4,), 6.0), torch.tensor([6.0, 0.0, 1.0, math.log2(3.0)])]).repeat(100, 1)
+    wanted = 0.3 * clock + 0.5 * far.view(-1, 1, 4, 1, 1)
+    network, learned = Uncertainty(), clock < 5.0
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
-    for _ in range(400):
-        u = network(log_snr)
-        loss = ((0.3 * log_snr).exp() / u.exp() + u).mean()
+    for _ in range(600):
+        u = network(clock)
+        loss = ((wanted - u).exp() + u)[learned].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    torch.testing.assert_close(network(log_snr)[20:-20], 0.3 * log_snr[20:-20], rtol=0, atol=0.1)
+    off = (network(clock) - wanted)[20:-20][learned[20:-20]]
+    assert off.abs().max() < 0.3 and off.square().mean().sqrt() < 0.1
+
+
+def test_the_nearest_known_frame_is_another_one() -> None:
+    clock = torch.zeros(2, 1, 5, 1, 2)
+    clock[0, :, 1, :, 0] = clock[0, :, 4, :, 0] = 9.0
+    clock[1, :, 2] = 9.0
+    found = distance_to_known(clock)[:, 0, :, 0]
+    assert found[0, :, 0].tolist() == [1.0, 3.0, 1.0, 1.0, 3.0]
+    assert found[1, :, 0].tolist() == found[1, :, 1].tolist() == [2.0, 1.0, math.inf, 1.0, 2.0]
+    assert found[0, :, 1].tolist() == [math.inf] * 5
 
 
 @pytest.mark.parametrize("name", TIMES)

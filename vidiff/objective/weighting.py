@@ -18,6 +18,8 @@ Weighting = Callable[[Tensor, Tensor], Tensor]
 
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
+KNOWN = 5.0  # the log-SNR from which up a voxel is known
+FAR = 6.0  # the logarithm of the frames, to base 2, that the nearest known one is away where none is
 
 
 def _edm(log_snr: Tensor, factor: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "edm": _edm,
     # Kingma & Gao 2023, appendix D: sigmoid(2 - log_snr) on the error of eps, in an integral over log-SNR
     "sigmoid": lambda log_snr, factor: torch.sigmoid(SIGMOID_BIAS - log_snr) * log_snr.exp() * factor.square(),
-    # that of edm, over the error to be expected at each level, which `Uncertainty` learns
+    # that of edm, over the error to be expected at each level and distance to what is known, which `Uncertainty` learns
     "uncertainty": _edm,
 }
 
@@ -59,24 +61,38 @@ def level_weight(weighting: str, prediction: str, schedule: Schedule, t: Tensor)
 
 
 class Uncertainty(nn.Module):
-    """`u(log_snr)`, trained by `error / exp(u) + u`, whose least is at `u = log(error)` (Karras et al. 2024, eq.
-    21).
+    """`u`, trained by `error / exp(u) + u`, whose least is at `u = log(error)` (Karras et al. 2024, eq. 21).
+
+    There it is of the noise level; here also of how far the nearest known frame is, since beside one far less is left
+    to be expected: weighed by the level alone, a voxel of which nearly all is known would count next to nothing.
     """
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.register_buffer("frequency", torch.randn(width) * 0.5)
         self.register_buffer("phase", torch.rand(width) * 2.0 * torch.pi)
+        self.register_buffer("near", torch.linspace(-1.0, 1.0, width), persistent=False)
         self.weight = nn.Parameter(torch.zeros(width))
         self.bias = nn.Parameter(torch.zeros(()))
 
     frequency: Tensor
     phase: Tensor
+    near: Tensor
 
     def forward(self, log_snr: Tensor) -> Tensor:
-        """Elementwise."""
-        wave = torch.cos(log_snr.float()[..., None] * self.frequency + self.phase)  # ..., width
-        return wave @ self.weight + self.bias
+        """Of clocks `(b, 1, f, h, w)`, of any height and width; as large."""
+        far = distance_to_known(log_snr).log2().clamp(max=FAR)
+        angle = log_snr.float()[..., None] * self.frequency + far[..., None] * self.near
+        return torch.cos(angle + self.phase) @ self.weight + self.bias  # of ..., width
+
+
+def distance_to_known(log_snr: Tensor) -> Tensor:
+    """How many frames away the nearest other one is in which a voxel is known, infinite where in none; clocks and
+    result `(b, 1, f, h, w)`."""
+    place = torch.arange(log_snr.shape[2], device=log_snr.device)
+    apart = (place[:, None] - place).abs().float()[..., None, None]  # f n 1 1
+    others = (log_snr > KNOWN).unsqueeze(2) & (apart > 0)  # b 1 f n h w
+    return torch.where(others, apart, math.inf).amin(dim=3)
 
 
 def _uniform(batch: int, device: torch.device, schedule: Schedule) -> Tensor:
