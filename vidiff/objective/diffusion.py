@@ -34,7 +34,7 @@ class DiffusionLoss:
     """Options of the diffusion loss."""
 
     distance: str = "l2"  # or l1, huber
-    weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty
+    weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty (by level and what is known near)
     times: str = "stratified"  # or uniform, logit_normal, log_normal
     bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
     drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
