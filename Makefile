@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## make clips, train on them, generate, extend, score: half an hour on two cores
 	$(RUN) -m vidiff demo
 
-test: $(INSTALLED)  ## the fast tests, in under 15 minutes
+test: $(INSTALLED)  ## the fast tests, in about half an hour
 	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED)  ## every test
