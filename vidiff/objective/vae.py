@@ -85,10 +85,10 @@ def change_of(error: Tensor, first: int, frames: int) -> list[Tensor]:
 def fine_contrast(frames: Tensor) -> Tensor:
     """How much fine detail there is in each place of frames `(n, c, h, w)`, as `(n, c, h', w')`.
 
-    The standard deviation, over windows of up to 8x8 pixels that overlap by half, of what a binomial blur of 3x3 takes
-    away: the upper half of the spatial frequencies, mostly. Matching variances of windows rather than pixels asks for
-    detail without asking where each grain of it lies (Abrahamyan et al. 2022, gradient variance loss, eqs. 2 to 4,
-    there of Sobel's gradients).
+    The root mean square, over windows of up to 8x8 pixels that overlap by half, of what a binomial blur of 3x3
+    takes away, at least a grey level: the upper half of the spatial frequencies, mostly. Matching variances of
+    windows rather than pixels asks for detail without asking where each grain of it lies (Abrahamyan et al. 2022,
+    gradient variance loss, there of gradients and without the root).
     """
     frames, (height, width) = frames.float(), frames.shape[2:]
     blurred = F.pad(frames, (1, 1, 1, 1), "replicate")
