@@ -28,6 +28,11 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+def test_a_folder_of_pictures_with_a_dot_in_its_name_has_a_caption_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, {"walk.1.txt": "a man walks", "walk.2.txt": "a dog runs", "walk.txt": "of neither", "a.b.txt": "c"})
+    assert read_captions(tmp_path, ["walk.1", "walk.2", "a.b.mp4"], "txt") == ["a man walks", "a dog runs", "c"]
+
+
 @pytest.mark.parametrize(("source", "kind"), [("jsonl", "captions.jsonl"), ("csv", "captions.csv"), ("txt", ".txt")])
 def test_three_sources_say_the_same(tmp_path: Path, source: str, kind: str) -> None:
     write(tmp_path, {name: text for name, text in GOOD.items() if name.endswith(kind)})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -298,3 +299,14 @@ def test_other_data_is_laid_out_alike_or_is_what_its_name_tells() -> None:
     assert other_data(DataConfig("data/shapes", layout="shapes"), "data/more").layout == "folders"
     for name in ("clips.csv", "clips.JSONL", "part-0.tar"):
         assert other_data(seen, name) == replace(seen, root=name, layout="auto")
+
+
+def test_a_class_whose_name_is_not_utf_8_has_a_digest(tmp_path: Path, quiet: list[list[str]]) -> None:
+    label = os.fsdecode(b"caf\xe9")
+    try:
+        (tmp_path / label).mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    write_numbered(tmp_path / label / "0.mp4", 4)
+    index = build_index(tmp_path, progress=False)
+    assert index.labels == [label] and len(index.digest) == 64

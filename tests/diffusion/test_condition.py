@@ -82,6 +82,15 @@ def test_what_led_to_frames_that_are_left_out_leads_to_the_next() -> None:
     assert condition.at([4, 5]).at([1]).action.tolist() == condition.at([5]).action.tolist() == [[[[6]]]]
 
 
+def test_what_led_to_frames_is_found_backwards_too() -> None:
+    """The same three frames of six, of fields that run from the last to the first."""
+    forwards, order = Condition(action=torch.arange(1.0, 7).view(1, 6, 1, 1)), range(5, -1, -1)
+    led = forwards.at([1, 3, 5], 2).action
+    found = forwards.at(order).at([0, 2, 4], -2).action
+    assert led is not None and found is not None and torch.equal(found, led.flip(1))
+    assert forwards.at(order).at([5], -3).action.flatten().tolist() == [1, 0, 0]
+
+
 def test_dropping_repeats_with_its_generator() -> None:
     first, second = (full(50).drop(0.5, torch.Generator().manual_seed(3)).label for _ in range(2))
     assert torch.equal(first, second)

@@ -15,6 +15,7 @@ from vidiff.engine import checkpoint, compile
 from vidiff.engine.loop import fit
 from vidiff.engine.options import TrainOptions
 from vidiff.nn.blocks import Attention
+from vidiff.nn.cast import swapped
 
 
 class Block(nn.Module):
@@ -190,6 +191,26 @@ def test_a_block_that_bf16_rounds_much_may_be_rounded_less(monkeypatch: pytest.M
             exact = first(given["x"], given["scale"])
         assert (rounded - exact).norm() / exact.norm() > 0.03
         assert compile.objection(objective, batch(), "bf16") is None
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_weights_that_were_cast_before_are_compared_too(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where layers have bf16 weights."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(compile, "BACKEND", "eager")
+    plain, objective = compile._run, Stack()
+    before = {name: weight.clone() for name, weight in objective.named_parameters()}
+
+    def off(way: Any, block: nn.Module, *given: Any) -> list[Tensor | None]:
+        found = plain(way, block, *given)
+        return found if way == block.forward else [x if x is None else factor * x for x in found]
+
+    monkeypatch.setattr(compile, "_run", off)
+    with swapped(objective, torch.bfloat16), torch.autocast("cpu", torch.bfloat16):
+        found = compile.objection(objective, batch(), "bf16")
+        assert objective.blocks[0].inner.weight.dtype == torch.bfloat16
+    assert (found is None) == (factor == 1.0), found
+    assert all(torch.equal(weight, before[name]) for name, weight in objective.named_parameters())
 
 
 def test_nothing_to_compile() -> None:

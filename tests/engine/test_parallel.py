@@ -82,6 +82,11 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:2")
     assert choose_device("auto") == torch.device("cuda") and not current
     assert choose_device("cuda:1") == torch.device("cuda:1") and current == [torch.device("cuda:1")]
+    monkeypatch.setenv("WORLD_SIZE", "2")  # by torchrun: each process has its own, whatever a config names
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name in ("auto", "cuda", "cuda:0"):
+        assert choose_device(name) == torch.device("cuda:1")
+    assert choose_device("cpu") == torch.device("cpu")
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32  # by the older names too

@@ -113,9 +113,16 @@ def pretend(patch: pytest.MonkeyPatch) -> None:
         return self
 
     patch.setattr(nn.Module, "_apply", apply)
-    patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    patch.setattr(Tensor, "pin_memory", _pinned)
     # As torch does it in C++ for a true one: all numbers at once, and not one by one.
     patch.setattr(FakeTensor, "tolist", lambda tensor: tensor.cpu().tolist())
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """As it is, where it could be copied into memory of its own strides, as a true GPU's driver has it done."""
+    if not isinstance(tensor, FakeTensor) and torch._debug_has_internal_overlap(tensor) == 1:
+        raise RuntimeError("unsupported operation: more than one element refers to a single memory location")
+    return tensor
 
 
 class AbsentGpu(TorchDispatchMode):

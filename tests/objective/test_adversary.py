@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vidiff.engine.parallel import leave_processes
+from vidiff.engine.precision import on_trial
 from vidiff.metrics.features import Features
 from vidiff.nn.discriminator import PatchDiscriminator
 from vidiff.nn.vae import VAE, VAEConfig
@@ -112,6 +113,16 @@ def test_the_adaptive_weight_is_a_ratio_with_a_bound() -> None:
     assert float(adaptive_weight(near, 0 * kernel.sum(), kernel)) == 1e4
 
 
+def test_the_adaptive_weight_is_not_lost_in_fp16() -> None:
+    """A mean over 50 million numbers has gradients of 2e-8 each, where fp16 ends at 6e-8."""
+    numbers = 50_000_000
+    kernel = torch.ones(1, requires_grad=True)
+    low = kernel.half().expand(numbers)
+    near, fooled = ((share * low).float().mean() for share in (3.0, 1.0))
+    assert float(adaptive_weight(near, fooled, kernel)) == 0.0
+    assert float(adaptive_weight(near, fooled, kernel, numbers)) == pytest.approx(3.0, rel=0.01)
+
+
 def test_until_its_start_the_discriminator_stands_still() -> None:
     late = VAELoss(adversarial=0.5, adversarial_start=2, discriminator_width=8, discriminator_levels=2)
     plain, game = objective(VAELoss()), objective(late, parts=2)  # two calls a step: four to wait for
@@ -129,6 +140,19 @@ def test_until_its_start_the_discriminator_stands_still() -> None:
         found = game({"video": video()})
     assert int(game.adversary.calls) == 6  # only training counts
     assert float(found["adaptive"]) == 0 and float(found["discriminator"]) > 0
+
+
+def test_a_trial_that_is_taken_back_is_not_counted() -> None:
+    """Nor a step that was skipped: else a run that was not interrupted would let the discriminator begin sooner."""
+    game = objective(VAELoss(adversarial=0.5, adversarial_start=2, discriminator_width=8, discriminator_levels=2))
+    assert game.adversary is not None
+    with on_trial(game):
+        for _ in range(3):
+            gradients(game)
+    waits = [float(gradients(game)[0]["adaptive"]) == 0 for _ in range(3)]
+    assert waits == [True, True, False] and game.adversary.count() == 3
+    game.load_state_dict(game.state_dict() | {"adversary.calls": torch.tensor(1)})
+    assert [float(gradients(game)[0]["adaptive"]) == 0 for _ in range(2)] == [True, False]
 
 
 def test_off_it_leaves_nothing_behind() -> None:

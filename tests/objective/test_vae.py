@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vidiff.engine.parallel import Group
+from vidiff.engine.record import collect
 from vidiff.metrics.codec import frame_losses
 from vidiff.nn.vae import VAE, VAEConfig
 from vidiff.objective.vae import VAELoss, VAEObjective, change_of, fine_contrast, shift
@@ -58,6 +60,18 @@ def test_terms_are_their_formulas() -> None:
     total = 0.5 * found["l1"] + 2 * found["mse"] + 0.1 * found["kl"]
     torch.testing.assert_close(found["loss"].detach(), total)
     assert "psnr_shifted" not in found
+
+
+def test_small_batches_have_the_same_terms() -> None:
+    """Parts of one step may be of clips and of pictures, too few of these for one to be moved."""
+    torch.manual_seed(0)
+    objective = VAEObjective(VAE(VAEConfig(width=8, multipliers=[1, 1])), VAELoss(shifted=0.3))
+    many, few = (objective({"video": torch.rand(2, 3, frames, 16, 16) * 2 - 1}) for frames in (4, 1))
+    assert many.keys() == few.keys()
+    assert many["psnr_shifted"].isfinite() and few["psnr_shifted"].isnan() and few["loss"].isfinite()
+    parts = [{name: value.detach().float() for name, value in part.items()} for part in (many, few)]
+    means, sound = collect(parts, torch.tensor(1.0), Group(torch.device("cpu")))
+    assert sound and means["psnr_shifted"] == pytest.approx(float(many["psnr_shifted"]))
 
 
 def test_what_moves_has_its_share_of_the_error() -> None:

@@ -80,6 +80,15 @@ def test_uncertainty_learns_the_logarithm_of_the_error() -> None:
     assert off.abs().max() < 0.3 and off.square().mean().sqrt() < 0.1
 
 
+def test_uncertainty_is_not_rounded_under_autocast() -> None:
+    learned = Uncertainty()
+    torch.nn.init.normal_(learned.weight)
+    clock = torch.randn(2, 1, 4, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = learned(clock)
+    assert found.dtype == torch.float32 and torch.equal(found, learned(clock))
+
+
 def test_the_nearest_known_frame_is_another_one() -> None:
     clock = torch.zeros(2, 1, 5, 1, 2)
     clock[0, :, 1, :, 0] = clock[0, :, 4, :, 0] = 9.0

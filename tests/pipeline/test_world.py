@@ -113,6 +113,29 @@ def test_frames_looked_at_once_are_not_looked_at_anew() -> None:
     assert seen == [3, 1] + 2 * [2, 1]
 
 
+def test_actions_of_the_new_frames_are_theirs_backwards_too() -> None:
+    pipe, keys, given = build(False), ["LEFT", "RIGHT", "NOOP", "LEFT"], [None] * 5
+    alone = pipe.extend(CLIP, 9, "cat", actions=keys, backwards=True, seed=0)
+    assert torch.equal(alone, pipe.extend(CLIP, 9, "cat", actions=keys + given, backwards=True, seed=0))
+    assert not torch.equal(alone, pipe.extend(CLIP, 9, "cat", actions=given + keys, backwards=True, seed=0))
+    ahead = pipe.extend(CLIP, 9, "cat", actions=keys, seed=0)
+    assert torch.equal(ahead, pipe.extend(CLIP, 9, "cat", actions=given + keys, seed=0))
+
+
+@pytest.mark.parametrize("temporal", [1, 2])
+def test_a_stream_reaches_as_far_back_as_it_says(temporal: int) -> None:
+    """The end of a clip that it names is all that it looks at, and no frame of it is more."""
+    pipe, how, long = build(True, None, temporal), {"name": "stream", "sinks": 1, "chunk": 1}, clip(13, 1)
+    reach = pipe.reach(how, 1)
+    assert reach == 1 + temporal
+
+    def new(past: torch.Tensor) -> torch.Tensor:
+        return pipe.extend(past, past.shape[2] + 4, "cat", strategy=how, context=1, seed=0)[:, :, -4:]
+
+    whole = new(long)
+    assert torch.equal(new(long[:, :, -reach:]), whole) and not torch.equal(new(long[:, :, 1 - reach :]), whole)
+
+
 def test_a_stride_holds_an_action_for_all_its_frames() -> None:
     pipe = build(causal=True, stride=2)
     assert play(pipe.world(CLIP), "LEFT").isfinite().all()

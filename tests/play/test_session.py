@@ -193,6 +193,20 @@ def test_beside_begins_from_the_same_moment_and_obeys_the_same_keys(
     assert len(np.load(session.save()[1].with_suffix(".state.npy"))) == session.at + 1, "but for the last"
 
 
+def test_beside_is_stepped_as_far_as_a_frame_of_the_model_goes(
+    cart: tuple[Recording, ActionSpace], make_pipe: Callable[..., Pipeline]
+) -> None:
+    """A model of every second frame, by `data.fps`: its opening has every second one, and a key is held for two."""
+    recording, space = cart
+    real = Real(recording, replace(make_pipe(space).facts, held=2), 2)
+    opening, key = real.begin(4), np.array([1.0])
+    last = real.go_to([key], lambda: False)
+    episode = real.episode([key])
+    assert len(episode.frames) == 5 and episode.actions[-2:, 0].tolist() == [1, 1]
+    shown = torch.cat([opening.video, last[:, None]], dim=1)
+    assert np.array_equal(to_uint8(shown), np.stack(episode.frames[::2]))
+
+
 def test_which_environment_is_told_by_the_data(cart: tuple[Recording, ActionSpace], tmp_path: Path) -> None:
     recording, _ = cart
     record(tmp_path / "data", [replace(recording, frames=4)], 1, 1, 1)

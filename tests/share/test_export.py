@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+from vidiff.engine import checkpoint
+from vidiff.engine.publish import Keep
 from vidiff.evaluate.card import MADE, MEASURED, PROTOCOL, Card, read_card, write_card
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
@@ -63,6 +65,15 @@ def card_of(run: Path, network: str, **scores: float) -> Path:
     file = run / f"scores-{network}" / "card.json"
     write_card(file, card)
     return file
+
+
+def test_a_package_of_the_best_weights_says_at_which_step_they_were(run: Path, tmp_path: Path) -> None:
+    newest = {name: tensor + 1 for name, tensor in checkpoint.load_weights(run, "ema").items()}
+    checkpoint.save(run / "checkpoints", 7, newest, newest, {}, Keep(3, best=4))
+    for weights, step in {"best": 4, "ema": 7}.items():
+        export(run, tmp_path / weights, "ada/cats", weights=weights)
+        assert checkpoint.describe_weights(tmp_path / weights)["checkpoint"] == step
+        assert f"{step} of " in (tmp_path / weights / "README.md").read_text()
 
 
 def test_a_package_draws_the_same_bytes_and_holds_nothing_else(run: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import permutations
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -78,3 +80,27 @@ def test_no_file_has_the_colours_of_the_one_before(tmp_path: Path, decoder: str)
         if decoder in (PyAVFile.name, DecordFile.name):
             assert found == {"untagged": [223, 135, 79], "hd": [231, 141, 75], "full": [208, 133, 82]}, order
         assert all(np.abs(found[name] - colour(names[name][0] or "bt601", names[name][1])).max() < 2 for name in names)
+
+
+def read_in_threads(folder: Path) -> list[list[int]]:
+    """The colour that each of four files shows, read six times by two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda number: shown(folder / f"{number % 4}.mpg", "pyav", (24, 32)), range(24)))
+
+
+def test_threads_that_read_files_alike_get_their_own_frames(tmp_path: Path) -> None:
+    """In a process of its own, since a graph of filters that two threads share ends it."""
+    for number in range(4):
+        with av.open(str(tmp_path / f"{number}.mpg"), "w") as file:
+            stream = file.add_stream("mpeg2video", rate=25)
+            assert isinstance(stream, av.VideoStream)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for _ in range(24):
+                file.mux(
+                    stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + 50 * number, np.uint8), "rgb24"))
+                )
+            file.mux(stream.encode(None))
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(read_in_threads, tmp_path).result()
+    for number, levels in enumerate(found):
+        assert levels == pytest.approx([40 + 50 * (number % 4)] * 3, abs=3), number

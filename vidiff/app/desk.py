@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,18 +90,20 @@ class Desk:
             raise ValueError("no trained run in runs/: train one first, for instance vidiff train shapes, or name one")
         self._name = ""
         self._pipeline: Pipeline | None = None
+        self._opening = Lock()  # the page draws in several threads
 
     def open(self, name: str) -> Pipeline:
         """The run of this name, which is loaded in the place of the one before. Raises ValueError for any other."""
         if name not in self.names:
             raise ValueError(f"no run {name!r} here; choose {', '.join(self.names)}")
-        if self._pipeline is None or self._name != name:
-            self._pipeline = None  # before another takes its memory
-            pipeline = Pipeline.from_pretrained(name, self.device)
-            if pipeline.facts.enlarges:
-                raise ValueError(f"{name} enlarges clips, and makes none: use vidiff edit upscale")
-            self._name, self._pipeline = name, pipeline
-        return self._pipeline
+        with self._opening:
+            if self._pipeline is None or self._name != name:
+                self._pipeline = None  # before another takes its memory
+                pipeline = Pipeline.from_pretrained(name, self.device)
+                if pipeline.facts.enlarges:
+                    raise ValueError(f"{name} enlarges clips, and makes none: use vidiff edit upscale")
+                self._name, self._pipeline = name, pipeline
+            return self._pipeline
 
     def generate(self, name: str, asked: Asked, frames: int) -> Made:
         """A clip of so many frames. Raises ValueError as `Pipeline.generate`."""

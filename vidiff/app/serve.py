@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vidiff.report.address import free_port, token_for
+from vidiff.store.error import absent
 
 USER = "vidiff"
 
@@ -42,7 +43,7 @@ def serve(
 
             from vidiff.app.page import build_page
         except ImportError as error:
-            raise ValueError(f"{error.name} is not installed; run: pip install 'vidiff[app]'") from None
+            raise absent(error, "app") from None
         page = build_page(desk).queue(default_concurrency_limit=2, max_size=16)
         known = token or ""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from vidiff.data.clip import Clip
+from vidiff.data.clip import Clip, stem_of
 from vidiff.data.lists import MORE, PATHS, Row, column_of, parse_rows
 from vidiff.data.root import Root
 from vidiff.store.error import DataError
@@ -107,7 +107,7 @@ def _text(tree: Tree, name: str) -> str:
 
 
 def _text_of(clip: Clip) -> str:
-    return PurePosixPath(clip.name).with_suffix(".txt").as_posix()
+    return f"{stem_of(clip.name)}.txt"
 
 
 def _beside(tree: Tree, clip: Clip) -> str:

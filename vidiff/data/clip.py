@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from vidiff.store.place import Place, Stamp
 from vidiff.video.decode import Treatment
+from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 NEVER = Stamp()
 ABOUT = "actions.json"  # in each folder of clips, or in one above: the dimensions of an action
@@ -171,3 +173,9 @@ def within(stretches: Sequence[tuple[int, int]], part: tuple[int, int] | None) -
 def in_words(damage: Sequence[tuple[int, int]]) -> str:
     """Which frames are damaged, the last one included."""
     return f"frames {' and '.join(f'{start} to {stop - 1}' for start, stop in damage)}, which are damaged"
+
+
+def stem_of(name: str) -> str:
+    """The name of a clip without what tells its kind; that of a folder of pictures is whole, dots and all."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES else name

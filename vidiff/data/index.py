@@ -92,7 +92,8 @@ class Index:
         ]
         if self.fps:
             lines.append(f"at {self.fps} fps")
-        return hashlib.sha256("\n".join([*(self.cached or self.labels), *lines]).encode()).hexdigest()
+        whole = "\n".join([*(self.cached or self.labels), *lines])
+        return hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()
 
     def _changes(self, file: Clip) -> list[Any]:
         """What is done to the frames of a file: nothing to most, whose caches of before still hold."""

@@ -154,8 +154,11 @@ class Condition:
         """Some of the frames, such as a window's. Beyond the ends of a field, its first or its last frame goes on.
 
         Args:
-            spans: by how many frames each follows the one before it: what led to those between leads to it.
+            spans: by how many frames each follows the one before it: what led to those between leads to it. One number
+                below 0 where the fields run backwards in time.
         """
+        way = -1 if isinstance(spans, int) and spans < 0 else 1
+        spans = abs(spans) if isinstance(spans, int) else spans
         most = spans if isinstance(spans, int) else max(spans)
 
         def chosen(value: Tensor, one: Field[Any]) -> Tensor:
@@ -165,8 +168,10 @@ class Condition:
             index = torch.tensor([*frames], device=value.device)
             parts, last = [value.index_select(axis, index.clamp(0, value.shape[axis] - 1))], value.shape[axis] - 1
             for back in range(1, most if "slots" in one.metadata else 1):
-                there = (index >= back) & (torch.tensor(spans, device=value.device) > back)
-                part = value.index_select(axis, (index - back).clamp(0, last))
+                before = index - way * back
+                there = (before >= 0) & (torch.tensor(spans, device=value.device) > back)
+                there = there & (before <= last) if way < 0 else there
+                part = value.index_select(axis, before.clamp(0, last))
                 shape = [-1 if dim == axis else 1 for dim in range(value.ndim)]
                 parts.append(torch.where(there.view(shape), part, 0.0))
             return torch.cat(parts, dim=one.metadata["slots"]) if len(parts) > 1 else parts[0]

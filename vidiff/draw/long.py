@@ -155,7 +155,8 @@ class Keyframes(Strategy):
             keys = past.flip(2)[:, :, :: self.stride][:, :, :context].flip(2)  # the last frame is one
             given = keys.shape[2]
             first = done + total - 1 - self.stride * (given - 1)
-            shown = sparse.at(range(first, first + self.stride * draw.window, self.stride), self.stride)
+            spans = -self.stride if isinstance(draw, Backwards) else self.stride
+            shown = sparse.at(range(first, first + self.stride * draw.window, self.stride), spans)
             keys = draw_after(draw, keys, draw.window, shown)[:, :, given:]
             for part in keys.split(max(1, (draw.window - context) // self.stride), dim=2):
                 if total < frames:

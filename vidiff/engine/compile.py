@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vidiff.engine.precision import Precision, on_trial
+from vidiff.nn.cast import in_float32
 
 BACKEND: str | Callable[..., Any] = "inductor"  # of torch.compile
 KINDS = 256  # of blocks, by structure, sizes and precision, that may be compiled; torch gives up after 8
@@ -97,10 +98,10 @@ def _compiled(block: nn.Module) -> Callable[..., Any]:
 def _compare(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any], precision: Precision) -> str | None:
     try:
         got = _run(_compiled(block), block, given, options)
+        plain = _run(block.forward, block, given, options)
+        exact = plain if precision == "fp32" else _in_float32(block, given, options)
     except Exception as error:  # whatever it is that a compiler dies of, it is a reason to do without
         return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
-    plain = _run(block.forward, block, given, options)
-    exact = plain if precision == "fp32" else _in_float32(block, given, options)
     least = 1e-3 * max((float(x.norm()) for x in exact if x is not None), default=0.0)
     for number, (wanted, rounded, value) in enumerate(zip(exact, plain, got, strict=True)):
         if (rounded is None) != (value is None):
@@ -117,10 +118,10 @@ def _compare(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any], 
 
 
 def _in_float32(block: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> list[Tensor | None]:
-    """What the block gives outside autocast, for the same inputs."""
+    """What the block gives outside autocast, for the same inputs and weights."""
     tensors = [x for x in tree_leaves((given, options)) if isinstance(x, Tensor)]
     own = tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, (given, options))
-    with torch.autocast(tensors[0].device.type if tensors else "cpu", enabled=False):
+    with in_float32(block), torch.autocast(tensors[0].device.type if tensors else "cpu", enabled=False):
         return _run(block.forward, block, *own)
 
 

@@ -43,6 +43,9 @@ class Model:
         self.module = self.call = objective
         if group.world > 1:
             devices = [group.device] if group.device.type == "cuda" else None
+            # what counts is counted by each alike; were it sent at each step, its readers would have to wait for it
+            counts = [name for name, buffer in objective.named_buffers() if not buffer.is_floating_point()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, counts)
             self.call = DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True)
 
     def compile(self) -> None:
@@ -203,11 +206,13 @@ class Shards(Model):
 
     @contextmanager
     def unsynced(self) -> Iterator[None]:
-        self.call.set_requires_gradient_sync(False)  # type: ignore[operator]
+        """Gradients are summed in shards, part by part, for whole ones would lie on every process; copies of hsdp wait
+        for the last."""
+        self.call.set_requires_all_reduce(False)  # type: ignore[operator]
         try:
             yield
         finally:
-            self.call.set_requires_gradient_sync(True)  # type: ignore[operator]
+            self.call.set_requires_all_reduce(True)  # type: ignore[operator]
 
     def low_weights(self, precision: Precision) -> AbstractContextManager[None]:
         return nullcontext()  # FSDP casts what it gathers

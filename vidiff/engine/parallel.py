@@ -88,7 +88,8 @@ class Group:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one, else the CPU.
+    """The device of a name; "auto" is a GPU where there is one, else the CPU. Any name of a GPU is a process's own one,
+    where torchrun has started several.
 
     Raises:
         ValueError: no device has that name, it is a GPU that is not there, or it is of a kind that was never tried.
@@ -103,11 +104,13 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         reason = ": samplers and grids count in float64, which it has not" if chosen.type == "mps" else ""
         raise ValueError(f"device is {device}, on which vidiff does not run{reason}; give auto, cpu, cuda or cuda:0")
     if chosen.type == "cuda":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
             raise ValueError(f"device is {device}, but torch finds no GPU here; give device=cpu, or auto")
         if (chosen.index or 0) >= count:
-            raise ValueError(f"device is {device}, but there are {count} GPUs here, numbered from 0")
+            raise ValueError(f"device is {chosen}, but there are {count} GPUs here, numbered from 0")
         _prepare_gpu(chosen)
     return chosen
 
@@ -153,8 +156,6 @@ def processes(device: str | torch.device = "auto") -> Iterator[Group]:
         yield Group(chosen)
         return
     rank = int(os.environ["RANK"])
-    if chosen.type == "cuda":
-        chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
     group = Group(chosen, rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     if dist.is_initialized():
         yield group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,9 +51,31 @@ def swapped(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             group = list(weights)[begin : begin + TOGETHER]
             low = _Cast.apply(dtype, *group) if trained else cast_all(group, dtype)
             made |= zip(group, low, strict=True)
+    with _exchanged(places, made):
+        yield
+
+
+@contextmanager
+def in_float32(module: nn.Module) -> Iterator[None]:
+    """Inside, parameters that `low_weights` cast are float32 again, with the values of the cast; leaves, which learn
+    what they learned."""
+    places = [
+        (part._parameters, name, weight)
+        for part in module.modules()
+        for name, weight in part._parameters.items()
+        if weight is not None and weight.is_floating_point() and weight.dtype != torch.float32
+    ]
+    whole = {weight: weight.detach().float().requires_grad_(weight.requires_grad) for _, _, weight in places}
+    with _exchanged(places, whole):
+        yield
+
+
+@contextmanager
+def _exchanged(places: Sequence[tuple[dict[str, Any], str, Tensor]], made: Mapping[Any, Tensor]) -> Iterator[None]:
+    """Inside, each parameter is what was made of it; a place is a module's parameters, the name and the weight."""
     try:
         for parameters, name, weight in places:
-            parameters[name] = made[weight]  # type: ignore[assignment]
+            parameters[name] = made[weight]
         yield
     finally:
         for parameters, name, weight in places:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ Pair = tuple[float, Tensor, Tensor]
 
 LARGEST = 1e4
 """The adaptive weight, at most."""
+HEADROOM = 4096.0
+"""By which gradients of single numbers stay below 1, since at a kernel those of all of them are summed."""
 
 
 def last_kernel(decoder: nn.Module) -> Tensor:
@@ -21,14 +25,20 @@ def last_kernel(decoder: nn.Module) -> Tensor:
     return [part.weight for part in decoder.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)][-1]
 
 
-def adaptive_weight(near: Tensor, fooled: Tensor, kernel: Tensor) -> Tensor:
+def adaptive_weight(near: Tensor, fooled: Tensor, kernel: Tensor, numbers: int = 1) -> Tensor:
     """By how much `fooled` counts so that it pulls at `kernel` as hard as `near` does; ().
 
     The ratio of the norms of their gradients (Esser et al. 2021, eq. 7), at most `LARGEST`, and a constant to both.
+
+    Args:
+        numbers: over which the losses are means. Both are scaled by a power of two of about that, for fp16, in which
+            the gradients of so many would be rounded to nothing.
     """
+    scale = max(1.0, 2.0 ** round(math.log2(numbers)) / HEADROOM)
     with torch.autocast(kernel.device.type, enabled=False):  # the step's own backward runs outside it too
-        pulls = [torch.autograd.grad(loss, kernel, retain_graph=True)[0].float().norm() for loss in (near, fooled)]
-    return (pulls[0] / (pulls[1] + 1e-6)).clamp(max=LARGEST).detach()
+        pulls = [torch.autograd.grad(scale * loss, kernel, retain_graph=True)[0] for loss in (near, fooled)]
+    of_near, of_fooled = (pull.float().norm() / scale for pull in pulls)
+    return (of_near / (of_fooled + 1e-6)).clamp(max=LARGEST).detach()
 
 
 class Adversary(nn.Module):
@@ -52,8 +62,14 @@ class Adversary(nn.Module):
         self.weight, self.start = weight, start
         self.discriminator = PatchDiscriminator(width, levels)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-        self.counted: int | None = None  # the same, where it can be read without waiting for the device
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "counted", None))
+        self.counted: tuple[Tensor, int, int] | None = None  # that, its version and its value
+
+    def count(self) -> int:
+        """The calls so far, for which the device is waited for only where something else has written them: a
+        checkpoint, or who takes back what a trial or a step that was skipped did to buffers."""
+        if self.counted is None or self.counted[0] is not self.calls or self.counted[1] != self.calls._version:
+            self.counted = self.calls, self.calls._version, int(self.calls)
+        return self.counted[2]
 
     def forward(self, pairs: list[Pair], near: Tensor, kernel: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Score the frames of each pair.
@@ -68,12 +84,11 @@ class Adversary(nn.Module):
             taken, for its weight is made of them.
         """
         zero = torch.zeros((), device=near.device)
-        if self.counted is None:
-            self.counted = int(self.calls)
-        waiting = self.counted < self.start
+        count = self.count()
+        waiting = count < self.start
         if self.training:
             self.calls += 1
-            self.counted += 1
+            self.counted = self.calls, self.calls._version, count + 1
         if waiting:
             # gradients of zero, and not none at all: DistributedDataParallel waits for each
             idle = 0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
@@ -86,6 +101,7 @@ class Adversary(nn.Module):
             true, false = scores.chunk(2)
             own = own + share * 0.5 * (F.relu(1 - true).mean() + F.relu(1 + false).mean())
         taught = torch.is_grad_enabled()
-        adaptive = adaptive_weight(near, fooled, kernel) if taught else zero
+        numbers = sum(decoded.numel() for _, decoded, _ in pairs)
+        adaptive = adaptive_weight(near, fooled, kernel, numbers) if taught else zero
         loss = own + self.weight * adaptive * fooled if taught else own
         return loss, {"fooled": fooled.detach(), "discriminator": own.detach(), "adaptive": adaptive}

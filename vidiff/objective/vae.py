@@ -158,7 +158,9 @@ class VAEObjective(nn.Module):
         still = len(z) - moved
         first = still * len(frames) // len(z)  # of the frames that are to be moved
         weights = self._weights(video)
-        psnr, errors, shown, changes, begun = {}, [], list[Pair](), list[Tensor](), 0
+        # the same names of every batch, small ones too
+        psnr = {"psnr_shifted": mean.new_full((), math.nan)} if self.weights.shifted else dict[str, Tensor]()
+        errors, shown, changes, begun = [], list[Pair](), list[Tensor](), 0
         pairs = (
             ("psnr", z[:still], frames[:first], weights[:first]),
             ("psnr_shifted", *self._move(z[still:], frames[first:], weights[first:])),

@@ -83,7 +83,8 @@ class Uncertainty(nn.Module):
         """Of clocks `(b, 1, f, h, w)`, of any height and width; as large."""
         far = distance_to_known(log_snr).log2().clamp(max=FAR)
         angle = log_snr.float()[..., None] * self.frequency + far[..., None] * self.near
-        return torch.cos(angle + self.phase) @ self.weight + self.bias  # of ..., width
+        with torch.autocast(log_snr.device.type, enabled=False):  # a logarithm in bf16 has steps of 1/64
+            return torch.cos(angle + self.phase) @ self.weight + self.bias  # of ..., width
 
 
 def distance_to_known(log_snr: Tensor) -> Tensor:

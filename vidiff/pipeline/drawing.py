@@ -11,6 +11,7 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.draw.guide import Guide
 from vidiff.draw.strategy import Strategy
+from vidiff.draw.stream import Stream
 from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
@@ -161,7 +162,10 @@ class Drawing:
         size: tuple[int, int] | None = None,
     ) -> int:
         """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
-        return self._strategy(strategy, None).reach(self._context(context, 2, self.facts.window(size)))
+        how, looked = self._strategy(strategy, None), self._context(context, 2, self.facts.window(size))
+        if self.codec.temporal == 1 or not isinstance(how, Stream):
+            return how.reach(looked)
+        return 1 + self.codec.temporal * (how.reach(1 + (looked - 1) // self.codec.temporal) - 1)
 
     def _context(self, context: int | None, frames: int, window: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""

@@ -76,6 +76,7 @@ class TrainedModel:
         control: Tensor | None = None,
         frames: tuple[int, int] = (0, 0),
         size: tuple[int, int] | None = None,
+        backwards: bool = False,
     ) -> Condition:
         """What the model is told of `count` clips.
 
@@ -85,6 +86,7 @@ class TrainedModel:
             control: another video of what they show, as `control_tensor` takes it.
             size: their height and width in pixels, where they are known.
             frames: how many there are, of clips that have any, and how many of these are given.
+            backwards: the given ones are the last, and not the first.
 
         Raises:
             ValueError: as `label_tensor`, `text_tensors`, `action_tensor` and `control_tensor`; a stride that the
@@ -93,7 +95,7 @@ class TrainedModel:
         told = self.facts.check_stride(stride)
         strides = None if told is None else torch.full((count,), told)
         words, mask = self.text_tensors(text, count)
-        done = self.action_tensor(actions, count, *frames, told or self.facts.strides[0])
+        done = self.action_tensor(actions, count, *frames, told or self.facts.strides[0], backwards)
         video = self.control_tensor(control, count, frames[0], size)
         return Condition(self.label_tensor(label, count), words, mask, stride=strides, action=done, control=video)
 
@@ -127,7 +129,9 @@ class TrainedModel:
             raise ValueError(f"{len(prompts)} texts for {count} clips: give one, or one for each clip")
         return self.text(prompts)
 
-    def action_tensor(self, actions: Actions, count: int, frames: int, given: int, stride: int) -> Tensor | None:
+    def action_tensor(
+        self, actions: Actions, count: int, frames: int, given: int, stride: int, backwards: bool = False
+    ) -> Tensor | None:
         """What was done before each frame, as the network reads it, `(count, frames, stride * held, w)`; None for a
         model that is told no actions, and where none are known.
 
@@ -136,6 +140,7 @@ class TrainedModel:
                 that go on, those of the new frames are enough. Each holds for all source frames up to its own.
             given: frames of the clips that are given.
             stride: source frames from frame to frame.
+            backwards: the given frames are the last.
 
         Raises:
             ValueError: for a model that is told no actions, another number of them, and one that there is not.
@@ -154,7 +159,9 @@ class TrainedModel:
             new = f", or {frames - given}, of the new ones" if given else ""
             raise ValueError(f"actions has {wrong} rows, but the result has {frames} frames: give {frames}{new}")
         told = torch.stack([space.encode(one) for one in rows])  # 1 or count, f, w
-        told = torch.nn.functional.pad(told, (0, 0, frames - told.shape[1], 0)).expand(count, -1, -1)
+        missing = frames - told.shape[1]
+        around = (0, missing) if backwards else (missing, 0)
+        told = torch.nn.functional.pad(told, (0, 0, *around)).expand(count, -1, -1)
         return told[:, :, None].repeat(1, 1, stride * self.facts.held, 1)
 
     @torch.no_grad()

@@ -426,7 +426,7 @@ class Pipeline(Drawing, Upscales):
 
         def ask(**asked: Any) -> Condition:
             shape = past.shape[2] + new, past.shape[2]
-            return self.condition(count=len(past), frames=shape, size=size_of(past), **asked)
+            return self.condition(count=len(past), frames=shape, size=size_of(past), backwards=backwards, **asked)
 
         return Pieces(ask, {"label": label, **told}, pieces, isinstance(how, Stream))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -84,3 +84,11 @@ def latest_run(runs: str | Path = "runs", enlarges: bool = False) -> Path:
         what, recipe = ("that enlarges clips ", "shapes_sr") if enlarges else ("", "shapes")
         raise ValueError(f"no trained run {what}in {runs}/: train one first, for instance by vidiff train {recipe}")
     return max(trained)[1]
+
+
+def drawn_in(precision: str, device: torch.device) -> Precision:
+    """That of samples on the way of a training in `precision`: on a GPU its own, in which they take a part of the time;
+    on a CPU fp32, whatever a trial has found faster for the training."""
+    if device.type != "cuda":
+        return "fp32"
+    return gpu_precision() if precision == "auto" else cast(Precision, precision)

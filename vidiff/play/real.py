@@ -70,6 +70,7 @@ class Real:
                 f"{self.environment.name} takes {own}, but this model was told {facts.actions}: leave out --beside"
             )
         self.label = recording.label if recording.label in facts.labels else None
+        self.stride = facts.strides[0] * facts.held  # the environment's own frames from one that is shown to the next
         self.over, self._seed = False, 0
         self._before: list[np.ndarray] = []  # what was done before the opening ended
         self._done: list[np.ndarray] = []  # and since
@@ -80,7 +81,7 @@ class Real:
         Raises:
             ValueError: its episodes are too short for that.
         """
-        stride, space = self.facts.strides[0], self.facts.actions
+        stride, space = self.stride, self.facts.actions
         assert space is not None
         for turn in range(TRIES):
             rng = np.random.default_rng((seed, turn))
@@ -117,7 +118,7 @@ class Real:
             self._done, self.over, done = [], False, 0
         for row in rows[done:]:
             self._done.append(row)
-            for _ in range(self.facts.strides[0]):
+            for _ in range(self.stride):
                 if not (self.over or stopped()):
                     self.over = self.environment.step(row)
         return self._frame()[:, 0]
@@ -127,7 +128,7 @@ class Real:
 
         It ends where the environment's own episode does.
         """
-        environment, stride = self.environment, self.facts.strides[0]
+        environment, stride = self.environment, self.stride
         environment.reset(self._seed)
         done = [*self._before, *(row for row in rows for _ in range(stride))]
         first = len(self._before) - (self.frames - 1) * stride  # of the opening

@@ -14,6 +14,7 @@ from vidiff.play.real import Real, recording_of
 from vidiff.play.session import Session
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.report.address import listening, token_for, url_of
+from vidiff.store.error import absent
 
 WIDE = 512  # pixels that the longer side of a frame has on the page, about
 
@@ -72,7 +73,7 @@ def serve(
         from vidiff.play.controls import Controls
         from vidiff.play.server import Room, make_app
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed; run: pip install 'vidiff[play]'") from None
+        raise absent(error, "play") from None
     space = pipeline.facts.actions
     if space is None:
         raise ValueError(

@@ -54,12 +54,12 @@ class PredictorCorrector(Sampler):
     """Another sampler's step, then some of Langevin's at the new noise level (Song et al. 2021, algorithms 2 to 5).
 
     The paper scales the corrector's step by the norms of noise and score over the batch; here it is their expectation,
-    `step = 2 snr^2` in units of `sigma^2`, so that samples of one batch do not depend on each other.
+    `step = 4 snr^2` in units of `sigma^2`, so that samples of one batch do not depend on each other.
 
     Args:
         predictor: "euler_maruyama", "ddpm", "ddim" or "euler".
         iterations: of the corrector, a step.
-        step: as for `Langevin`; the paper's `snr = 0.16` is 0.05.
+        step: as for `Langevin`; the paper's `snr = 0.16` is 0.1.
 
     Raises:
         ValueError: an unknown predictor, no iterations, or a step outside (0, 2].

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vidiff.codec.files import load_codec, save_codec
-from vidiff.engine.checkpoint import load_weights, newest
+from vidiff.engine.checkpoint import describe_weights, load_weights, newest
 from vidiff.engine.publish import begin, publish, step_of, write_tensors
 from vidiff.evaluate.card import Card, read_card, write_card
 from vidiff.pipeline.facts import Facts
@@ -63,7 +63,9 @@ def export(run: Path, folder: Path, name: str, weights: str = "ema", licence: st
             f"{run} reads text by the language model in {config.text['model']}, which is on this machine alone: train "
             "with text.model=OWNER/NAME of the hub, and others can read it, too"
         )
-    tensors = load_weights(checkpoint if weights in ("ema", "model") else run, weights)
+    source = checkpoint if weights in ("ema", "model") else run
+    step = describe_weights(source, weights)["checkpoint"] or step_of(checkpoint)
+    tensors = load_weights(source, weights)
     tensors = {key: tensor for key, tensor in tensors.items() if key.startswith("denoiser.")}  # not what it learned by
     codec, config = load_codec(run / "codec", config.codec.tile), _portable(config)
     with draft_of(folder) as draft:
@@ -73,7 +75,6 @@ def export(run: Path, folder: Path, name: str, weights: str = "ema", licence: st
         environment = _environment(run)
         (draft / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
         save_codec(draft / "codec", codec)
-        step = step_of(checkpoint)
         writing = begin(draft / "checkpoints", step)
         write_tensors(tensors, writing / "ema.safetensors")
         write_tensors({}, writing / "model.safetensors")

@@ -25,3 +25,16 @@ def reason_of(error: BaseException) -> str:
     """What a library says, without the time and the line of its source."""
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r".*(Check failed: |\.cc:\d+: )", "", message)
+
+
+def absent(error: ImportError, extra: str) -> ValueError:
+    """What to say of a library of one of vidiff's extras that cannot be imported: whether it is not there, or does not
+    load. Raises `error` itself where it is a part of vidiff that is missing, which no installing would mend.
+    """
+    name = (error.name or "").partition(".")[0]
+    if name == "vidiff":
+        raise error
+    if isinstance(error, ModuleNotFoundError) and name:
+        return ValueError(f"{name} is not installed; run: pip install 'vidiff[{extra}]'")
+    reason = f"{name or 'a library'} does not load ({reason_of(error)})"
+    return ValueError(f"{reason}; run: pip install -U 'vidiff[{extra}]'")

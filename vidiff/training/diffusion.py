@@ -15,12 +15,13 @@ from vidiff.data.actions.beside import ActionsBeside, most_and_usual
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
 from vidiff.diffusion.cascade import enlarge, shrink
+from vidiff.engine.parallel import choose_device
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionObjective
 from vidiff.pipeline.facts import FILE, Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import read_config
+from vidiff.pipeline.run import drawn_in, read_config
 from vidiff.recipe.build import build_objective
 from vidiff.recipe.kinds import DiffusionRun
 from vidiff.recipe.slots import build_text
@@ -91,7 +92,8 @@ class DiffusionStage(Stage[DiffusionRun]):
     def build(self) -> None:
         config, prepared, encoder = self.config, self.prepared, self.encoder
         self.objective = self.make()
-        model = TrainedModel(self.objective.denoiser, prepared.codec, self.facts, encoder)
+        facts = replace(self.facts, precision=drawn_in(config.train.precision, choose_device(config.device)))
+        model = TrainedModel(self.objective.denoiser, prepared.codec, facts, encoder)
         self.pipeline = Pipeline(model, config.sampling, config.device)
         unseen = self.actions[1] if self.actions else None
         held_out = latent_dataset(config, prepared.held_out, prepared.unseen, prepared.seen, encoder, actions=unseen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
+from threading import local
 from typing import Any, NamedTuple
 
 import av
@@ -110,9 +111,14 @@ def _kind(frame: av.VideoFrame) -> Kind:
     return Kind(frame.width, frame.height, frame.format.name, frame.rotation, colours, light)
 
 
-@lru_cache(maxsize=KEPT)
-def _kept(kind: Kind, *how: object) -> list[Converter]:
-    return []
+class _Kept(local):
+    """Of each thread its own, for a graph of filters takes frames from one alone."""
+
+    def __init__(self) -> None:
+        self.of = lru_cache(maxsize=KEPT)(lambda kind, *how: list[Converter]())
+
+
+_KEPT = _Kept()
 
 
 def converter(
@@ -121,8 +127,8 @@ def converter(
     aspect: Fraction = SQUARE,
     treatment: Treatment = PLAIN,
 ) -> Converter:
-    """One made for a frame of this kind, kept for the files to come, most of which are alike."""
-    kept = _kept(_kind(frame), size, aspect, treatment)
+    """One made for a frame of this kind, kept for the files that this thread reads next, most of which are alike."""
+    kept = _KEPT.of(_kind(frame), size, aspect, treatment)
     if not kept:
         kept.append(Converter(frame, size, aspect, treatment))
     return kept[0]

@@ -57,6 +57,16 @@ def test_what_is_read_is_what_was_encoded(cache: LatentCache, index: Index) -> N
     assert not torch.equal(direct(index, 0)[0], direct(index, 0, mirrored=True)[0])
 
 
+def test_each_number_of_a_batch_has_memory_of_its_own(cache: LatentCache) -> None:
+    """Without it a batch cannot be pinned, which is where batches for a GPU go first."""
+    beside = [CachedVideo("control", cache, cache.statistics), Classes([0, 1, 0, 1], 2)]
+    dataset = LatentDataset(cache, view(3), beside=beside)
+    batch = next(iter(make_loader(dataset, Order(dataset.groups, 2, 0), 0)))
+    assert "control_shift" in batch
+    for name, value in batch.items():
+        assert torch._debug_has_internal_overlap(value) != 1, name
+
+
 def test_a_window_is_one_piece_of_the_file(cache: LatentCache) -> None:
     found = cache.window(2, 3, 4)
     assert found.shape == (4, 2, 4, 8, 8) and found.flags.c_contiguous and not found.flags.owndata

@@ -48,6 +48,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def study(options: argparse.Namespace) -> None:
+    from vidiff.store.error import absent
     from vidiff.store.files import check_writable
 
     try:
@@ -55,7 +56,7 @@ def study(options: argparse.Namespace) -> None:
         from vidiff.study.results import result_lines
         from vidiff.study.serve import serve, write_results
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed; run: pip install -e .[study]") from None
+        raise absent(error, "study") from None
     if options.pairs < 1 or options.checks < 0:
         raise ValueError(f"--pairs {options.pairs} and --checks {options.checks}: give 1 or more, and 0 or more")
     if (options.a is None) != (options.b is None) or options.a is options.out is None:

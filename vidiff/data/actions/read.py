@@ -13,7 +13,7 @@ import numpy as np
 
 from vidiff.data.actions.lerobot import lerobot_rows, lerobot_space
 from vidiff.data.actions.space import ActionSpace
-from vidiff.data.clip import ABOUT, ACTION_SUFFIXES, NAMED, Clip
+from vidiff.data.clip import ABOUT, ACTION_SUFFIXES, NAMED, Clip, stem_of
 from vidiff.data.root import Root
 from vidiff.store.error import DataError
 from vidiff.store.place import Place
@@ -142,7 +142,7 @@ def place_of_actions(tree: Tree, clip: Clip) -> Place | None:
     """Where the actions of a clip are: beside it, or where its list or tar has them; None where they are not."""
     if clip.actions is not None:
         return clip.actions.rows
-    stem = PurePosixPath(clip.name).with_suffix("")
+    stem = stem_of(clip.name)
     places = (tree.place(f"{stem}.actions.{suffix}") for suffix in ACTION_SUFFIXES)
     return next((place for place in places if place is not None and not place.is_folder), None)
 
@@ -160,7 +160,7 @@ def rows_of(tree: Tree, clip: Clip, space: ActionSpace) -> np.ndarray:
     if place is None and clip.actions is not None:
         raise ValueError(f"no actions of {clip.name} are there that its list or tar names")
     if place is None:
-        stem = PurePosixPath(clip.name).with_suffix("")
+        stem = stem_of(clip.name)
         raise ValueError(f"no {stem}.actions.npy (or .csv, .jsonl) in {tree}, beside {clip.name}")
     rows = all_rows(place, clip, space)
     if clip.part is not None:

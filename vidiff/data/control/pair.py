@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from vidiff.data.actions.lerobot import is_lerobot
 from vidiff.data.actions.read import frames_behind
-from vidiff.data.clip import NAMED, Clip
+from vidiff.data.clip import NAMED, Clip, stem_of
 from vidiff.data.find import Stock, take_stock
 from vidiff.data.index import Index, look_into
 from vidiff.data.options import DataConfig
@@ -23,7 +23,6 @@ from vidiff.store.copies import Copies
 from vidiff.store.error import DataError
 from vidiff.store.remote import is_url
 from vidiff.video.reader import Manner
-from vidiff.video.sources import CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 ALIKE = ("auto", "images", "webdataset", "lerobot")  # layouts whose names tell where a clip's bytes are
 
@@ -65,15 +64,15 @@ class Beside:
         self._exact = {clip.name: clip for clip in _all_of(stock)}
         self._near: dict[str, list[Clip]] = {}
         for clip in self._exact.values():
-            self._near.setdefault(_stem(clip.name), []).append(clip)
+            self._near.setdefault(stem_of(clip.name), []).append(clip)
 
     def of(self, clip: Clip) -> Clip:
         """What lies beside a clip, not looked into yet. Raises Unpaired for nothing, or more than one."""
         if found := self._exact.get(clip.name):
             return replace(found, label=clip.label)
-        near = self._near.get(_stem(clip.name), [])
+        near = self._near.get(stem_of(clip.name), [])
         if not near:
-            raise Unpaired("none", f"{clip.name}: no {self.root}/{_stem(clip.name)}.* (or a folder of pictures)")
+            raise Unpaired("none", f"{clip.name}: no {self.root}/{stem_of(clip.name)}.* (or a folder of pictures)")
         if len(near) > 1:
             raise Unpaired("none", f"{clip.name}: {near[0].place} and {near[1].place} are both beside it: keep one")
         return replace(near[0], label=clip.label)
@@ -155,9 +154,3 @@ def control_index(index: Index, data: DataConfig, runs: Path, workers: int = 2, 
 def _all_of(stock: Stock) -> list[Clip]:
     """Every clip, wherever it lies."""
     return [*stock.clips, *(Clip(one.name, one.place) for one in stock.left_out if one.place is not None)]
-
-
-def _stem(name: str) -> str:
-    """The name of a clip without what tells its kind; that of a folder of pictures is whole."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in CLIP_SUFFIXES | PICTURE_SUFFIXES else name

@@ -68,7 +68,7 @@ class CachedVideo:
             )
 
     def __call__(self, windows: Sequence[Window]) -> Sample:
-        shift, scale = (value.expand(len(windows), -1) for value in self.statistics)
+        shift, scale = (value.repeat(len(windows), 1) for value in self.statistics)  # memory of its own, to pin
         return {self.name: gather(self.cache, windows), f"{self.name}_shift": shift, f"{self.name}_scale": scale}
 
 
@@ -170,7 +170,7 @@ class LatentDataset(Samples):
         """A batch. Raises ValueError where latents of different heights and widths would have to share one."""
         generator = torch.Generator()
         windows = [self.draw(key, seeded(self.seed, *key, generator=generator)) for key in keys]
-        shift, scale = (value.expand(len(keys), -1) for value in self.statistics)
+        shift, scale = (value.repeat(len(keys), 1) for value in self.statistics)  # memory of its own, to pin
         numbers = [window.number for window in windows]
         batch = {
             "latent": gather(self.cache, windows),
