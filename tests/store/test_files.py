@@ -33,6 +33,11 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["a.txt"]
 
 
+def test_text_may_have_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    write_whole(tmp_path / "x", "é " + os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "x").read_text(encoding="utf-8") == r"é caf\udce9"
+
+
 def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").touch()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import av
 import numpy as np
@@ -14,6 +16,7 @@ from messy import turned, with_edit_list, write_clip
 from videos import smooth
 
 from vidiff.store.error import VideoError
+from vidiff.store.place import Place
 from vidiff.video import exact, pyav, timetable
 from vidiff.video.decode import Decoder
 from vidiff.video.decoders import BY_NAME, Automatic
@@ -329,6 +332,18 @@ def test_the_shelf_keeps_what_was_read_last() -> None:
     made = [shelf.get(Path("a"), (1, n), False, lambda n=n: table(n)) for n in (1, 2, 1, 3)]
     assert made[0] is made[2] and shelf.held == 20
     assert [state for _, state, _ in shelf.tables] == [(1, 1), (1, 3)]
+
+
+def test_what_two_threads_read_at_once_is_on_the_shelf_once() -> None:
+    shelf, keys, both = Shelf(), np.arange(5), Barrier(2)
+
+    def made() -> Timetable:
+        both.wait(60)
+        return Timetable(5, keys, keys, by_dts=True, pts=None)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: shelf.get(Place("a"), (1, 1), False, made), range(2))
+    assert one is other and shelf.held == one.size == 10
 
 
 def test_a_raw_stream_is_refused(tmp_path: Path) -> None:

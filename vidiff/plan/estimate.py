@@ -120,7 +120,8 @@ def estimate(
     if not gpu:  # on a GPU's machine they lie beside it
         memory["copies to save"] = memory["weights"] + memory["moments"] + memory["averages"]
     if shards > 1:  # validation and samples need all weights at once, when there are no activations
-        memory["whole weights, to sample"] = max(0, whole - memory["activations"] - gathered)
+        cast = whole // 2 if gpu and precision != "fp32" else 0  # samples are drawn in the precision of the run
+        memory["whole weights, to sample"] = max(0, whole + cast - memory["activations"] - gathered)
     work = Counter({each: train.accumulate * count for each, count in step.work.items()}) + step.update_work
     work[0, _moved_by_optimizer(memory, 1 + len(train.ema_widths))] += 1
     return Footprint(whole // 4, memory, step.flops * train.accumulate + step.update, work)

@@ -46,13 +46,15 @@ def draft_of(path: Path, durable: bool = False) -> Iterator[Path]:
 def write_whole(path: Path, content: str | bytes, durable: bool = False) -> None:
     """Write a file, text as UTF-8, so that nobody ever sees a part of it.
 
+    Bytes of names that are not UTF-8 are written as `\\udce9`.
+
     Raises:
         OSError: the disk refuses, or there is a folder of this name.
     """
     if path.is_dir():
         raise IsADirectoryError(EISDIR, "is a folder", str(path))
     with draft_of(path, durable) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def check_writable(path: Path, folder: bool = False) -> None:

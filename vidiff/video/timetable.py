@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from stat import S_ISREG
+from threading import Lock
 from typing import Any
 
 import av
@@ -149,6 +150,7 @@ class Shelf:
     def __init__(self, most: int = HELD) -> None:
         self.most, self.held = most, 0
         self.tables: OrderedDict[tuple[str, State, bool], Timetable] = OrderedDict()
+        self._lock = Lock()
 
     def get(self, place: Place, state: State, whole: bool, make: Callable[[], Timetable]) -> Timetable:
         """The timetable of a file in this state, made where there is none.
@@ -157,14 +159,18 @@ class Shelf:
             whole: with the times of all frames.
         """
         key = (place.name, state, whole)
-        if key in self.tables:
-            self.tables.move_to_end(key)
-            return self.tables[key]
-        table = self.tables[key] = make()
-        self.held += table.size
-        while self.held > self.most and len(self.tables) > 1:
-            _, old = self.tables.popitem(last=False)
-            self.held -= old.size
+        with self._lock:
+            if key in self.tables:
+                self.tables.move_to_end(key)
+                return self.tables[key]
+        made = make()
+        with self._lock:
+            table = self.tables.setdefault(key, made)  # another thread may have made it meanwhile
+            if table is made:
+                self.held += table.size
+            while self.held > self.most and len(self.tables) > 1:
+                _, old = self.tables.popitem(last=False)
+                self.held -= old.size
         return table
 
 

@@ -113,6 +113,16 @@ def test_three_kinds_of_files_hold_the_same(tmp_path: Path) -> None:
     assert np.array_equal(part, ROWS[1:3])
 
 
+def test_a_folder_of_pictures_with_a_dot_in_its_name_has_actions_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "actions.json", {"actions": SPACE.facts()})
+    for name, rows in (("walk.1", ROWS), ("walk.2", ROWS[::-1]), ("walk", ROWS[:1])):
+        write(tmp_path, f"{name}.actions.npy", rows)
+    found = read(tmp_path, *clips("walk.1", "walk.2"))[1]
+    assert np.array_equal(found, [ROWS, ROWS[::-1]], equal_nan=True)
+    with pytest.raises(DataError, match=r"no walk\.3\.actions\.npy"):
+        read(tmp_path, *clips("walk.3"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

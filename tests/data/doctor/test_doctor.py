@@ -321,8 +321,10 @@ def test_the_page_names_every_file(tmp_path: Path) -> None:
     records = [
         Record("a/<odd>.mp4", NOWHERE, notes=["odd size: 33x31"], frames=8, fps=8, height=31, width=33, codec="h264"),
         Record("b.mp4", NOWHERE, problem="text", reason="text, not a video: it begins '<html>'"),
+        Record("caf\udce9/0.mp4", NOWHERE, problem="empty", reason="no bytes"),  # a name that is not UTF-8
     ]
     page = write_scan(tmp_path / "page.html", str(tmp_path), records, [], None).read_text()
+    assert r"caf\udce9/0.mp4" in page
     assert "a/&lt;odd&gt;.mp4" in page and "begins &#x27;&lt;html&gt;" in page
     assert "<html>'" not in page
     assert PROBLEMS["text"][0] in page and "33x31" in page and "8 to 15" in page

@@ -80,7 +80,7 @@ def write_scan(
         section("What a model sees", _thumbnails(shown, picture)),
         section("Files", _files(records)),
     )
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")
     return file
 
 
