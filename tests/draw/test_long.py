@@ -283,6 +283,26 @@ def test_key_frames_are_returned_as_they_were_drawn() -> None:
     assert torch.equal(found[:, :, 3::4], torch.cat(keys, dim=2)[:, :, :7])
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_key_frames_are_told_what_led_to_those_between(backwards: bool) -> None:
+    """Into the past too it is what was done before each; nothing is known of what was before the first."""
+    told: list[Tensor] = []
+
+    class Told(Line):
+        def __call__(self, x: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
+            assert condition.action is not None
+            told.append(condition.action[0, ..., 0])
+            return super().__call__(x, t, condition)
+
+    action = torch.arange(1.0, 14).view(1, 13, 1, 1).expand(2, -1, -1, -1)  # of the first frame 1, and so on
+    draw = drawing(6, Told())
+    draw = Backwards(**vars(draw)) if backwards else draw
+    condition = replace(STRIDE, action=action.flip(1) if backwards else action)
+    made(Keyframes(2), draw, along(5), 8, 2, condition)
+    keys = torch.arange(1.0, 12, 2) if backwards else torch.arange(3.0, 14, 2)
+    assert torch.equal(told[0], torch.stack([keys, keys - 1], dim=1))
+
+
 def test_key_frames_need_a_model_of_strides() -> None:
     none, told = Condition(), Condition(stride=torch.tensor([2, 2]))
     for condition, draw, said in (
