@@ -171,10 +171,22 @@ def test_a_second_run_writes_only_what_is_missing(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_is_made_anew(tmp_path: Path) -> None:
     make_shapes(tmp_path, replace(TINY, seed=5, train=3), progress=False)
-    (tmp_path / "spec.json").unlink()  # it is written last
+    (tmp_path / "spec.json").rename(tmp_path / ".begun")  # the one is written last, the other first
     assert make_shapes(tmp_path, TINY, progress=False) == 12 * 3
     make_shapes(tmp_path.with_name("fresh"), TINY, progress=False)
     assert files(tmp_path) == files(tmp_path.with_name("fresh"))
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["captions.jsonl", "train/red_disc/77.mp4"])
+def test_what_is_no_set_is_not_touched(tmp_path: Path, name: str, force: bool) -> None:
+    """A recipe of the set, pointed at a folder of someone's own clips."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"my own")
+    with pytest.raises(ValueError, match=rf"has {name}, but is no shapes set: .* data.layout=auto"):
+        make_shapes(tmp_path, TINY, force=force, progress=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_bytes() == b"my own"
 
 
 def test_other_options_are_refused_unless_forced(tmp_path: Path) -> None:

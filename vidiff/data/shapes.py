@@ -250,10 +250,11 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
         How many video files were written.
 
     Raises:
-        ValueError: `out` holds a set made with other options, and `force` is not given.
+        ValueError: `out` holds a set made with other options, and `force` is not given; or captions or clips that are
+            of no set, which nothing replaces.
     """
     out, spec = Path(out), spec or ShapesSpec()
-    marker, captions = out / "spec.json", out / "captions.jsonl"
+    marker, captions, begun = out / "spec.json", out / "captions.jsonl", out / ".begun"
     wanted = {"drawing": DRAWING, **spec.facts()}
     folders = [(split, label) for split in SPLITS for label in LABELS]
     clips = {
@@ -267,13 +268,17 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
             f"{out} holds a shapes set made with {marker.read_text().strip()}, not {json.dumps(wanted)}; "
             "choose another folder, or replace the set with --force (force=True)"
         )
+    drawn = [path for split, label in folders for path in (out / split / label).glob("*.mp4") if path.stem.isdigit()]
+    if not (marker.exists() or begun.exists()) and (captions.exists() or drawn):
+        raise ValueError(
+            f"{out} has {captions.name if captions.exists() else drawn[0].relative_to(out)}, but is no shapes set: "
+            "nothing there is touched. For clips of your own set data.layout=auto; for a shapes set name a new folder"
+        )
     if force or not same:  # also what an interrupted run left
-        marker.unlink(missing_ok=True)
-        captions.unlink(missing_ok=True)
-        for split, label in folders:
-            for path in (out / split / label).glob("*.mp4"):
-                if path.stem.isdigit():
-                    path.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        begun.touch()  # from here on what lies there is of a set
+        for path in (marker, captions, *drawn):
+            path.unlink(missing_ok=True)
 
     def write(path: str) -> None:
         write_video(out / path, clips[path].video(spec.frames), FPS, crf=CRF)
@@ -296,6 +301,7 @@ def make_shapes(out: str | Path, spec: ShapesSpec | None = None, *, force: bool 
         _replace(captions, "".join(json.dumps(line) + "\n" for line in lines))
     if not same or force:
         _replace(marker, json.dumps(wanted) + "\n")
+    begun.unlink(missing_ok=True)
     return len(missing)
 
 
