@@ -177,7 +177,6 @@ def test_a_block_that_bf16_rounds_much_may_be_rounded_less(monkeypatch: pytest.M
     torch._dynamo.reset()
     objective, plain = Stack(), compile._run
     objective.blocks = nn.ModuleList(Cancelling(8) for _ in range(2))
-    sure = torch.autocast("cpu", enabled=False)
 
     def kept(way: Any, block: nn.Module, *given: Any) -> list[Tensor | None]:
         return plain(way, block, *given) if way == block.forward else compile._in_float32(block, *given)
@@ -187,7 +186,7 @@ def test_a_block_that_bf16_rounds_much_may_be_rounded_less(monkeypatch: pytest.M
     with torch.autocast("cpu", torch.bfloat16):
         given = batch()
         rounded = first(given["x"], given["scale"]).float()
-        with sure:
+        with torch.autocast("cpu", enabled=False):
             exact = first(given["x"], given["scale"])
         assert (rounded - exact).norm() / exact.norm() > 0.03
         assert compile.objection(objective, batch(), "bf16") is None

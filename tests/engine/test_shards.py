@@ -103,8 +103,8 @@ def test_shards_then_one_then_shards(together: Together, alone: Path) -> None:
 
 @pytest.mark.slow
 def test_copies_of_shards(together: Together, alone: Path) -> None:
-    """HSDP: two groups of two, which then become four of one shard each, then two whole."""
-    together.train("run", 4, look=True, steps=2, parallel="hsdp", shards=2)
+    """HSDP: two groups of two, its batch in two parts, which then become four of one shard each, then two whole."""
+    together.train("run", 4, look=True, steps=2, parallel="hsdp", shards=2, accumulate=2)
     together.train("run", 4, look=True, steps=4, parallel="fsdp")
     assert_same_course(together.train("run", 2, look=True, steps=6), alone)
 

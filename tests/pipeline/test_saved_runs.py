@@ -17,10 +17,11 @@ from vidiff.codec.files import load_codec, save_codec
 from vidiff.data.buckets import Bucket
 from vidiff.data.options import DataConfig
 from vidiff.engine import checkpoint
+from vidiff.pipeline import run as run_module
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
-from vidiff.pipeline.run import find_runs, latest_run, read_config, runs_of
+from vidiff.pipeline.run import drawn_in, find_runs, latest_run, read_config, runs_of
 from vidiff.recipe.kinds import DiffusionRun, VAERun
 from vidiff.recipe.load import dump
 from vidiff.training.start import start_denoiser
@@ -179,3 +180,10 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     (source / "checkpoints" / "latest").unlink()
     shutil.rmtree(next((source / "checkpoints").glob("step-*")))
     assert "has no checkpoint yet: train it first" in said(strided, own)
+
+
+def test_samples_on_the_way_are_drawn_in_the_precision_of_a_gpu_s_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "gpu_precision", lambda: "bf16")
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [drawn_in(asked, gpu) for asked in ("auto", "fp16", "fp32")] == ["bf16", "fp16", "fp32"]
+    assert {drawn_in(asked, cpu) for asked in ("auto", "bf16", "fp32")} == {"fp32"}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ def test_shards_divide_what_is_kept_and_not_what_is_computed() -> None:
         assert halves.memory[part] == pytest.approx(whole.memory[part] / 2, abs=64), part
     assert halves.memory["activations"] == whole.memory["activations"]
     assert halves.flops == whole.flops
+    to_sample = {
+        kind: estimate(of, kind, world=2, gpu=True, step=replace(follow(of, 2, kind), peak=0)).memory
+        for kind in ("bf16", "fp32")
+    }
+    low, full = (each["whole weights, to sample"] + each["gathered blocks"] for each in to_sample.values())
+    assert low == full * 3 // 2, "weights, and on a GPU their copies in bf16"
     of.config.train.parallel, of.config.train.shards = "hsdp", 2
     assert estimate(of, "bf16", world=4).memory["weights"] == halves.memory["weights"]
     of.config.train.shards = 3

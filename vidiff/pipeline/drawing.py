@@ -11,7 +11,6 @@ from torch import Tensor
 from vidiff.diffusion.condition import Condition
 from vidiff.draw.guide import Guide
 from vidiff.draw.strategy import Strategy
-from vidiff.draw.stream import Stream
 from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
@@ -163,9 +162,8 @@ class Drawing:
     ) -> int:
         """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
         how, looked = self._strategy(strategy, None), self._context(context, 2, self.facts.window(size))
-        if self.codec.temporal == 1 or not isinstance(how, Stream):
-            return how.reach(looked)
-        return 1 + self.codec.temporal * (how.reach(1 + (looked - 1) // self.codec.temporal) - 1)
+        temporal = self.codec.temporal  # strategies count latents
+        return 1 + temporal * (how.reach(1 + (looked - 1) // temporal) - 1)
 
     def _context(self, context: int | None, frames: int, window: int) -> int:
         """Frames on which each further window of a result of `frames` looks back. Raises ValueError where none can."""
