@@ -9,7 +9,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --quiet -c constraints.
 
 # Two test processes of one thread each: more threads than cores would slow both. Tests that share what is dear to make
 # are a group, which one process runs.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup --durations 40 --durations-min 5
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 40 --durations-min 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench docs clean

@@ -350,8 +350,7 @@ def test_the_table_holds_what_is_shown_and_nothing_else() -> None:
 
 def marked(command: str) -> object:
     row = SHOWN[command]
-    marks = [pytest.mark.xdist_group("commands shown")]  # one process for all: they share a folder
-    return pytest.param(command, marks=[*marks, pytest.mark.slow] if isinstance(row, Run) and row.slow else marks)
+    return pytest.param(command, marks=[pytest.mark.slow] if isinstance(row, Run) and row.slow else [])
 
 
 @pytest.mark.parametrize("command", [marked(command) for command in SHOWN])
@@ -363,7 +362,6 @@ def test_a_command_runs_as_shown(command: str, place: Workplace) -> None:
         place.run(command)
 
 
-@pytest.mark.xdist_group("commands shown")
 def test_python_of_the_readme(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(SHAPES)
     monkeypatch.chdir(place.folder)
@@ -375,7 +373,6 @@ def test_python_of_the_readme(place: Workplace, monkeypatch: pytest.MonkeyPatch)
     assert read_video("longer.mp4").shape == (3, 64, 64, 64)
 
 
-@pytest.mark.xdist_group("commands shown")
 def test_python_of_the_page_on_worlds(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run("vidiff train breakout")
     monkeypatch.chdir(place.folder)
@@ -386,7 +383,6 @@ def test_python_of_the_page_on_worlds(place: Workplace, monkeypatch: pytest.Monk
     assert names["world"].frames == 0 and names["other"].frames == 2
 
 
-@pytest.mark.xdist_group("commands shown")
 def test_python_of_the_page_on_long_videos(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(CAUSAL)
     monkeypatch.chdir(place.folder)

@@ -23,7 +23,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("site")
 def test_the_home_page_is_the_readme(site: Path) -> None:
     page = (site / "index.html").read_text()
     (title,) = re.findall(r"<h1[^>]*>(.*?)<", page)
@@ -31,7 +30,6 @@ def test_the_home_page_is_the_readme(site: Path) -> None:
     assert 'href="docs/' not in page and 'src="docs/' not in page
 
 
-@pytest.mark.xdist_group("site")
 def test_every_public_class_and_function_of_a_floor_is_on_its_page(site: Path) -> None:
     page = (site / "api" / "pipeline" / "index.html").read_text()
     for name in ("pipeline.Pipeline.extend", "hub.fetch", "facts.Facts", "model.load_model"):
@@ -43,12 +41,10 @@ def test_every_public_class_and_function_of_a_floor_is_on_its_page(site: Path) -
     assert {path.parent.name for path in (site / "api").glob("*/index.html")} == floors - {"__init__", "__main__"}
 
 
-@pytest.mark.xdist_group("site")
 def test_a_link_to_a_source_leads_to_its_module(site: Path) -> None:
     assert 'href="../api/nn/#vidiff.nn.unet"' in (site / "architecture" / "index.html").read_text()
 
 
-@pytest.mark.xdist_group("site")
 def test_no_page_asks_another_server_for_anything(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text()

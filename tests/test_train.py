@@ -373,7 +373,9 @@ def test_evaluate_refuses_a_run_that_is_not_of_shapes(place: Place) -> None:
     assert "other was not trained on the shapes set: its labels are 0, 1, 2" in place.refused(
         "evaluate", "--run", "other"
     )
-    assert "make the set with" in place.refused("evaluate", "--run", "runs/tiny", "--data", "nowhere")
+    assert "captions.jsonl, which a shapes set has" in place.refused(
+        "evaluate", "--run", "runs/tiny", "--data", "nowhere"
+    )
     assert "large" in place.refused("evaluate", "--run", "runs/tiny", "--data", "large")
 
 

@@ -219,7 +219,7 @@ def test_impossible_sets_are_refused(options: dict[str, int], message: str) -> N
 
 
 def test_a_folder_without_captions_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"captions\.jsonl; make the set with: python tools/make_shapes\.py"):
+    with pytest.raises(ValueError, match=r"captions\.jsonl, which a shapes set has: `vidiff train shapes` makes one"):
         read_clips(tmp_path)
 
 

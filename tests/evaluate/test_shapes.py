@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from vidiff.evaluate.shapes import (
     score_classifier,
     score_labels,
     score_prompts,
+    score_run,
 )
 from vidiff.evaluate.upscaling import UpscalingProtocol
 from vidiff.metrics.objects import LABELS
@@ -161,6 +164,22 @@ def subject(tmp_path: Path) -> Subject:
     """With twelve held-out clips."""
     make_shapes(tmp_path / "set", ShapesSpec(size=32, frames=6, train=0, test=1), progress=False)
     return Subject(tmp_path / "run", Stands(tmp_path), tmp_path / "set")  # type: ignore[arg-type]
+
+
+def test_what_the_oracle_cannot_read_is_scored_otherwise(subject: Subject, tmp_path: Path) -> None:
+    """A run of own clips: no other run would do, another way to score it does."""
+    instead = "--network efficientnet, or numbers of steps such as --few 8, score clips of any kind"
+    pipeline: Any = Stands(tmp_path)
+    pipeline.labels = ("cat", "dog")
+    for score in (score_run, score_edits):
+        with pytest.raises(ValueError) as caught:
+            score(replace(subject, pipeline=pipeline))
+        assert str(caught.value).endswith(f"was not trained on the shapes set: its labels are cat, dog; {instead}")
+    pipeline.text = "words"  # of a run of own captions
+    (tmp_path / "captions.jsonl").write_text('{"path": "a.mp4", "caption": "a cat"}\n')
+    for root, said in ((tmp_path, "is not of a shapes set: it has a line without"), (tmp_path / "none", "no ")):
+        with pytest.raises(ValueError, match=rf"{said}.*; {instead}$"):
+            score_run(replace(subject, pipeline=pipeline, root=root))
 
 
 def test_no_more_held_out_clips_are_scored_than_the_protocol_says(

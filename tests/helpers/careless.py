@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from vidiff.cli import module_of
+from vidiff.cli.options import Parser
 from vidiff.codec.codec import Identity
 from vidiff.codec.files import save_codec
 from vidiff.data.options import DataConfig
@@ -35,3 +39,22 @@ def fill(place: Path) -> None:
     (place / "notes.txt").write_text("not a film")
     (place / "folder").mkdir()
     (place / "folder" / "notes.txt").write_text("not a film")
+
+
+def parsers(command: str) -> list[Parser]:
+    """That of a command, and those of its tasks."""
+    caught: list[Parser] = []
+
+    def catch(self: Parser, *_: object, **__: object) -> argparse.Namespace:
+        caught.append(self)
+        raise LookupError
+
+    with pytest.MonkeyPatch.context() as patch:
+        for way in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(Parser, way, catch)
+        with pytest.raises(LookupError):
+            module_of(command).parse([])
+    for action in caught[0]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return [*caught, *action.choices.values()]
+    return caught

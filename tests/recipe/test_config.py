@@ -173,7 +173,7 @@ def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said:
         ("unet.widht=3", ["unet.widht", "width"]),
         # types
         ("batch=many", ["batch", "many"]),
-        ("train.steps=1e5", ["train.steps: Value '100000.0'", "the default is 1000"]),
+        ("train.steps=1e5", ["train.steps is 100000.0; expected a whole number, such as train.steps=1000"]),
         ("data=5", ["data is 5, but it has keys of its own: give such as data."]),
         ("data.stride=4", ["data.stride is 4; expected a list, such as data.stride=[1, 1]"]),
         ("unet.multipliers=[1, big]", ["unet.multipliers", "big"]),
@@ -219,7 +219,7 @@ def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said:
         ("loss.drop=2", ["loss.drop is 2"]),
         ("loss.tasks.first=-1", ["tasks.first is -1"]),
         ("sampling.steps=0", ["sampling.steps is 0"]),
-        ("sampling.grid.kind=even", ["unknown grid kind 'even'", "karras, leading, linspace, log_snr"]),
+        ("sampling.grid.kind=even", ["unknown sampling.grid.kind 'even'", "karras, leading, linspace, log_snr"]),
         ("sampling.grid.sigma=1", ["sampling.grid.sigma"]),
         ("sampling.grid.ends=[3]", ["ends is [3.0]; give log-SNR of the first time"]),
         ("sampling.grid.rho=3", ["rho is 3.0, but a grid of kind logistic has none"]),
@@ -231,7 +231,7 @@ def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said:
         ("sampling.apg={momentum: 1}", ["apg: momentum = 1.0"]),
         ("sampling.threshold={percentile: 99}", ["threshold is {'percentile': 99.0}; it needs a floor"]),
         ("sampling.history_level=2", ["history_level = 2.0 is outside [0, 1]"]),
-        ("sampling.convention=w", ["unknown convention 'w'; choose one of cfg, ho"]),
+        ("sampling.convention=w", ["unknown sampling.convention 'w'; choose one of cfg, ho"]),
         ("unet.blocks=[1]", ["unet.blocks has 1 numbers, unet.multipliers 2"]),
         # that do not go together
         ("sampling.context=999", ["sampling.context is 999; give 1 to ", "less than data.frames"]),

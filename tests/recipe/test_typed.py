@@ -106,7 +106,7 @@ def test_quotes_comments_and_merged_keys_are_yaml_s_own(tmp_path: Path) -> None:
 def test_numbers_are_to_base_ten() -> None:
     assert load(SHAPES, ["batch=016", "data.fps=08"]).batch == 16
     assert load(SHAPES, ["data.stride=[01, 010]"]).data.stride == [1, 10]
-    with pytest.raises(ConfigError, match="batch: Value '1:20'"):
+    with pytest.raises(ConfigError, match="batch is '1:20'; expected a whole number"):
         load(SHAPES, ["batch=1:20"])
 
 

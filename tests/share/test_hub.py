@@ -112,7 +112,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield here
 
 
-@pytest.mark.xdist_group("hub")
 def test_what_was_pushed_draws_the_same_bytes_in_another_process(place: Place) -> None:
     mine = place.start("-c", DRAW, "runs/tiny")
     page = place.hub.files(NAME)["README.md"].decode()
@@ -126,14 +125,12 @@ def test_what_was_pushed_draws_the_same_bytes_in_another_process(place: Place) -
     assert len(place.hub.asked) == before
 
 
-@pytest.mark.xdist_group("hub")
 def test_only_what_runs_nothing_goes_up(place: Place) -> None:
     kinds = {Path(file).suffix for file in place.hub.files(NAME)} - {""}  # .gitattributes is the hub's own
     assert kinds == {".safetensors", ".json", ".yaml", ".mp4", ".md"}
     assert place.hub.models[NAME].private is False
 
 
-@pytest.mark.xdist_group("hub")
 def test_a_second_push_replaces_the_first_which_its_commit_still_names(place: Place) -> None:
     name, run = "ada/again", place.folder / "runs" / "again"
     place.push("runs/tiny", name, "--private")
@@ -191,7 +188,6 @@ TAMPERED: dict[str, tuple[Callable[[Place, str], None], str]] = {
 
 
 @pytest.mark.parametrize("case", TAMPERED)
-@pytest.mark.xdist_group("hub")
 def test_what_was_tampered_with_is_refused_by_name(place: Place, case: str) -> None:
     make, reason = TAMPERED[case]
     make(place, f"mallory/{case}")
@@ -199,7 +195,6 @@ def test_what_was_tampered_with_is_refused_by_name(place: Place, case: str) -> N
     assert said.startswith(f"refused: mallory/{case}: ") and reason in said
 
 
-@pytest.mark.xdist_group("hub")
 def test_a_kept_copy_that_became_a_link_out_is_refused_by_name(place: Place) -> None:
     place.tampered("ada/linked")
     folder = Path(place.fetch("ada/linked").strip())
@@ -211,7 +206,6 @@ def test_a_kept_copy_that_became_a_link_out_is_refused_by_name(place: Place) -> 
         assert f"{EMA} is a link that leads out" in place.fetch("ada/linked", code=1, **environment)
 
 
-@pytest.mark.xdist_group("hub")
 def test_what_is_not_there_says_what_to_do(place: Place) -> None:
     assert "no model of this name on the hub that you may read" in place.fetch("ada/none", code=1)
     assert f"{NAME} has no revision 'v9'" in place.fetch(NAME, "v9", code=1)
@@ -219,7 +213,6 @@ def test_what_is_not_there_says_what_to_do(place: Place) -> None:
     assert f"{NAME} is not here, and the hub cannot be reached" in place.fetch(NAME, code=1, **away)
 
 
-@pytest.mark.xdist_group("hub")
 def test_a_push_over_something_else_or_for_all_to_read_sends_nothing(place: Place) -> None:
     place.hub.models["ada/novel"] = Repository(private=True, commits=[{"chapter-1.txt": b"It was"}])
     (place.folder / "empty").mkdir()
@@ -230,7 +223,6 @@ def test_a_push_over_something_else_or_for_all_to_read_sends_nothing(place: Plac
     assert {name: len(model.commits) for name, model in place.hub.models.items()} == before
 
 
-@pytest.mark.xdist_group("hub")
 def test_what_would_be_sent_can_be_looked_at(place: Place) -> None:
     """In this process: it asks no hub."""
     run, out = str(place.folder / "runs" / "tiny"), place.folder / "shared"

@@ -103,7 +103,7 @@ def test_numbers_of_steps_are_scored_beside_bicubic_on_the_same_clips(larger: Pa
     ("tool", "arguments", "said"),
     [
         ("edit", ["upscale", "clip.mp4", "--upscale", "runs/sr"], "runs/sr: it enlarges clips of 16 px"),
-        ("evaluate", ["--run", "runs/sr", "--few", "0"], "steps is 0; give 1 or more"),
+        ("evaluate", ["--run", "runs/sr", "--few", "1", "--given", "4"], "--given is of runs that go on"),
         ("evaluate", ["--run", "runs/sr", "--few", "1", "--students", "runs/sr"], "with --upscale"),
     ],
 )

@@ -262,6 +262,9 @@ def test_made_clips_of_another_size_are_told() -> None:
         (("--run", "runs/tiny", "--clips", "4"), "--clips needs a --network"),
         (("--network", "network", "--json", "a.json"), "--json goes with the oracle, not with --network"),
         (("--network", "network", "--run", "a", "--made", "b"), "--made stands in place of --run"),
+        (("--network", "network", "--oracle", "shapes"), "--oracle is not read with --network: leave one of them out"),
+        (("--network", "network", "--made", "b", "--guidance", "2"), "--guidance is of a run that draws clips"),
+        (("--network", "network", "--tries", "2"), "--tries needs --predict"),
     ],
 )
 def test_options_that_would_not_be_read_are_refused(
@@ -308,7 +311,7 @@ def test_two_processes_print_the_same_digits(tmp_path: Path) -> None:
         ((*RUN, "--extend", "20"), "extend is 20; give at least 34 frames"),
         ((*RUN, "--checkpoints", "4"), "checkpoints is '4'; runs/tiny has 3: give \"all\", or 1 to 3"),
         ((*RUN, "--checkpoints", "2", "--weights", "best"), "knows of no best one"),
-        ((*RUN, "--network", "nowhere"), "no nowhere/network.json: a network is a folder with"),
+        ((*RUN, "--network", "nowhere"), "no nowhere/network.json: give efficientnet, which needs none"),
         ((*RUN, "--network", "other"), "is another file"),
         ((*RUN, "--network", "damaged"), "cannot be loaded as network.json declares it"),
         ((*RUN, "--network", "long"), "clips have 4 frames, network motion takes 8 or more: change --frames"),

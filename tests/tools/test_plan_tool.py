@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_what_fits_is_proposed(plan: Callable[..., int], capsys: pytest.CaptureF
     assert plan("--memory", str((total - 4e6) / 0.9 / 2**30), "--json", str(out)) == 0
     said, facts = capsys.readouterr().out, json.loads(out.read_text())
     assert not facts["given"]["fits"] and facts["proposal"]["fits"]
-    assert f"add to the command: {' '.join(facts['proposal']['changes'])}" in said
+    assert f"add to the command: {shlex.join(facts['proposal']['changes'])}" in said
     assert "train.accumulate=" in said
 
 

@@ -69,6 +69,7 @@ def begun(labels: list[str], words: list[str], **change: object) -> tuple[dict[s
     config.name, config.start = "after", "runs/before"
     for key, value in change.items():
         setattr(config, key, value)
+    config.forget()
     config.resolve(3, len(labels), (8, len(words)) if words else (0, 0))
     torch.manual_seed(1)
     denoiser: Denoiser = build_denoiser(config)

@@ -159,7 +159,7 @@ def test_a_training_goes_on_with_the_words_that_it_knows(place: Path, capsys: py
         ("data.captions=yaml", "data.captions is 'yaml'; choose auto, jsonl, txt, csv"),
         ("text.name=letters", "unknown text 'letters'; choose one of huggingface, words"),
         ("text.length=-1", "text.length is -1; give 1 word or more"),
-        ("text.length=x", "text: words does not take these options"),
+        ("text.length=x", "text.length is 'x'; expected a whole number, such as text.length=0"),
         ("text.model=minilm", "text: words does not take these options"),
         ("text.dim=7", "text.dim is 7; give an even number"),
         ("text.dim=10", "was trained with text.dim=8, not 10"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidiff.store.error import VideoError
 from vidiff.video.reader import VideoReader, read_image, read_metadata, read_video
-from vidiff.video.writer import VideoWriter, grid, sheet, write_image, write_video
+from vidiff.video.writer import FASTEST, FASTEST_OF, SLOWEST, VideoWriter, grid, sheet, write_image, write_video
 
 FILES = ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm", "clip.gif"]
 METADATA = {"seed": 3, "label": "grün", "nested": {"steps": [1, 2]}, "long": "x" * 1000}
@@ -48,6 +48,14 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, least: float) -> Non
         assert reader.fps == pytest.approx(10)
         assert psnr(reader.read(), video) > least
     assert read_metadata(tmp_path / name) == METADATA
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_says_the_rate_that_it_was_given(tmp_path: Path, name: str) -> None:
+    for fps in (SLOWEST, FASTEST_OF.get(Path(name).suffix, FASTEST)):
+        write_video(tmp_path / name, smooth(3, 16, 16), fps=fps)
+        with VideoReader(tmp_path / name) as reader:
+            assert reader.fps == pytest.approx(fps) and reader.frames == 3
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -265,7 +273,10 @@ def test_a_folder_of_frames_is_replaced_and_no_other(tmp_path: Path) -> None:
             {},
             r"values from 200 to 200; expected \[-1, 1\]: video / 127.5 - 1",
         ),
-        (torch.zeros(3, 2, 8, 8), {"fps": 0}, "fps is 0; expected frames per second above 0"),
+        (torch.zeros(3, 2, 8, 8), {"fps": 0}, "fps is 0; give 0.002 to 100000 frames per second, such as 8$"),
+        (torch.zeros(3, 2, 8, 8), {"fps": torch.nan}, "fps is nan; give"),
+        (torch.zeros(3, 2, 8, 8), {"fps": 60, "path": "a.gif"}, "fps is 60; give .* to 50 .*, or write another kind"),
+        (torch.zeros(3, 2, 8, 8), {"fps": 1001, "path": "a.mkv"}, "fps is 1001; give .* to 1000 .*, or write another"),
         (torch.zeros(2, 3, 8, 8), {}, r"video is \(2, 3, 8, 8\); expected \(3, f, h, w\) or .*: video.transpose"),
         (torch.full((3, 2, 8, 8), torch.nan), {}, "not finite"),
         (torch.zeros(3, 0, 8, 8), {}, "no frames were written"),

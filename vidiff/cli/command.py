@@ -36,10 +36,15 @@ def exit_code(
         with unwinding(stopped):
             work(options)
             sys.stdout.flush()
-    except (ValueError, OverflowError, OSError, Diverged, MemoryError, RuntimeError) as error:
+    except (ValueError, OverflowError, OSError, Diverged, MemoryError, RuntimeError, TypeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, Diverged) and not wants_memory(error):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if isinstance(error, TypeError) and not too_large(error):
+            raise
+        told = one_line(error)
+        if getattr(options, "data", None):  # given as an option here, where a config has a key
+            told = told.replace("data.root", "--data")
+        print(f"error: {told}", file=sys.stderr)
         drop_output()
         return 2
     except KeyboardInterrupt:
@@ -57,12 +62,19 @@ def wants_memory(error: Exception) -> bool:
     )
 
 
+def too_large(error: Exception) -> bool:
+    """Whether torch says that a whole number is larger than any that it counts with."""
+    return "Overflow when unpacking" in str(error)
+
+
 def one_line(error: Exception) -> str:
     """What an error says, and what it is where that says too little."""
     if isinstance(error, BrokenPipeError) and error.filename is None:
         return "standard output was closed before all was said; what was written to files is there"
     if isinstance(error, MemoryError) or wants_memory(error):
         return f"there is too little memory for this, {' '.join(str(error).split()) or 'all is used'}; ask for less"
+    if too_large(error):
+        return "a whole number that was given is larger than any that can be counted with; give a smaller one"
     if isinstance(error, OSError) and error.errno == ENOSPC and error.filename is None:
         return f"{error.strerror}, on standard output or in a file; make room, and run the same command again"
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -30,20 +31,63 @@ def number(text: str) -> float:
     return value
 
 
-def pairs(text: str) -> dict[str, float]:
-    """Numbers by name, as of "eta=0,radius=10". Raises argparse's own error for anything else."""
+SLOWEST, FASTEST = 0.002, 100_000.0  # frames per second, as vidiff.video.writer has them
+MOST = 2**31 - 1  # of whole numbers that have no bound of their own: what sizes, counts and files hold
+MOST_SIDE = 16384  # pixels of a side, of H.264
+MOST_PROCESSES = 1024
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The type of an option that is a whole number from `least` to `most`."""
+
+    least: int = 1
+    most: int = MOST
+    __name__ = "int"  # as argparse calls what it is no number for
+
+    def __call__(self, text: str) -> int:
+        """Raises ValueError for no whole number, and argparse's own error for one out of range."""
+        value = int(text)
+        if not self.least <= value <= self.most:
+            given = text if len(text) <= 40 else f"{text[:37]}..."
+            raise argparse.ArgumentTypeError(f"{given} is out of range; give {self.least} to {self.most}")
+        return value
+
+
+seed = Whole(0, 2**63 - 1)  # half of what torch takes, so that it takes the seeds that batches count on from it
+steps = Whole(1, 100_000)
+port = Whole(0, 65_535)
+side = Whole(1, MOST_SIDE)
+processes = Whole(1, MOST_PROCESSES)
+
+
+def rate(text: str) -> float:
+    """Frames per second. Raises argparse's own error for those that no file says; a .gif or .mkv says fewer."""
     try:
-        return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+        value = number(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number,name=number") from None
+        raise argparse.ArgumentTypeError(f"invalid number value: {text!r}") from None
+    if not SLOWEST <= value <= FASTEST:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give {SLOWEST:g} to {FASTEST:.0f} frames per second")
+    return value
+
+
+def pairs(text: str) -> dict[str, float]:
+    """Finite numbers by name, as of "eta=0,radius=10". Raises argparse's own error for anything else."""
+    try:
+        return {name: number(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number,name=number, all finite") from None
 
 
 def size(text: str) -> tuple[int, int]:
     """Height and width, of "48x80". Raises argparse's own error for anything else."""
     try:
-        height, width = (int(side) for side in text.split("x"))
+        height, width = (int(part) for part in text.split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 48x80") from None
+    if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give sides of 1 to {MOST_SIDE} pixels")
     return height, width
 
 
@@ -54,7 +98,7 @@ SAMPLERS = (  # the keys of vidiff.sample.SAMPLERS, named here so that help need
 GRIDS = ("logistic", "log_snr", "uniform", "quadratic", "karras", "linspace", "leading", "trailing")
 STRATEGIES = ("clean", "noisy", "replace", "reconstruct", "keyframes", "rolling", "stream")
 DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its flag, as add_argument takes it
-    "steps": {"type": int, "help": "times at which the sampler asks the model: evaluations, twice as many of heun"},
+    "steps": {"type": steps, "help": "times at which the sampler asks the model: evaluations, twice as many of heun"},
     "sampler": {
         "help": f"one of {', '.join(SAMPLERS)}, or one with options: '{{name: unipc, order: 2}}'",
         "metavar": "NAME",
@@ -64,9 +108,9 @@ DRAWING: dict[str, dict[str, Any]] = {  # keyword of Pipeline's methods -> its f
         "rho: 5}', ends in log-SNR",
         "metavar": "KIND",
     },
-    "lag": {"type": int, "help": "steps by which each new frame follows the one before; 0: all at once"},
-    "context": {"type": int, "help": "frames on which each further window looks back"},
-    "seed": {"type": int, "default": 0, "help": "same seed, same frames"},
+    "lag": {"type": Whole(0), "help": "steps by which each new frame follows the one before; 0: all at once"},
+    "context": {"type": Whole(), "help": "frames on which each further window looks back"},
+    "seed": {"type": seed, "default": 0, "help": "same seed, same frames"},
 }
 GUIDING: dict[str, dict[str, Any]] = {  # the same, of guidance
     "guidance": {"type": number, "help": "scale of classifier-free guidance; 1 is the plain model"},
@@ -209,7 +253,7 @@ def add_output(parser: argparse.ArgumentParser, out: str, fps: str) -> None:
         default=out,
         help=".mp4, .mov, .mkv, .webm, .gif, or a folder of .png, ending in /",
     )
-    parser.add_argument("--fps", type=number, help=f"frames per second; by default {fps}")
+    parser.add_argument("--fps", type=rate, help=f"frames per second; by default {fps}")
 
 
 def add_actions(parser: argparse.ArgumentParser, frames: str) -> None:

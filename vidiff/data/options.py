@@ -46,7 +46,8 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("fps seconds", lambda number: 0 <= number < inf, "give a positive number, or 0 to leave it open"),
     ("size crops", lambda number: number >= 1, "give 1 or more"),
     ("workers limit", lambda number: number >= 0, "give 0 or more"),
-    ("max_broken least_stride jitter", lambda part: 0 <= part <= 1, "give a fraction from 0 to 1"),
+    ("fold", lambda number: number in (1, 2, 3), "choose 1, 2 or 3"),
+    ("max_broken least_stride jitter images_share", lambda part: 0 <= part <= 1, "give a fraction from 0 to 1"),
     ("zoom", _rises, "give the least and the most, 1 or more, such as [1, 1.5]"),
     ("stride", _rises, "give the least and the most, such as [1, 4]"),
 ]
@@ -171,3 +172,5 @@ class DataConfig(Source):
             ShapesSpec(**self.shapes)
         except TypeError:
             raise DataError(f"data.shapes is {self.shapes}; its keys are {', '.join(asdict(ShapesSpec()))}") from None
+        except ValueError as error:
+            raise DataError(f"data.shapes.{error}") from None

@@ -86,8 +86,10 @@ def root_of(root: str | Path, copies: Copies, fresh: bool = False) -> Root:
         fresh: ask the store what there is even if that was done within the hour.
 
     Raises:
-        DataError: nothing there. ValueError: as `vidiff.store.remote.resolve` and `find_below`.
+        DataError: nothing there, or nothing named. ValueError: as `vidiff.store.remote.resolve` and `find_below`.
     """
+    if not str(root).strip():
+        raise DataError("data.root is empty: give the folder of your videos, a list of them, or . for this folder")
     here = None if is_url(root) else local(root)
     text = str(here or root)
     if here and here.is_dir():

@@ -89,7 +89,7 @@ class ShapesSpec:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a whole number from {least} on")
         if self.train + self.test == 0:
-            raise ValueError("train and test are both 0; ask for at least one clip a label")
+            raise ValueError("train is 0, as test is; ask for at least one clip a label")
         if self.straight not in (0, 1):
             raise ValueError(f"straight is {self.straight}; give 1 for paths that reach no wall, else 0")
         if not 0 <= self.held_out <= (2 * len(LABELS) if self.straight else 0):
@@ -313,7 +313,7 @@ def read_clips(folder: str | Path) -> dict[Path, ShapesClip]:
     """
     captions = Path(folder) / "captions.jsonl"
     if not captions.exists():
-        raise ValueError(f"no {captions}; make the set with: python tools/make_shapes.py --out {folder}")
+        raise ValueError(f"no {captions}, which a shapes set has: `vidiff train shapes` makes one in data/shapes")
     found = {}
     for line in map(json.loads, captions.read_text().splitlines()):
         try:

@@ -38,7 +38,7 @@ class Projected:
             a run that begins later than the one before.
 
     Raises:
-        ValueError: a radius that is not positive, or a momentum outside (-1, 0].
+        ValueError: an eta that is not finite, a radius that is not positive, or a momentum outside (-1, 0].
     """
 
     eta: float = 0.0
@@ -46,7 +46,9 @@ class Projected:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.radius is not None and not self.radius > 0.0:
+        if not math.isfinite(self.eta):
+            raise ValueError(f"eta = {self.eta} must be finite: 1 keeps the parallel part, 0 leaves it out")
+        if self.radius is not None and not 0.0 < self.radius < math.inf:
             raise ValueError(f"radius = {self.radius} must be positive, or None for no limit")
         if not -1.0 < self.momentum <= 0.0:
             raise ValueError(f"momentum = {self.momentum} must be above -1 and at most 0, which is none")
@@ -306,7 +308,7 @@ class Threshold(nn.Module):
         floor: the largest `|x0|` of good data: 1 for video in [-1, 1].
 
     Raises:
-        ValueError: a percentile outside [50, 100], or a floor that is not positive.
+        ValueError: a percentile outside [50, 100], or a floor that is not positive and finite.
     """
 
     def __init__(self, denoiser: Denoises, percentile: float = 99.5, floor: float = 1.0) -> None:
@@ -343,11 +345,11 @@ def check_shares(rescale: float, history_level: float) -> None:
 
 
 def check_threshold(percentile: float = 99.5, floor: float = 1.0) -> None:
-    """Raises ValueError for a percentile outside [50, 100], or a floor that is not positive."""
+    """Raises ValueError for a percentile outside [50, 100], or a floor that is not positive and finite."""
     if not 50.0 <= percentile <= 100.0:
         raise ValueError(f"percentile = {percentile} must be from 50 to 100; the usual value is 99.5")
-    if not floor > 0.0:
-        raise ValueError(f"floor = {floor} must be positive; for video in [-1, 1] it is 1")
+    if not 0.0 < floor < math.inf:
+        raise ValueError(f"floor = {floor} must be positive and finite; for video in [-1, 1] it is 1")
 
 
 def _names(key: str | tuple[str, ...]) -> tuple[str, ...]:

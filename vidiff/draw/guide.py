@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -67,6 +68,9 @@ class Guide:
             self.interval = [float(time) for time in self.interval]
             check_interval(self.times)
         check_shares(self.rescale, self.history_level)
+        for name in OWN.values():
+            if (own := getattr(self, name)) is not None and not math.isfinite(own):
+                raise ValueError(f"{name} is {own}; give a finite number, such as 2")
         if self.apg:
             _check_keys("apg", self.apg, ("eta", "radius", "momentum"))
             try:

@@ -37,7 +37,7 @@ class Strategy:
         if self.causal and not causal:
             raise ValueError(
                 f"strategy is {name}, for networks that look back alone, and this model's looks ahead: "
-                "train one with unet.causal=true, as configs/shapes_causal.yaml does, or choose another strategy"
+                "train one with unet.causal=true, as `vidiff train shapes_causal` does, or choose another strategy"
             )
         if self.causal is False and causal:
             raise ValueError(

@@ -217,14 +217,14 @@ def load_weights(path: Path | str, which: str = "ema") -> dict[str, Tensor]:
         path: a run's folder, its `checkpoints`, or one checkpoint.
         which: `ema`, the average of the newest checkpoint, or of the one that `path` is; `model`, the weights
             themselves; `best`, the average of the checkpoint that `train.keep_best` found best; or the name of a file,
-            the average that `tools/ema.py` wrote there.
+            the average that `vidiff ema` wrote there.
 
     Raises:
         ValueError: `which` is none of these.
         CheckpointError: nothing sound is there.
     """
     if which not in ("ema", "model", "best") and not which.endswith(".safetensors"):
-        raise ValueError(f"weights is {which!r}; choose ema, model, best, or a .safetensors file of tools/ema.py")
+        raise ValueError(f"weights is {which!r}; choose ema, model, best, or a .safetensors file of vidiff ema")
     folder = _sound(Path(path), which)
     weights = read_tensors(folder / "model.safetensors")
     if which == "model":
@@ -249,7 +249,7 @@ def load_part(path: Path | str, part: str, which: str = "ema") -> dict[str, Tens
 def describe_weights(path: Path | str, which: str = "ema") -> dict[str, Any]:
     """Which weights `load_weights` reads: `checkpoint`, its step; `weights`, as asked for; and `weights_sha256`.
 
-    The step of a file is the one that `tools/ema.py` noted in it, None where it notes none.
+    The step of a file is the one that `vidiff ema` noted in it, None where it notes none.
     """
     if which.endswith(".safetensors"):
         noted = metadata_of(Path(which)).get("step")

@@ -138,20 +138,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def shards_of(group: Group, options: TrainOptions) -> int:
+    """In how many shards a model lies. Raises ValueError where the processes do not divide into groups of hsdp."""
+    if group.world == 1 or options.parallel == "ddp":
+        return 1
+    shards = group.world if options.parallel == "fsdp" else options.shards or group.local_world
+    if group.world % shards:
+        raise ValueError(
+            f"train.shards is {shards}, but {group.world} processes do not divide into groups of that size; "
+            "give a divisor, or train.parallel=fsdp"
+        )
+    return shards
+
+
 def make_mesh(group: Group, options: TrainOptions) -> DeviceMesh:
-    """All processes in a row for fsdp; for hsdp, copies by shards. Raises ValueError where they do not divide."""
+    """All processes in a row for fsdp; for hsdp, copies by shards. Raises ValueError as `shards_of`."""
     from torch.distributed.device_mesh import DeviceMesh
 
     kind = group.device.type
     if options.parallel == "fsdp":
         assert dist.group.WORLD is not None
         return DeviceMesh.from_group(dist.group.WORLD, kind, mesh_dim_names=("shard",))
-    shards = options.shards or group.local_world
-    if group.world % shards:
-        raise ValueError(
-            f"train.shards is {shards}, but {group.world} processes do not divide into groups of that size; "
-            "give a divisor, or train.parallel=fsdp"
-        )
+    shards = shards_of(group, options)
     ranks = torch.arange(group.world).view(-1, shards)
     # groups that a mesh makes by itself would wait for minutes only
     groups = [dist.new_subgroups_by_enumeration(rows.tolist(), PATIENCE)[0] for rows in (ranks.T, ranks)]

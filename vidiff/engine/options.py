@@ -18,7 +18,7 @@ class TrainOptions:
 
     Args:
         accumulate: parts that the batch of one step is taken in; more need less memory.
-        ema_widths: relative widths, such as [0.05, 0.1], of further averages, of which `tools/ema.py` makes any other
+        ema_widths: relative widths, such as [0.05, 0.1], of further averages, of which `vidiff ema` makes any other
             afterwards.
         ema_every: steps between snapshots of those averages, each half the size of the weights for each width.
         keep: checkpoints to keep: so many of the newest.
@@ -87,7 +87,10 @@ class TrainOptions:
         if len(set(self.log)) < len(self.log):
             raise ValueError(f"train.log is {self.log}; give each once")
         for width in self.ema_widths:
-            gamma_of(width)
+            try:
+                gamma_of(width)
+            except ValueError as error:
+                raise ValueError(f"train.ema_widths: {error}") from None
         if sorted({round(width, 3) for width in self.ema_widths}) != sorted(self.ema_widths):
             raise ValueError(f"train.ema_widths is {list(self.ema_widths)}; give each once, of three decimals at most")
         if self.keep_every and (not self.checkpoint_every or self.keep_every % self.checkpoint_every):

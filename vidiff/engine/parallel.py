@@ -12,7 +12,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -72,6 +72,19 @@ class Group:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def agree(self, check: Callable[[], object]) -> None:
+        """Has the main process check something. Raises on every process the ValueError that it raises."""
+        wrong: ValueError | None = None
+        if self.main:
+            try:
+                check()
+            except ValueError as error:
+                wrong = error
+        wrong = self.share(wrong)
+        if wrong is not None:
+            self.gather(None)  # who leaves first would take the answer away from those that have not read it yet
+            raise wrong
 
     def gather(self, value: Any) -> list[Any]:
         """What every process passed, by rank, on the main process; elsewhere an empty list."""

@@ -170,11 +170,11 @@ def read_card(path: str | Path) -> Card:
     try:
         content = read_json(path)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}: give a card that tools/evaluate.py wrote") from None
+        raise ValueError(f"{path}: {error.strerror or error}: give a card that vidiff evaluate wrote") from None
     except ValueError:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
-        raise ValueError(f"{path} is no card: give a card.json that tools/evaluate.py wrote")
+        raise ValueError(f"{path} is no card: give a card.json that vidiff evaluate wrote")
     parts = [content.get(name) for name in ("protocol", "made", "measured", "scores", "left_out")]
     protocol, made, measured, scores, left_out = (part if isinstance(part, dict) else {} for part in parts)
     cautions = content.get("cautions")

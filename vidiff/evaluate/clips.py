@@ -168,4 +168,4 @@ class DrawnClips:
         return asked | ({} if self.texts is None else {"text": self._texts(which)})
 
     def _drawn(self, which: range, attempt: int) -> dict[str, Any]:
-        return {**self.options, "seed": 1_000_003 * self.seed + 10_007 * attempt + which.start}
+        return {**self.options, "seed": (1_000_003 * self.seed + 10_007 * attempt + which.start) % 2**63}

@@ -65,7 +65,7 @@ def score_codec(
         video = clips.read(which)
         z = codec.encode(video.to(group.device))
         decoded = codec.decode(z.mean).float().cpu()
-        generator = torch.Generator(group.device).manual_seed(seed * 1_000_003 + which.start)
+        generator = torch.Generator(group.device).manual_seed((seed * 1_000_003 + which.start) % 2**63)
         drawn = codec.decode(z.sample(generator)).float().cpu()
         views = frame_losses(video, decoded) | {"drawn": psnr(drawn, video)}
         views |= {f"latent {k}": v for k, v in latent_sums(video, z.mean, z.std, codec.shift, codec.scale).items()}

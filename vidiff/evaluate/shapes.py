@@ -24,6 +24,7 @@ from vidiff.video.reader import read_video
 from vidiff.video.writer import sheet, write_image, write_video
 
 LEAST = TRAVEL[0] / 2 / 64  # of the frame's height that an object must go, from end to end, to go anywhere
+INSTEAD = "--network efficientnet, or numbers of steps such as --few 8, score clips of any kind"
 TRIPLES = tuple((label, course) for label in LABELS for course in DIRECTIONS)
 
 
@@ -48,15 +49,23 @@ class Subject:
         if facts.strides[0] > 1 or facts.rate not in (0, FPS):
             raise ValueError(
                 f"{self.run} sees clips at {facts.fps:g} frames a second, and the set tells where objects are at its "
-                f"own {FPS:g} alone: score it with --network"
+                f"own {FPS:g} alone: {INSTEAD}"
             )
 
     def check_labels(self) -> None:
         """Raises ValueError unless the run's labels are those of the shapes set."""
         labels = self.pipeline.labels
         if set(labels) != set(LABELS):
-            told = f"its labels are {', '.join(labels[:3])}, ..." if labels else "it has no labels"
-            raise ValueError(f"{self.run} was not trained on the shapes set: {told}; name another with --run")
+            more = ", ..." * (len(labels) > 3)
+            told = f"its labels are {', '.join(labels[:3])}{more}" if labels else "it has no labels"
+            raise ValueError(f"{self.run} was not trained on the shapes set: {told}; {INSTEAD}")
+
+    def check_set(self) -> None:
+        """Raises ValueError unless the data is a shapes set."""
+        try:
+            read_clips(self.root)
+        except ValueError as error:
+            raise ValueError(f"{error}; {INSTEAD}") from None
 
     def show(self, name: str, clips: Tensor, rows: Sequence[Tensor], folder: Path | None = None) -> None:
         """Leaves clips `(n, 3, f, h, w)` as a video, and rows `(3, h, w)` as a picture, in the run's samples."""
@@ -237,6 +246,7 @@ def score_run(subject: Subject) -> dict[str, Any]:
     """
     if subject.pipeline.text is None:
         subject.check_labels()
+    subject.check_set()
     scores: dict[str, Any] = {}
     if set(subject.pipeline.labels) == set(LABELS):
         scores |= score_labels(subject)

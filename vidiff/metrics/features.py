@@ -226,16 +226,20 @@ class Features:
         output = output.float().flatten(1).cpu()
         return output.unflatten(0, (len(video), -1)).mean(1) if declared.layout == "bchw" else output
 
+    def check_frames(self, frames: int) -> None:
+        """Raises ValueError for clips of so many frames, where the network takes none such."""
+        least, most = self.declaration.frames
+        if not (least or 1) <= frames <= (most or frames):
+            wanted = f"{least or 1} or more" if most is None else f"{least or 1} to {most}"
+            raise ValueError(f"clips have {frames} frames, network {self.name} takes {wanted}: change --frames")
+
     def prepare(self, video: Tensor, resized: bool = True) -> Tensor:
         """Clips `(b, 3, f, h, w)` in [-1, 1] as the network is declared to want them; not `resized`, of any size."""
         declared = self.declaration
         check_video(video, "video", one=False)
         if not video.numel():
             raise ValueError(f"video is {tuple(video.shape)}; expected a clip or more, of a frame or more")
-        least, most = declared.frames
-        if not (least or 1) <= video.shape[2] <= (most or video.shape[2]):
-            wanted = f"{least or 1} or more" if most is None else f"{least or 1} to {most}"
-            raise ValueError(f"clips have {video.shape[2]} frames, network {self.name} takes {wanted}: change --frames")
+        self.check_frames(video.shape[2])
         frames = rearrange(video.float(), "b c f h w -> (b f) c h w")
         if resized and declared.size is not None and tuple(frames.shape[2:]) != tuple(declared.size):
             smooth = declared.resize in ("bilinear", "bicubic")
@@ -256,7 +260,7 @@ def read_declaration(path: Path) -> Declaration:
     """Raises ValueError, naming the file, where it does not hold."""
     if not path.is_file():
         raise ValueError(
-            f"no {path}: a network is a folder with {DECLARATION} and its weights; make one with tools/make_network.py"
+            f"no {path}: give efficientnet, which needs none, or a folder with {DECLARATION} and a network's weights"
         )
     try:
         content = parse_json(path.read_bytes())

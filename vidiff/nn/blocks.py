@@ -188,6 +188,15 @@ def fit_heads(channels: int, head_dim: int) -> int:
     return head_dim
 
 
+def check_heads(key: str, width: int, multiplier: int, head_dim: int) -> None:
+    """Raises ValueError where the heads of a level do not fit; `key` is the network's own, as a config has it."""
+    try:
+        fit_heads(width * multiplier, head_dim)
+    except ValueError as error:
+        times = f" times {multiplier}" if multiplier > 1 else ""
+        raise ValueError(f"{key}.head_dim is {head_dim} and {key}.width {width}{times}: {error}") from None
+
+
 class Around(NamedTuple):
     """What layers of attention share: which voxels read each other, the turn of all tokens that are read, and the mask
     of a causal layer, where there is one."""

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vidiff.diffusion.condition import Condition
-from vidiff.nn.blocks import Attention, Downsample, ResBlock, channels_last, fit_heads, normalise
+from vidiff.nn.blocks import Attention, Downsample, ResBlock, channels_last, check_heads, fit_heads, normalise
 from vidiff.nn.embed import Embedding
 
 
@@ -44,12 +44,13 @@ class ClassifierConfig:
             raise ValueError(
                 f"classifier.spatial_attention names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}"
             )
-        if self.width < 1:
-            raise ValueError(f"classifier.width is {self.width}; give 1 or more")
+        for name, least in (("width", 1), ("channels", 1), ("labels", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"classifier.{name} is {getattr(self, name)}; give {least} or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"classifier.dropout is {self.dropout}; give a probability from 0 to less than 1")
         for level in {*self.spatial_attention, levels[-1]}:  # the pooling has heads as well
-            fit_heads(self.width * self.multipliers[level], self.head_dim)
+            check_heads("classifier", self.width, self.multipliers[level], self.head_dim)
 
 
 class Pool(nn.Module):

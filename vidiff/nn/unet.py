@@ -24,7 +24,7 @@ from vidiff.nn.blocks import (
     Told,
     Upsample,
     channels_last,
-    fit_heads,
+    check_heads,
 )
 from vidiff.nn.cache import Cache
 from vidiff.nn.embed import Embedding
@@ -83,9 +83,12 @@ class UNetConfig:
                 raise ValueError(f"unet.{name} names level {wrong[0]}, but multipliers give levels 0 to {levels[-1]}")
         if self.spatial_convs not in (1, 2):
             raise ValueError(f"unet.spatial_convs is {self.spatial_convs}; give 1 or 2")
-        for name in ("width", "patch"):
+        for name in ("width", "patch", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"unet.{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("labels", "actions", *(f"{video}_channels" for video in VIDEOS)):
+            if getattr(self, name) < 0:
+                raise ValueError(f"unet.{name} is {getattr(self, name)}; give 0 (none) or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"unet.dropout is {self.dropout}; give a probability from 0 to less than 1")
         if self.modulation not in MODULATIONS:
@@ -103,7 +106,7 @@ class UNetConfig:
             )
         for level in levels:
             if self.attention(level) or self.reads(level):
-                fit_heads(self.width * self.multipliers[level], self.head_dim)
+                check_heads("unet", self.width, self.multipliers[level], self.head_dim)
 
     def attention(self, level: int) -> list[str]:
         """Axes of attention at a level, in order."""

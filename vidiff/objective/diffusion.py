@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -48,10 +49,12 @@ class DiffusionLoss:
     )
 
     def __post_init__(self) -> None:
-        for name in ("rollout", "rollout_time", *(f"drop_{part}" for part in APART)):
+        for name in ("drop", "drop_known", "rollout", "rollout_time", *(f"drop_{part}" for part in APART)):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"loss.{name} is {value}; give a number from 0 to 1")
+        if not 0.0 <= self.bound < math.inf:
+            raise ValueError(f"loss.bound is {self.bound}; give 0 or more: 0.001 is usual")
 
 
 class DiffusionObjective(nn.Module):
@@ -70,8 +73,6 @@ class DiffusionObjective(nn.Module):
         choose("loss weighting", loss.weighting, WEIGHTINGS)
         self.times = choose("time distribution", loss.times, TIMES)
         self.uncertainty = Uncertainty() if loss.weighting == "uncertainty" else None
-        if not loss.bound >= 0.0:
-            raise ValueError(f"loss.bound is {loss.bound}; give 0 or more: 0.001 is usual")
         if isinstance(denoiser.schedule, nn.Module):
             raise ValueError(
                 "a learned schedule would make this loss easy rather than the model good; "

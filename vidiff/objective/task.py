@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -33,7 +34,9 @@ class Tasks:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not value >= 0 or (field.name not in self.NAMES and value > 1):
+            if field.name in self.NAMES and not 0 <= value < math.inf:
+                raise ValueError(f"tasks.{field.name} is {value}; it is a weight: give 0 or more")
+            if field.name not in self.NAMES and not 0 <= value <= 1:
                 raise ValueError(f"tasks.{field.name} is {value}; give a number from 0 to 1")
         if not any(getattr(self, name) for name in self.NAMES):
             raise ValueError(f"tasks: every weight is 0; give at least one of {', '.join(self.NAMES)}")

@@ -34,7 +34,7 @@ class VAELoss:
     kl: float = 1e-4  # per latent number
     shifted: float = 0.0  # fraction of frames that are decoded after moving their latents by part of a voxel
     perceptual: float = 0.0  # of the distance that a network of two pictures tells, such as LPIPS
-    perceptual_network: str = ""  # efficientnet, or a folder with TorchScript, as for tools/evaluate.py --lpips
+    perceptual_network: str = ""  # efficientnet, or a folder with TorchScript, as for vidiff evaluate --lpips
     adversarial: float = 0.0  # of a discriminator's verdict, beside the adaptive weight; such as 0.5
     adversarial_start: int = 0  # steps before which the discriminator stands still
     discriminator_width: int = 64  # channels of its first level
@@ -108,7 +108,7 @@ class VAEObjective(nn.Module):
     sooner. Of an autoencoder with a temporal factor it is a fraction of the clips, and a clip moves as a whole.
 
     On top of that, each where its weight is above 0, how much errors change from frame to frame, which is the flicker
-    that `tools/codec.py` tells; how much less, or more, fine detail a place has, by `fine_contrast`; a perceptual
+    that `vidiff codec` tells; how much less, or more, fine detail a place has, by `fine_contrast`; a perceptual
     distance between frames (Zhang et al. 2018); and a discriminator of patches, as in Esser et al. 2021, eqs. 5 to 7,
     and Rombach et al. 2022, section 3.1. The discriminator is part of this module, and so of checkpoints; the codec is
     `network` alone.

@@ -30,7 +30,7 @@ class Cascade(Upscales):
 
     def __init__(self, stages: Sequence[Pipeline], names: Sequence[str] = ()) -> None:
         if not stages:
-            raise ValueError("stages is empty: give a run that enlarges clips, such as that of configs/shapes_sr.yaml")
+            raise ValueError("stages is empty: give a run that enlarges clips, such as `vidiff train shapes_sr` makes")
         self.stages = tuple(stages)
         self.names = tuple(names) or tuple(f"stage {number}" for number, _ in enumerate(stages, 1))
         with _named(self.names[0]):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
+from difflib import get_close_matches
+from inspect import signature
+from operator import index
 from typing import Any
 
 import torch
@@ -14,10 +18,13 @@ from vidiff.draw.strategy import Strategy
 from vidiff.draw.window import Draw
 from vidiff.engine.parallel import choose_device
 from vidiff.engine.precision import DTYPES
-from vidiff.pipeline.facts import size_of
+from vidiff.pipeline.facts import sides, size_of
 from vidiff.pipeline.model import TOLD, Labels, Texts, TrainedModel
 from vidiff.recipe.kinds import SamplingConfig
 from vidiff.recipe.slots import build_grid, build_sampler, build_strategy
+
+METHODS_OWN = ("label", "frames", "count", "size", "context", "strategy", "backwards", "level")
+MOST_SEED, MOST_STEPS = 2**64 - 1, 100_000  # what torch takes; more times than any schedule has
 
 
 class Drawing:
@@ -67,7 +74,7 @@ class Drawing:
         if self.facts.enlarges:
             raise ValueError(
                 f"this run enlarges clips of {self.facts.small} px to {self.size} px and makes none by itself: use "
-                "`upscale` (tools/edit.py upscale CLIP --run RUN), or name a run that makes clips"
+                "`upscale` (vidiff edit upscale CLIP --run RUN), or name a run that makes clips"
             )
         return self.model.condition(label, count, text, **told).to(self.device)
 
@@ -100,7 +107,16 @@ class Drawing:
         classifier_scale: float | None = None,
         **guide: Any,
     ) -> Draw:
-        """How windows of latents are drawn: each option as `stream` has it, or else by the run's default."""
+        """How windows of latents are drawn: each option as `stream` has it, or else by the run's default.
+
+        Raises:
+            ValueError: an option out of range. TypeError: one that there is not.
+        """
+        seed = whole("seed", seed, 0, MOST_SEED)
+        steps = whole("steps", self.sampling.steps if steps is None else steps, 1, MOST_STEPS)
+        for name, given in (("guidance", guidance), ("history", history)):
+            if given is not None and not math.isfinite(given):
+                raise ValueError(f"{name} is {given}; give a finite number, such as 2")
         lag = self.sampling.lag if lag is None else lag
         if history is None and guidance is None:  # a guidance that is asked for is not to be replaced
             history = self.sampling.history
@@ -118,7 +134,7 @@ class Drawing:
         return Draw(
             self.denoiser,
             build_sampler(self.sampling.sampler if sampler is None else sampler),
-            self.sampling.steps if steps is None else steps,
+            steps,
             scale,
             1 + (window - 1) // self.codec.temporal,
             torch.Generator().manual_seed(seed),
@@ -139,6 +155,8 @@ class Drawing:
     def _guide(self, **given: Any) -> Guide:
         """The options of `Guide`, each as given or else by the run's default. Raises TypeError for any other."""
         default = {option.name: getattr(self.sampling, option.name) for option in fields(Guide)}
+        for name in given.keys() - default.keys():
+            raise TypeError(refusal(name))
         asked = {name: value for name, value in given.items() if value is not None or name not in default}
         return Guide(**default | asked)
 
@@ -158,10 +176,10 @@ class Drawing:
         self,
         strategy: str | dict[str, Any] | None = None,
         context: int | None = None,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> int:
         """Frames at the end of a clip that extending it looks at. Raises ValueError as `stream`."""
-        how, looked = self._strategy(strategy, None), self._context(context, 2, self.facts.window(size))
+        how, looked = self._strategy(strategy, None), self._context(context, 2, self.facts.window(sides(size)))
         temporal = self.codec.temporal  # strategies count latents
         return 1 + temporal * (how.reach(1 + (looked - 1) // temporal) - 1)
 
@@ -180,6 +198,23 @@ class Drawing:
             raise ValueError(f"context is {context}; give 1 to {window - 1}: the model sees {window} frames at once")
         self.codec.check_frames(context, "context")
         return context
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number of any library's. Raises ValueError for anything else, and for one out of range."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not least <= index(value) <= most:
+        raise ValueError(f"{name} is {value!r}; give a whole number from {least} to {most}")
+    return index(value)
+
+
+def refusal(name: str) -> str:
+    """What to say of an option that a method does not take: whose it is, or which was meant."""
+    drawn = [one for one in signature(Drawing._draw).parameters if one not in ("self", "window", "guide")]
+    known = [*drawn, *(option.name for option in fields(Guide)), *TOLD, *METHODS_OWN]
+    if name in known:
+        return f"{name} is no option of this method: leave it out"
+    near = get_close_matches(name, known, 1)
+    return f"there is no option {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
 
 
 def told_among(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ class Facts:
         if not self.enlarges:
             raise ValueError(
                 "this run makes clips and enlarges none: name one that was trained with lowres.factor, such as that of "
-                "configs/shapes_sr.yaml"
+                "`vidiff train shapes_sr`"
             )
         return self.size // self.enlarges
 
@@ -240,6 +241,24 @@ class Facts:
         if len(one) != len(other):
             raise ValueError(f"first holds {len(one)} clips and last {len(other)}: give as many of both")
         return one, other
+
+
+def sides(size: object) -> tuple[int, int] | None:
+    """Height and width of a size as users give it: both, or one number for a square; None for none.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if size is None:
+        return None
+    try:
+        one: Any = (size, size) if np.ndim(size) == 0 else size  # type: ignore[arg-type]
+        height, width = map(index, one)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"size is {size!r}; give height and width in pixels, such as (48, 80), or one number for a square"
+        ) from None
+    return height, width
 
 
 def size_of(video: Tensor) -> tuple[int, int]:

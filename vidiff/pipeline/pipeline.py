@@ -19,7 +19,7 @@ from vidiff.draw import edit
 from vidiff.draw.long import Clean, check_whole_latents
 from vidiff.draw.stream import Stream
 from vidiff.pipeline.drawing import Drawing, told_among
-from vidiff.pipeline.facts import size_of
+from vidiff.pipeline.facts import sides, size_of
 from vidiff.pipeline.given import GivenClip
 from vidiff.pipeline.hub import folder_of
 from vidiff.pipeline.model import Actions, Labels, Texts, load_model
@@ -48,7 +48,7 @@ class Pipeline(Drawing, Upscales):
             run: such as "runs/ucf"; or a name on the Hugging Face hub, such as "ada/bouncing-shapes".
             device: "auto", "cpu", "cuda", ...
             weights: "ema"; "model" for those that the optimizer left; "best" for the average that `train.keep_best`
-                kept; or a file that `tools/ema.py` wrote, an average of another width.
+                kept; or a file that `vidiff ema` wrote, an average of another width.
             classifier: a classifier's run, such as "runs/shapes_classifier", whose gradient then guides to a label; the
                 model itself is not told it.
             revision: of a name on the hub: a branch, a tag or a commit; by default the newest.
@@ -61,12 +61,13 @@ class Pipeline(Drawing, Upscales):
         config = read_config(run)
         return cls(load_model(run, config, device, weights, classifier), config.sampling, device)
 
-    def read_clip(self, path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+    def read_clip(self, path: str | Path, size: int | tuple[int, int] | None = None) -> Tensor:
         """A video or picture as the methods that take one want it: `(3, f, h, w)` at the model's rate.
 
-        It is of `size` (h, w), by default the model's of the nearest aspect. See `vidiff.pipeline.given.GivenClip`.
+        It is of `size` (h, w), or one number for a square; by default the model's of the nearest aspect. See
+        `vidiff.pipeline.given.GivenClip`.
         """
-        with GivenClip(path, self.facts, size) as clip:
+        with GivenClip(path, self.facts, sides(size)) as clip:
             return clip.read()
 
     def read_actions(self, path: str | Path) -> np.ndarray:
@@ -79,7 +80,9 @@ class Pipeline(Drawing, Upscales):
             raise ValueError(f"{path} is given as actions, but this model was trained without (data.actions)")
         return actions_in(place_of(path), self.facts.actions)
 
-    def read_control(self, path: str | Path, frames: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+    def read_control(
+        self, path: str | Path, frames: int | None = None, size: int | tuple[int, int] | None = None
+    ) -> Tensor:
         """A video as `control`, which shows the model what is to go with it: `(3, frames, h, w)` at its rate.
 
         Args:
@@ -91,7 +94,7 @@ class Pipeline(Drawing, Upscales):
         """
         if not self.facts.control:
             raise ValueError(f"{path} is given as control, but this model was trained without (data.control)")
-        with GivenClip(path, self.facts, size) as clip:
+        with GivenClip(path, self.facts, sides(size)) as clip:
             if frames is not None and frames > clip.frames:
                 raise ValueError(f"{path} has {clip.frames} frames, but the result has {frames}: ask for fewer")
             return clip.read(None if frames is None else range(frames))
@@ -276,12 +279,10 @@ class Pipeline(Drawing, Upscales):
         """
         if inversion < 1:
             raise ValueError(f"inversion is {inversion}; give 1 or more evaluations a step: 10 are usual")
-        plain: dict[str, Any] = {
-            "guidance": 1.0,
-            **{name: value for name, value in options.items() if value is not None},
-        }
+        if options.get("guidance") is None:
+            options["guidance"] = 1.0
         text = options.get("text")
-        return self.edit(clip, 1.0, label, inversion=inversion, source_label=label, source_text=text, **plain)
+        return self.edit(clip, 1.0, label, inversion=inversion, source_label=label, source_text=text, **options)
 
     def double(self, clip: Tensor, label: Labels = None, **options: Any) -> Tensor:
         """Double the frame rate: a new frame between every two of a clip of any length.
@@ -342,7 +343,7 @@ class Pipeline(Drawing, Upscales):
         label: Labels = None,
         count: int = 1,
         *,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         clip: Tensor | None = None,
         backwards: bool = False,
         context: int | None = None,
@@ -355,7 +356,8 @@ class Pipeline(Drawing, Upscales):
         change while it runs: `pieces.set(text="a blue circle")`.
 
         Args:
-            size: height and width in pixels, one of those in `buckets`; by default that of `control`, or of the first.
+            size: height and width in pixels, or one number for a square, one of those in `buckets`; by default that of
+                `control`, or of the first.
             clip: to be continued, `(b, 3, f, h, w)`; its frames count in `frames` and are not yielded.
             backwards: continue it into its past; the latest pieces come first.
             context: frames on which each further window looks back.
@@ -384,16 +386,16 @@ class Pipeline(Drawing, Upscales):
         Returns:
             an iterator over `(b, 3, n, h, w)` in [-1, 1].
         """
-        told = told_among(options)
+        told, asked_size = told_among(options), sides(size)
         control = told.get("control")
         if control is not None and clip is None:
-            size = size_of(control) if size is None else size
+            asked_size = asked_size or size_of(control)
             frames = control.shape[-3] if frames is None else frames
         if clip is not None:
             clip = self.facts.check_clip(clip)
-            if size is not None and tuple(size) != size_of(clip):
-                raise ValueError(f"size is {size}, but the clip has {size_of(clip)}: leave out size")
-        window = self.facts.window(size if clip is None else size_of(clip))
+            if asked_size is not None and asked_size != size_of(clip):
+                raise ValueError(f"size is {asked_size}, but the clip has {size_of(clip)}: leave out size")
+        window = self.facts.window(asked_size if clip is None else size_of(clip))
         context = self._context(context, 2 if clip is not None else frames or 1, window)
         how = self._strategy(strategy, options.get("history"))
         if backwards:
@@ -405,7 +407,7 @@ class Pipeline(Drawing, Upscales):
             new = window if frames is None else frames
             if new < 1 or count < 1:
                 raise ValueError(f"frames is {new} and count is {count}; give 1 or more of both")
-            past = torch.zeros(count, 3, 0, *(self.buckets[0].size if size is None else size))
+            past = torch.zeros(count, 3, 0, *(asked_size or self.buckets[0].size))
         else:
             if frames is None or frames <= clip.shape[2]:
                 raise ValueError(f"frames is {frames}, the clip has {clip.shape[2]} already: ask for more, all told")

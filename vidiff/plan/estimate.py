@@ -171,15 +171,16 @@ def refuse_too_large(config: RunConfig, folder: Path) -> None:
     """Before anything is made: is there memory for this training?
 
     Raises:
-        ValueError: it needs more than the device has, by more than an estimate may be off.
+        ValueError: it needs more than the device has, by more than an estimate may be off, unless `train.check_memory`
+            is off; the batch does not divide among the processes.
     """
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    part = part_size(config, world)
     if not config.train.check_memory:
         return
     device = choose_device(config.device)
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     gpu = device.type == "cuda"
     memory = torch.cuda.get_device_properties(device).total_memory if gpu else machine_memory() // local
-    part = part_size(config, world)
     if at_most(config, part, folder) < memory / 2:
         return
     of = sketch(config, folder, look=False, gpu=gpu)

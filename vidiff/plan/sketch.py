@@ -100,6 +100,7 @@ def sketch(config: RunConfig, folder: Path, look: bool = True, gpu: bool = False
     dim, words, length = _look_at_text(slot, captions, look, unknown) if slot else (0, 0, 0)
     actions = _look_at_actions(config.data, look, unknown) if config.data.actions else 0
     slots = config.slots(temporal) if isinstance(config, DiffusionRun) else 1
+    config.forget()  # what was assumed may differ from what a run has learned of its data
     config.resolve(channels, labels, (dim, words), slots * actions)
     if isinstance(config.network, UNetConfig):
         _choose_attention(config.network, gpu)

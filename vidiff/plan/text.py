@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 
 from vidiff.plan.estimate import GB
 from vidiff.plan.footage import FEW, Footage
@@ -163,7 +164,7 @@ def codec_text(name: str, footage: Footage, machine: Machine, shape: Shape, plan
     lines = [
         f"# The autoencoder of {name}.yaml: {shape.size} px to {side}x{side} latents of {codec.channels} channels.",
         *([f"# To expect: {takes(f'{name}_vae.yaml', machine, plan)}."] if plan else []),
-        f"# What it keeps of held-out clips: vidiff codec runs/{name}_vae --data {footage.root}",
+        f"# What it keeps of held-out clips: vidiff codec {quote(f'runs/{name}_vae')} --data {quote(footage.root)}",
         "kind: vae",
         Key("name", f"{name}_vae").line(),
         Key("batch", batch, "clips a step").line(),
@@ -240,7 +241,7 @@ def header(name: str, footage: Footage, machine: Machine, shape: Shape, plans: S
 def takes(file: str, machine: Machine, plan: Deployment) -> str:
     """Memory and time, as `vidiff plan` says them."""
     return (
-        f"{plan.estimate.total / GB:,.2f} GB of memory (vidiff plan {file} {machine.flags}), and about "
+        f"{plan.estimate.total / GB:,.2f} GB of memory (vidiff plan {quote(file)} {machine.flags}), and about "
         f"{duration(plan.seconds * plan.steps)} for {plan.steps:,} steps"
     )
 

@@ -78,7 +78,7 @@ def serve(
     if space is None:
         raise ValueError(
             f"{what.name} learned no actions, so there is nothing to press: train on clips with actions beside them "
-            "(data.actions=true), such as vidiff record and configs/breakout.yaml make"
+            "(data.actions=true), such as vidiff record makes, by a recipe such as breakout"
         )
     frames = pipeline.reach(context=what.options.get("context"))
     data = what.data or config.data.root

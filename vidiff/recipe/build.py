@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
+import torch
 from torch import Tensor
 
 from vidiff.codec.codec import TILE, Identity, VAECodec
@@ -40,14 +42,20 @@ def build_codec(config: LatentRun) -> Identity | DiffusersCodec:
     return codec
 
 
-def build_denoiser(config: DiffusionRun) -> Denoiser:
-    """The denoiser, untrained."""
-    return Denoiser(UNet(config.unet), build_schedule(config.schedule), config.prediction, config.unet.variance)
+def build_denoiser(config: DiffusionRun, empty: bool = False) -> Denoiser:
+    """The denoiser, untrained.
+
+    Args:
+        empty: the network's weights have a shape and no content, for what asks for no more; it is made in no time.
+    """
+    with torch.device("meta") if empty else nullcontext():
+        network = UNet(config.unet)
+    return Denoiser(network, build_schedule(config.schedule), config.prediction, config.unet.variance)
 
 
-def build_objective(config: DiffusionRun) -> DiffusionObjective | BoundObjective:
-    """The denoiser, untrained, and what it is trained for."""
-    denoiser = build_denoiser(config)
+def build_objective(config: DiffusionRun, denoiser: Denoiser | None = None) -> DiffusionObjective | BoundObjective:
+    """The denoiser, untrained if it is not given, and what it is trained for."""
+    denoiser = denoiser or build_denoiser(config)
     if config.objective == "bound":
         return BoundObjective(denoiser, lowres_noise=config.lowres.noise)
     return DiffusionObjective(denoiser, config.loss, config.lowres.noise)

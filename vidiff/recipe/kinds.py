@@ -9,6 +9,7 @@ from vidiff.codec import diffusers
 from vidiff.codec.codec import CodecConfig
 from vidiff.diffusion.cascade import LowresConfig
 from vidiff.diffusion.choice import choose
+from vidiff.diffusion.condition import VIDEOS
 from vidiff.diffusion.denoise import check_prediction
 from vidiff.diffusion.grid import Grid
 from vidiff.diffusion.schedule import Adaptive, Trained
@@ -23,6 +24,12 @@ from vidiff.objective.vae import VAELoss
 from vidiff.objective.weighting import TIMES, WEIGHTINGS
 from vidiff.recipe.common import OfClips, RunConfig, check_lengths
 from vidiff.recipe.slots import ConfigError, build_sampler, build_schedule, build_strategy, build_text
+
+# options of a network that codec, data and other options decide
+FOLLOWING = (
+    *("channels", "labels", "strided", "text_dim", "words", "actions", "guided"),
+    *(f"{video}_channels" for video in VIDEOS),
+)
 
 
 @dataclass
@@ -111,7 +118,8 @@ class VAERun(RunConfig):
             raise ConfigError(f"loss.kl is {self.loss.kl}, but latents of {self.start} have no noise: set loss.kl=0")
         for name, side in self.data.sides():
             if side % shape.factor:
-                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {shape.factor}: it must divide")
+                by = " (vae.patch and vae.multipliers)" if isinstance(shape, VAEConfig) else ""
+                raise ConfigError(f"{name} is {side}; the autoencoder shrinks by {shape.factor}{by}: it must divide")
 
 
 @dataclass
@@ -151,9 +159,30 @@ class LatentRun(RunConfig):
             labels: classes that the data has.
             text: width of a token, and size of the vocabulary where the network embeds words itself; else 0.
             actions: numbers by which the network is told what led to a frame; 0 for none.
+
+        Raises:
+            ConfigError: one of these was set to something else.
         """
-        self.network.channels, self.network.labels = channels, labels
-        self.network.strided = self.data.stride[0] != self.data.stride[1]
+        strided = self.data.stride[0] != self.data.stride[1]
+        self.follow("channels", channels, f"latents of the codec have {channels}")
+        self.follow("labels", labels, f"{self.data.root} has {labels} classes to learn")
+        self.follow("strided", strided, f"data.stride={self.data.stride} decides")
+
+    def follow(self, name: str, value: int, reason: str) -> None:
+        """Set an option of the network that codec, data or another option decides. Raises ConfigError, for the reason,
+        where it was set to something else: it would not be read."""
+        given, usual = getattr(self.network, name), getattr(type(self.network)(), name)
+        if given not in (usual, value):
+            key = f"{'classifier' if self.kind == 'classifier' else 'unet'}.{name}"
+            shown = str(given).lower()
+            raise ConfigError(f"{key} is {shown}, but {reason}: leave it out, since it follows")
+        setattr(self.network, name, value)
+
+    def forget(self) -> None:
+        """Take back what `resolve` has filled in, so that it may be filled in anew."""
+        for name in FOLLOWING:
+            if hasattr(self.network, name):
+                setattr(self.network, name, getattr(type(self.network)(), name))
 
     def check(self) -> None:
         super().check()
@@ -192,7 +221,7 @@ class LatentRun(RunConfig):
         needed = factor * self.patch * 2 ** (levels - 1)
         for name, side in [*self.data.sides(), ("lowres.crop", self.crop)]:
             if side % needed:
-                patches = f", patches of the U-Net by {self.patch}" if self.patch > 1 else ""
+                patches = f", patches of the U-Net by {self.patch} (unet.patch)" if self.patch > 1 else ""
                 raise ConfigError(
                     f"{name} is {side}; the codec shrinks by {factor}{patches} and {levels} levels of the network "
                     f"halve {levels - 1} times: give a multiple of {needed}"
@@ -253,10 +282,17 @@ class DiffusionRun(LatentRun):
         return temporal * int(self.data.stride[1])
 
     def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
+        if not self.conditional:
+            self.follow("labels", 0, "conditional=false learns none")
         super().resolve(channels, labels if self.conditional else 0)
-        self.unet.lowres_channels = channels if self.enlarges else 0
-        self.unet.control_channels = channels if self.data.control else 0
-        self.unet.text_dim, self.unet.words, self.unet.actions = *text, actions
+        enlarged, beside = (channels if kind else 0 for kind in (self.enlarges, self.data.control))
+        self.follow("lowres_channels", enlarged, f"lowres.factor={self.enlarges} and the codec make it {enlarged}")
+        self.follow("control_channels", beside, f"data.control={self.data.control!r} and the codec make it {beside}")
+        read = "text and the captions make it" if self.text else "without text it is"
+        self.follow("text_dim", text[0], f"{read} {text[0]}")
+        self.follow("words", text[1], f"{read} {text[1]}")
+        told = f"data.actions={str(self.data.actions).lower()} and the actions of {self.data.root}"
+        self.follow("actions", actions, f"{told} make it {actions}")
 
     def check(self) -> None:
         self.unet.validate()
@@ -288,8 +324,6 @@ class DiffusionRun(LatentRun):
                     f"loss.tasks.{task} is {getattr(self.loss.tasks, task)}, but a model of unet.causal=true does not "
                     f"see known frames that come after those it makes: set loss.tasks.{task}=0"
                 )
-        if not 0 <= self.loss.drop <= 1:
-            raise ConfigError(f"loss.drop is {self.loss.drop}; give a probability from 0 to 1")
         build_sampler(self.sampling.sampler)
         strategy = build_strategy(self.sampling.strategy)
         try:
@@ -379,7 +413,7 @@ class StudentRun(DiffusionRun):
 
     def resolve(self, channels: int, labels: int, text: tuple[int, int] = (0, 0), actions: int = 0) -> None:
         super().resolve(channels, labels, text, actions)
-        self.unet.guided = self.loss.told
+        self.follow("guided", self.loss.told, f"loss.guidance={self.loss.guidance} decides")
 
     def check(self) -> None:
         super().check()

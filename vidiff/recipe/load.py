@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vidiff.recipe.kinds import KINDS, LatentRun, RunConfig, VAERun
 from vidiff.recipe.slots import ConfigError
+from vidiff.recipe.typed import SLOTS, as_typed, is_text, split_key, unquoted
 from vidiff.recipe.typed import Path as Keys
-from vidiff.recipe.typed import as_typed, is_text, split_key, unquoted
+from vidiff.recipe.values import check_value, hints_of, named
 from vidiff.store.plain import LARGEST, check_yaml
+
+MOST, MOST_SEED = 2**31 - 1, 2**63 - 1  # of whole numbers: what sizes and counts hold, and what torch takes as a seed
 
 
 def recipes() -> dict[str, Path]:
@@ -119,9 +125,10 @@ def build_config(given: Any, source: str) -> RunConfig:
     kind = given.get("kind") if isinstance(given, DictConfig) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"{source}: kind is {kind!r}; choose {', '.join(KINDS)}")
-    defaults = OmegaConf.structured(KINDS[kind])
+    defaults = _defaults(kind)
     try:
         _check_kinds(given, defaults)
+        check_value("", OmegaConf.to_container(given), KINDS[kind])
         merged = OmegaConf.merge(defaults, given)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
@@ -129,13 +136,44 @@ def build_config(given: Any, source: str) -> RunConfig:
         for key, value in _leaves(OmegaConf.to_container(merged)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{key} is {value}; give a finite number")
-        config: Any = OmegaConf.to_object(merged)
+            if isinstance(value, int) and abs(value) > (most := MOST_SEED if key.endswith("seed") else MOST):
+                raise ConfigError(f"{key} is {value}; give {most} at most")
+        config = _object(cast(DictConfig, merged))
         config.check()
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {_reason(error, defaults)}") from None
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
     return config
+
+
+@cache
+def _defaults(kind: str) -> DictConfig:
+    """The config of a kind of run with nothing set. It is merged, which copies it, and never changed."""
+    return OmegaConf.structured(KINDS[kind])
+
+
+def _object(merged: DictConfig) -> Any:
+    """The dataclass of a whole config. Raises ValueError for what one of its parts refuses, with the key of that."""
+    try:
+        return OmegaConf.to_object(merged)
+    except ValueError:
+        for key, part in _parts(merged):
+            try:
+                OmegaConf.to_object(part)
+            except ValueError as error:
+                names = hints_of(cast(type, OmegaConf.get_type(part)))
+                raise ValueError(named(str(error), key, names)) from None
+        raise
+
+
+def _parts(config: DictConfig, before: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """The parts of a config that are dataclasses, each after those within it, by key."""
+    for name in config:
+        part = config._get_node(name)
+        if isinstance(part, DictConfig) and is_dataclass(OmegaConf.get_type(part)):
+            yield from _parts(part, f"{before}{name!s}.")
+            yield f"{before}{name!s}", part
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -164,10 +202,13 @@ def _check_kinds(given: DictConfig, defaults: DictConfig, before: str = "") -> N
         value = given._get_node(key) if key in given else None
         if value is None or value._is_none() or value._is_interpolation() or not OmegaConf.is_config(default):
             continue
+        if default._is_none() or not (isinstance(default, DictConfig) or default or isinstance(value, DictConfig)):
+            continue  # a list of what no example is there for
         name = f"{before}{key!s}"
         shown = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value._value()
         if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
-            slot = "name" in default and not OmegaConf.is_struct(default) and isinstance(shown, str)
+            known = name in SLOTS or ("name" in default and not OmegaConf.is_struct(default))
+            slot = known and isinstance(shown, str) and not is_dataclass(OmegaConf.get_type(default))
             way = f"{name}.name={shown}" if slot else f"{name}.{next(iter(default), 'KEY')!s}=..."
             raise ConfigError(f"{name} is {shown!r}, but it has keys of its own: give such as {way}")
         if not isinstance(default, DictConfig) and (isinstance(value, DictConfig) or not OmegaConf.is_config(value)):
@@ -200,7 +241,13 @@ def load_codec_config(config: LatentRun, folder: Path) -> VAERun:
         changes = config.codec.override
         if not config.codec.own_data:
             shared["data"] = config.data.source
-    codec = build_config(_over(_read(source), OmegaConf.create(shared), OmegaConf.create(changes)), str(source))
+    try:
+        codec = build_config(_over(_read(source), OmegaConf.create(shared), OmegaConf.create(changes)), str(source))
+    except ConfigError as error:  # names keys as the autoencoder's own config has them
+        for inner, _ in [] if config.codec.run else _leaves(changes):
+            if re.search(rf"(^|: |unknown ){re.escape(inner)}\b", str(error)):
+                raise ConfigError(str(error).replace(inner, f"codec.override.{inner}", 1)) from None
+        raise
     if not isinstance(codec, VAERun):
         raise ConfigError(f"{key}: {source} is of kind {codec.kind}; an autoencoder's is vae")
     shape = codec.shape

@@ -37,6 +37,10 @@ def refuse_unread(config: RunConfig) -> None:
             f"train.keep_best is {best}, but the least is kept of what the validation gives, here of "
             f"{' or '.join(config.scores)}: name one of these, or leave it out"
         )
+    if not config.data.root.strip():
+        raise ConfigError("data.root is empty: give the folder of your videos, a list of them, or . for this folder")
+    if isinstance(config, DiffusionRun) and not isinstance(config, StudentRun) and config.unet.guided:
+        raise ConfigError("unet.guided is true, but only a student is told the scale of guidance: leave it out")
     usual = DiffusionLoss().rollout_time
     if isinstance(config, DiffusionRun) and not config.loss.rollout and config.loss.rollout_time != usual:
         raise ConfigError(

@@ -6,16 +6,20 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidiff.video.reader import VideoReader
-from vidiff.video.writer import write_video
+from vidiff.video.writer import FASTEST_OF, write_video
 
 
 class Sink(Protocol):
     """Takes what the main process of a run logs."""
+
+    @staticmethod
+    def package() -> Any:
+        """What it is made with. Raises ValueError where that is not installed."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step, all finite."""
@@ -36,17 +40,21 @@ class TensorBoard:
         ValueError: the package tensorboard is not installed.
     """
 
-    def __init__(self, run: Path, title: str, step: int) -> None:
+    @staticmethod
+    def package() -> Any:
+        """Classes of an event, of a session's log, of a summary, and of what writes events."""
         try:
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
             from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             raise ValueError("train.log has tensorboard: pip install 'vidiff[tensorboard]', or leave it out") from None
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(run / "tensorboard"))
-        start = SessionLog(status=SessionLog.START)
-        self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+        return Event, SessionLog, Summary, EventFileWriter
+
+    def __init__(self, run: Path, title: str, step: int) -> None:
+        self._event, log, self._summary, writer = self.package()
+        self._writer = writer(str(run / "tensorboard"))
+        self._writer.add_event(self._event(wall_time=time.time(), step=step + 1, session_log=log(status=log.START)))
 
     def _add(self, step: int, values: list[Any]) -> None:
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
@@ -57,7 +65,7 @@ class TensorBoard:
     def sample(self, step: int, file: Path) -> None:
         with VideoReader(file) as reader, tempfile.TemporaryDirectory() as folder:
             (height, width), gif = reader.size, Path(folder) / "clip.gif"
-            write_video(gif, reader.read()[None], fps=reader.fps)
+            write_video(gif, reader.read()[None], fps=min(reader.fps, FASTEST_OF[".gif"]))
             picture = self._summary.Image(
                 height=height, width=width, colorspace=3, encoded_image_string=gif.read_bytes()
             )
@@ -78,12 +86,17 @@ class WandB:
         ValueError: the package wandb is not installed, or nobody is logged in.
     """
 
-    def __init__(self, run: Path, title: str, step: int) -> None:
+    @staticmethod
+    def package() -> Any:
+        """The module."""
         try:
             import wandb
         except ImportError:
             raise ValueError("train.log has wandb: pip install 'vidiff[wandb]', or leave it out") from None
-        self._wandb = wandb
+        return wandb
+
+    def __init__(self, run: Path, title: str, step: int) -> None:
+        self._wandb = wandb = self.package()
         name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
         try:
             self._run = wandb.init(
@@ -121,12 +134,17 @@ class Trackio:
         ValueError: the package trackio is not installed.
     """
 
-    def __init__(self, run: Path, title: str, step: int) -> None:
+    @staticmethod
+    def package() -> Any:
+        """The module."""
         try:
             import trackio
         except ImportError:
             raise ValueError("train.log has trackio: pip install 'vidiff[trackio]', or leave it out") from None
-        self._trackio = trackio
+        return trackio
+
+    def __init__(self, run: Path, title: str, step: int) -> None:
+        self._trackio = trackio = self.package()
         folder = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:6]  # runs of one name in other folders
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", "vidiff"),
@@ -153,3 +171,9 @@ SINKS: dict[str, type[TensorBoard] | type[WandB] | type[Trackio]] = {
     "wandb": WandB,
     "trackio": Trackio,
 }
+
+
+def check_sinks(names: Iterable[str]) -> None:
+    """Raises ValueError where one of `SINKS` is named whose package is not installed; nothing is begun."""
+    for name in names:
+        SINKS[name].package()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class DataError(ValueError):
@@ -25,6 +27,15 @@ def reason_of(error: BaseException) -> str:
     """What a library says, without the time and the line of its source."""
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r".*(Check failed: |\.cc:\d+: )", "", message)
+
+
+@contextmanager
+def called(name: str) -> Iterator[None]:
+    """What errors of data call data.root, the usual key of a data set, is called as it was given."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(str(error).replace("data.root", name)) from None
 
 
 def absent(error: ImportError, extra: str) -> ValueError:

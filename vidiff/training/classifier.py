@@ -16,28 +16,25 @@ from vidiff.recipe.kinds import ClassifierRun
 from vidiff.store.files import write_whole
 from vidiff.training.datasets import first_batches, latent_dataset
 from vidiff.training.indexes import keep_split
-from vidiff.training.prepare import prepare_latents
-from vidiff.training.stage import Stage, refuse_another_model
+from vidiff.training.prepare import LatentStage
 
 TESTED = 96  # held-out clips to validate on
 
 
-class ClassifierStage(Stage[ClassifierRun]):
+class ClassifierStage(LatentStage[ClassifierRun]):
     """Training a classifier."""
 
     samples = False
     objective: ClassifierObjective
 
-    def prepare(self) -> None:
-        self.prepared = prepared = prepare_latents(self.config, self.folder)
-        labels = prepared.index.labels
+    def learn(self) -> None:
+        labels = self.found.index.labels
         if len(labels) < 2:
             raise ValueError(
                 f"the clips in {self.config.data.root} have {len(labels)} labels; a classifier tells 2 or more apart: "
                 "give each class a folder of its own, and leave out data.layout=flat"
             )
-        self.config.resolve(prepared.codec.channels, len(labels))
-        refuse_another_model(self.config, prepared.codec)
+        self.config.resolve(self.found.shape.channels, len(labels))
 
     def keep(self) -> None:
         save_codec(self.config.folder / "codec", self.prepared.codec)

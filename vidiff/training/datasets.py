@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,13 @@ def clip_dataset(config: RunConfig, index: Index, changed: bool = False, picture
     data, quarantine = config.data, Quarantine(quarantine_list(Path(config.runs)))
     view = view_of(config, index, pictures, changed)
     return ClipDataset(index, view, config.train.seed, data.max_broken, data.patience, quarantine)
+
+
+def refuse_short(config: RunConfig, index: Index) -> None:
+    """Raises DataError, as a data set of them, where all files are shorter than a clip."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that some are is told with the data set
+        clip_dataset(config, index)
 
 
 def latent_dataset(

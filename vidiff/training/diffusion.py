@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidiff.codec.codec import Codec
 from vidiff.codec.files import save_codec
 from vidiff.data.actions.beside import ActionsBeside, most_and_usual
 from vidiff.data.clips import Joint, Samples
 from vidiff.data.index import Index
 from vidiff.diffusion.cascade import enlarge, shrink
+from vidiff.diffusion.schedule import Trained
 from vidiff.engine.parallel import choose_device
 from vidiff.objective.bound import BoundObjective
 from vidiff.objective.diffusion import DiffusionObjective
@@ -22,44 +24,55 @@ from vidiff.pipeline.facts import FILE, Facts
 from vidiff.pipeline.model import TrainedModel
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import drawn_in, read_config
-from vidiff.recipe.build import build_objective
-from vidiff.recipe.kinds import DiffusionRun
-from vidiff.recipe.slots import build_text
+from vidiff.recipe.build import build_denoiser, build_objective
+from vidiff.recipe.kinds import DiffusionRun, VAERun
+from vidiff.recipe.slots import build_schedule, build_text
 from vidiff.report.log import read_metrics
 from vidiff.store.plain import read_json
 from vidiff.text import TextEncoder, Words
 from vidiff.training.datasets import clip_dataset, first_batches, latent_dataset
 from vidiff.training.indexes import actions_of, captions_of, keep_split, listed
-from vidiff.training.prepare import prepare_latents
-from vidiff.training.stage import Stage, refuse_another_model
-from vidiff.training.start import start_denoiser
+from vidiff.training.prepare import LatentStage
+from vidiff.training.start import find_start, refuse_other_start, start_denoiser
 from vidiff.video.writer import grid, write_video
 
 TESTED = 16  # held-out clips of each bucket to validate on
 FEWEST = 4  # held-out files whose clips tell in what clips differ
 
 
-class DiffusionStage(Stage[DiffusionRun]):
+class DiffusionStage(LatentStage[DiffusionRun]):
     """Training a diffusion model."""
 
     objective: DiffusionObjective | BoundObjective
+    facts: Facts
+
+    def check(self) -> None:
+        super().check()
+        find_start(self.config)
+        schedule, sampling = build_schedule(self.config.schedule), self.config.sampling
+        if not isinstance(schedule, Trained):  # whose ends move
+            sampling.grid(schedule, sampling.steps)
 
     def prepare(self) -> None:
-        config = self.config
-        self.prepared = prepared = prepare_latents(config, self.folder)
+        super().prepare()
+        detail = self.prepared.seen.detail
+        self.facts = replace(self.facts, detail=None if detail is None else tuple(detail.tolist()))
+
+    def learn(self) -> None:
+        config, found, temporal = self.config, self.found, self.found.shape.temporal
         learned = learned_text(config)
         self.encoder = build_text(config.text, **learned) if config.text else None
         self.captions = list[str]()
         if self.encoder is not None:
-            self.captions = captions_of(config, prepared.index)
-            shown = captions_of(config, prepared.pictures, pictures=True) if prepared.pictures else []
+            self.captions = captions_of(config, found.index)
+            shown = captions_of(config, found.pictures, pictures=True) if found.pictures else []
             self.encoder.learn([*self.captions, *shown])
             if learned:
                 refuse_other_words(config, self.encoder, [*self.captions, *shown])
         text = (0, 0) if self.encoder is None else (self.encoder.dim, self.encoder.words)
-        slots, self.actions = config.slots(prepared.codec.temporal), list[ActionsBeside]()  # seen, and held out
+        slots, self.actions = config.slots(temporal), list[ActionsBeside]()  # seen, and held out
         space, held = None, 1
-        for index in (prepared.index, prepared.held_out) if config.data.actions else ():
+        for index in (found.index, found.held_out) if config.data.actions else ():
             (told, rows), sources = actions_of(config, index)
             if sources and space is None:  # of the clips to train on
                 slots, held = most_and_usual(sources, slots)
@@ -69,16 +82,13 @@ class DiffusionStage(Stage[DiffusionRun]):
                     "dimensions: give both the same actions.json"
                 )
             space = told
-            self.actions.append(ActionsBeside(space, rows, slots, prepared.codec.temporal, sources))
-        config.resolve(
-            prepared.codec.channels, len(prepared.index.labels), text, slots * space.width if space is not None else 0
-        )
-        refuse_another_model(config, prepared.codec)
+            self.actions.append(ActionsBeside(space, rows, slots, temporal, sources))
+        actions = slots * space.width if space is not None else 0
+        config.resolve(found.shape.channels, len(found.index.labels), text, actions)
         self.facts = Facts.of(
             config,
-            labels=tuple(prepared.index.labels),
-            fps=statistics.median(file.fps for file in prepared.index.files) / config.data.stride[0],
-            detail=None if prepared.seen.detail is None else tuple(prepared.seen.detail.tolist()),
+            labels=tuple(found.index.labels),
+            fps=statistics.median(file.fps for file in found.index.files) / config.data.stride[0],
             text=None if self.encoder is None else self.encoder.facts(),
             actions=space,
             held=held,
@@ -91,7 +101,7 @@ class DiffusionStage(Stage[DiffusionRun]):
 
     def build(self) -> None:
         config, prepared, encoder = self.config, self.prepared, self.encoder
-        self.objective = self.make()
+        self.objective = self.make(prepared.codec)
         facts = replace(self.facts, precision=drawn_in(config.train.precision, choose_device(config.device)))
         model = TrainedModel(self.objective.denoiser, prepared.codec, facts, encoder)
         self.pipeline = Pipeline(model, config.sampling, config.device)
@@ -105,11 +115,23 @@ class DiffusionStage(Stage[DiffusionRun]):
         if beside is not None:
             self.control = first_batches(config, clip_dataset(config, beside), config.sampling.count)[0]["video"]
 
-    def make(self) -> DiffusionObjective | BoundObjective:
-        """The objective, with its first weights."""
-        objective = build_objective(self.config)
-        start_denoiser(self.config, self.prepared.codec, self.facts, objective.denoiser)
-        return objective
+    def rehearse(self) -> None:
+        self.make(self.found.codec, empty=True)
+
+    def check_codec(self, codec: Codec) -> None:
+        super().check_codec(codec)
+        refuse_other_start(self.config, codec)
+
+    def make(self, codec: VAERun | Codec, empty: bool = False) -> DiffusionObjective | BoundObjective:
+        """The objective, with its first weights.
+
+        Args:
+            codec: or the config of one that is not trained yet.
+            empty: weights have a shape and no content.
+        """
+        denoiser = build_denoiser(self.config, empty)
+        start_denoiser(self.config, codec, self.facts, denoiser)
+        return build_objective(self.config, denoiser)
 
     def dataset(self) -> Samples:
         config, prepared = self.config, self.prepared

@@ -11,11 +11,10 @@ from vidiff.data.shapes import LABELS, ShapesSpec
 from vidiff.engine.checkpoint import load_weights, newest
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump
-from vidiff.recipe.unread import refuse_unread
 from vidiff.report.log import duration, read_metrics
 from vidiff.store.remote import is_url
 from vidiff.training.prepare import plan_codec
-from vidiff.training.stages import train
+from vidiff.training.stages import STAGES, train
 
 STEPS = 2  # the first warms up, the second is timed
 
@@ -27,7 +26,7 @@ def rehearse(config: RunConfig, folder: Path) -> None:
         ValueError: as `vidiff.training.stages.train`.
     """
     config.check_name()
-    refuse_unread(config)
+    STAGES[config.kind](config, folder).check()
     with tempfile.TemporaryDirectory() as scratch:
         small = copy.deepcopy(config)
         changes: dict[str, object] = {

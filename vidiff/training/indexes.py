@@ -21,6 +21,7 @@ from vidiff.data.root import copies_of, root_of
 from vidiff.pipeline.classifier import FILE as CLASSIFIER
 from vidiff.pipeline.facts import FILE as FACTS
 from vidiff.recipe.kinds import ClassifierRun, DiffusionRun, RunConfig, StudentRun
+from vidiff.store.error import called
 from vidiff.store.files import write_whole
 from vidiff.store.plain import read_json
 from vidiff.store.remote import shown
@@ -121,7 +122,8 @@ def make_pictures(config: RunConfig, clips: Index) -> Index | None:
         return None
     layout = "auto" if Path(root).suffix.lower() in (*LIST_SUFFIXES, ".tar") else "images"
     data = replace(config.data, root=root, layout=layout, fps=0.0, seconds=0.0, frames=1, buckets=[])
-    pictures = index_of(data, Path(config.runs), config.data.split)
+    with called("data.images"):
+        pictures = index_of(data, Path(config.runs), config.data.split)
     if clips.labels and (apart := set_apart(pictures.labels, clips.labels)):
         tqdm.write(f"no clip is of a class {listed(apart)}: pictures of it are trained on without a label")
     return replace(pictures.relabelled(clips.labels), cached=clips.cached)

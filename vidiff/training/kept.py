@@ -202,6 +202,19 @@ def with_ceiling(config: LatentRun, codec: Codec, of: tuple[Index, Index], netwo
     return replace(kept, ceiling=found)
 
 
+def check_ceiling(config: LatentRun, of: tuple[Index, Index], network: Features) -> None:
+    """Before a codec is there: raises ValueError for clips that the network of its ceiling does not take.
+
+    Args:
+        of: held-out clips, and those to train on.
+    """
+    try:
+        windows = ceiling_windows(config, of)
+    except ValueError:  # which `with_ceiling` tells
+        return
+    network.check_frames(windows[0].frames)
+
+
 def ceiling_windows(config: LatentRun, of: tuple[Index, Index]) -> list[Windows]:
     """Of held-out clips, and of those to train on, as many windows as `codec.ceiling.clips` asks for, or as there are.
 

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from vidiff.codec.codec import TILE, Codec, VAECodec
-from vidiff.codec.diffusers import DiffusersCodec
+from vidiff.codec.codec import TILE, Codec, Identity, VAECodec
+from vidiff.codec.diffusers import DiffusersCodec, Facts
 from vidiff.data.index import Index
 from vidiff.engine.checkpoint import load_part, newest
 from vidiff.engine.parallel import choose_device, processes
 from vidiff.engine.publish import step_of
 from vidiff.metrics.features import Features
+from vidiff.nn.vae import VAEConfig
 from vidiff.pipeline.run import trained_precision
 from vidiff.recipe.build import build_codec, build_trained_codec
 from vidiff.recipe.kinds import LatentRun, RunConfig, VAERun
 from vidiff.recipe.load import dump, load_codec_config, load_resolved
 from vidiff.recipe.slots import ConfigError
-from vidiff.training.indexes import make_indexes, make_pictures
-from vidiff.training.kept import check_kept
+from vidiff.training.datasets import refuse_short
+from vidiff.training.indexes import control_of, make_indexes, make_pictures
+from vidiff.training.kept import check_ceiling, check_kept
 from vidiff.training.latents import Caches, Latents
-from vidiff.training.stage import changed_sight, flatten, run_stage
+from vidiff.training.stage import (
+    Stage,
+    changed_sight,
+    flatten,
+    refuse_another_model,
+    refuse_other_latents,
+    run_stage,
+)
 from vidiff.training.vae import VAEStage
+
+Latent = TypeVar("Latent", bound=LatentRun)
 
 
 @dataclass(frozen=True)
@@ -49,24 +62,107 @@ class Prepared:
         return [self.index, *([] if self.pictures is None else [self.pictures])]
 
 
-def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
-    """Clips, codec and latents, made where they are not there.
+@dataclass(frozen=True)
+class Found:
+    """What a training on latents finds before anything is trained.
+
+    Attributes:
+        codec: as `plan_codec` has it.
+        network: by which the codec's ceiling is told; None for none.
+        index, held_out: the clips to train on, and those that are held out.
+        pictures: to train on besides, if any.
+    """
+
+    codec: VAERun | Codec
+    network: Features | None
+    index: Index
+    held_out: Index
+    pictures: Index | None
+
+    @property
+    def shape(self) -> VAEConfig | Facts | Codec:
+        """What has the channels of the codec's latents, and how many frames are in each."""
+        return self.codec.shape if isinstance(self.codec, VAERun) else self.codec
+
+
+def find_clips(config: LatentRun, folder: Path) -> Found:
+    """The clips of a training, and what is to make latents of them.
 
     Args:
         folder: where the config file stands; paths in it are relative to that.
+
+    Raises:
+        ValueError: as `plan_codec` and `make_indexes`; clips that are all too short, or have nothing beside them that
+            goes with them; a network of the ceiling that is not there, or takes no such clips.
     """
     codec = plan_codec(config, folder)
-    wanted = config.codec.ceiling.network  # loaded first: one that is missing is told before anything is trained
+    wanted = config.codec.ceiling.network
     network = Features.load(wanted) if wanted else None
     index, held_out = make_indexes(config)
     pictures = make_pictures(config, index)
-    caches, data = open_caches(config, codec, folder), config.data
-    check_kept(config, caches.codec, held_out, index, network)
+    for clips in (index, held_out):
+        refuse_short(config, clips)
+        if config.data.control and isinstance(codec, VAERun) and not is_trained(codec):
+            control_of(config, clips)
+    if network is not None and not isinstance(codec, Identity):
+        check_ceiling(config, (held_out, index), network)
+    return Found(codec, network, index, held_out, pictures)
+
+
+def make_latents(config: LatentRun, found: Found, caches: Caches) -> Prepared:
+    """The latents of what was found, encoded where they are not cached."""
+    index, held_out, pictures, data = found.index, found.held_out, found.pictures, config.data
+    check_kept(config, caches.codec, held_out, index, found.network)
     seen, unseen = caches.latents(index, data.split), caches.latents(held_out, data.test_split)
     shown = None if pictures is None else caches.latents(pictures, data.split, pictures=True)
     if not caches.codec.fixed:
         caches.codec.set_statistics(*seen.codec_moments)
     return Prepared(caches.codec, index, seen, held_out, unseen, pictures, shown)
+
+
+def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
+    """Clips, codec and latents, made where they are not there. Arguments and errors are those of `find_clips`."""
+    found = find_clips(config, folder)
+    return make_latents(config, found, open_caches(config, found.codec, folder))
+
+
+class LatentStage(Stage[Latent]):
+    """A training on latents, whose codec may have to be trained first.
+
+    Attributes:
+        found, prepared: what it begins from, before its codec is there and afterwards.
+    """
+
+    found: Found
+    prepared: Prepared
+
+    def check(self) -> None:
+        super().check()
+        if self.config.codec.name != "vae":
+            return
+        codec = plan_codec(self.config, self.folder)
+        if isinstance(codec, VAERun) and not (self.config.codec.run or is_trained(codec)):
+            VAEStage(codec, self.folder).check()
+
+    def prepare(self) -> None:
+        self.found = find_clips(self.config, self.folder)
+        self.learn()
+        refuse_another_model(self.config)
+        self.rehearse()
+        caches = open_caches(self.config, self.found.codec, self.folder)
+        self.check_codec(caches.codec)
+        self.prepared = make_latents(self.config, self.found, caches)
+
+    def learn(self) -> None:
+        """Take from the clips what the model is told of them, and what of its shape follows. Raises ValueError."""
+        raise NotImplementedError
+
+    def rehearse(self) -> None:
+        """Build without weights what will be built with them. Raises ValueError where that is not to be."""
+
+    def check_codec(self, codec: Codec) -> None:
+        """Raises ValueError for a codec, now that it is trained, of which other weights know nothing."""
+        refuse_other_latents(self.config, codec)
 
 
 def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[int, int] = (0, 1)) -> list[str]:
@@ -90,7 +186,8 @@ def encode(config: RunConfig, folder: Path, splits: Sequence[str], part: tuple[i
     codec = plan_codec(config, folder)
     if not (isinstance(codec, Codec) or config.codec.run or is_trained(codec)):
         raise ValueError(
-            f"the autoencoder in {codec.folder} is not trained: run vidiff train {folder / config.codec.config}"
+            f"the autoencoder in {codec.folder} is not trained: run vidiff train "
+            f"{shlex.quote(str(folder / config.codec.config))}"
         )
     lines = []
     with processes(config.device):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,6 +19,7 @@ from vidiff.data.index import Index
 from vidiff.engine.checkpoint import newest
 from vidiff.engine.guard import locked
 from vidiff.engine.loop import fit
+from vidiff.engine.model import shards_of
 from vidiff.engine.parallel import processes
 from vidiff.engine.publish import step_of
 from vidiff.engine.seeds import kernels
@@ -26,6 +27,7 @@ from vidiff.plan.estimate import refuse_too_large
 from vidiff.recipe.kinds import RunConfig, StudentRun
 from vidiff.recipe.load import dump, load_resolved
 from vidiff.recipe.unread import refuse_unread
+from vidiff.report.sinks import check_sinks
 from vidiff.store.files import claimed, write_whole
 from vidiff.store.remote import is_url
 from vidiff.training.datasets import batches
@@ -54,8 +56,18 @@ class Stage(Generic[Run]):
     def __init__(self, config: Run, folder: Path) -> None:
         self.config, self.folder = config, folder
 
+    def check(self) -> None:
+        """Refuse what config and machine alone tell to be wrong. It takes seconds and makes nothing, not even a folder.
+
+        Raises:
+            ValueError: options that nothing reads, a place for metrics whose package is not installed.
+        """
+        refuse_unread(self.config)
+        check_sinks(self.config.train.log)
+
     def prepare(self) -> None:
-        """Make what the training depends on, where it is not there.
+        """Make what the training depends on, where it is not there. What can be wrong with the data, and with a model
+        of such data, is told before another stage is trained.
 
         Raises:
             ValueError: data, codec or config that cannot be used; a run that holds another model.
@@ -108,13 +120,14 @@ def run_stage(stage: Stage[Any], given: str) -> None:
     """
     config = stage.config
     config.check_name()
-    refuse_unread(config)
     refuse_too_large(config, stage.folder)
-    with (
-        kernels(config.train.deterministic, one_shape=not config.data.buckets),
-        processes(config.device) as group,
-        locked(config.folder) if group.main else nullcontext(),
-    ):
+    with ExitStack() as held:
+        held.enter_context(kernels(config.train.deterministic, one_shape=not config.data.buckets))
+        group = held.enter_context(processes(config.device))
+        shards_of(group, config.train)
+        group.agree(stage.check)
+        if group.main:
+            held.enter_context(locked(config.folder))
         stage.prepare()
         with claimed(config.folder / ".turn"):
             write_whole(config.folder / "config.yaml", given)  # whole: processes that had their turn read them already
@@ -163,12 +176,19 @@ def changed_sight(before: RunConfig, now: RunConfig, keys: Sequence[str] = (*CLI
     return phrases
 
 
-def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
+ADVICE = "give this training another name=..., or set it as it was"  # where a run holds another model
+
+
+def begun(run: Path) -> bool:
+    """Whether a run holds weights."""
+    return (run / "checkpoints" / "latest").is_file() and (run / "resolved.yaml").is_file()
+
+
+def refuse_another_model(config: RunConfig) -> None:
     """Raises ValueError if the run holds weights of another model, before anything of the run is written over."""
     folder = config.folder
-    if not ((folder / "checkpoints" / "latest").is_file() and (folder / "resolved.yaml").is_file()):
+    if not begun(folder):
         return
-    advice = "give this training another name=..., or set it as it was"
     last = load_resolved(folder / "resolved.yaml")
     before, now = flatten(asdict(last)), flatten(asdict(config))
     fixed = ["unet.", "vae.", "text.", "classifier.", "kind", "prediction", "lowres.factor"]
@@ -177,7 +197,7 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
         fixed += ["loss.guidance", "loss.history", "sampling.interval"]
     for key in now:
         if key.startswith(tuple(fixed)) and key not in FREE and before.get(key) != now[key]:
-            raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {advice}")
+            raise ValueError(f"{folder} was trained with {key}={before.get(key)}, not {now[key]}: {ADVICE}")
     if bool(before.get("loss.adversarial")) != bool(now.get("loss.adversarial")):
         raise ValueError(
             f"{folder} was trained with loss.adversarial={before.get('loss.adversarial')}, and a discriminator cannot "
@@ -186,12 +206,17 @@ def refuse_another_model(config: RunConfig, codec: Codec | None = None) -> None:
     if other := changed_sight(last, config, CLIPS):
         checkpoint = newest(folder / "checkpoints")
         if checkpoint is not None and step_of(checkpoint) >= config.train.steps:
-            raise ValueError(f"{folder} has been trained to its last step, with {'; '.join(other)}: {advice}")
+            raise ValueError(f"{folder} has been trained to its last step, with {'; '.join(other)}: {ADVICE}")
         tqdm.write(f"{folder} was trained so far with {'; '.join(other)}: from here on it sees the other clips")
-    if codec is None or not (folder / "codec" / "codec.json").is_file():
+
+
+def refuse_other_latents(config: RunConfig, codec: Codec) -> None:
+    """Raises ValueError if the run holds a model of the latents of another codec."""
+    folder = config.folder
+    if not (begun(folder) and (folder / "codec" / "codec.json").is_file()):
         return
     if not same_codec(load_codec(folder / "codec"), codec):
-        raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {advice}")
+        raise ValueError(f"{folder} was trained with another codec, which has been trained further since: {ADVICE}")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

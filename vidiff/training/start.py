@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidiff.codec.codec import Codec
+from vidiff.codec.codec import Codec, VAECodec
+from vidiff.codec.diffusers import DiffusersCodec
 from vidiff.codec.files import load_codec, same_codec
 from vidiff.diffusion.denoise import Denoiser
 from vidiff.engine.checkpoint import load_part, newest
@@ -17,7 +18,7 @@ from vidiff.engine.parallel import processes
 from vidiff.nn.unet import UNetConfig
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.run import read_config
-from vidiff.recipe.kinds import DiffusionRun
+from vidiff.recipe.kinds import DiffusionRun, VAERun
 from vidiff.training.indexes import listed, set_apart
 
 Weights = dict[str, Tensor]
@@ -28,41 +29,78 @@ TEMPORAL = ".block.time.weight"  # the end of the names of temporal convolutions
 READERS = ("network.text.", ".read.")  # parts of the names of weights that read text
 
 
-def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: Denoiser) -> None:
+def find_start(config: DiffusionRun) -> tuple[DiffusionRun, Path] | None:
+    """The config of the run `config.start`, and its checkpoint; None where there is no such start.
+
+    Raises:
+        ValueError: no such run, or none with a checkpoint; a causal one, for a model that looks ahead.
+    """
+    if not config.start:
+        return None
+    source = Path(config.start)
+    before = read_config(source)
+    checkpoint = newest(source / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(f"start={source} has no checkpoint yet: train it first")
+    if before.unet.causal and not config.unet.causal:
+        raise ValueError(f"start={source} looks back alone, and this model is to look ahead: set unet.causal=true")
+    return before, checkpoint
+
+
+def refuse_other_start(config: DiffusionRun, codec: VAERun | Codec) -> None:
+    """Raises ValueError if the run `config.start` has another codec. Of one that is to be trained yet, the shape tells.
+
+    Args:
+        codec: or the config of one that may not be trained yet.
+    """
+    if not config.start:
+        return
+    source = Path(config.start)
+    its = load_codec(source / "codec")
+    if isinstance(codec, Codec):
+        same = same_codec(its, codec)
+    elif codec.others:
+        same = isinstance(its, DiffusersCodec)
+    else:
+        same = isinstance(its, VAECodec) and its.network.config == codec.vae
+    if not same:
+        raise ValueError(
+            f"start={source} was trained on the latents of another codec, so its weights mean other things"
+        )
+
+
+def start_denoiser(config: DiffusionRun, codec: VAERun | Codec, facts: Facts, denoiser: Denoiser) -> None:
     """Give a denoiser the weights of the run `config.start`, as far as it has them.
 
     What is known of a class or a word goes to that of the same name. A causal model may begin with one that looks
     ahead. Unless the training goes on from a checkpoint of its own, what begins anew, and what is left out, is told.
 
     Args:
+        codec: or the config of one that may not be trained yet.
         facts: of the model that is trained.
+        denoiser: of an empty one the weights stay so, and nothing is told.
 
     Raises:
-        ValueError: no such run, one with another codec, or with weights that do not fit; a causal one, for a model that
-            looks ahead.
+        ValueError: as `find_start` and `refuse_other_start`; weights that do not fit.
     """
-    if not config.start:
+    begun = find_start(config)
+    if begun is None:
         return
-    source = Path(config.start)
-    before = read_config(source)
-    checkpoint = newest(source / "checkpoints")
-    if checkpoint is None:
-        raise ValueError(f"start={source} has no checkpoint yet: train it first")
-    if not same_codec(load_codec(source / "codec"), codec):
-        raise ValueError(
-            f"start={source} was trained on the latents of another codec, so its weights mean other things"
-        )
+    (before, checkpoint), source = begun, Path(config.start)
+    refuse_other_start(config, codec)
     learned = Facts.load(source, before)
     if learned.actions and facts.actions and learned.actions != facts.actions:
         raise ValueError(
             f"start={source} knows the actions {learned.actions}, not {facts.actions}: give it data of the same"
         )
-    given, own = load_part(checkpoint, "denoiser"), denoiser.state_dict()
+    own = denoiser.state_dict()
+    given = {
+        key: value.to(own[key].device) if key in own else value
+        for key, value in load_part(checkpoint, "denoiser").items()
+    }
     notes = carry(given, own, CLASSES, learned.labels, facts.labels, "class")
     words, words_now = ((one.text or {}).get("vocabulary", ()) for one in (learned, facts))
     notes += carry(given, own, WORDS, words, words_now, "word")
-    if before.unet.causal and not config.unet.causal:
-        raise ValueError(f"start={source} looks back alone, and this model is to look ahead: set unet.causal=true")
     if config.unet.causal and not before.unet.causal:
         notes += [look_back(given)]
     notes += look_beside(given, own, before.unet, config.unet)
@@ -77,8 +115,9 @@ def start_denoiser(config: DiffusionRun, codec: Codec, facts: Facts, denoiser: D
         raise ValueError(f"start={source} has weights that this model lacks, such as {differences.unexpected_keys[0]}")
     parts = [key.removeprefix("network.").rpartition(".")[0] for key in differences.missing_keys]
     notes += [f"{listed([*dict.fromkeys(parts)])} of the network begin anew"] if parts else []
+    empty = any(value.is_meta for value in own.values())
     with processes(config.device) as group:
-        if notes and group.main and newest(config.folder / "checkpoints") is None:
+        if notes and not empty and group.main and newest(config.folder / "checkpoints") is None:
             tqdm.write(f"start={source}: {'; '.join(notes)}")
 
 

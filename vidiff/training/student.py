@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from vidiff.codec.codec import Codec
 from vidiff.objective.distill import StudentObjective
 from vidiff.pipeline.facts import Facts
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.build import build_denoiser, build_student
-from vidiff.recipe.kinds import StudentRun
+from vidiff.recipe.kinds import StudentRun, VAERun
 from vidiff.training.diffusion import DiffusionStage
 from vidiff.training.stage import FREE
 from vidiff.training.start import start_denoiser
@@ -28,11 +29,11 @@ class StudentStage(DiffusionStage):
     objective: StudentObjective
     exact: Any = None  # the teacher's draws of the clips that are validated on
 
-    def make(self) -> StudentObjective:
+    def make(self, codec: VAERun | Codec, empty: bool = False) -> StudentObjective:
         config = self.config
         told = refuse_another_shape(config, self.facts)
-        denoiser = build_denoiser(config)
-        start_denoiser(config, self.prepared.codec, self.facts, denoiser)
+        denoiser = build_denoiser(config, empty)
+        start_denoiser(config, codec, self.facts, denoiser)
         return build_student(config, denoiser, told)
 
     def validate(self, step: int) -> dict[str, float]:

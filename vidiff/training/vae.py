@@ -33,6 +33,11 @@ class VAEStage(Stage[VAERun]):
 
     objective: VAEObjective
 
+    def check(self) -> None:
+        super().check()
+        if not self.config.others:
+            find_vae(self.config)
+
     def prepare(self) -> None:
         refuse_another_model(self.config)
         self.index, self.held_out = make_indexes(self.config)
@@ -94,8 +99,19 @@ def start_vae(config: VAERun, network: VAE | Tuned) -> None:
         if newest(config.folder / "checkpoints") is None:
             load_into(network.network, read(config.start).state_dict(), Path(config.start))
         return
+    source = find_vae(config)
+    if source is not None:
+        network.load_state_dict(load_part(source, "network"))
+
+
+def find_vae(config: VAERun) -> Path | None:
+    """The run whose autoencoder one of our own begins with; None where there is no such start.
+
+    Raises:
+        ValueError: no such run, or one of another shape.
+    """
     if not config.start:
-        return
+        return None
     source = Path(config.start)
     before = replace(read_run(source, VAERun), runs=str(source.parent), name=source.name)  # wherever it is now
     if before.others:
@@ -103,4 +119,4 @@ def start_vae(config: VAERun, network: VAE | Tuned) -> None:
     shape = before.vae
     if shape != config.vae:
         raise ValueError(f"start={source} has an autoencoder of another shape, {shape}: set vae as it is there")
-    network.load_state_dict(load_part(source, "network"))
+    return source

@@ -32,6 +32,8 @@ from vidiff.store.files import check_writable, delete, put
 from vidiff.video.reader import VideoReader
 
 LONGEST = 100_000  # characters of metadata: the longest argument that Linux gives to a program has 131,071 bytes
+SLOWEST, FASTEST = 0.002, 100_000.0  # frames per second; beyond these a file says another rate, or none
+FASTEST_OF = {".mkv": 1000.0, ".webm": 1000.0, ".gif": 50.0}  # of kinds that count times more coarsely
 FARTHEST = 10.0  # from 0: no model goes so far beyond [-1, 1], and hardly a clip in 0 to 255 stays below
 
 
@@ -149,12 +151,12 @@ class VideoWriter:
 
     Args:
         path: its parent folder is created.
-        fps: frames per second.
+        fps: frames per second, 0.002 to 100000; of .mkv and .webm to 1000, of .gif to 50.
         metadata: anything that JSON can hold, kept in the file and returned by `read_metadata`.
         crf: the encoder's constant rate factor for all but .gif and .png; lower is better and larger, 0 to 51.
 
     Raises:
-        ValueError: an unknown suffix, an `fps` that is not positive, a folder that holds other things than frames, or
+        ValueError: an unknown suffix, an `fps` out of range, a folder that holds other things than frames, or
             what cannot be written there, as far as that can be seen before.
     """
 
@@ -167,8 +169,10 @@ class VideoWriter:
                 f"{path}: cannot write {self._kind} files; use {', '.join(filter(None, _SINKS))}, or a path that ends "
                 "in / for .png files"
             )
-        if not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"fps is {fps}; expected frames per second above 0, such as 8")
+        fastest = FASTEST_OF.get(self._kind, FASTEST)
+        if not SLOWEST <= fps <= fastest:
+            hint = f", or write another kind of file than {self._kind}" if fastest < fps <= FASTEST else ""
+            raise ValueError(f"fps is {fps}; give {SLOWEST:g} to {fastest:.0f} frames per second, such as 8{hint}")
         self._check_target()
         check_writable(self.path, folder=self._kind == "")
         self._fps = Fraction(fps).limit_denominator(1001)

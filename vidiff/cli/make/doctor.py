@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, number, tilde
+from vidiff.cli.options import Parser, Whole, number, processes, tilde
 
 LAYOUTS = (
     "auto",
@@ -48,11 +48,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--whole", action="store_true", help="read every frame, also of files with more than 256")
     parser.add_argument("--patience", type=number, default=60.0, help="seconds after which a decoder counts as hanging")
     parser.add_argument("--remote-cache-gb", type=number, default=50.0, help="as data.remote_cache_gb")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
-    parser.add_argument("--size", type=int, default=64, help="side of the thumbnails in pixels, as data.size")
-    parser.add_argument("--frames", type=int, default=8, help="thumbnails of a file")
+    parser.add_argument("--workers", type=processes, default=2, help="processes that decode")
+    parser.add_argument(
+        "--size", type=Whole(1, 4096), default=64, help="side of the thumbnails in pixels, as data.size"
+    )
+    parser.add_argument("--frames", type=Whole(1, 1000), default=8, help="thumbnails of a file")
     options = parser.parse_args(arguments)
-    for name in ("patience", "workers", "size", "frames", "remote_cache_gb"):
+    for name in ("patience", "remote_cache_gb"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; give a number above 0")
     return options
@@ -69,14 +71,17 @@ def examine(options: argparse.Namespace) -> None:
     from vidiff.data.options import DataConfig
     from vidiff.data.quarantine import Quarantine, quarantine_list
     from vidiff.data.root import copies_of, local, name_of, root_of
+    from vidiff.store.error import called
     from vidiff.store.files import check_writable
     from vidiff.store.remote import is_url, shown
 
     folder = options.out or options.runs / "index" / name_of(options.data)
     check_writable(folder, folder=True)
     quarantine, copies = Quarantine(quarantine_list(options.runs)), copies_of(options.runs, options.remote_cache_gb)
-    data, layout = root_of(options.data, copies, fresh=True), "images" if options.images else options.layout
-    stock = take_stock(data, layout, camera=options.camera)
+    layout = "images" if options.images else options.layout
+    with called("data"):
+        data = root_of(options.data, copies, fresh=True)
+        stock = take_stock(data, layout, camera=options.camera)
     records = scan(stock, folder, quarantine, options.whole, options.workers, options.patience)
     readable = [record for record in records if record.readable]
     chosen = [readable[i * len(readable) // SHOWN] for i in range(SHOWN)] if len(readable) > SHOWN else readable

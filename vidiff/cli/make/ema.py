@@ -11,7 +11,7 @@ import argparse
 from functools import partial
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, number, tilde
+from vidiff.cli.options import Parser, Whole, number, tilde
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -22,7 +22,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run", type=tilde, help="a run's folder")
     parser.add_argument("--width", type=number, required=True, help="relative, 0.01 to 0.28")
-    parser.add_argument("--step", type=int, help="of a snapshot; by default the last")
+    parser.add_argument("--step", type=Whole(0), help="of a snapshot; by default the last")
     parser.add_argument("--out", type=tilde, help="by default RUN/ema/width-WIDTH.safetensors")
     return parser.parse_args(arguments)
 

@@ -6,11 +6,12 @@ Each clip is looked into once. The recipe is a file that may be changed like any
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.make.plan import GPU_NAMES
-from vidiff.cli.options import Parser, number
+from vidiff.cli.options import Parser, number, side
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -18,7 +19,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("name", help="of the run; NAME.yaml and NAME_vae.yaml are written here")
     parser.add_argument("--data", required=True, help="a folder of clips, a list (.csv, .jsonl), tars, or a URL")
     parser.add_argument("--hours", type=number, help="that training may take, about; by default 1, or 8 on a GPU")
-    parser.add_argument("--size", type=int, help="of the frames in pixels, in place of that which suits")
+    parser.add_argument("--size", type=side, help="of the frames in pixels, in place of that which suits")
     parser.add_argument(
         "--trial",
         type=number,
@@ -29,7 +30,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu", choices=[*GPU_NAMES, "cpu"], help="train on such a one; by default on what is here")
     parser.add_argument("--force", action="store_true", help="write over recipes of this name")
     options = parser.parse_args(arguments)
-    for name in ("hours", "size", "trial"):
+    for name in ("hours", "trial"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name} is {value}; give a number above 0")
@@ -72,7 +73,7 @@ def new(options: argparse.Namespace) -> None:
     written = " and ".join(map(str, files[: len(made.plans)]))
     print(f"{written}: {shape.frames} frames of {shape.size} px, {shape.rate:.4g} a second, on {machine}")
     print(f"training takes about {duration(total)}; the recipe says what else to expect")
-    print(f"next: vidiff train {name}")
+    print(f"next: vidiff train {shlex.quote(name)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, add_config, number, tilde
+from vidiff.cli.options import Parser, Whole, add_config, number, tilde
 
 GPU_NAMES = ("h200", "h100", "a100", "l40s", "4090")  # the keys of vidiff.plan.plan.GPUS
 
@@ -20,9 +21,9 @@ GPU_NAMES = ("h200", "h100", "a100", "l40s", "4090")  # the keys of vidiff.plan.
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog="example: vidiff plan ucf --gpus 8 --gpu h100 --price 2.50")
     add_config(parser, "a YAML file, or the name of a recipe that comes with vidiff", "such as data.size=128")
-    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many train; default 1")
+    parser.add_argument("--gpus", type=Whole(), default=1, metavar="N", help="how many train; default 1")
     parser.add_argument("--gpu", choices=[*GPU_NAMES, "cpu"], default="a100", help="cpu is this machine, timed now")
-    parser.add_argument("--local", type=int, default=8, metavar="N", help="GPUs in one machine; default 8")
+    parser.add_argument("--local", type=Whole(), default=8, metavar="N", help="GPUs in one machine; default 8")
     parser.add_argument("--memory", type=number, metavar="GB", help="of each, in place of that which such a one has")
     parser.add_argument(
         "--mfu",
@@ -33,7 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--price", type=number, metavar="MONEY", help="of an hour of one, for the cost")
     parser.add_argument("--json", type=tilde, metavar="FILE", help="write the numbers there as well")
     options = parser.parse_intermixed_args(arguments)
-    for name in ("gpus", "local", "memory", "mfu", "price"):
+    for name in ("memory", "mfu", "price"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             parser.error(f"--{name} is {value}; give a number above 0")
@@ -71,7 +72,7 @@ def plan(options: argparse.Namespace) -> None:
     chosen = chosen or planner.proposal()
     print("\n".join(chosen.lines()))
     if chosen.changes:
-        print(f"\nadd to the command: {' '.join(chosen.changes)}")
+        print(f"\nadd to the command: {shlex.join(chosen.changes)}")
     if options.json:
         facts = {"given": given and given.facts(), "proposal": chosen.facts() if chosen.changes else None}
         write_whole(options.json, json.dumps(facts, indent=1) + "\n")

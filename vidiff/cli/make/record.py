@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, tilde
+from vidiff.cli.options import MOST_PROCESSES, MOST_SIDE, Parser, Whole, seed, tilde
+
+MOST_CLIPS = 1_000_000
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -23,18 +25,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=tilde, required=True, help="folder to write to; clips go to train/ and test/ in it"
     )
-    parser.add_argument("--episodes", type=int, default=200, help="clips of each to train on; default %(default)s")
-    parser.add_argument("--held-out", type=int, default=20, help="clips of each to test on; default %(default)s")
-    parser.add_argument("--frames", type=int, default=64, help="of each clip; default %(default)s")
+    parser.add_argument(
+        "--episodes", type=Whole(0, MOST_CLIPS), default=200, help="clips of each to train on; default %(default)s"
+    )
+    parser.add_argument(
+        "--held-out", type=Whole(0, MOST_CLIPS), default=20, help="clips of each to test on; default %(default)s"
+    )
+    parser.add_argument("--frames", type=Whole(), default=64, help="of each clip; default %(default)s")
     parser.add_argument(
         "--hold",
-        type=int,
+        type=Whole(),
         default=4,
         help="frames of the environment that a frame and an action last; default %(default)s",
     )
     parser.add_argument(
         "--size",
-        type=int,
+        type=Whole(8, MOST_SIDE),
         help="side in pixels that frames are squeezed to, best twice a model's, since H.264 halves colours; by "
         "default as they are drawn",
     )
@@ -45,12 +51,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--start",
-        type=int,
+        type=Whole(0),
         default=50,
         help="the most frames that are played before a clip begins; default %(default)s",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same clips")
-    parser.add_argument("--processes", type=int, default=0, help="that play at once; by default one for each core")
+    parser.add_argument("--seed", type=seed, default=0, help="same seed, same clips")
+    parser.add_argument(
+        "--processes", type=Whole(0, MOST_PROCESSES), default=0, help="that play at once; by default one for each core"
+    )
     return parser.parse_args(arguments)
 
 

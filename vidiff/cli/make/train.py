@@ -21,17 +21,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="build all, run a step of training, validation and sampling, say what to expect, and keep nothing",
     )
+    parser.add_argument("--show", action="store_true", help="print all keys, each as it would be used, and stop")
     return parser.parse_intermixed_args(arguments)
 
 
 def train(options: argparse.Namespace) -> None:
-    from vidiff.recipe.load import find_config, load
+    from vidiff.recipe.load import dump, find_config, load
     from vidiff.training import dry_run, stages
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     source = find_config(options.config)
     config = load(source, options.overrides)
-    if options.dry_run:
+    if options.show:
+        print(dump(config), end="")
+    elif options.dry_run:
         dry_run.rehearse(config, source.parent)
     else:
         given = source.read_text(encoding="utf-8") + "".join(f"# {change}\n" for change in options.overrides)

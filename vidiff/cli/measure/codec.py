@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, add_device, tilde
+from vidiff.cli.options import Parser, Whole, add_device, seed, side, tilde
 
 if TYPE_CHECKING:
     from vidiff.data.options import DataConfig
@@ -25,11 +25,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=tilde, help="a trained run's folder: of a model, or of an autoencoder")
     parser.add_argument("--data", type=tilde, required=True, help="the data set: a folder, or a .csv or .jsonl list")
     parser.add_argument("--split", help="of the data set; by default the one that the run holds out, or test")
-    parser.add_argument("--clips", type=int, help="how many; by default as many as there are")
-    parser.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
-    parser.add_argument("--stride", type=int, help="source frames per clip frame; by default the run's least, or 1")
-    parser.add_argument("--size", type=int, help="of the frames, in pixels; by default the run's, or 64")
-    parser.add_argument("--seed", type=int, default=0, help="of samples of latents, and of resampling (default: 0)")
+    parser.add_argument("--clips", type=Whole(), help="how many; by default as many as there are")
+    parser.add_argument("--frames", type=Whole(), default=16, help="of a clip (default: 16)")
+    parser.add_argument("--stride", type=Whole(), help="source frames per clip frame; by default the run's least, or 1")
+    parser.add_argument("--size", type=side, help="of the frames, in pixels; by default the run's, or 64")
+    parser.add_argument("--seed", type=seed, default=0, help="of samples of latents, and of resampling (default: 0)")
     parser.add_argument("--network", type=tilde, help="for the ceiling: a feature network's folder, or efficientnet")
     parser.add_argument("--out", type=tilde, help="folder for picture and card (default: RUN/codec-scores)")
     parser.add_argument("--json", type=tilde, help="file to write all numbers to")

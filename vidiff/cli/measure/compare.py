@@ -6,7 +6,7 @@ import argparse
 import json
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import STRATEGIES, Parser, add_device, add_latest, number, tilde
+from vidiff.cli.options import STRATEGIES, Parser, Whole, add_device, add_latest, number, seed, steps, tilde
 
 SHOWN = (8, 32, 64, 128, 256, 512, 1000)  # frames in the pictures, the first of a video being 1
 PROTOCOL = {  # fields of vidiff.evaluate.long.LongProtocol: what each is by default, and what it means
@@ -19,6 +19,7 @@ PROTOCOL = {  # fields of vidiff.evaluate.long.LongProtocol: what each is by def
     "steps": (None, "of the sampler; by default the run's own"),
     "context": (None, "frames on which each window looks back; by default the run's own"),
 }
+BOUNDS = {"seed": seed, "steps": steps, "chunk": Whole(2)}  # of others, 1 or more
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -43,7 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     for name, (usual, help) in PROTOCOL.items():
         default = "" if usual is None else f" (default: {usual})"
-        parser.add_argument(f"--{name}", type=int, default=usual, help=help + default)
+        parser.add_argument(f"--{name}", type=BOUNDS.get(name, Whole()), default=usual, help=help + default)
     parser.add_argument("--out", type=tilde, help="folder for all results; by default compare_extend/ in the run's")
     add_device(parser)
     return parser.parse_args(arguments)

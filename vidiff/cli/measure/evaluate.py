@@ -9,8 +9,8 @@ vidiff evaluate --run runs/texture_sr128 --upscale runs/texture_sr256 --few 1 4 
                                                              of runs that enlarge clips, beside bicubic
 
 The oracle reads colour, shape and place of objects. With a network, the same numbers come from one process and from
-several, given as many threads each (torchrun --nproc-per-node 2 -- tools/evaluate.py ...; without its "--" torchrun
-takes --run for its own).
+several, given as many threads each (torchrun --nproc-per-node 2 --no-python -- vidiff evaluate ...; without its "--"
+torchrun takes --run for its own).
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser, add_device, add_latest, add_weights, number, tilde
+from vidiff.cli.options import (
+    Help,
+    Parser,
+    Whole,
+    add_device,
+    add_latest,
+    add_weights,
+    number,
+    seed,
+    side,
+    steps,
+    tilde,
+)
 
 
 class Plain(Help, argparse.RawDescriptionHelpFormatter):
@@ -45,16 +57,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add_device(parser)
     add_weights(parser)
     oracle = parser.add_argument_group("by the oracle")
-    oracle.add_argument("--oracle", choices=["shapes"], default="shapes", help="what reads the clips")
+    oracle.add_argument("--oracle", choices=["shapes"], help="what reads the clips; by default shapes")
     which = oracle.add_mutually_exclusive_group()
     which.add_argument("--editing", action="store_true", help="score inpainting, interpolation and loops instead")
     which.add_argument("--classifier", type=tilde, help="a classifier's run: score how it guides the run to labels")
     which.add_argument("--follow", action="store_true", help="score how a model that is told actions follows them")
-    which.add_argument("--few", type=int, nargs="+", metavar="N", help="score these numbers of steps beside each other")
+    which.add_argument(
+        "--few", type=steps, nargs="+", metavar="N", help="score these numbers of steps beside each other"
+    )
     two = "of --follow and --few:"
-    oracle.add_argument("--starts", type=int, default=48, help=f"{two} held-out clips; default %(default)s")
-    oracle.add_argument("--given", type=int, default=8, help=f"{two} frames given; default %(default)s")
-    oracle.add_argument("--new", type=int, default=8, help=f"{two} frames made, or enlarged; default %(default)s")
+    oracle.add_argument("--starts", type=Whole(), default=48, help=f"{two} held-out clips; default %(default)s")
+    oracle.add_argument("--given", type=Whole(), default=8, help=f"{two} frames given; default %(default)s")
+    oracle.add_argument("--new", type=Whole(), default=8, help=f"{two} frames made, or enlarged; default %(default)s")
     oracle.add_argument(
         "--students", type=tilde, nargs="+", metavar="RUN", help="of --few: runs, each by its own steps"
     )
@@ -68,20 +82,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     oracle.add_argument("--grid", metavar="KIND", help="of --few: how the run's times are spaced")
     oracle.add_argument("--json", type=tilde, help="file for the scores; of following a page goes beside it")
     network = parser.add_argument_group("by a feature network; None is the run's own, or as many as there are")
-    network.add_argument("--network", type=tilde, help="its folder, see tools/make_network.py; or efficientnet")
+    network.add_argument(
+        "--network", type=tilde, help="efficientnet, or a folder with network.json and the weights of another"
+    )
     network.add_argument("--made", type=tilde, help="a folder of clips, one a file, in place of a run")
     network.add_argument("--split", help="of the data set; by default the held-out one")
-    network.add_argument("--clips", type=int, help="real clips, and made ones")
-    network.add_argument("--frames", type=int, help="of a clip; 16 for a folder of clips")
-    network.add_argument("--stride", type=int, help="source frames per clip frame")
-    network.add_argument("--size", type=int, help="of the frames, in pixels; 64 for a folder of clips")
-    network.add_argument("--seed", type=int, default=0, help="of the made clips, also by --few, and of resampling")
+    network.add_argument("--clips", type=Whole(), help="real clips, and made ones")
+    network.add_argument("--frames", type=Whole(), help="of a clip; 16 for a folder of clips")
+    network.add_argument("--stride", type=Whole(), help="source frames per clip frame")
+    network.add_argument("--size", type=side, help="of the frames, in pixels; 64 for a folder of clips")
+    network.add_argument("--seed", type=seed, default=0, help="of the made clips, also by --few, and of resampling")
     network.add_argument("--guidance", type=number, help="its scale, also by --few")
-    network.add_argument("--steps", type=int, help="of the sampler")
+    network.add_argument("--steps", type=steps, help="of the sampler")
     network.add_argument("--sampler", help="that draws, also by --few for the run")
-    network.add_argument("--predict", type=int, metavar="GIVEN", help="also continue real clips from so many frames")
-    network.add_argument("--tries", type=int, default=1, help="of each prediction; the best counts")
-    network.add_argument("--extend", type=int, metavar="FRAMES", help="also show how clips continued so far drift")
+    network.add_argument(
+        "--predict", type=Whole(), metavar="GIVEN", help="also continue real clips from so many frames"
+    )
+    network.add_argument("--tries", type=Whole(), default=1, help="of each prediction; the best counts")
+    network.add_argument("--extend", type=Whole(), metavar="FRAMES", help="also show how clips continued so far drift")
     network.add_argument("--checkpoints", metavar="N|all", help="also score earlier ones, evenly chosen: N in all")
     network.add_argument(
         "--lpips", type=tilde, help="a network of two pictures, for predictions: efficientnet, or a folder"
@@ -112,6 +130,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--{odd[0]} {reason}")
     if options.run and options.made:
         parser.error("--made stands in place of --run: give one of them")
+    for name in ("network", "few", "follow"):
+        if options.oracle and getattr(options, name):
+            parser.error(f"--oracle is not read with --{name}: leave one of them out")
+    for name in given(("guidance", "steps", "sampler", "weights")) if options.made else ():
+        parser.error(f"--{name} is of a run that draws clips, and those of --made are there: leave it out")
+    for name in () if options.predict else given(("tries", "lpips")):
+        parser.error(f"--{name} needs --predict")
     return options
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, add_device, number, tilde
+from vidiff.cli.options import Parser, Whole, add_device, port, rate, seed, side, tilde
 
 if TYPE_CHECKING:
     from vidiff.data.root import Root
@@ -31,16 +31,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--b", type=tilde, help="the other")
     parser.add_argument("--real", type=tilde, help="real clips, for checks of attention (default: the data of a run)")
     parser.add_argument("--split", default="test", help="of the real clips (default: test)")
-    parser.add_argument("--pairs", type=int, default=40, help="that each rater sees (default: 40)")
-    parser.add_argument("--checks", type=int, default=6, help="real clips beside spoilt ones, besides (default: 6)")
-    parser.add_argument("--frames", type=int, help="of a clip; by default a window of the runs, or 16")
-    parser.add_argument("--size", type=int, help="of the frames in pixels; by default the run's, or 64")
-    parser.add_argument("--fps", type=number, help="at which clips are shown; by default the run's, or 8")
+    parser.add_argument("--pairs", type=Whole(), default=40, help="that each rater sees (default: 40)")
+    parser.add_argument(
+        "--checks", type=Whole(0), default=6, help="real clips beside spoilt ones, besides (default: 6)"
+    )
+    parser.add_argument("--frames", type=Whole(), help="of a clip; by default a window of the runs, or 16")
+    parser.add_argument("--size", type=side, help="of the frames in pixels; by default the run's, or 64")
+    parser.add_argument("--fps", type=rate, help="at which clips are shown; by default the run's, or 8")
     parser.add_argument("--text", action="store_true", help="ask for the real clips' captions, not their labels")
-    parser.add_argument("--seed", type=int, default=0, help="of the clips, their order and their sides (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the clips, their order and their sides (default: 0)")
     parser.add_argument("--out", type=tilde, help="the study's folder (default: studies/A-B)")
     parser.add_argument("--host", default="127.0.0.1", help="any but the default wants a token of each visitor")
-    parser.add_argument("--port", type=int, default=8765, help="0 for any that is free (default: 8765)")
+    parser.add_argument("--port", type=port, default=8765, help="0 for any that is free (default: 8765)")
     parser.add_argument("--token", help="for raters to know; by default one is made where it is needed")
     parser.add_argument("--results", action="store_true", help="serve nothing; write and print what the votes say")
     add_device(parser)
@@ -57,8 +59,6 @@ def study(options: argparse.Namespace) -> None:
         from vidiff.study.serve import serve, write_results
     except ImportError as error:
         raise absent(error, "study") from None
-    if options.pairs < 1 or options.checks < 0:
-        raise ValueError(f"--pairs {options.pairs} and --checks {options.checks}: give 1 or more, and 0 or more")
     if (options.a is None) != (options.b is None) or options.a is options.out is None:
         raise ValueError("give --a and --b, the two models, or --out alone, a study made before")
     if options.a is None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, add_device, add_latest, tilde
+from vidiff.cli.options import Parser, Whole, add_device, add_latest, seed, steps, tilde
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg")  # of what matplotlib writes
 
@@ -20,10 +20,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("clip", type=tilde, help="a video file, as wide and high as the model's clips or larger")
     add_latest(parser)
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
-    parser.add_argument("--frames", type=int, help="look at the first so many; by default at all")
-    parser.add_argument("--context", type=int, help="frames that each further window is given")
-    parser.add_argument("--steps", type=int, default=20, help="of the ODE's solver, at four evaluations each")
-    parser.add_argument("--seed", type=int, default=0, help="of the random probes")
+    parser.add_argument("--frames", type=Whole(), help="look at the first so many; by default at all")
+    parser.add_argument("--context", type=Whole(), help="frames that each further window is given")
+    parser.add_argument("--steps", type=steps, default=20, help="of the ODE's solver, at four evaluations each")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random probes")
     parser.add_argument("--out", type=tilde, default=Path("surprise.png"))
     add_device(parser)
     return parser.parse_args(arguments)
@@ -37,12 +37,13 @@ def plot(options: argparse.Namespace) -> None:
     from vidiff.pipeline.given import GivenClip
     from vidiff.pipeline.pipeline import Pipeline
     from vidiff.pipeline.run import latest_run
+    from vidiff.store.error import absent
     from vidiff.store.files import check_writable, draft_of
 
     try:
         from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("matplotlib is not installed; run: pip install -e .[plot]") from None
+    except ImportError as error:
+        raise absent(error, "plot") from None
     if options.out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--out is {options.out}; give a name that ends in {', '.join(SUFFIXES)}")
     check_writable(options.out)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Help, Parser, add_device
+from vidiff.cli.options import Help, Parser, add_device, port
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -16,7 +16,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "run", nargs="?", type=os.path.expanduser, help="a run's folder; by default all in runs/ may be chosen"
     )
     parser.add_argument("--host", default="127.0.0.1", help="any but this machine's own wants a token of each visitor")
-    parser.add_argument("--port", type=int, default=7860, help="0 for any that is free")
+    parser.add_argument("--port", type=port, default=7860, help="0 for any that is free")
     parser.add_argument("--token", help="for visitors to know; by default one is made where it is needed")
     add_device(parser)
     return parser.parse_args(arguments)
@@ -28,8 +28,6 @@ def app(options: argparse.Namespace) -> None:
     from vidiff.pipeline.hub import is_hub_name
     from vidiff.pipeline.run import read_config
 
-    if not 0 <= options.port < 65_536:
-        raise ValueError(f"--port is {options.port}; give 0 to 65535")
     if options.token is not None and len(options.token) < 8:
         raise ValueError("--token has fewer than 8 characters, which are soon guessed: give more, or leave it out")
     choose_device(options.device)

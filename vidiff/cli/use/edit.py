@@ -10,6 +10,7 @@ from vidiff.cli.command import exit_code
 from vidiff.cli.options import (
     Help,
     Parser,
+    Whole,
     add_control,
     add_drawing,
     add_output,
@@ -17,6 +18,7 @@ from vidiff.cli.options import (
     drawing,
     load_run,
     number,
+    steps,
     tilde,
 )
 
@@ -147,11 +149,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     look: dict[str, Any] = {"parents": [common], "formatter_class": Help}
     of = {name: tasks.add_parser(name, help=does, description=does, **look) for name, does in TASKS.items()}
-    of["animate"].add_argument("--frames", type=int, help="of the result; by default as many as the model sees at once")
-    of["rewind"].add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
+    of["animate"].add_argument(
+        "--frames", type=Whole(), help="of the result; by default as many as the model sees at once"
+    )
+    of["rewind"].add_argument("--frames", type=Whole(), required=True, help="of the result, the given ones included")
     of["interpolate"].add_argument("last", type=tilde, help="where the new frames lead: a video file, or a picture")
-    of["interpolate"].add_argument("--between", type=int, required=True, help="number of new frames")
-    of["loop"].add_argument("--between", type=int, help="number of new frames; by default half of what the model sees")
+    of["interpolate"].add_argument("--between", type=Whole(), required=True, help="number of new frames")
+    of["loop"].add_argument(
+        "--between", type=Whole(), help="number of new frames; by default half of what the model sees"
+    )
     where = of["inpaint"].add_mutually_exclusive_group(required=True)
     where.add_argument("--box", help="top,left,bottom,right in pixels of the result: what is to be new")
     where.add_argument("--mask", type=tilde, help="a picture or video, white where content is to be new")
@@ -160,10 +166,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     help = (
         "evaluations of the model, a step, by which the clip's own noise is found (DDIM inversion); 0 draws new noise"
     )
-    of["restyle"].add_argument("--inversion", type=int, default=0, help=help)
+    of["restyle"].add_argument("--inversion", type=Whole(0, steps.most), default=0, help=help)
     of["restyle"].add_argument("--source-label", help="what the clip shows now, where the model has labels")
     of["restyle"].add_argument("--source-text", help="what the clip shows now, in words, where the model has text")
-    of["invert"].add_argument("--inversion", type=int, default=10, help="evaluations of the model a step")
+    of["invert"].add_argument("--inversion", type=steps, default=10, help="evaluations of the model a step")
     for name in CONTROLLED:
         add_control(of[name], "each frame of the result")
     help = "time to which the given clip is noised, which hides its flaws; by default the run's own"

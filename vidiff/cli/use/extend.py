@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import (
     STRATEGIES,
     Help,
     Parser,
+    Whole,
     add_actions,
     add_control,
     add_drawing,
@@ -20,15 +23,18 @@ from vidiff.cli.options import (
     tilde,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         description=__doc__, formatter_class=Help, epilog="example: vidiff extend clip.mp4 --frames 64 --out longer.mp4"
     )
     parser.add_argument("clip", type=tilde, help="a video file")
-    parser.add_argument("--frames", type=int, required=True, help="of the result, the given ones included")
+    parser.add_argument("--frames", type=Whole(), required=True, help="of the result, the given ones included")
     add_run(parser)
-    parser.add_argument("--given", type=int, help="use the first frames of the clip alone; by default all")
+    parser.add_argument("--given", type=Whole(), help="use the first frames of the clip alone; by default all")
     parser.add_argument("--label", help="what the clip shows, where the model has labels")
     parser.add_argument("--text", help="what the clip shows, in words, where the model has text")
     parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
@@ -56,8 +62,8 @@ def extend(options: argparse.Namespace) -> None:
         reach = min(given, pipeline.reach(options.strategy, options.context, clip.size))
         last = clip.read(range(given - reach, given))
         actions = None if options.actions is None else pipeline.read_actions(options.actions)
-        if actions is not None and len(actions) == options.frames:
-            actions = actions[given - reach :]
+        if actions is not None:
+            actions = of_new(actions, options.frames, given, options.actions)
         control = options.control
         if control is not None:
             control = pipeline.read_control(control, options.frames, clip.size)[:, given - reach :]
@@ -84,6 +90,17 @@ def extend(options: argparse.Namespace) -> None:
             for part in chain(clip.pieces(given), new):
                 writer.write(part[0].cpu())
     print(f"{options.out}: {given} given frames and {writer.frames - given} new ones, from {run}")
+
+
+def of_new(actions: np.ndarray, frames: int, given: int, file: Path) -> np.ndarray:
+    """The rows of a file of actions that lead to the new frames. Raises ValueError for another number of rows."""
+    new = frames - given
+    if len(actions) not in (new, frames):
+        raise ValueError(
+            f"{file} has {len(actions)} rows, but of the {frames} frames of the result {given} are given and {new} are "
+            f"new: give {new} rows, one for each new frame, or {frames}, one for each of the result"
+        )
+    return actions[-new:]
 
 
 def main(arguments: list[str] | None = None) -> int:

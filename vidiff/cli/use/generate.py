@@ -10,9 +10,11 @@ from typing import Any
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import (
+    MOST_SIDE,
     STRATEGIES,
     Help,
     Parser,
+    Whole,
     add_actions,
     add_control,
     add_drawing,
@@ -24,7 +26,6 @@ from vidiff.cli.options import (
     tilde,
 )
 
-LARGEST = 16384  # pixels of a side, of H.264
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -35,7 +36,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="example: vidiff generate --run runs/ucf --label Archery --guidance 2 --out archery.mp4",
     )
     add_run(parser)
-    parser.add_argument("--frames", type=int, help="by default as many as the model was trained on; more by extension")
+    parser.add_argument(
+        "--frames", type=Whole(), help="by default as many as the model was trained on; more by extension"
+    )
     parser.add_argument(
         "--size", type=size, metavar="HxW", help="in pixels, one that the model was trained on; by default its first"
     )
@@ -44,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--text", action="append", help="what to show, in words; repeat for one each")
     parser.add_argument(
-        "--count", type=int, help="clips, shown as a grid where more than one; by default 1 a --label or --text"
+        "--count", type=Whole(), help="clips, shown as a grid where more than one; by default 1 a --label or --text"
     )
     parser.add_argument("--strategy", help=f"how a video longer than a window goes on: {', '.join(STRATEGIES)}")
     parser.add_argument(
@@ -70,15 +73,15 @@ def generate(options: argparse.Namespace) -> None:
     asked = max(len(options.label or [1]), len(options.text or [1]))
     count = asked if options.count is None else options.count
     named = [pipeline.labels[class_number(label, pipeline.labels)] for label in options.label or [] if pipeline.labels]
-    labels = named or options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
-    labels = [labels[i % len(labels)] for i in range(count)] if labels else None
-    texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
     settings = {**drawing(options), "strategy": options.strategy, "size": options.size}
     actions = None if options.actions is None else pipeline.read_actions(options.actions)
     frames = len(actions) if options.frames is None and actions is not None else options.frames
     control = None if options.control is None else pipeline.read_control(options.control, frames, options.size)
     drawn = options.size or (pipeline.buckets[0].size if control is None else (control.shape[2], control.shape[3]))
     check_size(count, drawn, frames or pipeline.frames, pipeline.frames)
+    labels = named or options.label or random.Random(options.seed).sample(pipeline.labels, len(pipeline.labels))
+    labels = [labels[i % len(labels)] for i in range(count)] if labels else None
+    texts = [options.text[i % len(options.text)] for i in range(count)] if options.text else None
     asked_for: dict[str, Any] = {"text": texts, "actions": actions, "control": control}
     stream = iter(pipeline.stream(frames, labels, count, progress=True, **asked_for, **settings))
     if options.upscale:
@@ -98,11 +101,11 @@ def generate(options: argparse.Namespace) -> None:
 
 def check_size(count: int, size: tuple[int, int], frames: int, window: int) -> None:
     """Refuse a grid of clips that no player shows, or a window of them that no memory holds, before any is drawn."""
-    columns, most = math.ceil(math.sqrt(max(count, 1))), LARGEST // max(size)
+    columns, most = math.ceil(math.sqrt(max(count, 1))), MOST_SIDE // max(size)
     if count > 1 and columns > most:
         raise ValueError(
-            f"--count is {count}: a grid of {columns} x {columns} clips is larger than the {LARGEST} pixels a side of "
-            f"a video; give {most**2} at most, and run again with another --seed for more"
+            f"--count is {count}: a grid of {columns} x {columns} clips is larger than the {MOST_SIDE} pixels a "
+            f"side of a video; give {most**2} at most, and run again with another --seed for more"
         )
     wanted, free = 12 * count * min(frames, window) * math.prod(size), os.sysconf("SC_PHYS_PAGES") * PAGE
     if wanted > free:

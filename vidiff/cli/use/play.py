@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import DRAWING, GUIDING, Help, Parser, add_device, add_weights, tilde
+from vidiff.cli.options import DRAWING, GUIDING, Help, Parser, Whole, add_device, add_weights, port, tilde
 
+MOST_SEED = 2**31 - 1  # below that of vidiff.play.session
 DRAWN = {name: look for name, look in (DRAWING | GUIDING).items() if name in ("steps", "context", "action_guidance")}
 
 
@@ -31,13 +32,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--beside", action="store_true", help="play the real environment as well, by the same keys from the same moment"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first world: same seed and keys, same frames")
+    parser.add_argument(
+        "--seed", type=Whole(0, MOST_SEED), default=0, help="of the first world: same seed and keys, same frames"
+    )
     for name, look in DRAWN.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **look)
-    parser.add_argument("--scale", type=int, default=0, help="pixels for each of a frame; 0 for about 512 in all")
+    parser.add_argument(
+        "--scale", type=Whole(0, 64), default=0, help="pixels for each of a frame; 0 for about 512 in all"
+    )
     parser.add_argument("--out", type=tilde, default=Path("played"), help="folder in which clips are saved")
     parser.add_argument("--host", default="127.0.0.1", help="any but this machine's own wants a token of each visitor")
-    parser.add_argument("--port", type=int, default=7861, help="0 for any that is free")
+    parser.add_argument("--port", type=port, default=7861, help="0 for any that is free")
     parser.add_argument("--token", help="for visitors to know; by default one is made where it is needed")
     add_device(parser)
     add_weights(parser)
@@ -50,17 +55,10 @@ def play(options: argparse.Namespace) -> None:
     from vidiff.pipeline.pipeline import Pipeline
     from vidiff.pipeline.run import latest_run, read_config, runs_of
     from vidiff.play.serve import Play, serve
-    from vidiff.play.session import MOST_SEED
     from vidiff.store.files import check_writable
 
-    if not 0 <= options.port < 65_536:
-        raise ValueError(f"--port is {options.port}; give 0 to 65535")
     if options.token is not None and len(options.token) < 8:
         raise ValueError("--token has fewer than 8 characters, which are soon guessed: give more, or leave it out")
-    if not 0 <= options.scale <= 64:
-        raise ValueError(f"--scale is {options.scale}; give 1 to 64 pixels, or 0 for about 512 in all")
-    if not 0 <= options.seed < MOST_SEED:
-        raise ValueError(f"--seed is {options.seed}; give 0 or more, below {MOST_SEED}")
     choose_device(options.device)
     check_writable(options.out, folder=True)
     run = folder_of(options.run) if options.run is not None else latest_run()

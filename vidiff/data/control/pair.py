@@ -20,7 +20,7 @@ from vidiff.data.options import DataConfig
 from vidiff.data.probe import Outcome
 from vidiff.data.root import Root, copies_of, local, root_of
 from vidiff.store.copies import Copies
-from vidiff.store.error import DataError
+from vidiff.store.error import DataError, called
 from vidiff.store.remote import is_url
 from vidiff.video.reader import Manner
 
@@ -128,7 +128,8 @@ def control_index(index: Index, data: DataConfig, runs: Path, workers: int = 2, 
     Raises:
         DataError: no such folder; or what is wrong, clip by clip.
     """
-    beside = beside_of(data, copies_of(runs, data.remote_cache_gb))
+    with called("data.control"):
+        beside = beside_of(data, copies_of(runs, data.remote_cache_gb))
     pairs, wrong = list[tuple[Clip, Clip]](), list[str]()
     for clip in index.files:
         try:

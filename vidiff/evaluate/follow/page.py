@@ -14,7 +14,7 @@ from vidiff.evaluate.follow.signs import signs
 from vidiff.report.chart import Series, figure, number
 from vidiff.report.page import bullet_list, gallery, header, media, page, paragraph, section, table
 from vidiff.store.files import write_whole
-from vidiff.video.writer import sheet, write_image, write_video
+from vidiff.video.writer import FASTEST_OF, sheet, write_image, write_video
 
 SHOWN = 4  # starts in the picture
 PLAYED = 2  # and in the animation
@@ -34,7 +34,7 @@ def write_page(json_file: Path, found: Following) -> list[Path]:
     """Writes a page, its picture and its animation beside the file of the scores, and returns their paths."""
     picture, played, html = (json_file.with_suffix(suffix) for suffix in (".png", ".gif", ".html"))
     write_image(picture, strips(found))
-    write_video(played, animation(found), found.fps / SLOWER)
+    write_video(played, animation(found), min(found.fps / SLOWER, FASTEST_OF[".gif"]))
     names = [name for name in MEANS if name in found.trials]
     scores = found.scores
     measures = [key for key, value in scores[TRUE].items() if not isinstance(value, list)]
