@@ -84,6 +84,7 @@ SHOWN: dict[str, Run | Part] = {
     "pip install .": installed,
     "vidiff --help": Run(),
     "vidiff train shapes": Run((SHAPES,), instead={"shapes": "configs/shapes.yaml"}),
+    "vidiff train shapes --show": Run(),  # of the recipe that the package brings
     "vidiff generate --frames 16": drawn(leaves={"clip.mp4": 16}),
     # README.md: your own clips
     f"{MINE} --dry-run": Run(),
