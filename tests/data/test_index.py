@@ -131,7 +131,7 @@ def test_ucf101(tmp_path: Path, quiet: list[list[str]], capsys: pytest.CaptureFi
     assert content(test) == [("UCF-101/Archery/v_Archery_g01_c01.avi", 0, 12)]
     assert content(build_index(root, split="train", fold=2, progress=False)) == content(test)
 
-    with pytest.raises(DataError, match="fold is 4; UCF-101 has folds 1, 2 and 3"):
+    with pytest.raises(DataError, match="fold is 4; choose 1, 2 or 3, the folds of UCF-101"):
         build_index(root, fold=4)
     with pytest.raises(DataError, match=r"no .*trainlist03\.txt: download UCF101\.rar and .*unpack both into"):
         build_index(root, fold=3)

@@ -349,7 +349,7 @@ def test_what_is_no_stream_is_refused() -> None:
     asked: list[tuple[Callable[[], Iterator[Tensor]], str]] = [
         (
             lambda: Stream()(replace(drawing(), denoiser=Denoiser(ahead, Cosine(), "v")), PAST, 4, 3, ASKED),
-            r"strategy is stream, for networks that look back alone, .* unet\.causal=true, as configs/shapes_causal",
+            r"strategy is stream, for networks that look back alone, .* unet\.causal=true, as `vidiff train shapes_cau",
         ),
         (lambda: Stream()(Backwards(**vars(drawing())), PAST, 4, 3, ASKED), "goes forwards in time alone"),
         (lambda: Stream(3)(drawing(), PAST, 4, 6, ASKED), "chunk is 3, context 6 and sinks 0, .* sees 8 frames"),

@@ -99,7 +99,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "means.pt").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="cannot be loaded"):
         Features.load(tmp_path)
-    with pytest.raises(ValueError, match=r"no .*network.json: a network is a folder"):
+    with pytest.raises(ValueError, match=r"no .*network.json: give efficientnet, .* or a folder with"):
         Features.load(tmp_path / "nowhere")
     (tmp_path / "network.json").write_text("{")
     with pytest.raises(ValueError, match=r"network\.json: "):

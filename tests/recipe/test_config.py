@@ -213,6 +213,7 @@ def test_a_causal_model_is_asked_for_nothing_that_looks_ahead(change: str, said:
         ("train.steps=0", ["train.steps is 0"]),
         ("data.stride=[3, 2]", ["data.stride is [3, 2]"]),
         ("data.workers=-1", ["data.workers is -1"]),
+        ("data.workers=100000", ["data.workers is 100000; give 0 to 1024"]),
         ("data.fps=-8", ["data.fps is -8", "give a positive number, or 0"]),
         ("data.seconds=2", ["data.seconds is 2", "set data.fps as well"]),
         ("data.max_broken=5", ["data.max_broken is 5"]),

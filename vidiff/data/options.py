@@ -22,6 +22,8 @@ from vidiff.video.decode import Treatment
 from vidiff.video.decoders import check_decoder
 from vidiff.video.pictures import colour_of
 
+MOST_WORKERS = 1024  # processes, each with memory of its own
+
 
 @dataclass
 class BucketConfig:
@@ -45,8 +47,9 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("patience", lambda seconds: seconds > 0, "give seconds above 0, such as 60"),
     ("fps seconds", lambda number: 0 <= number < inf, "give a positive number, or 0 to leave it open"),
     ("size crops", lambda number: number >= 1, "give 1 or more"),
-    ("workers limit", lambda number: number >= 0, "give 0 or more"),
-    ("fold", lambda number: number in (1, 2, 3), "choose 1, 2 or 3"),
+    ("limit", lambda number: number >= 0, "give 0 or more"),
+    ("workers", lambda number: 0 <= number <= MOST_WORKERS, f"give 0 to {MOST_WORKERS} processes"),
+    ("fold", lambda number: number in (1, 2, 3), "choose 1, 2 or 3, the folds of UCF-101"),
     ("max_broken least_stride jitter images_share", lambda part: 0 <= part <= 1, "give a fraction from 0 to 1"),
     ("zoom", _rises, "give the least and the most, 1 or more, such as [1, 1.5]"),
     ("stride", _rises, "give the least and the most, such as [1, 4]"),
