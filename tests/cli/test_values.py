@@ -16,7 +16,7 @@ from vidiff.cli import COMMANDS, options
 from vidiff.cli.make import new
 from vidiff.cli.options import Whole
 from vidiff.cli.use import play
-from vidiff.cli.use.extend import of_new
+from vidiff.cli.use.extend import rows_shown
 from vidiff.pipeline import drawing
 from vidiff.plan import draft, footage, shape
 from vidiff.play import session
@@ -49,13 +49,14 @@ def test_a_number_out_of_bounds_is_told_in_short(text: str) -> None:
 
 def test_rows_of_actions_are_of_the_new_frames_or_of_all() -> None:
     rows, file = np.arange(9.0)[:, None], Path("keys.npy")
-    assert of_new(rows, 9, 5, file)[:, 0].tolist() == of_new(rows[5:], 9, 5, file)[:, 0].tolist() == [5, 6, 7, 8]
+    assert rows_shown(rows, 9, 5, 2, file)[:, 0].tolist() == [3, 4, 5, 6, 7, 8], "what led to given frames is told too"
+    assert rows_shown(rows[5:], 9, 5, 2, file)[:, 0].tolist() == [5, 6, 7, 8]
     said = (
         "keys.npy has 6 rows, but of the 9 frames of the result 5 are given and 4 are new: give 4 rows, one for each "
         "new frame, or 9, one for each of the result"
     )
     with pytest.raises(ValueError) as caught:
-        of_new(rows[:6], 9, 5, file)
+        rows_shown(rows[:6], 9, 5, 2, file)
     assert str(caught.value) == said
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prepared import prepare_latents
 
 from vidiff.data.latents.shard import turn
 from vidiff.recipe.kinds import DiffusionRun
@@ -25,7 +26,6 @@ from vidiff.store.files import claimed
 from vidiff.store.plain import read_json
 from vidiff.train import main as train
 from vidiff.training.datasets import latent_dataset
-from vidiff.training.prepare import prepare_latents
 
 ROOT = Path(__file__).parents[2]
 MAIN = runpy.run_path(str(ROOT / "tools/encode.py"))["main"]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from prepared import prepare_latents
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -31,7 +32,6 @@ from vidiff.report.log import read_metrics
 from vidiff.train import main
 from vidiff.training.datasets import batches, clip_dataset, latent_dataset
 from vidiff.training.indexes import buckets_of, make_index, make_pictures
-from vidiff.training.prepare import prepare_latents
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_image, write_video
 

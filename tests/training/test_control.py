@@ -137,9 +137,10 @@ def test_it_samples_what_goes_with_held_out_clips(place: Path) -> None:
 
 def test_the_cache_holds_the_same_windows_of_both(place: Path) -> None:
     """Mirrored, cropped and at strides, as a training draws them."""
+    from prepared import prepare_latents
+
     from vidiff.recipe.load import load
     from vidiff.training.datasets import latent_dataset
-    from vidiff.training.prepare import prepare_latents
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

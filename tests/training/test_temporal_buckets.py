@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prepared import prepare_latents
 
 from vidiff.codec.files import load_codec
 from vidiff.data.buckets import Bucket
@@ -20,7 +21,6 @@ from vidiff.recipe.load import build_config, load
 from vidiff.report.log import read_metrics
 from vidiff.train import main
 from vidiff.training.datasets import latent_dataset
-from vidiff.training.prepare import prepare_latents
 from vidiff.video.reader import read_video
 from vidiff.video.writer import write_image, write_video
 

@@ -120,12 +120,6 @@ def make_latents(config: LatentRun, found: Found, caches: Caches) -> Prepared:
     return Prepared(caches.codec, index, seen, held_out, unseen, pictures, shown)
 
 
-def prepare_latents(config: LatentRun, folder: Path) -> Prepared:
-    """Clips, codec and latents, made where they are not there. Arguments and errors are those of `find_clips`."""
-    found = find_clips(config, folder)
-    return make_latents(config, found, open_caches(config, found.codec, folder))
-
-
 class LatentStage(Stage[Latent]):
     """A training on latents, whose codec may have to be trained first.
 

@@ -63,7 +63,7 @@ def extend(options: argparse.Namespace) -> None:
         last = clip.read(range(given - reach, given))
         actions = None if options.actions is None else pipeline.read_actions(options.actions)
         if actions is not None:
-            actions = of_new(actions, options.frames, given, options.actions)
+            actions = rows_shown(actions, options.frames, given, reach, options.actions)
         control = options.control
         if control is not None:
             control = pipeline.read_control(control, options.frames, clip.size)[:, given - reach :]
@@ -92,15 +92,16 @@ def extend(options: argparse.Namespace) -> None:
     print(f"{options.out}: {given} given frames and {writer.frames - given} new ones, from {run}")
 
 
-def of_new(actions: np.ndarray, frames: int, given: int, file: Path) -> np.ndarray:
-    """The rows of a file of actions that lead to the new frames. Raises ValueError for another number of rows."""
+def rows_shown(actions: np.ndarray, frames: int, given: int, reach: int, file: Path) -> np.ndarray:
+    """The rows of a file of actions, `(n, a)`, for the frames that the model sees: all new ones and, of a file that has
+    them, the last `reach` given ones. Raises ValueError for another number of rows."""
     new = frames - given
     if len(actions) not in (new, frames):
         raise ValueError(
             f"{file} has {len(actions)} rows, but of the {frames} frames of the result {given} are given and {new} are "
             f"new: give {new} rows, one for each new frame, or {frames}, one for each of the result"
         )
-    return actions[-new:]
+    return actions[-(reach + new) :]
 
 
 def main(arguments: list[str] | None = None) -> int:
