@@ -19,7 +19,7 @@ from vidiff.store.error import VideoError
 from vidiff.store.place import Place, place_of
 from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.decord import DecordFile
-from vidiff.video.pyav import Kind, PyAVFile, Structure, frames_in_order
+from vidiff.video.pyav import Kind, PyAVFile, Structure, frames_in_order, whole_colours
 from vidiff.video.stream import Stream, look_through, stream_of
 from vidiff.video.timetable import State, state_of
 
@@ -81,8 +81,12 @@ def _fault(place: Place, state: State) -> str:
 
 def _fault_of_structure(structure: Structure) -> str:
     kind = structure.kind
+    if structure.by_order:
+        return "its times are not those at which its frames are shown"
     if kind.container not in SOUGHT:
         return f"its container, {kind.container}, cannot be sought exactly"
+    if kind.codec == "h264" and whole_colours(kind.pixels):
+        return "what decodes its 4:4:4 frames may have to know which build of x264 wrote them"
     if kind.codec in BUNDLED and kind.reorders:
         return f"several frames of {kind.codec} may come out at once"
     return "" if structure.closed else "a decoder cannot begin at each of its key frames, or frames come before them"

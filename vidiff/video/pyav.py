@@ -21,7 +21,17 @@ from vidiff.store.place import Place, place_of
 from vidiff.video.convert import SQUARE, Converter, converter, deinterlaced, with_neighbours
 from vidiff.video.decode import PLAIN, Treatment, average_rate, check_indices
 from vidiff.video.stream import aspect_of, best_stream, codec_context
-from vidiff.video.timetable import SHELF, State, Timetable, Unsuited, listed, read_through, state_of
+from vidiff.video.timetable import (
+    SHELF,
+    State,
+    Timetable,
+    Unsuited,
+    counted,
+    keeps_times,
+    listed,
+    read_through,
+    state_of,
+)
 
 REORDERED = 16  # frames that a decoder may hold back at most, by the standards of H.264 and HEVC
 AHEAD = 2 * REORDERED  # packets read before they are decoded, so that most are known by number by then
@@ -32,7 +42,8 @@ UNREFERRED = frozenset({"h264"})  # codecs that say of each frame, exactly, whet
 class PyAVFile:
     """A video file, by PyAV. Frames are those that decoding all in order gives, whatever the container and the GOPs.
 
-    A file whose packets lack times, or share one, is refused.
+    A file whose packets lack times, or share one, is refused. One whose times are not those at which its frames are
+    shown is read from its beginning on, and its frames are known by their order.
 
     Args:
         path: where it is, on this machine.
@@ -45,6 +56,7 @@ class PyAVFile:
         self.path, self.treatment = place_of(path), treatment
         self._context: av.VideoCodecContext | None = None
         self._container: av.container.InputContainer | None = None
+        self._told = False  # whether the decoder has been given what only the beginning tells
         self._pass: _Pass | None = None
         self._state: State | None = None
         self._goes_on = False  # whether one call's frames have followed on the last one's
@@ -71,7 +83,7 @@ class PyAVFile:
         table, stream = self._table(whole=True), self._stream()
         context, container = stream.codec_context, self._open().format.name.split(",")[0]
         kind = Kind(container, context.name, str(context.profile), str(context.pix_fmt), context.has_b_frames)
-        return Structure(kind, table.frames, self.times, table.keys, table.closed)
+        return Structure(kind, table.frames, self.times, table.keys, table.closed, table.by_order)
 
     def decode(self, indices: Sequence[int] | None, size: tuple[int, int] | None) -> np.ndarray:
         table = self._table()
@@ -128,6 +140,7 @@ class PyAVFile:
                 raise VideoError(f"{self.path}: not a video, or cut off: cannot find video stream")
             self._context = codec_context(stream)
             self._context.thread_count, self._context.thread_type = 1, "NONE"
+            self._told = not depends_on_beginning(self._context)
         return self._container
 
     def _stream(self) -> av.VideoStream:
@@ -149,6 +162,10 @@ class PyAVFile:
             self.close()  # it is to be read from its beginning
             try:
                 table = read_through(self._open(), self._stream())
+                self.close()
+                if not keeps_times(self._open(), self._stream()):
+                    self.close()
+                    table = counted(self._open(), self._stream(), table)
             except (av.FFmpegError, Unsuited) as error:
                 raise VideoError(f"{self.path}: PyAV cannot find its frames: {reason_of(error)}") from None
             finally:
@@ -183,6 +200,8 @@ class PyAVFile:
                         self.close()  # many containers cannot be sought at their beginning
                     container, stream = self._open(), self._stream()
                     assert self._context is not None
+                    if key and not self._told:
+                        self._tell_beginning(self._context)
                     self._pass = _Pass(container, stream, self._context, table, key)
                 for number, frame in self._pass.frames(numbers, drain=not self._goes_on):
                     yield number, frame
@@ -196,10 +215,32 @@ class PyAVFile:
                     raise
                 key, back = max(0, key - back), 2 * back  # what it showed depends on more than that key frame
 
+    def _tell_beginning(self, context: av.VideoCodecContext) -> None:
+        with av.open(self.path.url) as beginning:
+            stream = best_stream(beginning)
+            assert stream is not None
+            context.flush_buffers()  # of a pass before that has come to its end
+            context.decode(next(packet for packet in beginning.demux(stream) if packet.size))
+        self._told = True
+
     def _end_pass(self) -> None:
         if self._pass is not None:
             self._pass.close()
         self._pass = None
+
+
+def whole_colours(pixels: str) -> bool:
+    """Whether each pixel of a format, by FFmpeg's name, has a colour of its own: 4:4:4."""
+    return "444" in pixels or pixels.startswith("gbr")
+
+
+def depends_on_beginning(context: av.VideoCodecContext) -> bool:
+    """Whether a decoder that begins at a later key frame may show other pixels than one that has seen the first packet.
+
+    x264 up to build 150 wrote 4:4:4 in a way of its own, which FFmpeg reads as it was meant where it knows the build;
+    that stands in the first packet alone.
+    """
+    return context.name == "h264" and whole_colours(context.pix_fmt or "")
 
 
 class Kind(NamedTuple):
@@ -224,6 +265,7 @@ class Structure(NamedTuple):
     times: np.ndarray
     keys: np.ndarray
     closed: bool
+    by_order: bool = False
 
 
 def frames_in_order(place: Place, wanted: Container[int]) -> Iterator[np.ndarray | None]:
@@ -267,7 +309,7 @@ class _Pass:
         table: Timetable,
         key: int,
     ) -> None:
-        self.context = context
+        self.context, self.by_order = context, table.by_order
         self.skips, self.skipping = self.context.name in UNREFERRED, False
         self.context.skip_frame = "DEFAULT"
         if key or table.by_dts:
@@ -357,6 +399,11 @@ class _Pass:
         else:
             return False
         for frame in found:
+            if self.by_order:
+                self._see_damage(frame)
+                self.ready.append((self.upcoming, frame))
+                self.upcoming += 1
+                continue
             if frame.pts is None or frame.pts < self.begins:
                 continue
             if not (self.whole or self.begun or frame.pts == self.begins):
@@ -392,13 +439,13 @@ class _Pass:
                 self.ended = True
             elif packet.size:  # the last, of no size, is PyAV's sign of the end
                 self._take(packet)
-        while self.unnumbered and (self.ended or len(self.unnumbered) > REORDERED):
+        while self.unnumbered and not self.by_order and (self.ended or len(self.unnumbered) > REORDERED):
             self.numbers[heappop(self.unnumbered)] = self.upcoming
             self.upcoming += 1
 
     def _take(self, packet: av.Packet) -> None:
         self.ahead.append(packet)
-        if packet.is_discard:
+        if packet.is_discard or self.by_order:
             return
         if packet.pts is None:
             raise _Missing("a packet has no time")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from bisect import bisect_right
@@ -9,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from fractions import Fraction
+from itertools import islice, pairwise
 from stat import S_ISREG
 from threading import Lock
 from typing import Any
@@ -18,9 +20,11 @@ import av
 import numpy as np
 
 from vidiff.store.place import Place
-from vidiff.video.decode import check_file
+from vidiff.video.decode import FPS, check_file
 
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
+TRUE = frozenset({"mov", "matroska"})  # containers that keep the time at which each frame is shown
+PROVED = 64  # frames of the others that are decoded, to see whether they come out as their times say
 
 
 State = tuple[int, int]  # bytes of a file, and when it changed last, in ns
@@ -53,6 +57,8 @@ class Timetable:
         pts: of all frames, in ticks, sorted; None where the container's own index told enough.
         closed: whether a decoder can begin at every key frame, and none that follows is shown before it; False where
             the container's own index told enough for all else.
+        by_order: whether frames are known by the order in which they come out alone, from the first on, since their
+            times are not those at which they are shown. `keys` is then the first.
     """
 
     frames: int
@@ -61,6 +67,7 @@ class Timetable:
     by_dts: bool
     pts: np.ndarray | None
     closed: bool = False
+    by_order: bool = False
 
     def key_before(self, number: int) -> int:
         """The last key frame that comes no later than frame `number` in decoding order: a number of `keys`."""
@@ -124,6 +131,39 @@ def read_through(container: av.container.InputContainer, stream: av.VideoStream)
         raise Unsuited("several of its frames say that they are shown at the same time")
     closed = closed and np.array_equal(np.searchsorted(shown, stamps), keys)
     return Timetable(len(pts), np.array(keys), np.array(stamps), by_dts=False, pts=shown, closed=closed)
+
+
+def keeps_times(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether the frames of a file just opened come out in the order of their times.
+
+    FFmpeg makes up the times that a container does not keep, and errs where frames are decoded in another order than
+    they are shown: those of AVI in which DivX has packed two frames together, or of an MPEG program stream whose
+    packets hold several. Where that can be, the first frames are decoded, none of which anybody converts.
+    """
+    if not stream.codec_context.has_b_frames or TRUE.intersection(container.format.name.split(",")):
+        return True
+    last = -math.inf
+    with suppress(av.FFmpegError):  # what is damaged is told where it is read
+        for frame in islice(container.decode(stream), PROVED):
+            if frame.pts is None or frame.pts <= last:
+                return False
+            last = frame.pts
+    return True
+
+
+def counted(container: av.container.InputContainer, stream: av.VideoStream, table: Timetable) -> Timetable:
+    """The timetable of a file just opened, by what comes out of its decoder from the first frame to the last.
+
+    Args:
+        table: by its packets, whose times are kept, in order, where there are as many.
+    """
+    frames = sum(1 for _ in container.decode(stream))
+    assert table.pts is not None
+    times = table.pts
+    if frames != len(times):
+        tick = 1 / float((stream.average_rate or Fraction(round(FPS))) * (stream.time_base or 1))
+        times = np.round(times[0] + tick * np.arange(frames)).astype(times.dtype)
+    return Timetable(frames, table.keys[:1], table.stamps[:1], by_dts=False, pts=times, by_order=True)
 
 
 def is_idr(packet: bytes, header: bytes | None) -> bool:
