@@ -18,11 +18,13 @@ from vidiff.video.reader import VideoReader
 from vidiff.video.stream import Look, look_through
 
 
-@pytest.fixture(params=["packed.avi", "wrong.ts"])
+@pytest.fixture(params=["packed.avi", "h264.avi", "wrong.ts"])
 def disordered(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Files of both kinds, whose frames do not come out of FFmpeg as their times say."""
+    """Files of three kinds, whose frames do not come out of FFmpeg as their times say."""
     path = tmp_path / request.param
-    if path.suffix == ".avi":
+    if path.name == "h264.avi":  # AVI has no place for times
+        ffmpeg("-i", encode(tmp_path / "plain.mp4", **x264(20)), "-c", "copy", path)
+    elif path.suffix == ".avi":
         packed(encode(tmp_path / "plain.avi", codec="mpeg4", g="200", bf="1"), path)
     else:  # by a program that wrote the times of decoding as those of showing
         plain = encode(tmp_path / "plain.ts", **x264(20))

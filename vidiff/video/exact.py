@@ -21,7 +21,7 @@ from vidiff.video.decode import PLAIN, Treatment
 from vidiff.video.decord import DecordFile
 from vidiff.video.pyav import Kind, PyAVFile, Structure, frames_in_order, whole_colours
 from vidiff.video.stream import Stream, look_through, stream_of
-from vidiff.video.timetable import State, state_of
+from vidiff.video.timetable import LIES, State, state_of
 
 LEVELS = 2  # of 255, by which colours may differ: rounding, for other frames and other matrices differ by more
 LATE = 1e-3  # s, by which times may differ: decord keeps them in 32 bits
@@ -74,6 +74,8 @@ def _fault(place: Place, state: State) -> str:
                 raise VideoError(f"{refusal}; nor can decord: {fault}") from None
             return ""
         try:
+            if structure.by_order and structure.by_order != LIES:
+                return _differs_from_order(place, decord)
             return _fault_of_structure(structure) or _damage(place) or _differs(pyav, decord, structure)
         except VideoError as error:
             return str(error).removeprefix(f"{place}: ")
@@ -82,7 +84,7 @@ def _fault(place: Place, state: State) -> str:
 def _fault_of_structure(structure: Structure) -> str:
     kind = structure.kind
     if structure.by_order:
-        return "its times are not those at which its frames are shown"
+        return structure.by_order
     if kind.container not in SOUGHT:
         return f"its container, {kind.container}, cannot be sought exactly"
     if kind.codec == "h264" and whole_colours(kind.pixels):

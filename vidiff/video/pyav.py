@@ -22,8 +22,10 @@ from vidiff.video.convert import SQUARE, Converter, converter, deinterlaced, wit
 from vidiff.video.decode import PLAIN, Treatment, average_rate, check_indices
 from vidiff.video.stream import aspect_of, best_stream, codec_context
 from vidiff.video.timetable import (
+    LIES,
     SHELF,
     State,
+    Timeless,
     Timetable,
     Unsuited,
     counted,
@@ -42,8 +44,8 @@ UNREFERRED = frozenset({"h264"})  # codecs that say of each frame, exactly, whet
 class PyAVFile:
     """A video file, by PyAV. Frames are those that decoding all in order gives, whatever the container and the GOPs.
 
-    A file whose packets lack times, or share one, is refused. One whose times are not those at which its frames are
-    shown is read from its beginning on, and its frames are known by their order.
+    A file whose packets lack times, share one, or have others than those at which frames are shown, is read from its
+    beginning on, and its frames are known by their order.
 
     Args:
         path: where it is, on this machine.
@@ -161,16 +163,25 @@ class PyAVFile:
         if table is None:
             self.close()  # it is to be read from its beginning
             try:
-                table = read_through(self._open(), self._stream())
-                self.close()
-                if not keeps_times(self._open(), self._stream()):
-                    self.close()
-                    table = counted(self._open(), self._stream(), table)
+                table = self._read()
             except (av.FFmpegError, Unsuited) as error:
                 raise VideoError(f"{self.path}: PyAV cannot find its frames: {reason_of(error)}") from None
             finally:
                 self.close()
         return table
+
+    def _read(self) -> Timetable:
+        """The timetable by all packets, or, where their times do not tell frames apart, by all frames."""
+        try:
+            table = read_through(self._open(), self._stream())
+            self.close()
+            if keeps_times(self._open(), self._stream()):
+                return table
+            why = LIES
+        except Timeless as error:
+            why = str(error)
+        self.close()
+        return counted(self._open(), self._stream(), why)
 
     def _decoded(self, numbers: Sequence[int], table: Timetable) -> Iterator[tuple[int, av.VideoFrame]]:
         """The frames of these numbers, sorted, by as few passes as are worth it."""
@@ -265,7 +276,7 @@ class Structure(NamedTuple):
     times: np.ndarray
     keys: np.ndarray
     closed: bool
-    by_order: bool = False
+    by_order: str = ""
 
 
 def frames_in_order(place: Place, wanted: Container[int]) -> Iterator[np.ndarray | None]:
@@ -309,7 +320,7 @@ class _Pass:
         table: Timetable,
         key: int,
     ) -> None:
-        self.context, self.by_order = context, table.by_order
+        self.context, self.by_order = context, bool(table.by_order)
         self.skips, self.skipping = self.context.name in UNREFERRED, False
         self.context.skip_frame = "DEFAULT"
         if key or table.by_dts:
@@ -321,6 +332,9 @@ class _Pass:
         places = dict(zip(table.stamps[: key + 1].tolist(), table.keys[: key + 1].tolist(), strict=True))
         for first in self.packets:  # to the first that can be begun with
             stamp = first.dts if table.by_dts else first.pts
+            if self.by_order and first.size:
+                stamp = table.stamps[0].item()
+                break
             if first.is_keyframe and stamp is not None and first.pts is not None:
                 break
         else:
@@ -328,7 +342,7 @@ class _Pass:
         if stamp not in places:
             self.close()
             raise _Missing(f"key frame {key} is not found")
-        self.begins: int = first.pts  # frames before, though read later, refer to some that are not decoded
+        self.begins: int = first.pts or 0  # frames before, though read later, refer to some that are not decoded
         self.at = places[stamp]  # number of the next frame that comes out, once those before are counted
         self.whole = key == 0  # nothing came before, so whatever comes out is what decoding in order shows
         self.ahead: deque[av.Packet] = deque()  # read, not decoded

@@ -24,6 +24,7 @@ from vidiff.video.decode import FPS, check_file
 
 HELD = 1 << 20  # numbers that a process keeps of the files it has read: 8 MB
 TRUE = frozenset({"mov", "matroska"})  # containers that keep the time at which each frame is shown
+RATED = frozenset({"avi"})  # containers that tell the rate of frames that have no times
 PROVED = 64  # frames of the others that are decoded, to see whether they come out as their times say
 
 
@@ -41,8 +42,15 @@ def state_of(place: Place) -> State:
     return place.stamp()
 
 
+LIES = "its times are not those at which its frames are shown"
+
+
 class Unsuited(ValueError):
-    """A file whose frames cannot be told apart by their times."""
+    """A file whose frames cannot be found by its packets."""
+
+
+class Timeless(Unsuited):
+    """A file whose frames cannot be told apart by their times, but by their order."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,8 @@ class Timetable:
         pts: of all frames, in ticks, sorted; None where the container's own index told enough.
         closed: whether a decoder can begin at every key frame, and none that follows is shown before it; False where
             the container's own index told enough for all else.
-        by_order: whether frames are known by the order in which they come out alone, from the first on, since their
-            times are not those at which they are shown. `keys` is then the first.
+        by_order: why frames are known by the order alone in which they come out, from the first on; empty where their
+            times tell them. `keys` is then the first.
     """
 
     frames: int
@@ -67,7 +75,7 @@ class Timetable:
     by_dts: bool
     pts: np.ndarray | None
     closed: bool = False
-    by_order: bool = False
+    by_order: str = ""
 
     def key_before(self, number: int) -> int:
         """The last key frame that comes no later than frame `number` in decoding order: a number of `keys`."""
@@ -102,7 +110,8 @@ def listed(stream: av.VideoStream) -> Timetable | None:
 
 
 def read_through(container: av.container.InputContainer, stream: av.VideoStream) -> Timetable:
-    """The timetable by all packets of a file just opened. Raises Unsuited where they lack times, or share one."""
+    """The timetable by all packets of a file just opened. Raises Timeless where they share times, or lack
+    them and the container tells the rate, and Unsuited where it does not, or none can be begun with."""
     pts: list[int] = []
     keys, stamps = [], []
     context, closed = stream.codec_context, True
@@ -112,6 +121,8 @@ def read_through(container: av.container.InputContainer, stream: av.VideoStream)
             if not packet.size:
                 continue
             if packet.pts is None:
+                if container.format.name in RATED:
+                    raise Timeless("not all of its frames say when they are shown")
                 raise Unsuited(
                     "not all of its frames say when they are shown; encode it anew at its rate, as by "
                     "`ffmpeg -r 25 -i IN OUT.mp4`"
@@ -128,7 +139,7 @@ def read_through(container: av.container.InputContainer, stream: av.VideoStream)
         raise Unsuited("it does not begin with a key frame")
     shown = np.sort(np.array(pts))
     if len(np.unique(pts)) < len(pts) or np.any(np.diff(stamps) <= 0):
-        raise Unsuited("several of its frames say that they are shown at the same time")
+        raise Timeless("several of its frames say that they are shown at the same time")
     closed = closed and np.array_equal(np.searchsorted(shown, stamps), keys)
     return Timetable(len(pts), np.array(keys), np.array(stamps), by_dts=False, pts=shown, closed=closed)
 
@@ -151,19 +162,28 @@ def keeps_times(container: av.container.InputContainer, stream: av.VideoStream) 
     return True
 
 
-def counted(container: av.container.InputContainer, stream: av.VideoStream, table: Timetable) -> Timetable:
+def counted(container: av.container.InputContainer, stream: av.VideoStream, why: str) -> Timetable:
     """The timetable of a file just opened, by what comes out of its decoder from the first frame to the last.
 
+    Frames are at the times at which packets are decoded, where those rise and are as many, and else follow the rate.
+
     Args:
-        table: by its packets, whose times are kept, in order, where there are as many.
+        why: as its `by_order`.
     """
-    frames = sum(1 for _ in container.decode(stream))
-    assert table.pts is not None
-    times = table.pts
-    if frames != len(times):
+    frames, decoded = 0, list[int]()
+    packets: Any = container.demux(stream)
+    with closing(packets):
+        for packet in packets:
+            if packet.size and packet.dts is not None:
+                decoded.append(packet.dts)
+            frames += len(packet.decode())
+    if not frames:
+        raise Unsuited("it has no frames")
+    times = np.array(decoded)
+    if len(times) != frames or np.any(np.diff(times) <= 0):
         tick = 1 / float((stream.average_rate or Fraction(round(FPS))) * (stream.time_base or 1))
-        times = np.round(times[0] + tick * np.arange(frames)).astype(times.dtype)
-    return Timetable(frames, table.keys[:1], table.stamps[:1], by_dts=False, pts=times, by_order=True)
+        times = np.round(tick * np.arange(frames)).astype(np.int64)
+    return Timetable(frames, np.array([0]), times[:1], by_dts=False, pts=times, by_order=why)
 
 
 def is_idr(packet: bytes, header: bytes | None) -> bool:
