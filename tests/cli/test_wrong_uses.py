@@ -203,7 +203,11 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         (["--data", "notes.txt"], "notes.txt"),
         (["--data", "none.csv"], "none.csv"),
         (["--data", "none-{0..3}.tar"], "none-"),
-        *((["--" + name, value], f"--{name} is {value}") for name in ("hours", "trial") for value in ("0.0", "-1.0")),
+        *(
+            (["--" + name, value], f"argument --{name}: {value} is out of range; give a number above 0, up to 100000")
+            for name in ("hours", "trial")
+            for value in ("0.0", "-1.0", "1e300")
+        ),
         *((["--hours", hours], "invalid number value") for hours in ("nan", "inf", "one", "1h", "")),
         *((["--size", size], "invalid int value") for size in ("64x64", "1.5", "large", "")),
         *((["--size", size], f"--size is {size}; for frames of about this size") for size in ("30", "33", "65", "129")),
@@ -258,7 +262,7 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
             for name in ("tpu", "gpu", "", "CPU", "cuda:x", "cuda:-2", "0", "auto:0")
         ),
         *((["--device", name], "device is") for name in ("mps", "meta", "xpu", "cuda:99", "cuda:7", "vulkan")),
-        *((["--minutes", some], f"--minutes is {float(some):g}") for some in ("0", "-1", "-0.5", "0.0", "-1000")),
+        *((["--minutes", some], f"{some} is out of range") for some in ("0", "-1", "-0.5", "0.0", "-1000", "1e300")),
         *((["--minutes", some], "invalid number") for some in ("nan", "inf", "ten", "8m", "1,5", "", "0:08")),
         *((["--json", file], "") for file in ("folder", ".", "/proc/x.json", "notes.txt/x.json", f"{'x' * 300}.json")),
         *(([word], "unrecognized arguments") for word in ("all", "attention", "runs/tiny", "--quick", "--gpu")),
@@ -339,7 +343,15 @@ INSTEAD: dict[str, list[tuple[list[str], str]]] = {  # of what the command wants
         (["index", "--data", "data"], "index is where runs keep what they share"),
         (["x" * 201, "--data", "data"], "200 bytes"),
     ],
-    "study": [([], "give --a and --b"), (["--a", "runs/tiny"], "give --a and --b"), (["--out", "folder"], "folder")],
+    "study": [
+        ([], "give --a and --b"),
+        (["--a", "runs/tiny"], "give --a and --b"),
+        (["--out", "folder"], "folder"),
+        *(
+            (["--out", "folder", *words], f"{words[0]} is of a study that is made")
+            for words in (["--pairs", "5"], ["--frames", "8"], ["--text"], ["--real", "folder"], ["--seed", "3"])
+        ),
+    ],
 }
 
 

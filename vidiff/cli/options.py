@@ -54,6 +54,21 @@ class Whole:
         return value
 
 
+@dataclass(frozen=True)
+class Amount:
+    """The type of an option that is a number above 0, up to `most`."""
+
+    most: float
+    __name__ = "number"
+
+    def __call__(self, text: str) -> float:
+        """Raises ValueError for no number, and argparse's own error for one out of range."""
+        value = number(text)
+        if not 0 < value <= self.most:
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number above 0, up to {self.most:.0f}")
+        return value
+
+
 seed = Whole(0, 2**63 - 1)  # half of what torch takes, so that it takes the seeds that batches count on from it
 steps = Whole(1, 100_000)
 port = Whole(0, 65_535)

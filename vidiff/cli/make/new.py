@@ -11,30 +11,27 @@ from pathlib import Path
 
 from vidiff.cli.command import exit_code
 from vidiff.cli.make.plan import GPU_NAMES
-from vidiff.cli.options import Parser, number, side
+from vidiff.cli.options import Amount, Parser, side
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog="example: vidiff new mine --data data/mine")
     parser.add_argument("name", help="of the run; NAME.yaml and NAME_vae.yaml are written here")
     parser.add_argument("--data", required=True, help="a folder of clips, a list (.csv, .jsonl), tars, or a URL")
-    parser.add_argument("--hours", type=number, help="that training may take, about; by default 1, or 8 on a GPU")
+    parser.add_argument(
+        "--hours", type=Amount(100_000), help="that training may take, about; by default 1, or 8 on a GPU"
+    )
     parser.add_argument("--size", type=side, help="of the frames in pixels, in place of that which suits")
     parser.add_argument(
         "--trial",
-        type=number,
+        type=Amount(100_000),
         metavar="SECONDS",
         help="train each of a few autoencoders here for so long, such as 60, and take the one that keeps what moves; "
         "by default a table has one for each size",
     )
     parser.add_argument("--gpu", choices=[*GPU_NAMES, "cpu"], help="train on such a one; by default on what is here")
     parser.add_argument("--force", action="store_true", help="write over recipes of this name")
-    options = parser.parse_args(arguments)
-    for name in ("hours", "trial"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name} is {value}; give a number above 0")
-    return options
+    return parser.parse_args(arguments)
 
 
 def new(options: argparse.Namespace) -> None:

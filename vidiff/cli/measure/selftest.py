@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.command import exit_code
-from vidiff.cli.options import Parser, add_device, number, tilde
+from vidiff.cli.options import Amount, Parser, add_device, tilde
 
 if TYPE_CHECKING:
     from vidiff.selftest.check import Finding
@@ -23,13 +23,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog="example: vidiff selftest --minutes 8 --json selftest.json")
     add_device(parser)
     parser.add_argument(
-        "--minutes", type=number, default=8.0, help="that it may take; below 3 it is not told how fast things are"
+        "--minutes",
+        type=Amount(10_000),
+        default=8.0,
+        help="that it may take; below 3 it is not told how fast things are",
     )
     parser.add_argument("--json", type=tilde, metavar="FILE", help="write all that was seen there as well")
-    options = parser.parse_args(arguments)
-    if not options.minutes > 0:
-        parser.error(f"--minutes is {options.minutes:g}; give a number above 0, such as 8")
-    return options
+    return parser.parse_args(arguments)
 
 
 def selftest(options: argparse.Namespace) -> None:

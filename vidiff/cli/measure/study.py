@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, Whole, add_device, port, rate, seed, side, tilde
 
+OF_MAKING = ("real", "split", "pairs", "checks", "frames", "size", "fps", "text", "seed", "device")
+
 if TYPE_CHECKING:
     from vidiff.data.root import Root
     from vidiff.training.windows import Windows
@@ -46,7 +48,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--token", help="for raters to know; by default one is made where it is needed")
     parser.add_argument("--results", action="store_true", help="serve nothing; write and print what the votes say")
     add_device(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.a is None and options.b is None and options.out is not None:
+        unread = [name for name in OF_MAKING if getattr(options, name) != parser.get_default(name)]
+        if unread:
+            parser.error(f"--{unread[0]} is of a study that is made: give it with --a and --b; --out alone opens one")
+    return options
 
 
 def study(options: argparse.Namespace) -> None:
