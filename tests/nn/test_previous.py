@@ -57,42 +57,69 @@ def test_clips_that_go_on_begin_from_the_last_given_frame(given: int) -> None:
     assert not mean.any() and (level == NONE).all()
 
 
-@pytest.mark.parametrize("clock", [-8.0, -1.0, 0.5, 6.0])
-@pytest.mark.parametrize("gate", [-3.0, 0.0, 2.5])
-def test_without_a_rest_it_is_the_mean_of_the_gaussian_given_both(gate: float, clock: float) -> None:
-    """Of `(x0, p)` with correlation g, from their covariance with `x_t`, by the formula of conditional means."""
+def told_by(gate: float, stays: float) -> tuple[float, float]:
+    """`g` and `m`."""
     g = math.sin((math.pi / 2 - LEAST) / (1 + math.exp(-gate)))
+    return g, g + (1 - g) / (1 + math.exp(-stays))
+
+
+def said(rest: Tensor, gate: float, stays: float) -> Tensor:
+    return torch.cat([rest, torch.full_like(rest, gate), torch.full_like(rest, stays)], dim=1)
+
+
+@pytest.mark.parametrize("clock", [-8.0, -1.0, 0.5, 6.0])
+@pytest.mark.parametrize(("gate", "stays"), [(-3.0, -40.0), (0.0, 0.0), (2.5, 3.0), (2.5, -40.0), (0.0, 40.0)])
+def test_without_a_rest_it_is_the_mean_of_the_gaussian_given_both(gate: float, stays: float, clock: float) -> None:
+    """Of `x0 = m p + r n` given p and `x_t`: what each tells, weighed by how sure it is."""
+    g, m = told_by(gate, stays)
     alpha, sigma = (1 / (1 + math.exp(-clock))) ** 0.5, (1 / (1 + math.exp(clock))) ** 0.5
-    seen = torch.tensor([[1.0, alpha * g], [alpha * g, 1.0]], dtype=DOUBLE)  # of p and x_t
-    weights = torch.linalg.solve(seen, torch.tensor([g, alpha], dtype=DOUBLE))
     x, p = torch.randn(1, 1, 1, 4, 4, dtype=DOUBLE), torch.randn(1, 1, 1, 4, 4, dtype=DOUBLE)
+    sure, seen = 1 / (1 - g * g), (alpha / sigma) ** 2
+    mean = (sure * m * p + seen * x / alpha) / (sure + seen)
     told = torch.full((1, 1, 1, 4, 4), clock, dtype=DOUBLE)
-    v = Previous(False)(torch.zeros_like(x), torch.full_like(x, gate), x, told, (p, torch.full_like(told, 9.0)))
-    wanted = (alpha * x - (weights[0] * p + weights[1] * x)) / sigma
-    torch.testing.assert_close(v, wanted, rtol=1e-4, atol=1e-4)
+    v = Previous(False)(said(torch.zeros_like(x), gate, stays), x, told, (p, torch.full_like(told, 9.0)))
+    torch.testing.assert_close(v, (alpha * x - mean) / sigma, rtol=1e-4, atol=1e-4)
+    if m == pytest.approx(g):  # frames of unit variance, whose covariance with x_t gives the same
+        covariance = torch.tensor([[1.0, alpha * g], [alpha * g, 1.0]], dtype=DOUBLE)  # of p and x_t
+        weights = torch.linalg.solve(covariance, torch.tensor([g, alpha], dtype=DOUBLE))
+        torch.testing.assert_close(weights[0] * p + weights[1] * x, mean)
 
 
-@pytest.mark.parametrize("gate", [-3.0, 0.0, 2.5])
-def test_the_rest_is_in_standard_deviations_of_what_is_left(gate: float) -> None:
+@pytest.mark.parametrize(("gate", "stays"), [(-3.0, -40.0), (0.0, 0.0), (2.5, 3.0)])
+def test_the_rest_is_in_standard_deviations_of_what_is_left(gate: float, stays: float) -> None:
     """So that whoever predicts it at each clock has a target of variance 1, as v has where nothing is known."""
     generator = torch.Generator().manual_seed(0)
-    g = math.sin((math.pi / 2 - LEAST) / (1 + math.exp(-gate)))
+    g, m = told_by(gate, stays)
     p, n, eps = (torch.randn(1, 1, 1, 200, 200, generator=generator, dtype=DOUBLE) for _ in range(3))
-    x0 = g * p + math.sqrt(1 - g * g) * n
+    x0 = m * p + math.sqrt(1 - g * g) * n
     for clock in (-6.0, 0.0, 4.0):
         told = torch.full((1, 1, 1, 200, 200), clock, dtype=DOUBLE)
         alpha, sigma = told.sigmoid().sqrt(), (-told).sigmoid().sqrt()
         x = alpha * x0 + sigma * eps
         level, none = torch.full_like(told, 9.0), torch.zeros_like(x)
-        begun = Previous(False)(none, torch.full_like(x, gate), x, told, (p, level))
-        unit = Previous(False)(none + 1, torch.full_like(x, gate), x, told, (p, level)) - begun
+        begun = Previous(False)(said(none, gate, stays), x, told, (p, level))
+        unit = Previous(False)(said(none + 1, gate, stays), x, told, (p, level)) - begun
         assert float((((alpha * eps - sigma * x0) - begun) / unit).std()) == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.parametrize("clock", [-20.0, 0.0, 6.0])
+def test_what_stays_as_bright_as_it_was_is_not_drawn_towards_the_mean(clock: float) -> None:
+    """Of a frame that lies far from it, as white does, whatever is said to be new of it."""
+    p = torch.full((1, 1, 1, 2, 2), 2.0)
+    told = torch.full_like(p, clock)
+    alpha, sigma = told.sigmoid().sqrt(), (-told).sigmoid().sqrt()
+    x = alpha * p
+    for stays, loss in ((-40.0, 0.07), (40.0, 0.0)):
+        v = Previous(False)(said(torch.zeros_like(p), 2.0, stays), x, told, (p, torch.full_like(told, 9.0)))
+        off = (p - (alpha * x - sigma * v)) / p
+        assert off.max() <= loss + 1e-5
+        assert loss == 0.0 or clock > -20 or off.min() > 0.02
+
+
 def test_where_no_frame_is_known_it_is_the_network_s_own_prediction() -> None:
-    rest, gate, x = torch.randn(3, 1, 2, 4, 2, 2).unbind()
+    whole, x = torch.randn(1, 6, 4, 2, 2), torch.randn(1, 2, 4, 2, 2)
     clock, none = torch.randn(1, 1, 4, 2, 2), (torch.zeros(1, 2, 4, 2, 2), torch.full((1, 1, 4, 2, 2), NONE))
-    torch.testing.assert_close(Previous(False)(rest, gate, x, clock, none), rest)
+    torch.testing.assert_close(Previous(False)(whole, x, clock, none), whole[:, :2])
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "learned" and build_schedule(name).preserves])
@@ -121,7 +148,7 @@ def test_it_is_learned_from_the_first_step_on() -> None:
     made.square().mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
     gradient = network.leave.bias.grad
-    assert gradient is not None and (gradient[config.channels : 2 * config.channels] != 0).all()
+    assert gradient is not None and (gradient[config.channels : 3 * config.channels] != 0).all()
 
 
 def test_half_precision_keeps_what_stands_still() -> None:

@@ -147,7 +147,7 @@ def test_frames_begin_from_known_ones_in_a_model_that_begins_with_one_without(
     clock[:, :, :2] = 12.0
     said, wanted = after(x, clock, nothing), before(x, clock, nothing)
     assert 0.0 < (said - wanted).std() < 0.1 * wanted.std()
-    assert now["network.leave.bias"].shape == (2 * 3 * 16,)
+    assert now["network.leave.bias"].shape == (3 * 3 * 16,)
 
 
 def test_weights_of_videos_that_are_shown_keep_their_places() -> None:

@@ -18,19 +18,24 @@ LEAST = 0.05  # of the residual, in standard deviations
 class Previous(nn.Module):
     """Per voxel, the frame to begin from, and the prediction of v that begins there.
 
-    Latents have unit variance, so that those of two frames at one place are, in the simplest model, `x0 = g p +
-    sqrt(1 - g^2) n`, where `p` is the other frame's and `n` normal. Given `p` and `x_t = alpha x0 + sigma eps`, `x0` is
-    then normal too. Its mean, read as a prediction `v = (alpha x_t - x0) / sigma` (Salimans & Ho 2022, appendix D), is
-    `sigma g (alpha g x_t - p) / D`, and v's standard deviation about it is `r / sqrt(D)`, where `r^2 = 1 - g^2` and
-    `D = r^2 + sigma^2 g^2`. The network gives the correlation `g` of each voxel and channel, and what is left in units
-    of that deviation: the preconditioning of Karras et al. 2022 (EDM, appendix B.6) with a known frame in its prior.
-    What stands still is so copied by saying that it does. Where no frame is known, `g` is 0 and this is v.
+    Where `p` is another frame, let a voxel be `x0 = m p + r n` with `n` normal: `m` of it stays, and `r` is the
+    standard deviation of what is new. Given `p` and `x_t = alpha x0 + sigma eps`, `x0` is then normal too. Its mean,
+    read as a prediction `v = (alpha x_t - x0) / sigma` (Salimans & Ho 2022, appendix D), is
+    `sigma (alpha g^2 x_t - m p) / D`, and v's standard deviation about it is `r / sqrt(D)`, where `g^2 = 1 - r^2` and
+    `D = r^2 + sigma^2 g^2`. The network gives `g` and `m` of each voxel and channel, and what is left in units of that
+    deviation: the preconditioning of Karras et al. 2022 (EDM, appendix B.6) with a known frame in its prior. What
+    stands still is so copied by saying that it does. Where no frame is known, `g` and `m` are 0 and this is v.
+
+    Latents have unit variance, so that of two frames in the simplest model `m` would be `g`, their correlation; but
+    film changes little by little without growing greyer, for which `m` is 1. So it lies between the two.
 
     It is for `v` where `alpha^2 + sigma^2 = 1`.
 
     Args:
         causal: whether only frames before a frame are looked at.
     """
+
+    OUTPUTS = 3  # of the network for each of its channels: what is left, and what tells g and m
 
     def __init__(self, causal: bool) -> None:
         super().__init__()
@@ -68,21 +73,23 @@ class Previous(nn.Module):
         found = mean.gather(2, index.expand(-1, x.shape[1], -1, -1, -1)).masked_fill(none, 0.0)
         return found, there.gather(2, index).masked_fill(none, NONE).to(x.dtype)
 
-    def forward(self, rest: Tensor, gate: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, said: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
         """The prediction of v, `(b, c, f, h, w)`, like `x`.
 
         Args:
-            rest: `(b, c, f, h, w)`, in standard deviations.
-            gate: `(b, c, f, h, w)`, of any size: 0 is a correlation of 0.69.
+            said: `(b, 3c, f, h, w)`: what is left, in standard deviations; and what tells `g` and `m`, of any size: 0
+                and 0 are 0.69 and 0.84.
             x: `(b, c, f, h, w)`, of unit variance.
             log_snr: `(b, 1, f, h, w)`.
             found: as `find` returned it.
         """
+        rest, gate, stays = said.float().chunk(self.OUTPUTS, dim=1)
         clock, (frame, level) = log_snr.float(), found
         alpha, sigma = torch.sigmoid(clock).sqrt(), torch.sigmoid(-clock).sqrt()
-        angle = (math.pi / 2 - LEAST) * torch.sigmoid(gate.float())
+        angle = (math.pi / 2 - LEAST) * torch.sigmoid(gate)
         angle = torch.where(level > NONE, angle, 0.0)
         g, r = angle.sin(), angle.cos()
+        m = torch.where(level > NONE, torch.lerp(g, torch.ones_like(g), torch.sigmoid(stays)), 0.0)
         variance = r.square() + sigma.square() * g.square()
-        begun = sigma * g * (alpha * g * x.float() - frame.float()) / variance
-        return (begun + r * variance.rsqrt() * rest.float()).to(x.dtype)
+        begun = sigma * (alpha * g.square() * x.float() - m * frame.float()) / variance
+        return (begun + r * variance.rsqrt() * rest).to(x.dtype)

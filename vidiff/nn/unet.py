@@ -228,7 +228,7 @@ class UNet(nn.Module):
             self.split.append(Upsample(lower, upper))
         self.middle = LevelBlock(config, len(widths) - 1, dim)
         self.modulate = Modulation(widths[0], dim, config.modulation, config.fused)
-        made = config.channels * (1 + config.variance + config.previous)
+        made = config.channels * ((Previous.OUTPUTS if config.previous else 1) + config.variance)
         self.leave = nn.Conv2d(widths[0], made * area, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
@@ -333,6 +333,6 @@ class UNet(nn.Module):
         h = rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)
         if self.previous is None or found is None:
             return h
-        rest, gate, *variance = h.split(x.shape[1], dim=1)
-        said = self.previous(rest, gate, x, log_snr, found)
-        return torch.cat([said, *variance], dim=1) if variance else said
+        said, variance = h.split([Previous.OUTPUTS * x.shape[1], h.shape[1] - Previous.OUTPUTS * x.shape[1]], dim=1)
+        said = self.previous(said, x, log_snr, found)
+        return torch.cat([said, variance], dim=1) if self.config.variance else said
