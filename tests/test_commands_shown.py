@@ -39,6 +39,7 @@ BOTH = "--run runs/texture_sr128 --upscale runs/texture_sr256"
 ROLLOUT = f"{CAUSAL} name=shapes_rollout loss.rollout=0.5"
 STREAMS = "python tools/compare_extend.py --run runs/shapes_causal --others runs/shapes_rollout"
 LIST = "python tools/list_real.py --out data/real.jsonl"
+FILMS = "python tools/list_real.py --out data/films.jsonl --debian data/films"
 MOTION = "python tools/make_network.py motion --data data/shapes --out networks/motion"
 AVERAGE = "python tools/ema.py runs/mine --width 0.08"
 PUSH = "vidiff push runs/shapes ada/bouncing-shapes --license cc-by-4.0"
@@ -213,6 +214,18 @@ SHOWN: dict[str, Run | Part] = {
     ),
     # docs/recipes.md, use.md, measuring.md: codecs, averages, preferences, scores
     LIST: Run(leaves={"data/real.jsonl": 0}),
+    FILMS: Part("downloads 190 MB; tests/tools/test_list_real.py", parses),
+    "vidiff train film": Run(
+        (LIST,),
+        add="data.root=data/real.jsonl",
+        instead={"train film": "train configs/film.yaml"},
+        leaves={"runs/film/report.html": 0},
+    ),
+    "vidiff evaluate --run runs/film --few 1 15 --starts 7 --new 8": Run(
+        ("vidiff train film",),
+        instead={"--few 1 15 --starts 7 --new 8": "--few 1 2 --starts 2 --new 2"},
+        leaves={"runs/film/few_steps.json": 0},
+    ),
     REAL: Run((LIST,)),
     "python tools/codec.py runs/real_vae --data data/real.jsonl": Run((REAL,)),
     AVERAGE: Run((MINE,), leaves={"runs/mine/ema/width-0.080.safetensors": 0}),

@@ -94,7 +94,7 @@ def test_training_and_sampling_share_one_path() -> None:
     spy = Spy()
     denoiser = Denoiser(spy, Cosine(), "v")
     x_t = torch.randn(2, 3, 2, 4, 4)
-    output, variance = denoiser.output(x_t, 0.4, Condition())
+    output, variance, _ = denoiser.output(x_t, 0.4, Condition())
     assert variance is None
     assert torch.equal(denoiser(x_t, 0.4, Condition()).x0, x0_from("v", Cosine(), output, x_t, 0.4))
 
@@ -103,12 +103,12 @@ def test_the_variance_head_becomes_a_place_that_its_gradient_can_bring_back() ->
     """Nichol & Dhariwal 2021, equation 15, which bounds v nowhere: also beyond [0, 1] the gradient is not 0."""
     head = torch.full((1, 6, 1, 1, 1), 2.0, requires_grad=True)
     far = Denoiser(Constant(head), Cosine(), "eps", variance=True)
-    _, place = far.output(torch.zeros(1, 3, 1, 1, 1), 0.5, Condition())
+    place = far.output(torch.zeros(1, 3, 1, 1, 1), 0.5, Condition()).variance
     place.sum().backward()
     assert place.flatten().tolist() == [1.5] * 3 and head.grad[:, 3:].flatten().tolist() == [0.5] * 3
     denoiser = Denoiser(Spy(channels=6), Cosine(), "eps", variance=True)
     x_t = torch.randn(2, 3, 2, 4, 4)
-    output, variance = denoiser.output(x_t, 0.5, Condition())
+    output, variance, _ = denoiser.output(x_t, 0.5, Condition())
     assert output[0, :, 0, 0, 0].tolist() == pytest.approx([-3, -1.8, -0.6])
     assert variance[0, :, 0, 0, 0].tolist() == pytest.approx([0.8, 1.4, 2.0])  # (head + 1) / 2
     assert torch.equal(denoiser(x_t, 0.5, Condition()).variance, variance)

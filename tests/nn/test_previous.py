@@ -16,6 +16,8 @@ from vidiff.diffusion.denoise import Denoiser
 from vidiff.diffusion.schedule import SCHEDULES, build_schedule
 from vidiff.nn.previous import KNOWN, LEAST, MOVES, NONE, Previous
 from vidiff.nn.unet import UNet
+from vidiff.objective.diffusion import DiffusionLoss, DiffusionObjective
+from vidiff.objective.task import Tasks
 from vidiff.recipe.load import load
 from vidiff.recipe.slots import ConfigError
 
@@ -77,7 +79,9 @@ def test_without_a_rest_it_is_the_mean_of_the_gaussian_given_both(gate: float, s
     sure, seen = 1 / (1 - g * g), (alpha / sigma) ** 2
     mean = (sure * m * p + seen * x / alpha) / (sure + seen)
     told = torch.full((1, 1, 1, 4, 4), clock, dtype=DOUBLE)
-    v = Previous(False)(said(torch.zeros_like(x), gate, stays), x, told, (p, torch.full_like(told, 9.0)))
+    v, spread = Previous(False)(said(torch.zeros_like(x), gate, stays), x, told, (p, torch.full_like(told, 9.0)))
+    variance = 1 / (sure + seen) / sigma**2  # of x0, which v is 1 / sigma times
+    torch.testing.assert_close(spread.exp(), torch.full_like(spread, variance), rtol=1e-4, atol=0)
     torch.testing.assert_close(v, (alpha * x - mean) / sigma, rtol=1e-4, atol=1e-4)
     if m == pytest.approx(g):  # frames of unit variance, whose covariance with x_t gives the same
         covariance = torch.tensor([[1.0, alpha * g], [alpha * g, 1.0]], dtype=DOUBLE)  # of p and x_t
@@ -97,8 +101,9 @@ def test_the_rest_is_in_standard_deviations_of_what_is_left(gate: float, stays: 
         alpha, sigma = told.sigmoid().sqrt(), (-told).sigmoid().sqrt()
         x = alpha * x0 + sigma * eps
         level, none = torch.full_like(told, 9.0), torch.zeros_like(x)
-        begun = Previous(False)(said(none, gate, stays), x, told, (p, level))
-        unit = Previous(False)(said(none + 1, gate, stays), x, told, (p, level)) - begun
+        begun, spread = Previous(False)(said(none, gate, stays), x, told, (p, level))
+        unit = Previous(False)(said(none + 1, gate, stays), x, told, (p, level))[0] - begun
+        torch.testing.assert_close(spread.exp().sqrt(), unit.float(), rtol=1e-3, atol=1e-5)
         assert float((((alpha * eps - sigma * x0) - begun) / unit).std()) == pytest.approx(1.0, abs=0.02)
 
 
@@ -110,7 +115,7 @@ def test_what_stays_as_bright_as_it_was_is_not_drawn_towards_the_mean(clock: flo
     alpha, sigma = told.sigmoid().sqrt(), (-told).sigmoid().sqrt()
     x = alpha * p
     for stays, loss in ((-40.0, 0.07), (40.0, 0.0)):
-        v = Previous(False)(said(torch.zeros_like(p), 2.0, stays), x, told, (p, torch.full_like(told, 9.0)))
+        v, _ = Previous(False)(said(torch.zeros_like(p), 2.0, stays), x, told, (p, torch.full_like(told, 9.0)))
         off = (p - (alpha * x - sigma * v)) / p
         assert off.max() <= loss + 1e-5
         assert loss == 0.0 or clock > -20 or off.min() > 0.02
@@ -119,7 +124,9 @@ def test_what_stays_as_bright_as_it_was_is_not_drawn_towards_the_mean(clock: flo
 def test_where_no_frame_is_known_it_is_the_network_s_own_prediction() -> None:
     whole, x = torch.randn(1, 6, 4, 2, 2), torch.randn(1, 2, 4, 2, 2)
     clock, none = torch.randn(1, 1, 4, 2, 2), (torch.zeros(1, 2, 4, 2, 2), torch.full((1, 1, 4, 2, 2), NONE))
-    torch.testing.assert_close(Previous(False)(whole, x, clock, none), whole[:, :2])
+    v, spread = Previous(False)(whole, x, clock, none)
+    torch.testing.assert_close(v, whole[:, :2])
+    torch.testing.assert_close(spread, torch.zeros_like(spread), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "learned" and build_schedule(name).preserves])
@@ -149,6 +156,52 @@ def test_it_is_learned_from_the_first_step_on() -> None:
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
     gradient = network.leave.bias.grad
     assert gradient is not None and (gradient[config.channels : 3 * config.channels] != 0).all()
+
+
+@pytest.mark.parametrize("variance", [False, True])
+def test_a_network_tells_how_far_off_it_may_be_where_it_is_asked_to(variance: bool) -> None:
+    """In channels of its own, behind all others, which are what they are without; a denoiser tells them apart."""
+    config = replace(SMALL, previous=True, variance=variance)
+    network, asked = UNet(config).eval(), UNet(config, spread=True).eval()
+    asked.load_state_dict(network.state_dict())
+    x, clock = inputs(config)
+    clock[:, :, 0], clock[:, :, 1:] = 20.0, 0.0
+    heads = config.channels * (1 + variance)
+    whole = asked(x, clock, Condition())
+    assert torch.equal(whole[:, :heads], network(x, clock, Condition()))
+    output = Denoiser(asked, build_schedule("cosine"), "v", variance).output(x, 0.5, Condition())
+    assert (output.variance is not None) == variance and output.spread is not None
+    assert output.said.shape == output.spread.shape == x.shape
+    assert Denoiser(network, build_schedule("cosine"), "v", variance).output(x, 0.5, Condition()).spread is None
+
+
+def test_how_far_off_it_is_is_learned() -> None:
+    """One half of each frame stands still, and the other is new: what is told of the first is far less."""
+    torch.manual_seed(0)
+    config = replace(SMALL, previous=True)
+    denoiser = Denoiser(UNet(config, spread=True), build_schedule("cosine"), "v")
+    objective = DiffusionObjective(denoiser, DiffusionLoss(spread=1.0, tasks=Tasks(generate=0.0, first=1.0)))
+    optimizer = torch.optim.Adam(denoiser.parameters(), 3e-3)
+    for _ in range(60):
+        clips = torch.randn(8, config.channels, 3, 8, 8)
+        clips[..., :4] = clips[:, :, :1, :, :4]
+        loss = objective({"video": clips})["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    at = torch.tensor([0.0, 0.8, 0.8]).view(1, 1, 3, 1, 1)
+    alpha, sigma = denoiser.schedule(at)
+    told = denoiser.eval().output(alpha * clips + sigma * torch.randn_like(clips), at, Condition()).spread
+    assert told is not None
+    assert told[:, :, 1:, :, :3].mean() < told[:, :, 1:, :, 5:].mean() - 1.0
+
+
+def test_it_is_asked_of_frames_that_begin_from_known_ones_alone() -> None:
+    assert load("configs/film.yaml").loss.spread == 1
+    with pytest.raises(ConfigError, match=r"loss\.spread is 1\.0, but only frames that begin from known ones"):
+        load("configs/small.yaml", ["loss.spread=1"])
+    with pytest.raises(ConfigError, match=r"loss\.spread 1\.0, but a student has its teacher's draws"):
+        load("configs/shapes_student.yaml", ["loss.spread=1", "unet.previous=true"])
 
 
 def test_half_precision_keeps_what_stands_still() -> None:

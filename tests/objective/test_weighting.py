@@ -7,7 +7,15 @@ import torch
 
 from vidiff.diffusion.denoise import PREDICTIONS, prediction_scale
 from vidiff.diffusion.schedule import VE, Cosine, build_schedule
-from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, distance_to_known, level_weight
+from vidiff.objective.weighting import (
+    TAILS,
+    TIMES,
+    WEIGHTINGS,
+    Uncertainty,
+    distance_to_known,
+    level_weight,
+    surprise,
+)
 
 DOUBLE = torch.float64
 T = torch.linspace(0.05, 0.95, 19, dtype=DOUBLE)
@@ -118,3 +126,21 @@ def test_times_lie_in_the_unit_interval_and_have_their_distribution(name: str) -
 def test_stratified_times_lie_one_in_each_part() -> None:
     t = TIMES["stratified"](64, torch.device("cpu"), Cosine())
     assert (t * 64).long().sort().values.tolist() == list(range(64))
+
+
+def test_surprise_is_the_likelihood_of_a_t_distribution_but_for_a_constant() -> None:
+    error, spread = torch.randn(200, dtype=DOUBLE) * 3, torch.randn(200, dtype=DOUBLE)
+    exact = -torch.distributions.StudentT(TAILS, 0.0, (0.5 * spread).exp()).log_prob(error)
+    rest = exact - surprise(error, spread)
+    torch.testing.assert_close(rest, rest[:1].expand_as(rest))
+
+
+def test_outliers_do_not_decide_how_far_off_a_prediction_is_said_to_be() -> None:
+    """As cuts in a film: one frame of a hundred that is another picture, fifty times as far off as the rest."""
+    generator = torch.Generator().manual_seed(0)
+    error = 0.1 * torch.randn(10_000, generator=generator, dtype=DOUBLE)
+    error[::100] *= 50
+    scales = torch.linspace(-8, 2, 401, dtype=DOUBLE)
+    best = scales[torch.stack([surprise(error, scale).mean() for scale in scales]).argmin()]
+    assert float((0.5 * best).exp()) == pytest.approx(0.08, rel=0.15)  # of what are not normal tails, a part of 0.1
+    assert float(error.square().mean().sqrt()) > 0.4  # by squares alone

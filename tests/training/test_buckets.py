@@ -28,6 +28,7 @@ from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config
 from vidiff.recipe.kinds import DiffusionRun, VAERun
 from vidiff.recipe.load import build_config, load
+from vidiff.recipe.slots import ConfigError
 from vidiff.report.log import read_metrics
 from vidiff.train import main
 from vidiff.training.datasets import batches, clip_dataset, latent_dataset
@@ -332,7 +333,6 @@ def test_a_dry_run_of_buckets(place: Path, capsys: pytest.CaptureFixture[str]) -
         ({"buckets": [{}, {"frames": 6}]}, "data.buckets has clips of 6 frames of 64x64 more than once"),
         ({"buckets": [{"frames": 3}]}, "sampling.context is 3; give 1 to 2, less than the first bucket's frames"),
         ({"images_share": 1.0}, "data.images_share is 1.0; give more than 0 and less than 1"),
-        ({"jitter": 0.1}, "latents are encoded once"),
         ({"zoom": [1, 2]}, "latents are encoded once"),
         ({"jitter": 2.0}, "data.jitter is 2.0; give a fraction"),
         ({"zoom": [0.5, 1]}, "data.zoom is [0.5, 1.0]; give the least and the most"),
@@ -344,6 +344,18 @@ def test_mistakes_are_told(place: Path, changes: dict[str, object], said: str) -
     with pytest.raises(ValueError) as caught:
         build_config(config, "tiny.yaml")
     assert said in str(caught.value)
+
+
+def test_the_colours_of_latents_do_not_change(place: Path) -> None:
+    """Those of pixels may, unless a video comes with them that would keep its own."""
+    config = yaml.safe_load(CONFIG)
+    config["data"]["jitter"] = 0.1
+    assert build_config(config, "tiny.yaml").data.jitter == 0.1
+    with pytest.raises(ConfigError, match="latents are encoded once"):
+        build_config(config | {"codec": {"name": "vae", "config": "vae.yaml"}}, "tiny.yaml")
+    config["data"]["control"] = "data/edges"
+    with pytest.raises(ConfigError, match=r"data\.jitter is 0\.1, but the video beside each clip keeps its colours"):
+        build_config(config, "tiny.yaml")
 
 
 def test_a_plain_run_has_one_bucket() -> None:

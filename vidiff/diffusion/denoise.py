@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,20 @@ class Estimate:
     variance: Tensor | None = None
 
 
+class Output(NamedTuple):
+    """What a network says, each `(b, c, f, h, w)`.
+
+    Args:
+        said: its prediction, which training compares with `target`.
+        variance: its head of the reverse variance, as of `Estimate`.
+        spread: the logarithm of the variance of `target` about `said`, where it tells that.
+    """
+
+    said: Tensor
+    variance: Tensor | None = None
+    spread: Tensor | None = None
+
+
 class Denoises(Protocol):
     """The interface that samplers ask of a denoiser, and of every wrapper around one."""
 
@@ -135,8 +149,8 @@ class Denoiser(nn.Module):
     """A network, the schedule it sees and what it predicts, as `(x_t, t, condition) -> Estimate`.
 
     The network is called as `network(x, log_snr, condition)`: `x` is `x_t` scaled to unit variance (for data
-    of unit variance), `log_snr` the clock of every voxel `(b, 1, f, h, w)`. It returns `(b, c, f, h, w)`, or
-    `(b, 2c, ...)` with `variance`.
+    of unit variance), `log_snr` the clock of every voxel `(b, 1, f, h, w)`. It returns `(b, c, f, h, w)`; with
+    `variance` c channels more, and c more of a network that tells how far off it may be.
 
     Raises:
         ValueError: an unknown prediction, or one that is singular on the schedule.
@@ -150,21 +164,21 @@ class Denoiser(nn.Module):
         self.prediction = prediction
         self.variance = variance
 
-    def output(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """The network's raw output and its variance head: what training compares with `target`."""
+    def output(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Output:
+        """What the network says, as it says it."""
         t = expand_time(t, x_t)
         alpha, sigma = self.schedule(t)
         log_snr = self.schedule.log_snr(t).to(x_t.dtype)
         clock = log_snr.expand(x_t.shape[0], 1, *x_t.shape[2:])  # b 1 f h w
-        output = self.network((x_t / _norm(alpha, sigma)).to(x_t.dtype), clock, condition)  # b c f h w, or b 2c f h w
-        if not self.variance:
-            return output, None
-        output, head = output.chunk(2, dim=1)  # b c f h w
-        return output, 0.5 * (head + 1.0)  # not clamped, which would stop its gradient (Nichol & Dhariwal 2021)
+        output = self.network((x_t / _norm(alpha, sigma)).to(x_t.dtype), clock, condition)
+        said, *heads = output.split(x_t.shape[1], dim=1)  # each b c f h w
+        # not clamped, which would stop its gradient (Nichol & Dhariwal 2021)
+        variance = 0.5 * (heads[0] + 1.0) if self.variance else None
+        return Output(said, variance, heads[-1] if len(heads) > self.variance else None)
 
-    def estimate(self, output: Tensor, variance: Tensor | None, x_t: Tensor, t: float | Tensor) -> Estimate:
+    def estimate(self, output: Output, x_t: Tensor, t: float | Tensor) -> Estimate:
         """Read the estimate back from what `output` returned."""
-        return Estimate(x0_from(self.prediction, self.schedule, output, x_t, t), variance)
+        return Estimate(x0_from(self.prediction, self.schedule, output.said, x_t, t), output.variance)
 
     def forward(self, x_t: Tensor, t: float | Tensor, condition: Condition) -> Estimate:
-        return self.estimate(*self.output(x_t, t, condition), x_t, t)
+        return self.estimate(self.output(x_t, t, condition), x_t, t)

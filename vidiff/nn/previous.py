@@ -73,8 +73,8 @@ class Previous(nn.Module):
         found = mean.gather(2, index.expand(-1, x.shape[1], -1, -1, -1)).masked_fill(none, 0.0)
         return found, there.gather(2, index).masked_fill(none, NONE).to(x.dtype)
 
-    def forward(self, said: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
-        """The prediction of v, `(b, c, f, h, w)`, like `x`.
+    def forward(self, said: Tensor, x: Tensor, log_snr: Tensor, found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The prediction of v, `(b, c, f, h, w)`, like `x`; and the logarithm of its variance about it, as large.
 
         Args:
             said: `(b, 3c, f, h, w)`: what is left, in standard deviations; and what tells `g` and `m`, of any size: 0
@@ -92,4 +92,4 @@ class Previous(nn.Module):
         m = torch.where(level > NONE, torch.lerp(g, torch.ones_like(g), torch.sigmoid(stays)), 0.0)
         variance = r.square() + sigma.square() * g.square()
         begun = sigma * (alpha * g.square() * x.float() - m * frame.float()) / variance
-        return (begun + r * variance.rsqrt() * rest).to(x.dtype)
+        return (begun + r * variance.rsqrt() * rest).to(x.dtype), (r.square() / variance).log()

@@ -205,12 +205,16 @@ class UNet(nn.Module):
 
     A causal one looks back alone: what it says of a frame does not depend on frames after it, so that a video may come
     piece by piece, each piece with a `Cache` of those before it.
+
+    Args:
+        spread: whether it also tells how far off what it predicts may be, which it knows where frames begin from known
+            ones.
     """
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig, spread: bool = False) -> None:
         super().__init__()
         config.validate()
-        self.config, self.causal = config, config.causal
+        self.config, self.causal, self.spread = config, config.causal, spread
         widths = [config.width * m for m in config.multipliers]
         dim = 4 * config.width
         self.embed = Embedding(dim, config.labels, config.strided, [*config.videos], config.guided, config.actions)
@@ -279,7 +283,8 @@ class UNet(nn.Module):
             cache: of a causal network, what it keeps of the frames before these; by default there are none.
 
         Returns:
-            `(b, c, f, h, w)`, or `(b, 2c, f, h, w)` with the variance head.
+            `(b, c, f, h, w)`; with the variance head c channels more, and c more with the logarithm of the variance of
+            what it predicts, where it tells that.
 
         Raises:
             ValueError: if height or width does not divide, a low-resolution video is missing, text is of another
@@ -333,6 +338,7 @@ class UNet(nn.Module):
         h = rearrange(h, "(b f) (c p q) h w -> b c f (h p) (w q)", f=frames, p=patch, q=patch)
         if self.previous is None or found is None:
             return h
-        said, variance = h.split([Previous.OUTPUTS * x.shape[1], h.shape[1] - Previous.OUTPUTS * x.shape[1]], dim=1)
-        said = self.previous(said, x, log_snr, found)
-        return torch.cat([said, variance], dim=1) if self.config.variance else said
+        count = Previous.OUTPUTS * x.shape[1]
+        said, spread = self.previous(h[:, :count], x, log_snr, found)
+        heads = ([h[:, count:]] if self.config.variance else []) + ([spread.to(said.dtype)] if self.spread else [])
+        return torch.cat([said, *heads], dim=1) if heads else said

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from vidiff.diffusion.cascade import augment
 from vidiff.diffusion.choice import choose
 from vidiff.diffusion.condition import APART, Condition
-from vidiff.diffusion.denoise import Denoiser, target
+from vidiff.diffusion.denoise import Denoiser, Output, target
 from vidiff.diffusion.half import half_known
 from vidiff.diffusion.likelihood import reconstruction_term, step_term
 from vidiff.diffusion.process import add_noise
 from vidiff.objective.latents import Batch, condition_of, draw_clips, normalised
 from vidiff.objective.task import Drawn, Tasks, draw_clock, draw_known
-from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, level_weight
+from vidiff.objective.weighting import TIMES, WEIGHTINGS, Uncertainty, level_weight, surprise
 
 DISTANCES = {
     "l2": lambda output, wanted: (output - wanted).square(),
@@ -37,6 +37,9 @@ class DiffusionLoss:
     distance: str = "l2"  # or l1, huber
     weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty (by level and what is known near)
     times: str = "stratified"  # or uniform, logit_normal, log_normal
+    spread: float = (
+        0.0  # with unet.previous: weight of how well it tells how much of a frame is new; such as 1, for film
+    )
     bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
     drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
@@ -55,6 +58,8 @@ class DiffusionLoss:
                 raise ValueError(f"loss.{name} is {value}; give a number from 0 to 1")
         if not 0.0 <= self.bound < math.inf:
             raise ValueError(f"loss.bound is {self.bound}; give 0 or more: 0.001 is usual")
+        if not 0.0 <= self.spread < math.inf:
+            raise ValueError(f"loss.spread is {self.spread}; give 0 or more: 1 is usual for film")
 
 
 class DiffusionObjective(nn.Module):
@@ -102,13 +107,13 @@ class DiffusionObjective(nn.Module):
         eps = torch.randn_like(x0)
         shown = self._rolled_out(x0, drawn, condition) if self.options.rollout else x0
         x_t = add_noise(schedule, shown, eps, clock)
-        output, head = self.denoiser.output(x_t, clock, condition)
+        output = self.denoiser.output(x_t, clock, condition)
         wanted = target(prediction, schedule, x0, eps, clock)
-        errors, counted = self._errors(output, wanted, clock, learned)
+        errors, counted = self._errors(output.said, wanted, clock, learned, output.spread)
         voxels = counted.sum()
         loss, extra = errors.sum() / voxels, {"weight": voxels}
         if self.options.bound:
-            term = self._bound(output, head, x0, x_t, torch.where(learned, clock, 0.5))
+            term = self._bound(output, x0, x_t, torch.where(learned, clock, 0.5))
             term = BOUND_STEPS * term.mean(dim=_over(learned), keepdim=True)  # as the clock
             limit = (term * learned).sum() / voxels
             loss, extra = loss + self.options.bound * limit, extra | {"bound": limit.detach()}
@@ -121,8 +126,11 @@ class DiffusionObjective(nn.Module):
         condition = augment(condition_of(batch), self.denoiser.schedule, 0.0)
         return half_known(self.denoiser, draw_clips(batch), condition)
 
-    def _errors(self, output: Tensor, wanted: Tensor, clock: Tensor, learned: Tensor) -> tuple[Tensor, Tensor]:
-        """What is wrong with a network's output, weighted by noise level and summed over what is learned from.
+    def _errors(
+        self, output: Tensor, wanted: Tensor, clock: Tensor, learned: Tensor, spread: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What is wrong with a network's output, weighted by noise level and summed over what is learned from; and with
+        how far off it says that it may be, the logarithm of a variance.
 
         Returns:
             the sums and the numbers of voxels that they are over, both `(b,)`.
@@ -134,6 +142,9 @@ class DiffusionObjective(nn.Module):
         if self.uncertainty is not None:
             expected = self.uncertainty(log_snr)
             error = error / expected.exp() + expected * learned
+        if spread is not None and self.options.spread:
+            unlikely = surprise(output.detach().float() - wanted, spread.float())
+            error = error + self.options.spread * unlikely.mean(dim=_over(learned), keepdim=True) * learned
         return error.flatten(1).sum(1), learned.flatten(1).sum(1).clamp(min=1)
 
     def _condition(self, batch: Batch, drawn: Drawn) -> Condition:
@@ -171,18 +182,18 @@ class DiffusionObjective(nn.Module):
         quarters = (t * 4).long().clamp(max=3)
         return report | {f"loss/t{quarter}": mean(quarters == quarter) for quarter in range(4)}
 
-    def _bound(self, output: Tensor, head: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def _bound(self, output: Output, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The bound's term at `t`, in nats: `(b, c, f, h, w)`.
 
         With a variance head it trains that alone, since the mean is stopped: L_hybrid of Nichol & Dhariwal 2021, eq.
         16.
         """
-        estimate = self.denoiser.estimate(output if head is None else output.detach(), head, x_t, t)
+        told = output if output.variance is None else output._replace(said=output.said.detach())
+        estimate = self.denoiser.estimate(told, x_t, t)
         s = t - 1.0 / BOUND_STEPS
         first = s < 0.5 / BOUND_STEPS
-        step = step_term(
-            self.denoiser, x0, x_t, estimate, t, torch.where(first, 0.5 * t, s), "small" if head is None else "learned"
-        )
+        variance = "small" if output.variance is None else "learned"
+        step = step_term(self.denoiser, x0, x_t, estimate, t, torch.where(first, 0.5 * t, s), variance)
         return torch.where(first, reconstruction_term(self.denoiser, x0, estimate, t, None), step)
 
 

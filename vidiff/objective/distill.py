@@ -38,7 +38,7 @@ OBJECTIVES = ("consistency", "consistency_training", "distribution_matching", "g
 
 @dataclass
 class StudentLoss(DiffusionLoss):
-    """Options of a student's loss: those of the diffusion loss, but for bound and rollout, and these."""
+    """Options of a student's loss: those of the diffusion loss, but for bound, rollout and spread, and these."""
 
     steps: int = 16  # times at which the teacher is asked on its way; consistency: 0 for continuous time
     order: int = 1  # progressive: of the teacher's steps; one of order 2 asks it twice, and does for more than two
@@ -50,10 +50,10 @@ class StudentLoss(DiffusionLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bound or self.rollout:
+        if self.bound or self.rollout or self.spread:
             raise ValueError(
-                f"loss.bound is {self.bound} and loss.rollout {self.rollout}, but a student has its teacher's draws "
-                "alone to learn from: leave both at 0"
+                f"loss.bound is {self.bound}, loss.rollout {self.rollout} and loss.spread {self.spread}, but a student "
+                "has its teacher's draws alone to learn from: leave them at 0"
             )
         if self.steps < 0 or self.segments < 1:
             raise ValueError(
@@ -282,7 +282,7 @@ class StudentObjective(DiffusionObjective):
         x_t, wanted = self.answer(x0, eps, clock, learned, lesson)
         wanted = torch.where(learned, wanted, x0).detach()
 
-        output, _ = self.denoiser.output(x_t, clock, lesson.told)
+        output = self.denoiser.output(x_t, clock, lesson.told).said
         seen = target(self.denoiser.prediction, schedule, wanted, eps_from(schedule, wanted, x_t, clock), clock)
         errors, counted = self._errors(output, seen, clock, learned)
         voxels = counted.sum()

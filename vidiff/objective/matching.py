@@ -72,13 +72,13 @@ class Matching(StudentObjective):
         noised = add_noise(schedule, fixed, eps, level)
         assert self.teacher is not None
         real = self.teacher(noised, level, lesson)
-        output, head = self.fake.output(noised, level, told)
+        output = self.fake.output(noised, level, told)
         wanted = target(self.fake.prediction, schedule, fixed, eps, level)
-        errors, counted = self._errors(output, wanted, level, learned)
+        errors, counted = self._errors(output.said, wanted, level, learned)
         voxels = counted.sum()
 
         with torch.no_grad():
-            away = self.fake.estimate(output, head, noised, level).x0 - real
+            away = self.fake.estimate(output, noised, level).x0 - real
             rest = _mean((fixed - real).abs(), learned).clamp(min=1e-6)  # b 1 1 1 1
             nearer = fixed - away / rest
         free = learned.expand_as(clips)

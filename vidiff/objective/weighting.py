@@ -19,6 +19,7 @@ Weighting = Callable[[Tensor, Tensor], Tensor]
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
 KNOWN = 5.0  # the log-SNR from which up a voxel is known
+TAILS = 3.0  # degrees of freedom of what errors are taken to be: few, for film has cuts
 FAR = 6.0  # the logarithm of the frames, to base 2, that the nearest known one is away where none is
 
 
@@ -94,6 +95,13 @@ def distance_to_known(log_snr: Tensor) -> Tensor:
     apart = (place[:, None] - place).abs().float()[..., None, None]  # f n 1 1
     others = (log_snr > KNOWN).unsqueeze(2) & (apart > 0)  # b 1 f n h w
     return torch.where(others, apart, math.inf).amin(dim=3)
+
+
+def surprise(error: Tensor, spread: Tensor) -> Tensor:
+    """How unlikely errors are by the logarithm of a variance, both of one shape: the negative log-likelihood of a t
+    distribution, but for a constant (Lange, Little & Taylor 1989, eq. 1). A normal one would have cuts and other
+    outliers decide."""
+    return 0.5 * ((TAILS + 1) * torch.log1p(error.square() / (TAILS * spread.exp())) + spread)
 
 
 def _uniform(batch: int, device: torch.device, schedule: Schedule) -> Tensor:

@@ -49,7 +49,7 @@ def build_denoiser(config: DiffusionRun, empty: bool = False) -> Denoiser:
         empty: the network's weights have a shape and no content, for what asks for no more; it is made in no time.
     """
     with torch.device("meta") if empty else nullcontext():
-        network = UNet(config.unet)
+        network = UNet(config.unet, spread=config.loss.spread > 0)
     return Denoiser(network, build_schedule(config.schedule), config.prediction, config.unet.variance)
 
 

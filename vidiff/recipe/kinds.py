@@ -197,10 +197,11 @@ class LatentRun(RunConfig):
                 "schedule is adaptive, but what it sees of a clip is its low resolution: set lowres.factor, or choose "
                 "learned"
             )
-        if self.data.jitter or max(self.data.zoom) > 1:
+        if (self.data.jitter and self.codec.name != "identity") or max(self.data.zoom) > 1:
             raise ConfigError(
                 f"data.jitter is {self.data.jitter} and data.zoom {self.data.zoom}, but latents are encoded once, of "
-                "frames as they are: leave both to the autoencoder's own config"
+                "frames as they are: leave both to the autoencoder's own config; with codec.name=identity, of pixels, "
+                "data.jitter may be set"
             )
         if self.codec.name == "identity":
             self.check_size(1)
@@ -305,6 +306,15 @@ class DiffusionRun(LatentRun):
             raise ConfigError(
                 "unet.previous=true says where v begins on a schedule that preserves variance, and this is prediction="
                 f"{self.prediction} on {self.schedule}: set prediction=v and a schedule such as cosine"
+            )
+        if self.data.jitter and (self.lowres.factor or self.data.control):
+            raise ConfigError(
+                f"data.jitter is {self.data.jitter}, but the video beside each clip keeps its colours: leave it out"
+            )
+        if self.loss.spread and not self.unet.previous:
+            raise ConfigError(
+                f"loss.spread is {self.loss.spread}, but only frames that begin from known ones tell how much "
+                "of them is new: leave it out, or set unet.previous=true"
             )
         if self.train.deterministic and self.unet.attention_backend == "xformers":
             raise ConfigError(

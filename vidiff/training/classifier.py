@@ -48,7 +48,8 @@ class ClassifierStage(LatentStage[ClassifierRun]):
         self.test = first_batches(self.config, held_out, TESTED)[0]
 
     def dataset(self) -> Samples:
-        return latent_dataset(self.config, self.prepared.index, self.prepared.seen, self.prepared.seen)
+        seen = self.prepared.seen
+        return latent_dataset(self.config, self.prepared.index, seen, seen, changed=True)
 
     def indexes(self) -> list[Index]:
         return self.prepared.indexes

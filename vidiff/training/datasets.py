@@ -56,6 +56,7 @@ def latent_dataset(
     encoder: TextEncoder | None = None,
     pictures: bool = False,
     actions: ActionsBeside | None = None,
+    changed: bool = False,
 ) -> LatentDataset:
     """Random windows of an index's cached latents, with all that a model is told of them.
 
@@ -63,8 +64,9 @@ def latent_dataset(
         moments: the training split, by whose statistics latents are normalised.
         encoder: of the clips' text, which is encoded first if it is not cached; None for a model without text.
         actions: of the index's files; None for a model without.
+        changed: as of `view_of`.
     """
-    view, segments = view_of(config, index, pictures), of.content.segments
+    view, segments = view_of(config, index, pictures, changed), of.content.segments
     if segments:
         shapes = zip(view.shapes(len(index.files)), segments, strict=True)
         view = replace(view, shape=[shape._replace(frames=latents) for shape, latents in shapes])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -136,11 +137,11 @@ class DiffusionStage(LatentStage[DiffusionRun]):
     def dataset(self) -> Samples:
         config, prepared = self.config, self.prepared
         seen = self.actions[0] if self.actions else None
-        clips = latent_dataset(config, prepared.index, prepared.seen, prepared.seen, self.encoder, actions=seen)
+        made = partial(latent_dataset, config, moments=prepared.seen, encoder=self.encoder, changed=True)
+        clips = made(index=prepared.index, of=prepared.seen, actions=seen)
         if prepared.pictures is None or prepared.shown is None:
             return clips
-        pictures = latent_dataset(config, prepared.pictures, prepared.shown, prepared.seen, self.encoder, pictures=True)
-        return Joint(clips, pictures, config.data.images_share)
+        return Joint(clips, made(index=prepared.pictures, of=prepared.shown, pictures=True), config.data.images_share)
 
     def indexes(self) -> list[Index]:
         return self.prepared.indexes

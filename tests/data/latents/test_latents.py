@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
 
 from vidiff.data.buckets import Bucket, Strides, View
-from vidiff.data.clips import Sample, draw, draw_window, make_loader
+from vidiff.data.clips import Sample, change_colours, draw, draw_window, make_loader
 from vidiff.data.index import Index
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.latents.dataset import CachedVideo, Classes, LatentDataset, Texts
@@ -107,6 +108,24 @@ def test_a_model_sees_the_windows_that_a_seed_stands_for(cache: LatentCache) -> 
         assert (int(batch["key"][row]), int(batch["stride"][row])) == (key[1], stride)
         alone = dataset[key]
         assert all(torch.equal(alone[name], value[row]) for name, value in dataset.__getitems__(keys).items())
+
+
+def test_the_colours_of_pixels_change_as_those_of_clips_do(tmp_path: Path, index: Index) -> None:
+    """Of a whole clip, after all else is drawn, by the seed alone; and what the cache keeps stays what it is."""
+    pixels = LatentCache(make(tmp_path, index, encode=lambda video: (video, torch.zeros_like(video)), flips=True))
+    plain, changed = (LatentDataset(pixels, replace(view(3, 2), jitter=jitter), seed=5) for jitter in (0.0, 0.5))
+    keys = [(epoch, place) for epoch in range(3) for place in range(4)]
+    before, after = plain.__getitems__(keys), changed.__getitems__(keys)
+    assert before["latent"].shape == (12, 3, 1, 3, 16, 16)
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name != "latent")
+    for key, one, other in zip(keys, before["latent"], after["latent"], strict=True):
+        generator = seeded(5, *key)
+        draw_window(LENGTHS[key[1]], 3, Strides(1, 2), generator)
+        draw(0, 1, generator)
+        wanted = change_colours(one[:, 0].transpose(0, 1).float(), 0.5, generator)
+        torch.testing.assert_close(other[:, 0].transpose(0, 1).float(), wanted, atol=2e-3, rtol=0)
+        assert not torch.equal(one, other)
+    assert torch.equal(plain.__getitems__(keys)["latent"], before["latent"])
 
 
 def test_each_crop_comes_and_one_crop_draws_nothing(tmp_path: Path, index: Index) -> None:

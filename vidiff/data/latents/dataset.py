@@ -8,10 +8,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vidiff.data.buckets import View, group
-from vidiff.data.clips import Sample, Samples, draw, draw_window, long_enough
+from vidiff.data.clips import Sample, Samples, change_colours, draw, draw_window, long_enough
 from vidiff.data.latents.cache import LatentCache
 from vidiff.data.order import Key, seeded
 from vidiff.store.error import DataError
@@ -132,8 +133,8 @@ class LatentDataset(Samples):
     memory that it will fill.
 
     Args:
-        view: of which a cache has settled sizes, flips and colours: shapes only tell what may share a batch. Of a cache
-            of segments, windows are these.
+        view: of which a cache has settled sizes and flips: shapes only tell what may share a batch. Of a cache of
+            segments, windows are these. `jitter` is for one that holds pixels.
         statistics: shift and scale `(c,)` by which to normalise; the cache's own if not given.
         beside: what else a batch has.
         part: side of the random squares of latents that are windows, of a model that sees parts of frames; 0 for whole
@@ -153,7 +154,7 @@ class LatentDataset(Samples):
         part: int = 0,
     ) -> None:
         self.cache, self.strides, self.seed, self.files = cache, view.strides, seed, len(cache)
-        self.part = part
+        self.part, self.jitter = part, view.jitter
         shapes = view.shapes(self.files)
         self.frames = [shape.frames for shape in shapes]
         if cache.segments and (self.frames, self.strides.least, self.strides.most) != (cache.segments, 1, 1):
@@ -169,7 +170,10 @@ class LatentDataset(Samples):
     def __getitems__(self, keys: Sequence[Key]) -> Sample:
         """A batch. Raises ValueError where latents of different heights and widths would have to share one."""
         generator = torch.Generator()
-        windows = [self.draw(key, seeded(self.seed, *key, generator=generator)) for key in keys]
+        windows, states = list[Window](), list[Tensor]()
+        for key in keys:
+            windows.append(self.draw(key, seeded(self.seed, *key, generator=generator)))
+            states.append(generator.get_state() if self.jitter else torch.empty(0))
         shift, scale = (value.repeat(len(keys), 1) for value in self.statistics)  # memory of its own, to pin
         numbers = [window.number for window in windows]
         batch = {
@@ -180,6 +184,11 @@ class LatentDataset(Samples):
             "stride": torch.from_numpy(np.array([window.stride for window in windows])),
             "key": torch.from_numpy(self.first + np.array(numbers)),
         }
+        if self.jitter:
+            for clip, state in zip(batch["latent"], states, strict=True):
+                generator.set_state(state)
+                video = rearrange(clip, "f 1 c h w -> c f h w").float()
+                clip.copy_(rearrange(change_colours(video, self.jitter, generator), "c f h w -> f 1 c h w"))
         for part in self.beside:
             batch |= part(windows)
         return batch
