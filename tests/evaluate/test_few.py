@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vidiff.data.options import DataConfig
@@ -107,9 +109,23 @@ def test_other_clips_are_scored_by_what_moves(place: Path, monkeypatch: pytest.M
     clips = torch.stack([read_video(path) for path in sorted((place / "data" / "test").glob("*.mp4"))])
     ways = [Way(place / "run", Knowing(clips, (), 16), {"steps": steps}) for steps in (8, 1)]  # type: ignore[arg-type]
     many, one = compare_few(ways, None, FewProtocol(2, 3, 3), place / "few.json")
-    assert many["prediction"] == {"first": 0, "last": 0, "all": 0} and one["prediction"] == dict.fromkeys(
-        ("first", "last", "all"), 1.0
+    for row, share in ((many, 0.0), (one, 1.0)):
+        told = row["prediction"]
+        assert {name: told[name] for name in ("first", "last", "all")} == dict.fromkeys(("first", "last", "all"), share)
+        assert len(told["psnr"]) == len(told["psnr_repeated"]) == 3
+    last = clips[:, :, 2:3].double()
+    wanted = [-10 * ((last - clips[:, :, [at]]) / 2).square().mean((1, 2, 3, 4)).log10() for at in (3, 4, 5)]
+    assert one["prediction"]["psnr"] == pytest.approx([float(each.mean()) for each in wanted])
+    assert one["prediction"]["psnr_repeated"] == one["prediction"]["psnr"]
+    pictures = sorted(path.name for path in place.glob("few-*.png"))
+    assert pictures == ["few-run-1.png", "few-run-8.png"]
+    with Image.open(place / "few-run-1.png") as picture:  # a given frame and three new, of two clips real and made
+        pixels = np.asarray(picture)
+    assert pixels.shape == (4 * 16, 4 * 16, 3)
+    assert np.array_equal(pixels[:16, :16], pixels[16:32, :16]) and np.array_equal(
+        pixels[16:32, 16:32], pixels[:16, :16]
     )
+    assert not np.array_equal(pixels[:16, 16:32], pixels[:16, :16])
     assert comparison_table([many], COLUMNS, "run")[0] == ["run", "steps", "first", "last", "all", "s a frame"]
     with pytest.raises(ValueError, match=r"needs 7 frames, but the longest file in .* has 6: lower --given or --new"):
         next(compare_few(ways, None, FewProtocol(2, 3, 4), place / "few.json"))

@@ -24,11 +24,13 @@ from vidiff.evaluate.long import LongProtocol, held_out
 from vidiff.evaluate.shapes import ShapesProtocol, score_extension, score_generation
 from vidiff.metrics.motion import moving
 from vidiff.metrics.objects import LABELS
+from vidiff.metrics.prediction import psnr
 from vidiff.pipeline.pipeline import Pipeline
 from vidiff.pipeline.run import read_config, runs_of
 from vidiff.recipe.slots import build_grid, build_sampler
 from vidiff.store.files import write_whole
-from vidiff.training.windows import choose_windows
+from vidiff.training.windows import choose_windows, evenly
+from vidiff.video.writer import write_image
 
 
 def of_drawn(row: Result, name: str) -> str | None:
@@ -161,9 +163,9 @@ def read_held_out(way: Way, data: str | Path | None, protocol: FewProtocol) -> H
     return Held(clips, known if len(known) == len(names) else None, None, told)
 
 
-def score_way(way: Way, held: Held, protocol: FewProtocol) -> dict[str, Any]:
-    """Figures of one way: of the shapes set by its oracle, "generation" and "extension"; else "prediction"; and
-    "seconds" for a new frame of a clip that is continued."""
+def score_way(way: Way, held: Held, protocol: FewProtocol, picture: Path | None = None) -> dict[str, Any]:
+    """Figures of one way: of the shapes set by its oracle, "generation" and "extension"; else "prediction", of which a
+    picture is left; and "seconds" for a new frame of a clip that is continued."""
     spent, made, pipeline = 0.0, [], way.pipeline
     clock = time.process_time if pipeline.device.type == "cpu" else time.perf_counter
     frames = protocol.given + protocol.new
@@ -193,13 +195,16 @@ def score_way(way: Way, held: Held, protocol: FewProtocol) -> dict[str, Any]:
             names = held.names and held.names[number * protocol.batch :][: len(part)]
             made.append(extend(part, names, frames, number))
         scores["prediction"] = score_prediction(torch.cat(made), held.clips, protocol.given)
+        if picture is not None:
+            write_image(picture, real_above_made(held.clips, torch.cat(made), protocol.given))
     return {**scores, "seconds": spent / (len(held.clips) * protocol.new)}
 
 
-def score_prediction(made: Tensor, real: Tensor, given: int) -> dict[str, float]:
+def score_prediction(made: Tensor, real: Tensor, given: int) -> dict[str, Any]:
     """The squared error over what moves in the frames after the given ones, as a share of that which the last given
-    frame has, repeated: of the "first", of the "last" and of "all"; NaN of a frame in which nothing moves. Both videos
-    are `(n, 3, f, h, w)`.
+    frame has, repeated: of the "first", of the "last" and of "all"; NaN of a frame in which nothing moves. And "psnr"
+    of each of these frames, all pixels alike, with that of the last given one, "psnr_repeated": means over clips, in
+    dB. Both videos are `(n, 3, f, h, w)`.
 
     Raises:
         ValueError: nothing moves in those frames.
@@ -213,7 +218,24 @@ def score_prediction(made: Tensor, real: Tensor, given: int) -> dict[str, float]
     if not of_last.sum() > 0:
         raise ValueError(f"nothing moves in the frames that follow the {given} given ones: give others with --data")
     share = own / of_last
-    return {"first": float(share[0]), "last": float(share[-1]), "all": float(own.sum() / of_last.sum())}
+    frames = {"psnr": made[:, :, given:], "psnr_repeated": real[:, :, given - 1 : given].expand_as(after)}
+    return {
+        "first": float(share[0]),
+        "last": float(share[-1]),
+        "all": float(own.sum() / of_last.sum()),
+        **{name: psnr(video.double(), after).mean(0).tolist() for name, video in frames.items()},
+    }
+
+
+def real_above_made(real: Tensor, made: Tensor, given: int, clips: int = 3, frames: int = 5) -> Tensor:
+    """A picture of what follows a given frame, which comes first, in clips evenly chosen, one below another: each with
+    the real frames above the made ones. Both videos are `(n, 3, f, h, w)`."""
+    chosen = evenly(clips, len(real), middle=True)
+    shown = range(given - 1, min(given + frames - 1, real.shape[2]))
+    rows = (
+        torch.cat([video[number, :, frame] for frame in shown], dim=2) for number in chosen for video in (real, made)
+    )
+    return torch.cat(list(rows), dim=1)
 
 
 def compare_few(
@@ -222,7 +244,7 @@ def compare_few(
     """Score ways to draw on the held-out clips of the first one's data.
 
     Each row is kept in `file` as soon as it is there; one that is there already, of the same weights, settings and
-    protocol, is not made again.
+    protocol, is not made again. Pictures of predictions lie beside it, by the run's name and its steps.
 
     Yields:
         of each way its `name`, `sampling`, and the scores of `score_way`.
@@ -257,7 +279,9 @@ def compare_few(
         row = next((one for one in kept if {key: one.get(key) for key in asked} == asked), None)
         if row is None:
             held = read_held_out(ways[0], data, protocol) if held is None else held
-            row = {**asked, **finite(score_way(way, held, protocol))}
+            steps = asked["sampling"]["steps"]
+            picture = file.with_name(f"{file.stem}-{way.run.name}-{steps}.png")
+            row = {**asked, **finite(score_way(way, held, protocol, picture))}
             kept.append(row)
             write_whole(file, json.dumps({"rows": kept}, indent=2, allow_nan=False) + "\n")
         yield row

@@ -235,7 +235,7 @@ def by_steps(options: argparse.Namespace) -> None:
         own = Pipeline.from_pretrained(student, options.device, options.weights)
         ways.append(Way(student, own, {} if options.guidance is None else {"guidance": options.guidance}))
     print(markdown(list(compare_few(ways, options.data, protocol, file)), COLUMNS, "run"), end="")
-    print(file)
+    print(file, *sorted(file.parent.glob(f"{file.stem}-*.png")), sep="\n")
 
 
 def by_steps_enlarged(
