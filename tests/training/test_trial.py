@@ -95,7 +95,7 @@ def test_pixels_have_nothing_to_try(clips: Path, capsys: pytest.CaptureFixture[s
     assert "frames of 32 px are learned as they are" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["new", "mine", "--data", "clips", "--trial", "0"])
-    assert "--trial is 0.0; give a number above 0" in capsys.readouterr().err
+    assert "argument --trial: 0 is out of range; give a number above 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow

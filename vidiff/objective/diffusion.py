@@ -37,9 +37,7 @@ class DiffusionLoss:
     distance: str = "l2"  # or l1, huber
     weighting: str = "simple"  # or score_matching, min_snr, edm, sigmoid, uncertainty (by level and what is known near)
     times: str = "stratified"  # or uniform, logit_normal, log_normal
-    spread: float = (
-        0.0  # with unet.previous: weight of how well it tells how much of a frame is new; such as 1, for film
-    )
+    spread: float = 0.0  # of how well it tells how much of a frame is new, with unet.previous; 1 is usual for film
     bound: float = 0.0  # weight of the variational bound, which trains a variance head: 0.001 with one is usual
     drop: float = 0.1  # probability that a sample's label and text are dropped, for classifier-free guidance
     drop_known: float = 0.5  # the same where frames are known, so that a clip can be extended without a label
