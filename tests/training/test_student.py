@@ -188,7 +188,7 @@ def test_what_was_not_distilled_is_refused(student: Pipeline, options: dict, mes
         (["objective=guidance", "loss.guidance=[1,1]"], r"which is none, but objective is guidance: .*=\[1,4\]"),
         (["loss.steps=0"], "loss.segments is 2, but loss.steps=0 is for one"),
         (["loss.guidance=[4,1]"], r"loss.guidance is \[4.0, 1.0\]; give the least scale and the largest"),
-        (["loss.bound=0.001"], "loss.bound is 0.001 and loss.rollout 0.0, but a student"),
+        (["loss.bound=0.001"], "loss.bound is 0.001, loss.rollout 0.0 and loss.spread 0.0, but a student"),
         (["sampling.guidance=9"], "sampling.guidance is 9, but this student knows"),
         (["loss.steps=0", "loss.segments=1"], "loss.tasks.rising is 0.25, but in continuous time"),
         (["train.compile=true", "loss.steps=0", "loss.segments=1", "loss.tasks.rising=0"], "train.compile does not go"),
