@@ -171,6 +171,8 @@ class Denoiser(nn.Module):
         log_snr = self.schedule.log_snr(t).to(x_t.dtype)
         clock = log_snr.expand(x_t.shape[0], 1, *x_t.shape[2:])  # b 1 f h w
         output = self.network((x_t / _norm(alpha, sigma)).to(x_t.dtype), clock, condition)
+        if output.shape[1] == x_t.shape[1]:
+            return Output(output)  # as it is: a part of all would take a copy in the backward pass
         said, *heads = output.split(x_t.shape[1], dim=1)  # each b c f h w
         # not clamped, which would stop its gradient (Nichol & Dhariwal 2021)
         variance = 0.5 * (heads[0] + 1.0) if self.variance else None

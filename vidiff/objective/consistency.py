@@ -87,7 +87,7 @@ class ConsistencyObjective(StudentObjective):
             """What the student says of `z`, which is `x_t` scaled to unit variance."""
             alpha, sigma = schedule.scales(log_snr)
             a, b = prediction(alpha, sigma)
-            output = self.denoiser.network(z, log_snr, lesson.told)[:, : z.shape[1]]
+            output = self.denoiser.network(z, log_snr, lesson.told)
             return (b * z * (alpha**2 + sigma**2).sqrt() - sigma * output) / (alpha * b - sigma * a)
 
         along = cos * sin * velocity, (-2.0 * learned).expand_as(log_snr).to(log_snr.dtype).contiguous()
