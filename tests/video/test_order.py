@@ -71,7 +71,7 @@ def test_files_whose_times_are_right_can_still_be_sought(name: str, tmp_path: Pa
 
 
 def test_a_key_frame_is_read_as_the_build_of_x264_asks_that_only_the_beginning_tells(tmp_path: Path) -> None:
-    """4:4:4 of x264 up to build 150 is another code; here frames are said to be of one, and so read as it."""
+    """4:4:4 of old builds of x264 is another code; here frames are said to be of one, and so read as it."""
     for quality in range(45, 52):
         new, old = tmp_path / "new.mp4", tmp_path / f"old{quality}.mp4"
         options = ("-pix_fmt", "yuv444p", "-crf", str(quality), "-x264-params", "keyint=12:min-keyint=12:scenecut=0")

@@ -99,7 +99,7 @@ def distance_to_known(log_snr: Tensor) -> Tensor:
 
 def surprise(error: Tensor, spread: Tensor) -> Tensor:
     """How unlikely errors are by the logarithm of a variance, both of one shape: the negative log-likelihood of a t
-    distribution, but for a constant (Lange, Little & Taylor 1989, eq. 1). A normal one would have cuts and other
+    distribution, but for a constant (Lange, Little & Taylor 1989). A normal one would have cuts and other
     outliers decide."""
     return 0.5 * ((TAILS + 1) * torch.log1p(error.square() / (TAILS * spread.exp())) + spread)
 

@@ -227,6 +227,7 @@ class PyAVFile:
                 key, back = max(0, key - back), 2 * back  # what it showed depends on more than that key frame
 
     def _tell_beginning(self, context: av.VideoCodecContext) -> None:
+        """Give a decoder the first packet of the file, whatever it has decoded before."""
         with av.open(self.path.url) as beginning:
             stream = best_stream(beginning)
             assert stream is not None
@@ -248,8 +249,8 @@ def whole_colours(pixels: str) -> bool:
 def depends_on_beginning(context: av.VideoCodecContext) -> bool:
     """Whether a decoder that begins at a later key frame may show other pixels than one that has seen the first packet.
 
-    x264 up to build 150 wrote 4:4:4 in a way of its own, which FFmpeg reads as it was meant where it knows the build;
-    that stands in the first packet alone.
+    Old builds of x264, such as 142, wrote 4:4:4 in a way of their own, which FFmpeg reads as it was
+    meant where it knows the build; that stands in the first packet alone.
     """
     return context.name == "h264" and whole_colours(context.pix_fmt or "")
 

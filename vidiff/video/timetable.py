@@ -148,8 +148,8 @@ def keeps_times(container: av.container.InputContainer, stream: av.VideoStream) 
     """Whether the frames of a file just opened come out in the order of their times.
 
     FFmpeg makes up the times that a container does not keep, and errs where frames are decoded in another order than
-    they are shown: those of AVI in which DivX has packed two frames together, or of an MPEG program stream whose
-    packets hold several. Where that can be, the first frames are decoded, none of which anybody converts.
+    they are shown: those of AVI with H.264, or in which DivX has packed two frames together, and of bare MPEG
+    streams. Where that can be, the first frames are decoded, none of which anybody converts.
     """
     if not stream.codec_context.has_b_frames or TRUE.intersection(container.format.name.split(",")):
         return True

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from vidiff.cli.command import exit_code
 from vidiff.cli.options import Parser, Whole, add_device, port, rate, seed, side, tilde
 
-OF_MAKING = ("real", "split", "pairs", "checks", "frames", "size", "fps", "text", "seed", "device")
-
 if TYPE_CHECKING:
     from vidiff.data.root import Root
     from vidiff.training.windows import Windows
+
+OF_MAKING = ("real", "split", "pairs", "checks", "frames", "size", "fps", "text", "seed", "device")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
